@@ -1,0 +1,70 @@
+# Each target is enough on a fresh clone: it makes the virtual environment, installs what it needs, and runs.
+VENV ?= .venv
+PYTHON ?= python3
+ARGS ?=
+
+COMMA := ,
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := pyproject.toml setup.cfg constraints.txt
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+DEMO_READY := $(VENV)/.kornia-mvit-demo
+TEST_READY := $(VENV)/.kornia-mvit-test
+
+.PHONY: help demo test test-long test-install lint clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
+		printf '  make %-13s %s\n' "$$name" "$$text"; done
+	@echo "  variables: PYTHON=$(PYTHON) makes the environment in VENV=$(VENV); ARGS= is passed on to the program"
+
+demo: $(DEMO_READY)  ## train xxs on handwritten digits and show what it learned
+	$(BIN)/kornia-mvit demo $(ARGS)
+
+test: compiler lint  ## lint, then every test that takes seconds
+	$(PYTEST) -n 2 $(ARGS)
+
+test-long: compiler $(TEST_READY)  ## the tests that take minutes
+	$(PYTEST) -m long $(ARGS)
+
+test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone
+	$(PYTEST) -m install tests/test_install.py $(ARGS)
+
+lint: $(TEST_READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove build outputs and caches; the environment stays
+	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find kornia_mvit tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch.compile builds C++ as the tests run.
+.PHONY: compiler
+compiler: | $(BIN)/pip
+	@command -v "$${CXX:-g++}" >/dev/null || { \
+		echo "the tests need a C++ compiler: install g++ or clang++, or name one in CXX" >&2; exit 1; }
+	@$(BIN)/python -c 'import os, sys, sysconfig; folder = sysconfig.get_path("include"); sys.exit(not os.path.exists(os.path.join(folder, "Python.h")) and "the tests need the headers of Python (python3-dev, python3-devel): no Python.h in " + folder)'
+
+# pip goes into a new environment last: where it stands, the environment is whole.
+$(BIN)/pip:
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "there is no $(PYTHON); name a Python 3.11 or newer, as in: make demo PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d; name a Python 3.11 or newer, as in: make demo PYTHON=python3.12" % sys.version_info[:2])'
+	@echo "making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv "$(VENV)"
+
+define install
+	@echo "installing kornia-mvit[$(1)] and torch $(TORCH) into $(VENV); a first time downloads about 3 GB where torch comes with CUDA, as on Linux"
+	@$(PIP) --editable '.[$(1)]'
+endef
+
+$(DEMO_READY): $(SOURCES) | $(BIN)/pip
+	$(call install,train)
+	@touch $@
+
+$(TEST_READY): $(SOURCES) | $(BIN)/pip
+	$(call install,train$(COMMA)dev)
+	@touch $(DEMO_READY) $@
