@@ -1,0 +1,1 @@
+"""Augmentation and preprocessing of images together with their targets. Nothing here knows of models."""

@@ -1,0 +1,217 @@
+"""What happens to an image before the network sees it, stated once for training, evaluation and deployment."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Preprocess", "PreprocessModule", "to_float"]
+
+Size = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """A record of how images become the network's input: resize, centre crop, channel order, mean and std.
+
+    The record is plain data, so that it travels inside a checkpoint; :meth:`module` builds what applies it.
+
+    Args:
+        size: what the image is resized to, in pixels. One number is the length of the shorter side, the aspect kept;
+            two are height and width. None leaves the size alone.
+        crop: height and width of the centre crop after the resize, or one number for both; None for no crop.
+        interpolation: ``'bilinear'`` or ``'bicubic'``, antialiased both.
+        channel_order: the order of the channels that the network takes; images are RGB.
+        mean: subtracted from each channel of an image in [0, 1]; None for nothing.
+        std: what each channel is divided by afterwards; None for nothing.
+
+    Raises:
+        ValueError: for sizes that are not positive, a crop that the resized image cannot hold, an unknown
+            interpolation or channel order, or a std of zero.
+
+    Example:
+        >>> apple = Preprocess(size=288, crop=256)
+        >>> apple.module()(torch.zeros(1, 3, 480, 640, dtype=torch.uint8)).shape
+        torch.Size([1, 3, 256, 256])
+        >>> Preprocess.from_dict(apple.to_dict()) == apple
+        True
+    """
+
+    size: Size | None = 256
+    crop: Size | None = None
+    interpolation: str = "bilinear"
+    channel_order: str = "rgb"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("size", "crop", "mean", "std"):  # lists, as YAML and JSON have them, become tuples
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        for name in ("size", "crop"):
+            _check_size(name, getattr(self, name))
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"unknown interpolation {self.interpolation!r}; available: 'bilinear', 'bicubic'")
+        if self.channel_order not in ("rgb", "bgr"):
+            raise ValueError(f"unknown channel order {self.channel_order!r}; available: 'rgb', 'bgr'")
+        if self.std is not None and not all(s > 0 for s in self.std):
+            raise ValueError(f"std {self.std} is not positive; None leaves the values alone")
+        if self.size is not None and self.crop is not None:
+            held = (self.size, self.size) if isinstance(self.size, int) else self.size
+            height, width = _pair(self.crop)
+            if height > held[0] or width > held[1]:
+                raise ValueError(f"crop {self.crop} is larger than the image resized to {self.size}; resize to more")
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """Height and width of every result, or None where they depend on the image."""
+        if self.crop is not None:
+            return _pair(self.crop)
+        return self.size if isinstance(self.size, tuple) else None
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image of the given ones is resized to, before the crop."""
+        if self.size is None:
+            return height, width
+        if isinstance(self.size, tuple):
+            return self.size
+        short, long = min(height, width), max(height, width)
+        other = max(1, int(self.size * long / short))
+        return (self.size, other) if height <= width else (other, self.size)
+
+    def module(self) -> "PreprocessModule":
+        """Build the module that applies the record."""
+        return PreprocessModule(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the record as numbers, strings and lists."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gives.
+
+        Raises:
+            ValueError: for a field that does not exist.
+        """
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise ValueError(f"Preprocess has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        return cls(**data)
+
+
+class PreprocessModule(nn.Module):
+    r"""Apply a :class:`Preprocess` to a batch of RGB images of one size.
+
+    The resize is torchvision's (v2) antialiased one: on the CPU, uint8 images are resampled as such and equal to the
+    bit; elsewhere, and in exported graphs, they are resampled as floating point, which spares two roundings and
+    differs by about 1/255 at most.
+
+    Shape:
+        - Input: :math:`(B, C, H, W)` or :math:`(C, H, W)`; uint8, or floating point in [0, 1]
+        - Output: the same rank, floating point, height and width as the record says
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        for name in ("mean", "std"):
+            values = getattr(preprocess, name)
+            tensor = None if values is None else torch.tensor(values).view(-1, 1, 1)
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Resize, crop, and bring the values to what the network takes."""
+        if image.dtype == torch.uint8 and image.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self.values(to_float(self.geometry(image)))
+        out = self.values(self.geometry(to_float(image)))
+        return out.to(image.dtype) if image.is_floating_point() else out
+
+    def geometry(self, image: Tensor) -> Tensor:
+        """Resize and crop images; uint8 ones on the CPU only.
+
+        Raises:
+            ValueError: if an image is smaller than the crop and no resize is asked for.
+        """
+        image = self.resize(image, self.preprocess.resized_size(image.shape[-2], image.shape[-1]))
+        if self.preprocess.crop is None:
+            return image
+        (h, w), (ch, cw) = image.shape[-2:], _pair(self.preprocess.crop)
+        if h < ch or w < cw:
+            raise ValueError(f"an image of {h}x{w} pixels is smaller than the crop {ch}x{cw}; give Preprocess a size")
+        top, left = round((h - ch) / 2), round((w - cw) / 2)
+        return image[..., top : top + ch, left : left + cw]
+
+    def resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Resize images to a height and width with the record's interpolation, antialiased."""
+        if image.shape[-2:] == size:
+            return image
+        batch = image if image.ndim == 4 else image[None]
+        mode = self.preprocess.interpolation
+        if mode == "bilinear" or not batch.is_floating_point():
+            batch = F.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)
+        else:  # overshoots at edges, and 8-bit resizers (torchvision's, Pillow's) clip it after each direction
+            for step in ((batch.shape[-2], size[1]), size):
+                batch = F.interpolate(batch, size=step, mode="bicubic", align_corners=False, antialias=True)
+                batch = batch.clamp(0.0, 1.0)
+        return batch if image.ndim == 4 else batch[0]
+
+    def values(self, image: Tensor) -> Tensor:
+        """Put the channels in order, subtract the mean and divide by the std: the part that leaves pixels in place."""
+        if self.preprocess.channel_order == "bgr":
+            image = image.flip(-3)
+        if self.mean is not None:
+            image = image - self.mean.to(image.dtype)
+        if self.std is not None:
+            image = image / self.std.to(image.dtype)
+        return image
+
+    def undo_values(self, image: Tensor) -> Tensor:
+        """Undo :meth:`values`, for looking at."""
+        if self.std is not None:
+            image = image * self.std.to(image.dtype)
+        if self.mean is not None:
+            image = image + self.mean.to(image.dtype)
+        return image.flip(-3) if self.preprocess.channel_order == "bgr" else image
+
+    def extra_repr(self) -> str:
+        """Show the record."""
+        return str(self.preprocess)
+
+
+def to_float(image: Tensor) -> Tensor:
+    """Bring uint8 images to [0, 1] and half precision to single; leave other floating-point images alone.
+
+    Resampling in half precision would lose half the grey levels, and the CPU has no kernels for it.
+
+    Raises:
+        TypeError: for any other dtype.
+    """
+    if image.dtype == torch.uint8:
+        return image.to(torch.get_default_dtype()).div_(255.0)
+    if image.dtype in (torch.float16, torch.bfloat16):
+        return image.float()
+    if not image.is_floating_point():
+        raise TypeError(f"images are uint8 or floating point, got {image.dtype}; convert with image.to(torch.uint8)")
+    return image
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _check_size(name: str, size: Any) -> None:
+    if size is None:
+        return
+    numbers = (size,) if isinstance(size, int) else size
+    if not isinstance(numbers, tuple) or not all(isinstance(n, int) and n > 0 for n in numbers):
+        raise ValueError(f"{name} {size!r} is not a positive number of pixels, nor a height and a width")
+    if len(numbers) > 2:
+        raise ValueError(f"{name} {size!r} has {len(numbers)} numbers; give one, or a height and a width")

@@ -1,0 +1,129 @@
+"""Preprocess: the record, and the module that it builds."""
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from sklearn.datasets import load_sample_images
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from kornia_mvit import Preprocess
+from tests.tester import BaseTester
+
+SIZES = st.one_of(st.integers(8, 90), st.tuples(st.integers(8, 90), st.integers(8, 90)))
+
+
+def photos() -> list[torch.Tensor]:
+    images = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
+    return [images[0], images[1], images[0][:, :101, :77], images[1][:, 30:363, 5:222]]
+
+
+class TestPreprocess(BaseTester):
+    def test_smoke(self, device, dtype):
+        image = torch.rand(2, 3, 50, 70, device=device).to(dtype)
+        out = Preprocess(40, crop=32, mean=(0.5,) * 3, std=(0.2,) * 3).module().to(device)(image)
+        assert out.shape == (2, 3, 32, 32)
+        assert out.dtype == dtype
+        assert out.device == image.device
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"size": 0}, "size 0 is not a positive number of pixels"),
+            ({"size": (4, -1)}, "size (4, -1) is not a positive"),
+            ({"size": (1, 2, 3)}, "has 3 numbers"),
+            ({"crop": "big"}, "crop 'big' is not a positive"),
+            ({"size": 100, "crop": 128}, "crop 128 is larger than the image resized to 100"),
+            ({"size": (100, 200), "crop": 128}, "crop 128 is larger than the image resized to (100, 200)"),
+            ({"interpolation": "nearest"}, "available: 'bilinear', 'bicubic'"),
+            ({"channel_order": "gbr"}, "available: 'rgb', 'bgr'"),
+            ({"std": (1.0, 0.0, 1.0)}, "std (1.0, 0.0, 1.0) is not positive"),
+        ],
+    )
+    def test_exception_of_record(self, arguments, message):
+        with pytest.raises(ValueError) as error:
+            Preprocess(**arguments)
+        assert message in str(error.value)
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="smaller than the crop 64x64; give Preprocess a size"):
+            Preprocess(size=None, crop=64).module()(torch.rand(1, 3, 60, 100))
+        with pytest.raises(TypeError, match=r"got torch.int64; convert with image.to\(torch.uint8\)"):
+            Preprocess().module()(torch.zeros(1, 3, 60, 100, dtype=torch.int64))
+        with pytest.raises(ValueError, match="has no field colour"):
+            Preprocess.from_dict({"colour": 1})
+
+    @pytest.mark.parametrize(
+        ("size", "crop", "shape"),
+        [
+            (64, None, (64, 85)),
+            (64, 64, (64, 64)),
+            (64, (48, 60), (48, 60)),
+            ((20, 30), None, (20, 30)),
+            (None, None, (60, 80)),
+            (None, (50, 60), (50, 60)),
+        ],
+    )
+    def test_cardinality(self, size, crop, shape):
+        record = Preprocess(size, crop=crop)
+        image = torch.rand(2, 3, 60, 80)
+        assert record.module()(image).shape[-2:] == shape
+        assert record.module()(image[0]).shape == (3, *shape)
+        assert record.output_size in (shape, None)
+        assert (record.output_size is None) == (crop is None and not isinstance(size, tuple))
+
+    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+    @pytest.mark.parametrize("size", [48, 144, 288])
+    def test_feature(self, interpolation, size):
+        """Equal to torchvision's on uint8; within 1/255 of it where the arithmetic is floating point."""
+        module = Preprocess(size, crop=40, interpolation=interpolation).module()
+        for photo in photos():
+            resized = tv.resize(photo, [size], interpolation=InterpolationMode(interpolation), antialias=True)
+            expected = tv.center_crop(resized, [40, 40]).float() / 255
+            assert torch.equal(module(photo), expected)
+            # torchvision's uint8 arithmetic rounds twice, each time by up to half a level
+            assert (module(photo.float() / 255) - expected).abs().max() <= 1.07 / 255
+
+    def test_channel_order_mean_and_std(self):
+        image = torch.rand(1, 3, 8, 8)
+        module = Preprocess(None, channel_order="bgr", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)).module()
+        for i, (mean, std) in enumerate([(0.1, 0.5), (0.2, 0.6), (0.3, 0.7)]):
+            self.assert_close(module(image)[0, i], (image[0, 2 - i] - mean) / std)
+        self.assert_close(module.undo_values(module(image)), image)
+
+    @given(size=SIZES, bgr=st.booleans(), cubic=st.booleans(), values=st.none() | st.tuples(*[st.floats(0.1, 2)] * 3))
+    def test_round_trip_of_record(self, size, bgr, cubic, values):
+        record = Preprocess(
+            size,
+            interpolation="bicubic" if cubic else "bilinear",
+            channel_order="bgr" if bgr else "rgb",
+            mean=values,
+            std=values,
+        )
+        data = record.to_dict()
+        assert not any(isinstance(value, tuple) for value in data.values())
+        assert Preprocess.from_dict(data) == record
+
+    @given(size=SIZES, height=st.integers(8, 90), width=st.integers(8, 90), cubic=st.booleans())
+    @example(size=33, height=8, width=90, cubic=True)
+    def test_range_and_size(self, size, height, width, cubic):
+        record = Preprocess(size, interpolation="bicubic" if cubic else "bilinear")
+        image = torch.randint(0, 2, (1, 3, height, width), dtype=torch.uint8) * 255
+        for out in (record.module()(image), record.module()(image / 255)):
+            assert out.shape[-2:] == record.resized_size(height, width)
+            assert out.min() >= 0
+            assert out.max() <= 1 + 1e-6
+        if isinstance(size, int):
+            assert min(record.resized_size(height, width)) == size
+
+    def test_gradcheck(self):
+        self.gradcheck(Preprocess(8, crop=6, std=(0.5,) * 3).module().double(), [torch.rand(1, 3, 9, 12)])
+
+    def test_dynamo(self):
+        module = Preprocess(32, crop=24, channel_order="bgr", mean=(0.5,) * 3).module()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        image = torch.rand(2, 3, 40, 50)
+        self.assert_close(compiled(image), module(image))
+        photo = photos()[2]
+        self.assert_close(compiled(photo), module(photo), atol=1.07 / 255)

@@ -1,0 +1,141 @@
+"""Decoding, and finding, image files."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kornia_mvit.data.datasets import DataError, ImageFiles, find_classes, find_images, read_image
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def two_tone(width=6, height=4):
+    """Red to the left, green to the right."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(GREEN, (width // 2, 0, width, height))
+    return image
+
+
+class TestReadImage:
+    @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])
+    def test_modes_of_colour(self, mode, tmp_path):
+        path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+        two_tone().convert(mode).save(path)
+        image = read_image(path)
+        assert image.dtype == torch.uint8
+        assert image.shape == (3, 4, 6)
+        assert image.is_contiguous()
+        assert image[:, 0, 0].tolist() == list(RED)
+        assert image[:, 0, -1].tolist() == list(GREEN)
+
+    def test_grey(self, tmp_path):
+        Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6)).save(tmp_path / "a.png")
+        expected = torch.arange(24, dtype=torch.uint8).view(1, 4, 6).expand(3, -1, -1)
+        assert torch.equal(read_image(tmp_path / "a.png"), expected)
+
+    def test_16_bit_grey(self, tmp_path):
+        values = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / "a.png")
+        assert read_image(tmp_path / "a.png")[0].tolist() == [[0, 1, 128, 255]]
+
+    def test_transparency_lies_over_white(self, tmp_path):
+        image = two_tone().convert("RGBA")
+        image.putalpha(Image.new("L", image.size, 0))
+        image.save(tmp_path / "rgba.png")
+        assert read_image(tmp_path / "rgba.png").unique().tolist() == [255]
+        palette = two_tone().convert("P")
+        palette.save(tmp_path / "palette.png", transparency=palette.getpixel((0, 0)))
+        image = read_image(tmp_path / "palette.png")
+        assert image[:, 0, 0].tolist() == [255, 255, 255]
+        assert image[:, 0, -1].tolist() == list(GREEN)
+        Image.merge("LA", (Image.new("L", (2, 2), 10), Image.new("L", (2, 2), 0))).save(tmp_path / "la.png")
+        assert read_image(tmp_path / "la.png").unique().tolist() == [255]
+
+    @pytest.mark.parametrize(("orientation", "corner"), [(1, RED), (2, GREEN), (3, GREEN), (6, RED), (8, GREEN)])
+    def test_exif_orientation(self, orientation, corner, tmp_path):
+        """Where the upper left pixel of the upright image comes from: 2 mirrors, 3, 6 and 8 turn by 180, 90, 270."""
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        two_tone().save(tmp_path / "a.png", exif=exif)
+        image = read_image(tmp_path / "a.png")
+        assert image.shape == ((3, 4, 6) if orientation < 5 else (3, 6, 4))
+        assert image[:, 0, 0].tolist() == list(corner)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "no such image: {}"),
+            (b"", "not an image, or of a format that Pillow cannot read: {}"),
+            (b"hello", "not an image"),
+            ("truncated", "cannot read image {}: "),
+            ("floating", "floating-point pixels have no known range"),
+        ],
+    )
+    def test_exception(self, content, message, tmp_path):
+        path = tmp_path / "a.jpg"
+        if content == "truncated":
+            two_tone(64, 64).save(path)
+            path.write_bytes(path.read_bytes()[:-200])
+        elif content == "floating":
+            path = tmp_path / "a.tif"
+            Image.fromarray(np.ones((2, 2), dtype=np.float32)).save(path)
+        elif content is not None:
+            path.write_bytes(content)
+        with pytest.raises(DataError) as error:
+            read_image(path)
+        assert message.format(path) in str(error.value)
+        assert str(path) in str(error.value)
+
+    def test_a_bomb_is_refused(self, tmp_path):
+        """A small file that claims to be enormous."""
+        header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+
+        def chunk(kind, data):
+            return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+        path = tmp_path / "bomb.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+        with pytest.raises(DataError, match=r"bomb\.png"):
+            read_image(path)
+
+
+class TestFind:
+    def test_feature(self, tmp_path):
+        for name in ("b/2.PNG", "b/1.jpg", "a/deep/3.webp", "a/notes.txt", ".hidden/4.png", "loose.png"):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        classes = find_classes(tmp_path)
+        assert {name: [file.name for file in files] for name, files in classes.items()} == {
+            "a": ["3.webp"],
+            "b": ["1.jpg", "2.PNG"],
+        }
+        assert [file.name for file in find_images(tmp_path / "b")] == ["1.jpg", "2.PNG"]
+
+    def test_exception(self, tmp_path):
+        with pytest.raises(DataError, match=r"no such folder: .*nowhere"):
+            find_classes(tmp_path / "nowhere")
+        with pytest.raises(DataError, match="is empty: it needs a folder for each class"):
+            find_classes(tmp_path)
+        (tmp_path / "cat").mkdir()
+        with pytest.raises(DataError, match=r"no image in .*cat"):
+            find_classes(tmp_path)
+
+
+class TestImageFiles:
+    def test_feature(self, tmp_path):
+        two_tone().save(tmp_path / "a.png")
+        data = ImageFiles([tmp_path / "a.png"], [7], transform=lambda image: image[:, :2])
+        sample = data[0]
+        assert len(data) == 1
+        assert sample["image"].shape == (3, 2, 6)
+        assert sample["label"] == 7
+        assert sample["meta"] == {"path": str(tmp_path / "a.png")}
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="1 files, but 2 labels"):
+            ImageFiles(["a.png"], [0, 1])
