@@ -1,0 +1,25 @@
+"""Apple's MobileViT as a backbone, and an augmentation-aware pipeline around it, on PyTorch and Kornia."""
+
+from kornia_mvit.augmentation import policies
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
+from kornia_mvit.models.registration import register_in_kornia
+from kornia_mvit.visualize import draw_batch
+from kornia_mvit.weights.checkpoints import from_pretrained
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "AugmentationPipeline",
+    "Batch",
+    "MobileViT",
+    "MobileViTClassifier",
+    "MobileViTConfig",
+    "Preprocess",
+    "draw_batch",
+    "from_pretrained",
+    "policies",
+    "register_in_kornia",
+]

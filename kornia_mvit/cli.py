@@ -1,0 +1,309 @@
+"""The command line: ``kornia-mvit``, or ``python -m kornia_mvit``."""
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kornia_mvit import __version__
+
+__all__ = ["main"]
+
+_LIGHTNING = {
+    "fit": "train from a recipe",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images",
+}
+
+
+_CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")  # which Lightning looks up
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; those of the process when None.
+
+    Returns:
+        The exit status: 0 when all went well, 2 for a wrong argument or bad input, told in one line on standard error.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    try:
+        if argv and argv[0] in _LIGHTNING:
+            return _train(argv)
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 0
+        status: int = args.run(args)
+        return status
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("KORNIA_MVIT_DEBUG"):
+            raise
+        print(f"kornia-mvit: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kornia-mvit",
+        description="Train, evaluate and use MobileViT.",
+        epilog="KORNIA_MVIT_DEBUG=1 in the environment shows where an error arose.",
+    )
+    parser.add_argument("--version", action="version", version=f"kornia-mvit {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, text in _LIGHTNING.items():
+        commands.add_parser(name, help=text)
+
+    predict = commands.add_parser("predict", help="classify images", description="Classify images, a JSON line each.")
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    predict.add_argument("--checkpoint", required=True, metavar="FILE", help="a checkpoint that fit wrote")
+    predict.add_argument("--top", type=int, default=3, metavar="N", help="classes to list for each image (default 3)")
+    predict.add_argument("--draw", metavar="DIR", help="also write each picture, with its class, into this folder")
+    predict.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default 32)")
+    predict.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default cpu)")
+    predict.set_defaults(run=_predict)
+
+    demo = commands.add_parser(
+        "demo",
+        help="train on handwritten digits and look at the result",
+        description="Train xxs on scikit-learn's handwritten digits, evaluate it on digits kept apart, draw both.",
+    )
+    demo.add_argument("--output", default="runs/demo", metavar="DIR", help="folder for the results (default runs/demo)")
+    demo.add_argument("--epochs", type=int, metavar="N", help="epochs in place of the recipe's")
+    demo.set_defaults(run=_demo)
+
+    info = commands.add_parser("info", help="tell what is here, or what a checkpoint holds")
+    info.add_argument("checkpoint", nargs="?", metavar="FILE", help="a checkpoint that fit wrote")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _one_line(error: BaseException) -> str:
+    """Give an error's message in one line; that of a loader's process stands at the end of a traceback."""
+    text = str(error) or type(error).__name__
+    if "Original Traceback" in text:
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
+
+
+# ----------------------------------------------------------------------------------------------- fit, validate, test
+
+
+def _train(argv: list[str]) -> int:
+    if len(argv) == 1:
+        from kornia_mvit.training import list_recipes
+
+        raise ValueError(
+            f"{argv[0]} needs a recipe: kornia-mvit {argv[0]} --config RECIPE, with a file or one of "
+            f"{', '.join(list_recipes())}; --help lists the options"
+        )
+    _lightning_cli(argv, run=True)
+    return 0
+
+
+def _lightning_cli(argv: list[str], *, run: bool) -> Any:
+    """Build Lightning's command line over our recipes, and run it if asked to."""
+    from kornia_mvit.training import find_recipe  # first, since it tells which extra is missing
+    from kornia_mvit.weights.checkpoints import read_checkpoint
+
+    try:
+        from pytorch_lightning import LightningDataModule, LightningModule
+        from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+    except ImportError as error:
+        raise ImportError(f"the command line needs {error.name}; install kornia-mvit[train]") from error
+
+    class Cli(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+        def before_instantiate_classes(self) -> None:
+            if self.subcommand is None:
+                return
+            config = self.config[self.subcommand]
+            config.weights_only = True  # checkpoints are data
+            if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
+                warnings.filterwarnings("ignore", "The dirpath has changed")
+            if config.ckpt_path is not None and config.ckpt_path not in _CHECKPOINT_WORDS:
+                read_checkpoint(config.ckpt_path)  # for its errors
+
+        def after_fit(self) -> None:
+            kept = self.trainer.checkpoint_callback
+            if kept is not None and kept.best_model_path and self.trainer.is_global_zero:
+                print(f"\nbest {kept.monitor}: {kept.best_model_score:.4f}, in {kept.best_model_path}")
+                print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
+
+    _quiet_lightning()
+    args = [
+        str(find_recipe(value)) if argv[i - 1] in ("--config", "-c") and i else _named(value)
+        for i, value in enumerate(argv)
+    ]
+    return Cli(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_kwargs={"overwrite": True},
+        args=args,
+        run=run,
+    )
+
+
+def _named(argument: str) -> str:
+    """Write ``--config=RECIPE`` with the recipe's file."""
+    from kornia_mvit.training import find_recipe
+
+    name, equals, value = argument.partition("=")
+    return f"{name}={find_recipe(value)}" if equals and name == "--config" else argument
+
+
+def _quiet_lightning() -> None:
+    """Leave out warnings of Lightning and jsonargparse about each other and about what is meant so here."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*does not have many workers.*",
+        r"LightningCLI's args parameter is intended to run from within Python.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+# ----------------------------------------------------------------------------------------------------------- predict
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from kornia_mvit.data.datasets import find_images, read_image
+    from kornia_mvit.visualize import draw_predictions
+    from kornia_mvit.weights.checkpoints import from_pretrained
+
+    if args.top < 1 or args.batch_size < 1:
+        raise ValueError(f"--top {args.top} and --batch-size {args.batch_size} are not at least 1")
+    model = from_pretrained(args.checkpoint).to(args.device)
+    prepare = model.preprocess.module()
+    files = [file for path in args.images for file in (find_images(path) if Path(path).is_dir() else [Path(path)])]
+    names = model.class_names or tuple(map(str, range(model.num_classes)))
+    if args.draw:
+        Path(args.draw).mkdir(parents=True, exist_ok=True)
+    step = args.batch_size if model.preprocess.output_size is not None else 1
+    for start in range(0, len(files), step):
+        chunk = files[start : start + step]
+        images = [read_image(file) for file in chunk]
+        with torch.inference_mode():
+            batch = torch.stack([prepare(image) for image in images]).to(args.device)
+            probabilities = model(batch).float().softmax(-1).cpu()
+        for i, (file, image, row) in enumerate(zip(chunk, images, probabilities, strict=True)):
+            top = row.topk(min(args.top, len(names)))
+            ranked = [
+                {"class": names[k], "probability": round(p, 6)}
+                for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            ]
+            print(json.dumps({"path": str(file), **ranked[0], "top": ranked}, ensure_ascii=False), flush=True)
+            if args.draw:
+                picture = draw_predictions(image[None], row[None], class_names=names, cell=320)
+                picture.save(Path(args.draw) / f"{start + i:04d}_{file.stem}.png")
+    return 0
+
+
+# -------------------------------------------------------------------------------------------------------------- demo
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from kornia_mvit.visualize import draw_batch, draw_predictions
+
+    began = time.perf_counter()
+    out = Path(args.output)
+    argv = ["--config", "digits", "--trainer.default_root_dir", str(out), "--trainer.enable_model_summary", "false"]
+    argv += ["--trainer.logger.class_path", "pytorch_lightning.loggers.CSVLogger"]
+    argv += ["--trainer.logger.save_dir", str(out), "--trainer.logger.name", "log"]
+    if args.epochs is not None:
+        argv += ["--trainer.max_epochs", str(args.epochs)]
+    print("Training MobileViT xxs on 1,258 handwritten digits, augmented by Kornia as they arrive.", flush=True)
+    cli = _lightning_cli(argv, run=False)
+    task, data, trainer = cli.model, cli.datamodule, cli.trainer
+    trainer.fit(task, data)
+
+    loader = data.train_dataloader()
+    augmented = task.pipeline.train()(next(iter(loader)))
+    draw_batch(augmented[:32], data.class_names, preprocess=task.preprocess, cell=96).save(out / "augmented.png")
+    checkpoint = out / "digits.ckpt"
+    trainer.save_checkpoint(checkpoint, weights_only=True)
+
+    model, images, labels = _evaluate(checkpoint, data.test_dataloader())
+    with torch.inference_mode():
+        probabilities = torch.cat([model(part) for part in torch.split(images, 64)]).softmax(-1)
+    wrong = probabilities.argmax(-1) != labels
+    confidence = probabilities.amax(-1)
+    order = torch.argsort(confidence - 2 * wrong)[:40]  # the wrong ones first, then the least sure
+    draw_predictions(
+        images[order], probabilities[order], labels[order], model.class_names, preprocess=model.preprocess, cell=96
+    ).save(out / "predictions.png")
+    print(
+        f"\n{1 - wrong.float().mean().item():.1%} of {len(labels)} digits kept apart are right "
+        f"({int(wrong.sum())} wrong), after {(time.perf_counter() - began) / 60:.1f} minutes.\n\n"
+        f"  {out / 'augmented.png'}    what the network saw while training\n"
+        f"  {out / 'predictions.png'}  what it says of digits kept apart, wrong ones first, in red\n"
+        f"  {checkpoint}    the weights, with class names and preprocessing\n\n"
+        "Next, with a folder of your own that has a subfolder of images for each class:\n\n"
+        "  kornia-mvit fit --config folder --data.root DIR\n"
+    )
+    return 0
+
+
+def _evaluate(checkpoint: Path, loader: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """Give the model of a checkpoint, and the loader's images as it takes them, with their labels."""
+    from kornia_mvit.weights.checkpoints import from_pretrained
+
+    model = from_pretrained(checkpoint)
+    prepare = model.preprocess.module()
+    batches = [(prepare(batch.image), batch.label) for batch in loader]
+    return model, torch.cat([image for image, _ in batches]), torch.cat([label for _, label in batches])
+
+
+# -------------------------------------------------------------------------------------------------------------- info
+
+
+def _info(args: argparse.Namespace) -> int:
+    if args.checkpoint is None:
+        return _info_package()
+    from kornia_mvit.weights.checkpoints import from_pretrained
+
+    model = from_pretrained(args.checkpoint)
+    print(f"file        {args.checkpoint}")
+    print("task        classification")
+    print(f"model       {type(model).__name__}, {_count(model):,} parameters")
+    print(f"classes     {model.num_classes}: {', '.join(model.class_names or ()) or 'names not known'}")
+    print(f"preprocess  {model.preprocess}")
+    return 0
+
+
+def _info_package() -> int:
+    import kornia
+
+    from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier
+
+    print(f"kornia_mvit {__version__}, torch {torch.__version__}, kornia {kornia.__version__}")
+    print("\nmode  parameters with 1000 classes")
+    for mode in VARIANTS["apple"]:
+        with torch.device("meta"):
+            print(f"{mode:<4}  {_count(MobileViTClassifier(mode)):>10,}")
+    try:
+        from kornia_mvit.training import list_recipes
+    except ImportError as error:
+        print(f"\nno recipes: {error}")
+        return 0
+    print(f"\nrecipes: {', '.join(list_recipes())}")
+    return 0
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

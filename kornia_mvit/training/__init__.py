@@ -1,0 +1,13 @@
+"""Training on Lightning. Needs ``kornia-mvit[train]``."""
+
+try:
+    import pytorch_lightning  # noqa: F401  # to say early, and in one place, what is missing
+    import torchmetrics  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"kornia_mvit.training needs {error.name}; install kornia-mvit[train]") from error
+
+from kornia_mvit.training.callbacks import EMA
+from kornia_mvit.training.recipes import find_recipe, list_recipes
+from kornia_mvit.training.tasks import ClassificationTask
+
+__all__ = ["EMA", "ClassificationTask", "find_recipe", "list_recipes"]

@@ -1,0 +1,57 @@
+"""Callbacks that Lightning lacks."""
+
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+
+__all__ = ["EMA"]
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights and of the normalisation's statistics, its decay warmed up.
+
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that a short run forgets its first weights too.
+    Validation and the checkpoint's ``state_dict`` use the average; the raw weights stand in the checkpoint under
+    ``current_model_state``.
+
+    Args:
+        decay: the decay reached in the end.
+        device: where the average is kept; the model's device when None.
+
+    Raises:
+        ValueError: for a decay outside [0, 1).
+    """
+
+    def __init__(self, decay: float = 0.9995, device: str | None = None) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"EMA decay {decay} is not in [0, 1)")
+        super().__init__(device=device, use_buffers=True, multi_avg_fn=partial(_average, decay))
+        self.decay = decay
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep what Lightning keeps, and the decay."""
+        return {**super().state_dict(), "decay": self.decay}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take up the average in training; evaluation has it already, in the checkpoint's ``state_dict``."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+@torch.no_grad()
+def _average(decay: float, average: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+    if not average[0].is_floating_point():  # counters
+        for old, new in zip(average, current, strict=True):
+            old.copy_(new)
+        return
+    n = torch.as_tensor(updates, device=average[0].device, dtype=torch.float32)
+    keep = ((1 + n) / (10 + n)).clamp(max=decay)  # a tensor, so that no device has to be waited for
+    difference = torch._foreach_sub(current, average)
+    torch._foreach_mul_(difference, (1 - keep).to(average[0].dtype))
+    torch._foreach_add_(average, difference)

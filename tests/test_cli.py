@@ -1,0 +1,201 @@
+"""The command line: what it prints, and that errors take one line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from kornia_mvit import __version__
+from kornia_mvit.cli import main
+from tests.data.test_datamodules import make_folder
+
+FAST = [
+    "--model.image_size=32",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--trainer.max_epochs=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.accelerator=cpu",
+    "--trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder of images, and the checkpoint of a fit on it."""
+    root = tmp_path_factory.mktemp("cli")
+    data = make_folder(root / "data", count=6, size=(60, 50))
+    assert main(["fit", "--config", "folder", f"--data.root={data}", f"--trainer.default_root_dir={root}", *FAST]) == 0
+    (checkpoint,) = root.rglob("last.ckpt")
+    return data, checkpoint
+
+
+def run(capsys, *arguments):
+    status = main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+class TestFit:
+    def test_smoke(self, trained):
+        _, checkpoint = trained
+        assert checkpoint.is_file()
+        assert (checkpoint.parents[1] / "config.yaml").is_file()
+
+    @pytest.mark.parametrize("command", ["validate", "test"])
+    def test_evaluates(self, command, trained, tmp_path, capsys):
+        data, checkpoint = trained
+        for name in ("train", "val", "test"):
+            (tmp_path / name).symlink_to(data)
+        arguments = [f"--data.root={tmp_path}", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]
+        status, out, _ = run(capsys, command, "--config=folder", *arguments, *FAST)
+        assert status == 0
+        assert f"{command.replace('validate', 'val')}/accuracy" in out
+
+    def test_resumes(self, trained, tmp_path):
+        data, checkpoint = trained
+        arguments = [f"--data.root={data}", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]
+        with pytest.warns(UserWarning, match="The dirpath has changed"):
+            assert main(["fit", "--config=folder", *arguments, *FAST, "--trainer.max_epochs=2"]) == 0
+        (resumed,) = tmp_path.rglob("last.ckpt")
+        assert torch.load(resumed, weights_only=True)["epoch"] == 1
+
+    def test_help_names_the_options(self, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", "--help"])
+        assert stopped.value.code == 0
+        text = capsys.readouterr().out
+        assert "--config" in text
+        assert "--trainer.max_epochs" in text
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "fit needs a recipe: kornia-mvit fit --config RECIPE, with a file or one of digits, folder"),
+            (["--config", "digit"], "no recipe or file 'digit'; recipes: digits, folder"),
+            (["--config=digit"], "no recipe or file 'digit'; recipes: digits, folder"),
+            (["--config", "folder", "--data.root", "nowhere"], "no such folder: nowhere"),
+            (["--config", "digits", "--model.mode", "m"], "unknown mode 'm'; available: 'xxs', 'xs', 's'"),
+            (["--config", "digits", "--model.variant", "b"], "unknown variant 'b'; available: 'apple', 'kornia'"),
+            (["--config", "digits", "--ckpt_path", "nowhere.ckpt"], "no such checkpoint: nowhere.ckpt"),
+        ],
+    )
+    def test_exception(self, arguments, message, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        status, _, err = run(capsys, "fit", *arguments)
+        assert status == 2
+        line = err.strip().splitlines()[-1]
+        assert line.startswith("kornia-mvit: error: ")
+        assert message in line
+        assert "Traceback" not in err
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_an_unreadable_image_is_named_in_one_line(self, workers, tmp_path, capsys):
+        data = make_folder(tmp_path / "data", count=6)
+        for path in data.rglob("*.png"):
+            path.write_bytes(path.read_bytes()[:60])
+        arguments = [f"--data.root={data}", f"--trainer.default_root_dir={tmp_path}", *FAST]
+        status, _, err = run(capsys, "fit", "--config=folder", *arguments, f"--data.num_workers={workers}")
+        assert status == 2
+        line = err.strip().splitlines()[-1]
+        assert line.startswith(("kornia-mvit: error: cannot read image", "kornia-mvit: error: not an image"))
+        assert ".png" in line
+        assert "Traceback" not in err
+
+
+class TestPredict:
+    def test_feature(self, trained, tmp_path, capsys):
+        data, checkpoint = trained
+        odd = tmp_path / "odd.png"
+        Image.new("L", (33, 90), 7).save(odd)
+        pictures = tmp_path / "pictures"
+        status, out, _ = run(
+            capsys, "predict", data / "cat", odd, "--checkpoint", checkpoint, "--draw", pictures, "--batch-size", 4
+        )
+        assert status == 0
+        rows = [json.loads(line) for line in out.splitlines()]
+        assert [row["path"] for row in rows] == [*(str(data / "cat" / f"{i}.png") for i in range(6)), str(odd)]
+        for row in rows:
+            assert row["class"] in ("cat", "dog")
+            assert row["top"][0] == {"class": row["class"], "probability": row["probability"]}
+            assert sum(entry["probability"] for entry in row["top"]) == pytest.approx(1, abs=1e-5)
+        assert len(list(pictures.glob("*.png"))) == 7
+
+    def test_does_not_depend_on_the_batch(self, trained, capsys):
+        data, checkpoint = trained
+        outs = []
+        for n in (1, 5):
+            _, out, _ = run(capsys, "predict", data, "--checkpoint", checkpoint, "--batch-size", n)
+            outs.append([json.loads(line)["probability"] for line in out.splitlines()])
+        assert outs[0] == pytest.approx(outs[1], abs=1e-5)
+
+    def test_exception(self, trained, tmp_path, capsys):
+        data, checkpoint = trained
+        text = tmp_path / "a.ckpt"
+        text.write_text("hello")
+        cut = tmp_path / "cut.ckpt"
+        cut.write_bytes(checkpoint.read_bytes()[:5000])
+        image = data / "cat" / "0.png"
+        for arguments, message in (
+            ((image, "--checkpoint", text), f"{text} is not a PyTorch checkpoint"),
+            ((image, "--checkpoint", cut), f"checkpoint {cut} is truncated"),
+            ((image, "--checkpoint", tmp_path / "b.ckpt"), "no such checkpoint: "),
+            ((tmp_path / "no.png", "--checkpoint", checkpoint), "no such image: "),
+            ((text, "--checkpoint", checkpoint), f"not an image, or of a format that Pillow cannot read: {text}"),
+            ((image, "--checkpoint", checkpoint, "--top", 0), "--top 0"),
+        ):
+            status, out, err = run(capsys, "predict", *arguments)
+            assert status == 2
+            assert out == ""
+            assert err.startswith("kornia-mvit: error: ")
+            assert message in err
+            assert err.count("\n") == 1
+
+
+class TestInfo:
+    def test_smoke(self, trained, capsys):
+        status, out, _ = run(capsys, "info")
+        assert status == 0
+        assert "1,272,024" in out
+        assert "digits, folder" in out
+        status, out, _ = run(capsys, "info", trained[1])
+        assert status == 0
+        assert "2: cat, dog" in out
+        assert "Preprocess(size=32, crop=32" in out
+
+
+class TestMain:
+    def test_as_a_module(self):
+        command = [sys.executable, "-W", "error", "-m", "kornia_mvit", "--version"]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert result.stdout == f"kornia-mvit {__version__}\n"
+        assert result.stderr == ""
+
+    def test_help(self, capsys):
+        assert main([]) == 0
+        text = capsys.readouterr().out
+        for command in ("fit", "validate", "test", "predict", "demo", "info"):
+            assert f"    {command} " in text
+
+
+class TestDemo:
+    @pytest.mark.long
+    def test_learns_digits(self, tmp_path, capsys):
+        """What `make demo` runs reaches 97 % on digits kept apart."""
+        status, out, _ = run(capsys, "demo", "--output", tmp_path)
+        assert status == 0
+        (percent,) = [line.split("%")[0] for line in out.splitlines() if "digits kept apart are right" in line]
+        assert float(percent) >= 97
+
+    def test_smoke(self, tmp_path, capsys):
+        status, out, _ = run(capsys, "demo", "--output", tmp_path, "--epochs", 1)
+        assert status == 0
+        assert "of 360 digits kept apart are right" in out
+        for name in ("augmented.png", "predictions.png", "digits.ckpt"):
+            assert (tmp_path / name).is_file()
+            assert str(tmp_path / name) in out
+        status, out, _ = run(capsys, "info", tmp_path / "digits.ckpt")
+        assert "10: 0, 1, 2" in out

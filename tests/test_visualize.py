@@ -1,0 +1,52 @@
+"""Pictures of batches and of predictions."""
+
+import pytest
+import torch
+
+from kornia_mvit import Batch, Preprocess
+from kornia_mvit.visualize import _RIGHT, _WRONG, draw_batch, draw_predictions
+
+
+def has(picture, colour):
+    wanted = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return any(pixel == wanted for _, pixel in picture.getcolors(1 << 24))
+
+
+class TestDrawBatch:
+    @pytest.mark.parametrize("label", [None, torch.arange(5), torch.eye(5) * 0.5 + 0.1])
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_cardinality(self, label, channels):
+        batch = Batch(torch.randint(0, 256, (5, channels, 20, 30), dtype=torch.uint8), label)
+        picture = draw_batch(batch, list("abcde"), columns=3, cell=64)
+        assert picture.width == 8 + 3 * (64 + 14)
+        assert picture.height > 2 * 64
+
+    def test_feature(self):
+        """Pixels come back as they were, with the normalisation undone."""
+        image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+        record = Preprocess(None, channel_order="bgr", mean=(0.5,) * 3, std=(0.25,) * 3)
+        pictures = [
+            draw_batch(Batch(image), cell=32),
+            draw_batch(Batch(record.module()(image)), preprocess=record, cell=32),
+        ]
+        for picture in pictures:
+            assert picture.getpixel((8 + 3, 8 + 3)) == tuple(image[0, :, 0, 0].tolist())
+            assert picture.getpixel((8 + 3 + 31, 8 + 3 + 31)) == tuple(image[0, :, -1, -1].tolist())
+
+
+class TestDrawPredictions:
+    def test_wrong_ones_are_marked(self):
+        image, probabilities = torch.zeros(2, 3, 32, 32), torch.tensor([[0.9, 0.1], [0.8, 0.2]])
+        right = draw_predictions(image, probabilities, torch.tensor([0, 0]))
+        mixed = draw_predictions(image, probabilities, torch.tensor([0, 1]), ["cat", "dog"])
+        assert has(right, _RIGHT)
+        assert not has(right, _WRONG)
+        assert has(mixed, _RIGHT)
+        assert has(mixed, _WRONG)
+        unknown = draw_predictions(image, probabilities)
+        assert not has(unknown, _RIGHT)
+        assert not has(unknown, _WRONG)
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="2 images, 1 predictions and 2 labels"):
+            draw_predictions(torch.zeros(2, 3, 8, 8), torch.ones(1, 2), torch.zeros(2))
