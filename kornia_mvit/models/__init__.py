@@ -1,0 +1,1 @@
+"""Networks. Nothing here knows of data or training."""

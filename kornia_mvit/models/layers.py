@@ -1,0 +1,132 @@
+"""Blocks that more than one model is built from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["ConvNormAct", "DropPath", "init_weights", "recompute"]
+
+
+class ConvNormAct(nn.Module):
+    r"""Convolution that keeps the map's size at stride 1, then batch normalisation, then an activation.
+
+    Args:
+        in_channels: channels of the input map.
+        out_channels: channels of the output map.
+        kernel_size: side of the square kernel, odd.
+        stride: step between two applications of the kernel.
+        dilation: spacing of the kernel's taps.
+        groups: blocks of channels convolved apart.
+        norm: whether a batch normalisation follows; without one the convolution has no bias either.
+        act: class of the activation, or None for a linear output.
+
+    Shape:
+        - Input: :math:`(B, C_{in}, H, W)`
+        - Output: :math:`(B, C_{out}, \lceil H / stride \rceil, \lceil W / stride \rceil)`
+
+    Example:
+        >>> ConvNormAct(3, 8, stride=2)(torch.rand(1, 3, 32, 20)).shape
+        torch.Size([1, 8, 16, 10])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+        act: type[nn.Module] | None = nn.SiLU,
+    ) -> None:
+        super().__init__()
+        padding = dilation * (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
+        )
+        self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
+        self.act = act() if act is not None else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply convolution, normalisation and activation."""
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch for whole samples while training (stochastic depth, arXiv 1603.09382).
+
+    Args:
+        rate: probability that a sample loses the branch; kept samples are scaled by 1 / (1 - rate).
+
+    Shape:
+        - Input and output: :math:`(B, *)`
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop path rate {rate} is not in [0, 1)")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero the branch of a random share of the samples."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - self.rate)
+        return x * keep.div_(1.0 - self.rate)
+
+    def extra_repr(self) -> str:
+        """Show the rate."""
+        return f"rate={self.rate}"
+
+
+def init_weights(module: nn.Module) -> None:
+    """Fill a layer as Apple's training code does; meant for :meth:`torch.nn.Module.apply`.
+
+    Convolutions: Kaiming normal over the fan-out. Linear layers: truncated normal of std 0.02. Biases: zero.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+    elif isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def recompute(module: nn.Module, x: Tensor) -> Tensor:
+    """Run a module without keeping its activations: the backward pass runs it again (arXiv 1604.06174).
+
+    The second run leaves the running statistics of batch normalisation alone, so that a step counts its batch once.
+
+    Example:
+        >>> layer, x = ConvNormAct(3, 8), torch.rand(2, 3, 16, 16, requires_grad=True)
+        >>> recompute(layer, x).sum().backward()
+        >>> layer.norm.num_batches_tracked
+        tensor(1)
+    """
+    y: Tensor
+    if torch.compiler.is_compiling():  # a traced module has no side effects left when it runs again
+        y = checkpoint(module, x, use_reentrant=False)
+    else:
+        y = checkpoint(module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _without_statistics(module)))
+    return y
+
+
+@contextmanager
+def _without_statistics(module: nn.Module) -> Iterator[None]:
+    """Let batch normalisation compute as ever, but add nothing to its running statistics."""
+    norms = [(m, m.momentum, m.num_batches_tracked) for m in module.modules() if isinstance(m, _BatchNorm)]
+    for norm, _, _ in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, count in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -1,0 +1,551 @@
+r"""MobileViT: a light backbone that mixes convolutions with attention over the whole image.
+
+References:
+    - MobileViT: Light-weight, General-purpose, and Mobile-friendly Vision Transformer (arXiv 2110.02178). The network
+      here is the one that Apple's own training code builds.
+    - MobileNetV2: Inverted Residuals and Linear Bottlenecks (arXiv 1801.04381).
+
+Shapes are written with B batch, C channels, H W a map's height and width, P pixels in a patch, N patches in a map and
+D the width of a token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kornia_mvit.models.layers import ConvNormAct, DropPath, init_weights, recompute
+from kornia_mvit.models.tracing import fold_dynamic, is_static, resize, unfold_dynamic
+
+__all__ = ["VARIANTS", "MobileViT", "MobileViTClassifier", "MobileViTConfig", "Stage", "fold", "unfold"]
+
+MIN_SIDE = 32  # pixels; the deepest map of a smaller image would have nothing to attend to
+
+
+# ---------------------------------------------------------------------------------------------------- variant table
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One level of the network: inverted residuals, and a MobileViT block after them where ``depth`` is not 0.
+
+    Args:
+        channels: width of the stage's output map.
+        stride: 1, or 2 to halve the map.
+        repeat: number of inverted residuals; the first one has the stride.
+        dim: width D of the block's tokens.
+        depth: number of the block's transformer layers.
+        ffn_ratio: hidden width of a layer's feed-forward part, as a multiple of D.
+    """
+
+    channels: int
+    stride: int = 1
+    repeat: int = 1
+    dim: int = 0
+    depth: int = 0
+    ffn_ratio: int = 2
+
+
+@dataclass(frozen=True)
+class MobileViTConfig:
+    """A row of the variant table; a custom one is accepted wherever a mode is.
+
+    Args:
+        stem: channels after the first convolution, which halves the image.
+        expand: expansion of the inverted residuals.
+        stages: the levels, shallowest first.
+        head_channels: width of the last 1x1 convolution.
+        heads: attention heads.
+        head_dim: width of a head; None for D / heads.
+        qkv_bias: whether the projection to query, key and value has a bias.
+        closing_norm: whether a LayerNorm closes the transformer of a block.
+        proj_norm_act: whether batch normalisation and SiLU follow the 1x1 convolution into the transformer.
+    """
+
+    stem: int
+    expand: int
+    stages: tuple[Stage, ...]
+    head_channels: int
+    heads: int = 4
+    head_dim: int | None = None
+    qkv_bias: bool = True
+    closing_norm: bool = True
+    proj_norm_act: bool = False
+
+
+def _conv(channels: int, stride: int = 1, repeat: int = 1) -> Stage:
+    return Stage(channels, stride, repeat)
+
+
+def _attn(channels: int, dim: int, depth: int) -> Stage:
+    return Stage(channels, stride=2, dim=dim, depth=depth)
+
+
+def _kornia(config: MobileViTConfig) -> MobileViTConfig:
+    """Depart from Apple's network as ``kornia.models.vit_mobile.MobileViT`` does."""
+    stages = tuple(replace(s, ffn_ratio=r) for s, r in zip(config.stages, (2, 2, 2, 4, 4), strict=True))
+    return replace(config, stages=stages, head_dim=8, qkv_bias=False, closing_norm=False, proj_norm_act=True)
+
+
+_APPLE = {
+    "xxs": MobileViTConfig(
+        stem=16,
+        expand=2,
+        stages=(_conv(16), _conv(24, stride=2, repeat=3), _attn(48, 64, 2), _attn(64, 80, 4), _attn(80, 96, 3)),
+        head_channels=320,
+    ),
+    "xs": MobileViTConfig(
+        stem=16,
+        expand=4,
+        stages=(_conv(32), _conv(48, stride=2, repeat=3), _attn(64, 96, 2), _attn(80, 120, 4), _attn(96, 144, 3)),
+        head_channels=384,
+    ),
+    "s": MobileViTConfig(
+        stem=16,
+        expand=4,
+        stages=(_conv(32), _conv(64, stride=2, repeat=3), _attn(96, 144, 2), _attn(128, 192, 4), _attn(160, 240, 3)),
+        head_channels=640,
+    ),
+}
+VARIANTS = {"apple": _APPLE, "kornia": {mode: _kornia(config) for mode, config in _APPLE.items()}}
+
+
+def _find_config(mode: str | MobileViTConfig, variant: str) -> MobileViTConfig:
+    if isinstance(mode, MobileViTConfig):
+        if not mode.stages:
+            raise ValueError("MobileViTConfig has no stages; give at least one Stage")
+        return mode
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; available: {', '.join(map(repr, VARIANTS))}")
+    if mode not in VARIANTS[variant]:
+        raise ValueError(
+            f"unknown mode {mode!r}; available: {', '.join(map(repr, VARIANTS[variant]))}, or pass a MobileViTConfig"
+        )
+    return VARIANTS[variant][mode]
+
+
+# ------------------------------------------------------------------------------------------------- unfold and fold
+
+
+def unfold(x: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Group the pixels that hold the same place in every patch: (B, C, H, W) -> (B, P, N, C).
+
+    Args:
+        x: map whose height and width are multiples of the patch's.
+        patch_size: height and width of a patch, in pixels of the map.
+
+    Returns:
+        Tokens; ``[b, p, n]`` is pixel p of patch n, both counted row by row. One copy, from either memory layout.
+
+    Raises:
+        ValueError: if the patch does not divide the map.
+
+    Example:
+        >>> unfold(torch.arange(16.0).view(1, 1, 4, 4), (2, 2))[0, 0, :, 0]  # the upper left pixel of each patch
+        tensor([ 0.,  2.,  8., 10.])
+    """
+    (b, c, h, w), (ph, pw) = x.shape, patch_size
+    if h % ph or w % pw:
+        raise ValueError(
+            f"a {ph}x{pw} patch does not divide a {h}x{w} map; resize it to "
+            f"{-(-h // ph) * ph}x{-(-w // pw) * pw} first, as MobileViT does"
+        )
+    x = x.permute(0, 2, 3, 1).reshape(b, h // ph, ph, w // pw, pw, c)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, ph * pw, (h // ph) * (w // pw), c)
+
+
+def fold(tokens: Tensor, patch_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Put the tokens of :func:`unfold` back in their places: (B, P, N, C) -> (B, C, H, W).
+
+    Args:
+        tokens: what :func:`unfold` gives.
+        patch_size: height and width of a patch, in pixels of the map.
+        size: height and width of the map, multiples of the patch's.
+
+    Returns:
+        The map, in ``channels_last`` memory layout. One copy.
+
+    Raises:
+        ValueError: if the number of tokens is not that of such a map.
+
+    Example:
+        >>> x = torch.rand(2, 3, 4, 6)
+        >>> torch.equal(fold(unfold(x, (2, 3)), (2, 3), (4, 6)), x)
+        True
+    """
+    (b, p, n, c), (ph, pw), (h, w) = tokens.shape, patch_size, size
+    if p != ph * pw or h % ph or w % pw or n * p != h * w:
+        raise ValueError(f"{p} x {n} tokens do not make a {h}x{w} map of {ph}x{pw} patches")
+    x = tokens.reshape(b, ph, pw, h // ph, w // pw, c).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(b, h, w, c).permute(0, 3, 1, 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- blocks
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: widen with a 1x1, filter each channel with a 3x3, narrow with a linear 1x1."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, expand: int, dilation: int = 1, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        hidden = in_channels * expand
+        self.expand = ConvNormAct(in_channels, hidden, 1)
+        self.depthwise = ConvNormAct(hidden, hidden, 3, stride, dilation=dilation, groups=hidden)
+        self.project = ConvNormAct(hidden, out_channels, 1, act=None)
+        self.residual = stride == 1 and in_channels == out_channels
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + self.drop_path(y) if self.residual else y
+
+
+class Attention(nn.Module):
+    """Self-attention among the N tokens that hold the same place in their patches."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads, self.head_dim = heads, head_dim
+        self.qkv = nn.Linear(dim, 3 * heads * head_dim, bias=qkv_bias)
+        self.proj = nn.Linear(heads * head_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, p, n, _ = x.shape
+        qkv = self.qkv(x).view(b * p, n, 3, self.heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B * P, heads, N, head_dim)
+        y = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(y.transpose(1, 2).reshape(b, p, n, self.heads * self.head_dim))
+        return out
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm attention and feed-forward part, each with a residual."""
+
+    def __init__(
+        self, dim: int, hidden: int, heads: int, head_dim: int, qkv_bias: bool, dropout: float, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, heads, head_dim, qkv_bias)
+        self.norm2 = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.SiLU()
+        self.fc2 = nn.Linear(hidden, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.dropout(self.attn(self.norm1(x))))
+        y: Tensor = x + self.drop_path(self.dropout(self.fc2(self.act(self.fc1(self.norm2(x))))))
+        return y
+
+
+class MobileViTBlock(nn.Module):
+    """Local features by a convolution, global ones by a transformer over unfolded patches, fused with the input."""
+
+    def __init__(
+        self,
+        config: MobileViTConfig,
+        stage: Stage,
+        patch_size: tuple[int, int],
+        dropout: float,
+        drop_path: Sequence[float],
+    ) -> None:
+        super().__init__()
+        channels, dim = stage.channels, stage.dim
+        head_dim = dim // config.heads if config.head_dim is None else config.head_dim
+        if config.head_dim is None and dim % config.heads:
+            raise ValueError(
+                f"token width {dim} is not a multiple of {config.heads} heads; give head_dim or other widths"
+            )
+        self.patch_size = patch_size
+        self.local = ConvNormAct(channels, channels, 3)
+        self.proj_in = ConvNormAct(
+            channels, dim, 1, norm=config.proj_norm_act, act=nn.SiLU if config.proj_norm_act else None
+        )
+        self.transformer = nn.Sequential(
+            *(
+                TransformerLayer(dim, dim * stage.ffn_ratio, config.heads, head_dim, config.qkv_bias, dropout, rate)
+                for rate in drop_path
+            )
+        )
+        self.norm = nn.LayerNorm(dim) if config.closing_norm else nn.Identity()
+        self.proj_out = ConvNormAct(dim, channels, 1)
+        self.fusion = ConvNormAct(2 * channels, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.proj_in(self.local(x))
+        h, w = y.shape[-2:]
+        ph, pw = self.patch_size
+        # rounded up without a division of negative numbers, which ONNX rounds towards zero
+        whole = ((h + ph - 1) // ph * ph, (w + pw - 1) // pw * pw)
+        to_tokens, to_map = (unfold, fold) if is_static(h, w) else (unfold_dynamic, fold_dynamic)
+        tokens = self.norm(self.transformer(to_tokens(resize(y, whole), self.patch_size)))
+        y = self.proj_out(resize(to_map(tokens, self.patch_size, whole), (h, w)))
+        z: Tensor = self.fusion(torch.cat((x, y), dim=1))
+        return z
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+class MobileViT(nn.Module):
+    r"""MobileViT backbone.
+
+    Takes images of any height and width from 32 px up. Where a patch does not divide a map, the map is resized
+    bilinearly to the next multiple, and back after the transformer, as Apple's code does.
+
+    Args:
+        mode: ``'xxs'``, ``'xs'`` or ``'s'``, or a :class:`MobileViTConfig`.
+        in_channels: channels of the image.
+        patch_size: height and width of a patch in pixels of the map, or one number for both.
+        dropout: dropout after the attention's projection and after the feed-forward part. Apple trained with 0.05
+            for xxs and 0.1 for xs and s.
+        variant: ``'apple'`` for the published network, ``'kornia'`` for the one of ``kornia.models.vit_mobile``.
+        output_stride: 32, or 16 or 8 for dense tasks: the last one or two stages that halve the map keep its size
+            and dilate their depthwise convolutions instead.
+        drop_path: stochastic depth; the rate rises linearly from 0 at the first residual to this at the last.
+        head_conv: whether the last 1x1 convolution is built; without it :meth:`forward` gives the last stage's map.
+
+    Shape:
+        - Input: :math:`(B, C, H, W)`, floating point, values in [0, 1] for the published weights
+        - Output: :math:`(B, C_{out}, \lceil H / 32 \rceil, \lceil W / 32 \rceil)`, :math:`C_{out}` 320, 384 or 640
+
+    Attributes:
+        feature_channels: width of each stage's map.
+        feature_strides: pixels of the image for one step on each stage's map.
+        out_channels: width of the map that :meth:`forward` gives.
+
+    Raises:
+        ValueError: for an unknown mode or variant, an output stride other than 8, 16 and 32, a patch below 1 pixel;
+            in the forward pass for an image of another rank or number of channels, or with a side under 32 px.
+        TypeError: in the forward pass for an image that is not floating point.
+
+    Example:
+        >>> MobileViT('xxs')(torch.rand(1, 3, 256, 256)).shape
+        torch.Size([1, 320, 8, 8])
+        >>> [tuple(f.shape[1:]) for f in MobileViT('xs').forward_features(torch.rand(1, 3, 224, 160))]
+        [(32, 112, 80), (48, 56, 40), (64, 28, 20), (80, 14, 10), (96, 7, 5)]
+    """
+
+    def __init__(
+        self,
+        mode: str | MobileViTConfig = "xxs",
+        in_channels: int = 3,
+        patch_size: int | tuple[int, int] = (2, 2),
+        dropout: float = 0.0,
+        *,
+        variant: str = "apple",
+        output_stride: int = 32,
+        drop_path: float = 0.0,
+        head_conv: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config = config = _find_config(mode, variant)
+        patch = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
+        if len(patch) != 2 or min(patch) < 1:
+            raise ValueError(f"patch size {patch_size} is not one or two numbers of at least 1")
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output stride {output_stride} is not available; give 8, 16 or 32")
+        self.in_channels = in_channels
+        self.gradient_checkpointing = False
+
+        # one rate for each residual layer, in the order of the network
+        residuals = sum(stage.repeat + stage.depth for stage in config.stages)
+        rates = (drop_path * i / max(1, residuals - 1) for i in range(residuals))
+        self.stem = ConvNormAct(in_channels, config.stem, 3, stride=2)
+        stages, channels, strides = [], config.stem, [2]
+        dilation = 1
+        for stage in config.stages:
+            stride, first_dilation = stage.stride, dilation
+            if stride > 1 and strides[-1] * stride > output_stride:
+                stride, dilation = 1, dilation * stride
+            layers: list[nn.Module] = []
+            for i in range(stage.repeat):
+                layers.append(
+                    InvertedResidual(
+                        channels,
+                        stage.channels,
+                        stride if i == 0 else 1,
+                        config.expand,
+                        first_dilation if i == 0 else dilation,
+                        next(rates),
+                    )
+                )
+                channels = stage.channels
+            if stage.depth:
+                layers.append(MobileViTBlock(config, stage, patch, dropout, [next(rates) for _ in range(stage.depth)]))
+            stages.append(nn.Sequential(*layers))
+            strides.append(strides[-1] * stride)
+        self.stages = nn.ModuleList(stages)
+        self.head_conv = ConvNormAct(channels, config.head_channels, 1) if head_conv else nn.Identity()
+
+        self.feature_channels = tuple(stage.channels for stage in config.stages)
+        self.feature_strides = tuple(strides[1:])
+        self.out_channels = config.head_channels if head_conv else channels
+        self.apply(init_weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give the final map: (B, in_channels, H, W) -> (B, out_channels, H / output stride, W / output stride)."""
+        y: Tensor = self.head_conv(self.forward_features(x, (-1,))[0])
+        return y
+
+    def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Give the maps of the stages, before the last 1x1 convolution.
+
+        Args:
+            x: images, (B, in_channels, H, W).
+            out_indices: stages whose maps are wanted, negative ones counted from the last; all when None. What lies
+                behind the deepest one is not computed.
+
+        Returns:
+            The maps, shallowest first, whatever the order of ``out_indices``.
+
+        Raises:
+            ValueError: for a stage that does not exist, and for images as :class:`MobileViT` says.
+        """
+        self._check_input(x)
+        count = len(self.stages)
+        indices = range(count) if out_indices is None else out_indices
+        if not indices or any(not -count <= i < count for i in indices):
+            raise ValueError(f"out_indices {tuple(indices)} are not among the {count} stages, {-count} to {count - 1}")
+        wanted = {i % count for i in indices}
+        features = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages):
+            if i > max(wanted):
+                break
+            x = recompute(stage, x) if self.gradient_checkpointing and torch.is_grad_enabled() else stage(x)
+            if i in wanted:
+                features.append(x)
+        return features
+
+    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute each stage's activations in the backward pass instead of keeping them: less memory, more time."""
+        self.gradient_checkpointing = enabled
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 4:
+            raise ValueError(
+                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
+                + ("; add the batch dimension with image[None]" if x.ndim == 3 else "")
+            )
+        if not x.is_floating_point():
+            raise TypeError(
+                f"expected floating-point images, got {x.dtype}; a Preprocess turns uint8 into [0, 1], "
+                "or write image.float() / 255"
+            )
+        if x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"expected images of {self.in_channels} channels, got {tuple(x.shape)}; "
+                f"convert them or build the model with in_channels={x.shape[1]}"
+            )
+        if x.shape[2] < MIN_SIDE or x.shape[3] < MIN_SIDE:
+            raise ValueError(
+                f"an image of {x.shape[2]}x{x.shape[3]} pixels is smaller than the network takes; "
+                f"resize it so that each side has at least {MIN_SIDE}"
+            )
+
+
+class MobileViTClassifier(nn.Module):
+    r"""MobileViT with average pooling and a linear classifier.
+
+    Args:
+        mode: ``'xxs'``, ``'xs'`` or ``'s'``, or a :class:`MobileViTConfig`.
+        num_classes: number of classes; 0 for pooled features in place of logits.
+        in_channels: channels of the image.
+        patch_size: see :class:`MobileViT`.
+        dropout: see :class:`MobileViT`.
+        head_dropout: dropout before the classifier. Apple trained with 0.1.
+        drop_path: see :class:`MobileViT`.
+        variant: see :class:`MobileViT`.
+        output_stride: see :class:`MobileViT`.
+
+    Shape:
+        - Input: :math:`(B, C, H, W)`, see :class:`MobileViT`
+        - Output: :math:`(B, K)` logits for :math:`K` classes, or :math:`(B, C_{out})` features for none
+
+    Attributes:
+        num_classes: K.
+        class_names: names of the classes in the order of the logits, where a checkpoint gave them.
+        preprocess: what images go through before the network, where a checkpoint gave it.
+
+    Raises:
+        ValueError: for a negative number of classes, and as :class:`MobileViT` says.
+
+    Example:
+        >>> MobileViTClassifier('xxs', num_classes=5)(torch.rand(2, 3, 96, 128)).shape
+        torch.Size([2, 5])
+    """
+
+    class_names: tuple[str, ...] | None = None
+    preprocess: Any = None
+
+    def __init__(
+        self,
+        mode: str | MobileViTConfig = "xxs",
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        patch_size: int | tuple[int, int] = (2, 2),
+        dropout: float = 0.0,
+        *,
+        head_dropout: float = 0.0,
+        drop_path: float = 0.0,
+        variant: str = "apple",
+        output_stride: int = 32,
+    ) -> None:
+        super().__init__()
+        self.backbone = MobileViT(
+            mode,
+            in_channels,
+            patch_size,
+            dropout,
+            variant=variant,
+            output_stride=output_stride,
+            drop_path=drop_path,
+        )
+        self.dropout = nn.Dropout(head_dropout)
+        self.reset_classifier(num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give logits: (B, C, H, W) -> (B, num_classes)."""
+        return self.forward_head(self.backbone(x))
+
+    def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
+        return self.backbone.forward_features(x, out_indices)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool the backbone's final map and classify it.
+
+        Args:
+            x: what the backbone's forward gives, (B, C_out, h, w).
+            pre_logits: stop before the classifier.
+
+        Returns:
+            (B, num_classes), or (B, C_out) with ``pre_logits``.
+        """
+        x = self.dropout(x.mean(dim=(-2, -1)))
+        return x if pre_logits else self.classifier(x)
+
+    def get_classifier(self) -> nn.Module:
+        """Give the linear layer, or an Identity if there are no classes."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a freshly initialised classifier for another number of classes; 0 leaves pooled features."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes {num_classes} is negative; give 0 for pooled features")
+        weight = self.backbone.stem.conv.weight
+        self.num_classes = num_classes
+        self.classifier: nn.Module = (
+            nn.Linear(self.backbone.out_channels, num_classes, device=weight.device, dtype=weight.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+        self.classifier.apply(init_weights)

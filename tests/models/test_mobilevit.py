@@ -1,0 +1,498 @@
+import copy
+import io
+import pickle
+
+import kornia.augmentation as K
+import pytest
+import torch
+from kornia.augmentation.container import ImageSequential
+from kornia.models.vit_mobile import MobileViT as KorniaMobileViT
+from torch import nn
+
+from kornia_mvit.models.layers import DropPath
+from kornia_mvit.models.mobilevit import (
+    VARIANTS,
+    MobileViT,
+    MobileViTClassifier,
+    MobileViTConfig,
+    Stage,
+    fold,
+    unfold,
+)
+from tests.models.networks import (
+    APPLE,
+    CONVOLUTIONAL,
+    TINY,
+    apple_image,
+    kornia_state,
+    load_apple_weights,
+    randomize,
+    randomize_norms,
+)
+from tests.tester import BaseTester, GraphCounter
+
+MODES = ("xxs", "xs", "s")
+ALL_WIDTHS = {  # the paper's table: five stages and the last 1x1 convolution
+    "xxs": (16, 24, 48, 64, 80, 320),
+    "xs": (32, 48, 64, 80, 96, 384),
+    "s": (32, 64, 96, 128, 160, 640),
+}
+# counted on Apple's own code, and on kornia.models.vit_mobile.MobileViT
+PARAMETERS = {
+    "apple": {"xxs": 951_024, "xs": 1_932_848, "s": 4_937_632},
+    "kornia": {"xxs": 1_011_472, "xs": 1_998_944, "s": 4_996_720},
+}
+CLASSIFIER_PARAMETERS = {"xxs": 1_272_024, "xs": 2_317_848, "s": 5_578_632}
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+class TestUnfold(BaseTester):
+    def test_smoke(self, device, dtype):
+        tokens = unfold(torch.rand(2, 3, 4, 6, device=device, dtype=dtype), (2, 2))
+        assert (tokens.device.type, tokens.dtype) == (device.type, dtype)
+
+    @pytest.mark.parametrize("size", [(5, 6), (4, 5), (1, 6)])
+    def test_exception(self, size):
+        h, w = size
+        rounded = rf"{-(-h // 2) * 2}x{-(-w // 3) * 3}"
+        with pytest.raises(ValueError, match=rf"2x3 patch does not divide a {h}x{w} map; resize it to {rounded}"):
+            unfold(torch.rand(1, 1, h, w), (2, 3))
+
+    @pytest.mark.parametrize("patch", [(1, 1), (2, 2), (3, 2), (1, 4), (6, 4)])
+    def test_cardinality(self, patch):
+        ph, pw = patch
+        assert unfold(torch.rand(2, 3, 6, 8), patch).shape == (2, ph * pw, (6 // ph) * (8 // pw), 3)
+
+    def test_feature(self):
+        """Every token against the definition, one pixel at a time."""
+        x, (ph, pw) = torch.rand(2, 3, 6, 8), (3, 2)
+        tokens = unfold(x, (ph, pw))
+        for i in range(6):
+            for j in range(8):
+                pixel, patch = i % ph * pw + j % pw, i // ph * (8 // pw) + j // pw
+                assert torch.equal(tokens[:, pixel, patch], x[:, :, i, j])
+
+    def test_either_memory_layout(self):
+        x = torch.rand(2, 3, 4, 6)
+        assert torch.equal(unfold(x.to(memory_format=torch.channels_last), (2, 2)), unfold(x, (2, 2)))
+
+    def test_gradcheck(self):
+        self.gradcheck(lambda x: unfold(x, (2, 3)), [torch.rand(2, 2, 4, 6)])
+
+    def test_dynamo(self):
+        x = torch.rand(2, 3, 4, 6)
+        assert torch.equal(torch.compile(unfold, fullgraph=True, backend=GraphCounter())(x, (2, 3)), unfold(x, (2, 3)))
+
+
+class TestFold(BaseTester):
+    def test_smoke(self, device, dtype):
+        x = fold(torch.rand(2, 4, 6, 3, device=device, dtype=dtype), (2, 2), (4, 6))
+        assert (x.device.type, x.dtype) == (device.type, dtype)
+
+    @pytest.mark.parametrize(
+        ("shape", "patch", "size"),
+        [((1, 4, 6, 2), (2, 2), (4, 5)), ((1, 4, 6, 2), (2, 3), (4, 6)), ((1, 4, 6, 2), (2, 2), (4, 8))],
+    )
+    def test_exception(self, shape, patch, size):
+        message = rf"4 x 6 tokens do not make a 4x{size[1]} map of 2x{patch[1]} patches"
+        with pytest.raises(ValueError, match=message):
+            fold(torch.rand(shape), patch, size)
+
+    @pytest.mark.parametrize("patch", [(1, 1), (2, 2), (3, 2), (1, 4), (6, 4)])
+    def test_cardinality(self, patch):
+        ph, pw = patch
+        assert fold(torch.rand(2, ph * pw, 48 // (ph * pw), 3), patch, (6, 8)).shape == (2, 3, 6, 8)
+
+    def test_feature(self):
+        tokens = torch.arange(8.0).view(1, 4, 2, 1)  # four pixels of two patches
+        expected = torch.tensor([[0.0, 2.0, 1.0, 3.0], [4.0, 6.0, 5.0, 7.0]])
+        assert torch.equal(fold(tokens, (2, 2), (2, 4))[0, 0], expected)
+
+    def test_gives_channels_last(self):
+        assert fold(torch.rand(2, 4, 6, 3), (2, 2), (4, 6)).is_contiguous(memory_format=torch.channels_last)
+
+    def test_gradcheck(self):
+        self.gradcheck(lambda x: fold(x, (2, 3), (4, 6)), [torch.rand(2, 6, 4, 2)])
+
+    def test_dynamo(self):
+        x = torch.rand(2, 6, 4, 3)
+        compiled = torch.compile(fold, fullgraph=True, backend=GraphCounter())
+        assert torch.equal(compiled(x, (2, 3), (4, 6)), fold(x, (2, 3), (4, 6)))
+
+
+class TestMobileViTConfig:
+    def test_table_has_every_mode_in_both_variants(self):
+        assert {variant: tuple(table) for variant, table in VARIANTS.items()} == {"apple": MODES, "kornia": MODES}
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_is_accepted_for_a_mode(self, mode):
+        torch.manual_seed(1)
+        by_config = MobileViTClassifier(VARIANTS["kornia"][mode], 3).eval()
+        torch.manual_seed(1)
+        by_name = MobileViTClassifier(mode, 3, variant="kornia").eval()
+        x = torch.rand(1, 3, 64, 64)
+        assert torch.equal(by_config(x), by_name(x))
+
+    def test_custom(self):
+        model = MobileViT(TINY, in_channels=1)
+        assert model.feature_channels == (4, 6, 8)
+        assert model.feature_strides == (2, 4, 8)
+        assert model(torch.rand(2, 1, 40, 64)).shape == (2, 10, 5, 8)
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="no stages; give at least one Stage"):
+            MobileViT(MobileViTConfig(stem=4, expand=2, stages=(), head_channels=8))
+        with pytest.raises(ValueError, match="token width 10 is not a multiple of 4 heads; give head_dim"):
+            MobileViT(MobileViTConfig(stem=4, expand=2, stages=(Stage(4, dim=10, depth=1),), head_channels=8))
+
+    def test_head_dim_frees_the_token_width(self):
+        config = MobileViTConfig(stem=4, expand=2, stages=(Stage(4, dim=10, depth=1),), head_channels=8, head_dim=3)
+        model = MobileViT(config)
+        assert model(torch.rand(1, 3, 32, 32)).shape == (1, 8, 16, 16)
+        assert model.stages[0][-1].transformer[0].attn.qkv.weight.shape == (3 * 4 * 3, 10)
+
+
+class TestMobileViT(BaseTester):
+    def test_smoke(self, device, dtype):
+        model, x = randomize(MobileViT("xxs")).eval(), torch.rand(2, 3, 64, 96)
+        exact = model.double()(x.double())
+        y = model.to(device, dtype)(x.to(device, dtype))
+        assert (y.device.type, y.dtype) == (device.type, dtype)
+        tolerance = {torch.float16: 0.02, torch.bfloat16: 0.1, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+        assert (y.cpu().double() - exact).norm() < tolerance * exact.norm()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"mode": "m"}, r"unknown mode 'm'; available: 'xxs', 'xs', 's', or pass a MobileViTConfig"),
+            ({"variant": "timm"}, r"unknown variant 'timm'; available: 'apple', 'kornia'"),
+            ({"patch_size": 0}, r"patch size 0 is not one or two numbers of at least 1"),
+            ({"patch_size": (2, 2, 2)}, r"patch size \(2, 2, 2\) is not one or two numbers"),
+            ({"output_stride": 4}, r"output stride 4 is not available; give 8, 16 or 32"),
+            ({"drop_path": 1.0}, r"drop path rate 1.0 is not in \[0, 1\)"),
+        ],
+    )
+    def test_exception(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            MobileViT(**arguments)
+
+    @pytest.mark.parametrize(
+        ("shape", "message"),
+        [
+            ((2, 4, 64, 64), r"images of 3 channels, got \(2, 4, 64, 64\); .*in_channels=4"),
+            ((3, 64, 64), r"shape \(B, 3, H, W\), got \(3, 64, 64\); add the batch dimension with image\[None\]"),
+            ((64, 64), r"shape \(B, 3, H, W\), got \(64, 64\)$"),
+            ((1, 1, 3, 64, 64), r"shape \(B, 3, H, W\), got \(1, 1, 3, 64, 64\)$"),
+            ((1, 3, 31, 64), r"31x64 pixels is smaller than the network takes; .* at least 32"),
+            ((1, 3, 64, 31), r"64x31 pixels is smaller than the network takes; .* at least 32"),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["forward", "forward_features"])
+    def test_image_exception(self, shape, message, method):
+        with pytest.raises(ValueError, match=message):
+            getattr(MobileViT(TINY), method)(torch.rand(shape))
+
+    @pytest.mark.parametrize("dtype_given", [torch.uint8, torch.int64, torch.bool])
+    def test_dtype_exception(self, dtype_given):
+        with pytest.raises(TypeError, match=rf"floating-point images, got {dtype_given}; .*image.float\(\) / 255"):
+            MobileViT(TINY)(torch.ones(1, 3, 64, 64, dtype=dtype_given))
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_cardinality(self, mode):
+        model = MobileViT(mode).eval()
+        x = torch.rand(1, 3, 96, 160)
+        assert [*model.feature_channels, model.out_channels] == list(ALL_WIDTHS[mode])
+        assert model.feature_strides == (2, 4, 8, 16, 32)
+        sizes = [(c, 96 // s, 160 // s) for c, s in zip(model.feature_channels, model.feature_strides, strict=True)]
+        assert [f.shape[1:] for f in model.forward_features(x)] == sizes
+        assert model(x).shape == (1, model.out_channels, 3, 5)
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    @pytest.mark.parametrize("mode", MODES)
+    def test_parameters(self, mode, variant):
+        assert count_parameters(MobileViT(mode, variant=variant)) == PARAMETERS[variant][mode]
+
+    def test_smallest_image(self):
+        assert MobileViT("xxs").eval()(torch.rand(1, 3, 32, 32)).shape == (1, 320, 1, 1)
+
+    @pytest.mark.parametrize(("mode", "size"), [("xxs", (128, 192)), ("xs", (64, 128)), ("s", (64, 64))])
+    def test_feature(self, device, mode, size):
+        """The outputs of Kornia's own class with the same weights: as it initialises them, and all drawn at random."""
+        x = torch.rand(2, 3, *size, device=device)
+        theirs = randomize_norms(KorniaMobileViT(mode)).to(device).eval()
+        ours = MobileViT(mode, variant="kornia").to(device).eval()
+        ours.load_state_dict(dict(zip(ours.state_dict(), kornia_state(theirs), strict=True)))
+        with torch.no_grad():
+            assert theirs(x).std() > 0.05
+            assert (ours(x) - theirs(x)).abs().max() < 1e-5
+
+        randomize(theirs).double()
+        ours.double().load_state_dict(dict(zip(ours.state_dict(), kornia_state(theirs), strict=True)))
+        with torch.no_grad():
+            assert theirs(x.double()).std() > 0.5
+            assert (ours(x.double()) - theirs(x.double())).abs().max() < 1e-10
+
+    def test_variants_differ(self):
+        """Weights aside: Kornia's order of concatenation and its norms are not Apple's."""
+        apple, kornia = MobileViT("xxs"), MobileViT("xxs", variant="kornia")
+        block = kornia.stages[3][-1]
+        assert block.transformer[0].attn.qkv.weight.shape == (3 * 4 * 8, 80)
+        assert block.transformer[0].attn.qkv.bias is None
+        assert [stage[-1].transformer[0].fc1.out_features for stage in kornia.stages[2:]] == [128, 320, 384]
+        assert isinstance(block.norm, nn.Identity)
+        assert isinstance(block.proj_in.norm, nn.BatchNorm2d)
+        block = apple.stages[3][-1]
+        assert block.transformer[0].attn.qkv.weight.shape == (3 * 80, 80)
+        assert [stage[-1].transformer[0].fc1.out_features for stage in apple.stages[2:]] == [128, 160, 192]
+        assert isinstance(block.norm, nn.LayerNorm)
+        assert isinstance(block.proj_in.norm, nn.Identity)
+
+    @pytest.mark.parametrize("size", [(32, 32), (37, 45)])  # the second one is resized before the transformer
+    @pytest.mark.parametrize("training", [False, True])
+    def test_gradcheck(self, size, training):
+        model = randomize(MobileViT(TINY, in_channels=1)).train(training)
+        self.gradcheck_module(model, torch.rand(2, 1, *size))
+
+    def test_dynamo(self, device):
+        model = MobileViT(TINY).to(device).eval()
+        x = torch.rand(2, 3, 64, 70, device=device)
+        self.assert_close(torch.compile(model, fullgraph=True, backend=GraphCounter())(x), model(x))
+
+    @pytest.mark.parametrize("indices", [(4,), (-1,), (0, 2), (2, 0), (1, -1), (-5, -4, -3, -2, -1)])
+    def test_out_indices(self, indices):
+        model, x = MobileViT("xxs").eval(), torch.rand(1, 3, 64, 64)
+        features = model.forward_features(x)
+        expected = [features[i] for i in sorted(i % 5 for i in indices)]
+        chosen = model.forward_features(x, indices)
+        assert len(chosen) == len(expected)
+        assert all(torch.equal(a, b) for a, b in zip(chosen, expected, strict=True))
+
+    def test_out_indices_stop_the_computation(self):
+        model = MobileViT("xxs").eval()
+        model.stages[2].register_forward_hook(lambda *_: pytest.fail("stage 2 ran"))
+        assert len(model.forward_features(torch.rand(1, 3, 64, 64), (0, 1))) == 2
+
+    @pytest.mark.parametrize("indices", [(5,), (-6,), (), (0, 7)])
+    def test_out_indices_exception(self, indices):
+        with pytest.raises(ValueError, match="are not among the 5 stages, -5 to 4"):
+            MobileViT("xxs").forward_features(torch.rand(1, 3, 64, 64), indices)
+
+    def test_without_head_conv(self):
+        model, x = MobileViT("xs", head_conv=False).eval(), torch.rand(1, 3, 64, 64)
+        assert model.out_channels == 96
+        assert torch.equal(model(x), model.forward_features(x)[-1])
+        assert not [name for name, _ in model.named_parameters() if name.startswith("head_conv")]
+
+    @pytest.mark.parametrize(
+        ("output_stride", "strides", "dilated"),
+        # Apple's rule: a stage that keeps its size leaves its own first convolution at the dilation so far,
+        # so that only what follows a second such stage is spread
+        [(32, (2, 4, 8, 16, 32), {}), (16, (2, 4, 8, 16, 16), {}), (8, (2, 4, 8, 8, 8), {"stages.4.0.depthwise": 2})],
+    )
+    def test_output_stride(self, output_stride, strides, dilated):
+        model = MobileViT("xs", output_stride=output_stride).eval()
+        assert model.feature_strides == strides
+        x = torch.rand(1, 3, 100, 70)
+        sizes = [(-(-100 // s), -(-70 // s)) for s in strides]
+        assert [f.shape[2:] for f in model.forward_features(x)] == sizes
+        assert model(x).shape == (1, 384, *sizes[-1])
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d):
+                dilation = dilated.get(name.removesuffix(".conv"), 1)
+                assert module.dilation == (dilation, dilation), name
+
+    @pytest.mark.parametrize("output_stride", [8, 16])
+    @pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+    def test_dilation_keeps_what_strides_saw(self, output_stride, size):
+        """Without attention, a dilated network's map holds the strided one's values at every step of its stride."""
+        strided = randomize(MobileViT(CONVOLUTIONAL, output_stride=32)).double().eval()
+        dilated = MobileViT(CONVOLUTIONAL, output_stride=output_stride).double().eval()
+        dilated.load_state_dict(strided.state_dict())
+        assert (strided.feature_strides[-1], dilated.feature_strides[-1]) == (32, output_stride)
+        x = torch.rand(1, 3, *size).double()
+        step = 32 // output_stride
+        self.assert_close(dilated(x)[..., ::step, ::step], strided(x))
+
+    def test_gradient_checkpointing(self):
+        """The same outputs, gradients and batch statistics, random layers included."""
+        plain = MobileViT("xxs", dropout=0.1, drop_path=0.1)
+        saving = copy.deepcopy(plain)
+        saving.set_gradient_checkpointing()
+        assert (plain.gradient_checkpointing, saving.gradient_checkpointing) == (False, True)
+        x, runs = torch.rand(2, 3, 64, 96), []
+        for model in (plain, saving):
+            torch.manual_seed(3)
+            y = model(x)
+            y.square().sum().backward()
+            runs.append([y.detach(), *(p.grad for p in model.parameters()), *model.buffers()])
+        assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+    def test_gradient_checkpointing_recomputes(self):
+        model = MobileViT(TINY)
+        calls = []
+        model.stages[2].register_forward_pre_hook(lambda *_: calls.append(1))
+        for enabled, expected in ((True, 2), (False, 1)):
+            model.set_gradient_checkpointing(enabled)
+            calls.clear()
+            model(torch.rand(2, 3, 32, 32)).sum().backward()
+            assert len(calls) == expected
+
+    def test_drop_path(self):
+        model = MobileViT("xxs", drop_path=0.3)
+        rates = [m.rate for m in model.modules() if isinstance(m, DropPath)]
+        assert len(rates) == 1 + 3 + (1 + 2) + (1 + 4) + (1 + 3)
+        torch.testing.assert_close(rates, torch.linspace(0, 0.3, 16).tolist())
+        x = torch.rand(2, 3, 64, 64)
+        assert not torch.equal(model(x), model(x))
+        model.eval()
+        plain = MobileViT("xxs").eval()
+        plain.load_state_dict(model.state_dict())
+        assert torch.equal(model(x), plain(x))
+
+    def test_dropout(self):
+        model, x = MobileViT("xxs", dropout=0.2), torch.rand(2, 3, 64, 64)
+        assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.2}
+        assert not torch.equal(model(x), model(x))
+        model.eval()
+        assert torch.equal(model(x), model(x))
+
+    def test_patch_size(self):
+        model = MobileViT("xxs", patch_size=3).eval()
+        assert model(torch.rand(1, 3, 64, 64)).shape == (1, 320, 2, 2)
+        pair = MobileViT("xxs", patch_size=(3, 3)).eval()
+        pair.load_state_dict(model.state_dict())
+        x = torch.rand(1, 3, 96, 64)
+        assert torch.equal(pair(x), model(x))
+
+    def test_kornia_container(self):
+        pipeline = ImageSequential(K.RandomHorizontalFlip(), K.ColorJitter(0.1, 0.1, 0.1, 0.1), MobileViT("xs"))
+        y = pipeline(torch.rand(2, 3, 224, 160))
+        assert y.shape == (2, 384, 7, 5)
+        assert y.isfinite().all()
+
+
+class TestMobileViTClassifier(BaseTester):
+    def test_smoke(self, device, dtype):
+        model = MobileViTClassifier("xxs", 5, dropout=0.1, head_dropout=0.1, drop_path=0.1).to(device, dtype)
+        logits = model(torch.rand(2, 3, 64, 96, device=device, dtype=dtype))
+        assert (logits.device.type, logits.dtype) == (device.type, dtype)
+        logits.sum().backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="num_classes -1 is negative; give 0 for pooled features"):
+            MobileViTClassifier("xxs", num_classes=-1)
+        with pytest.raises(ValueError, match="unknown mode 'l'; available: 'xxs', 'xs', 's'"):
+            MobileViTClassifier("l")
+        with pytest.raises(ValueError, match="unknown variant 'a'; available: 'apple', 'kornia'"):
+            MobileViTClassifier("s", variant="a")
+        with pytest.raises(ValueError, match=r"add the batch dimension"):
+            MobileViTClassifier(TINY)(torch.rand(3, 64, 64))
+
+    @pytest.mark.parametrize("num_classes", [0, 1, 7])
+    def test_cardinality(self, num_classes):
+        model = MobileViTClassifier(TINY, num_classes, in_channels=4).eval()
+        assert model.num_classes == num_classes
+        assert model(torch.rand(3, 4, 40, 50)).shape == (3, num_classes or 10)
+
+    @pytest.mark.parametrize("mode", MODES)
+    def test_parameters(self, mode):
+        assert count_parameters(MobileViTClassifier(mode)) == CLASSIFIER_PARAMETERS[mode]
+
+    @pytest.mark.parametrize("case", APPLE["cases"], ids=lambda case: "x".join(map(str, case["shape"])))
+    def test_feature(self, device, case):
+        """The outputs of Apple's own implementation, whose softmax runs in float32; see ``apple_array``."""
+        model = MobileViTClassifier("xxs").double().eval()
+        load_apple_weights(model)
+        model.to(device)
+        x = torch.from_numpy(apple_image(case["seed"], case["shape"])).to(device)
+        with torch.no_grad():
+            outputs = {f"out_l{i}": f for i, f in enumerate(model.forward_features(x), start=1)}
+            outputs |= {"expanded": model.backbone(x), "logits": model(x)}
+        expected = case["features"] | {name: case[name] for name in ("expanded", "logits")}
+        assert list(outputs) == list(expected)
+        for name, golden in expected.items():
+            y = outputs[name].cpu()
+            assert list(y.shape) == golden["shape"], name
+            sample = y.flatten()[golden["sample_index"]]
+            assert (sample - torch.tensor(golden["sample"], dtype=torch.float64)).abs().max() < 2e-5, name
+            assert abs(y.mean().item() - golden["mean"]) < 2e-5, name
+            assert abs(y.std(correction=0).item() - golden["std"]) < 2e-5, name
+
+    def test_gradcheck(self):
+        self.gradcheck_module(randomize(MobileViTClassifier(TINY, 3, in_channels=1)).eval(), torch.rand(2, 1, 36, 32))
+
+    def test_dynamo(self, device):
+        model = MobileViTClassifier(TINY, 5).to(device).eval()
+        x = torch.rand(2, 3, 70, 64, device=device)
+        self.assert_close(torch.compile(model, fullgraph=True, backend=GraphCounter())(x), model(x))
+
+    def test_head(self):
+        model, x = MobileViTClassifier("xxs", 5).eval(), torch.rand(2, 3, 64, 96)
+        final = model.backbone(x)
+        pooled = model.forward_head(final, pre_logits=True)
+        self.assert_close(pooled, final.mean((2, 3)))
+        self.assert_close(model.get_classifier()(pooled), model(x))
+        self.assert_close(model.forward_head(final), model(x))
+
+    def test_without_classes(self):
+        model, x = MobileViTClassifier("xxs", 0).eval(), torch.rand(2, 3, 64, 64)
+        assert isinstance(model.get_classifier(), nn.Identity)
+        self.assert_close(model(x), model.backbone(x).mean((2, 3)))
+
+    def test_reset_classifier(self):
+        model = MobileViTClassifier("xxs", 5).double()
+        before = copy.deepcopy(model.backbone.state_dict())
+        model.reset_classifier(7)
+        assert model.num_classes == 7
+        assert model.get_classifier().weight.dtype == torch.float64
+        assert abs(model.get_classifier().weight.std().item() / 0.02 - 1) < 0.1
+        assert model(torch.rand(2, 3, 64, 64).double()).shape == (2, 7)
+        model.reset_classifier(0)
+        assert model(torch.rand(2, 3, 64, 64).double()).shape == (2, 320)
+        assert all(
+            a.shape == b.shape for a, b in zip(before.values(), model.backbone.state_dict().values(), strict=True)
+        )
+
+    def test_features_are_the_backbones(self):
+        model, x = MobileViTClassifier("xxs", 5).eval(), torch.rand(1, 3, 64, 64)
+        for ours, backbones in zip(
+            model.forward_features(x, (1, 3)), model.backbone.forward_features(x, (1, 3)), strict=True
+        ):
+            assert torch.equal(ours, backbones)
+
+    def test_head_dropout(self):
+        model, x = MobileViTClassifier("xxs", 5, head_dropout=0.5), torch.rand(2, 320, 2, 2)
+        dropped = model.forward_head(x, pre_logits=True)
+        assert 200 < (dropped == 0).sum() < 440  # of 640
+        model.eval()
+        self.assert_close(model.forward_head(x, pre_logits=True), x.mean((2, 3)))
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_output_stride_and_variant_reach_the_backbone(self, variant):
+        model = MobileViTClassifier("xxs", 5, variant=variant, output_stride=16, patch_size=4)
+        assert model.backbone.config == VARIANTS[variant]["xxs"]
+        assert model.backbone.feature_strides == (2, 4, 8, 16, 16)
+        assert model.backbone.stages[-1][-1].patch_size == (4, 4)
+
+    @pytest.mark.parametrize(
+        "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"]
+    )
+    def test_duplicates(self, duplicate):
+        model, x = randomize(MobileViTClassifier("xxs", 5)).eval(), torch.rand(1, 3, 64, 64)
+        twin = duplicate(model)
+        assert torch.equal(twin(x), model(x))
+        nn.init.zeros_(twin.classifier.weight)
+        assert not torch.equal(twin(x), model(x))
+
+    def test_state_dict(self):
+        model, x = randomize(MobileViTClassifier("xxs", 5)).eval(), torch.rand(1, 3, 64, 64)
+        file = io.BytesIO()
+        torch.save(model.state_dict(), file)
+        file.seek(0)
+        other = MobileViTClassifier("xxs", 5).eval()
+        other.load_state_dict(torch.load(file, weights_only=True))
+        assert torch.equal(other(x), model(x))
