@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kornia_mvit import __version__
+from kornia_mvit import MobileViTClassifier, __version__
 
 __all__ = ["main"]
 
@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--top", type=int, default=3, metavar="N", help="classes to list for each image (default 3)")
     predict.add_argument("--draw", metavar="DIR", help="also write each picture, with its class, into this folder")
     predict.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default 32)")
+    predict.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="what to do about a file that cannot be read"
+    )
     predict.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default cpu)")
     predict.set_defaults(run=_predict)
 
@@ -100,14 +103,19 @@ def _one_line(error: BaseException) -> str:
 
 
 def _train(argv: list[str]) -> int:
-    if len(argv) == 1:
-        from kornia_mvit.training import list_recipes
+    from kornia_mvit.training import list_recipes  # first, since it tells which extra is missing
 
+    if len(argv) == 1:
         raise ValueError(
             f"{argv[0]} needs a recipe: kornia-mvit {argv[0]} --config RECIPE, with a file or one of "
             f"{', '.join(list_recipes())}; --help lists the options"
         )
-    _lightning_cli(argv, run=True)
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        _lightning_cli(argv, run=True)
+    except MisconfigurationException as error:
+        raise ValueError(error) from error
     return 0
 
 
@@ -118,6 +126,7 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
 
     try:
         from pytorch_lightning import LightningDataModule, LightningModule
+        from pytorch_lightning.callbacks import ModelCheckpoint
         from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
     except ImportError as error:
         raise ImportError(f"the command line needs {error.name}; install kornia-mvit[train]") from error
@@ -138,7 +147,7 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
 
         def after_fit(self) -> None:
             kept = self.trainer.checkpoint_callback
-            if kept is not None and kept.best_model_path and self.trainer.is_global_zero:
+            if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
                 print(f"\nbest {kept.monitor}: {kept.best_model_score:.4f}, in {kept.best_model_path}")
                 print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
 
@@ -182,13 +191,13 @@ def _quiet_lightning() -> None:
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from kornia_mvit.data.datasets import find_images, read_image
+    from kornia_mvit.data.datasets import DataError, find_images, read_image
     from kornia_mvit.visualize import draw_predictions
     from kornia_mvit.weights.checkpoints import from_pretrained
 
     if args.top < 1 or args.batch_size < 1:
         raise ValueError(f"--top {args.top} and --batch-size {args.batch_size} are not at least 1")
-    model = from_pretrained(args.checkpoint).to(args.device)
+    model = _to_device(from_pretrained(args.checkpoint), args.device)
     prepare = model.preprocess.module()
     files = [file for path in args.images for file in (find_images(path) if Path(path).is_dir() else [Path(path)])]
     names = model.class_names or tuple(map(str, range(model.num_classes)))
@@ -196,8 +205,17 @@ def _predict(args: argparse.Namespace) -> int:
         Path(args.draw).mkdir(parents=True, exist_ok=True)
     step = args.batch_size if model.preprocess.output_size is not None else 1
     for start in range(0, len(files), step):
-        chunk = files[start : start + step]
-        images = [read_image(file) for file in chunk]
+        chunk, images = [], []
+        for file in files[start : start + step]:
+            try:
+                images.append(read_image(file))
+                chunk.append(file)
+            except DataError as error:
+                if args.on_error == "raise":
+                    raise
+                print(f"kornia-mvit: skipped: {_one_line(error)}", file=sys.stderr)
+        if not images:
+            continue
         with torch.inference_mode():
             batch = torch.stack([prepare(image) for image in images]).to(args.device)
             probabilities = model(batch).float().softmax(-1).cpu()
@@ -214,6 +232,13 @@ def _predict(args: argparse.Namespace) -> int:
     return 0
 
 
+def _to_device(model: MobileViTClassifier, device: str) -> MobileViTClassifier:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
+        raise ValueError(f"device {device!r} cannot be used here: {error}") from None
+
+
 # -------------------------------------------------------------------------------------------------------------- demo
 
 
@@ -227,7 +252,7 @@ def _demo(args: argparse.Namespace) -> int:
     argv += ["--trainer.logger.save_dir", str(out), "--trainer.logger.name", "log"]
     if args.epochs is not None:
         argv += ["--trainer.max_epochs", str(args.epochs)]
-    print("Training MobileViT xxs on 1,258 handwritten digits, augmented by Kornia as they arrive.", flush=True)
+    print("Training MobileViT xxs on 1,257 handwritten digits, augmented by Kornia as they arrive.", flush=True)
     cli = _lightning_cli(argv, run=False)
     task, data, trainer = cli.model, cli.datamodule, cli.trainer
     trainer.fit(task, data)
@@ -289,7 +314,7 @@ def _info(args: argparse.Namespace) -> int:
 def _info_package() -> int:
     import kornia
 
-    from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier
+    from kornia_mvit.models.mobilevit import VARIANTS
 
     print(f"kornia_mvit {__version__}, torch {torch.__version__}, kornia {kornia.__version__}")
     print("\nmode  parameters with 1000 classes")

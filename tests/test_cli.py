@@ -80,6 +80,7 @@ class TestFit:
             (["--config", "folder", "--data.root", "nowhere"], "no such folder: nowhere"),
             (["--config", "digits", "--model.mode", "m"], "unknown mode 'm'; available: 'xxs', 'xs', 's'"),
             (["--config", "digits", "--model.variant", "b"], "unknown variant 'b'; available: 'apple', 'kornia'"),
+            (["--config", "digits", "--trainer.accelerator", "abacus"], "abacus"),
             (["--config", "digits", "--ckpt_path", "nowhere.ckpt"], "no such checkpoint: nowhere.ckpt"),
         ],
     )
@@ -132,6 +133,15 @@ class TestPredict:
             outs.append([json.loads(line)["probability"] for line in out.splitlines()])
         assert outs[0] == pytest.approx(outs[1], abs=1e-5)
 
+    def test_skips_what_cannot_be_read(self, trained, tmp_path, capsys):
+        data, checkpoint = trained
+        bad, good = tmp_path / "bad.png", data / "cat" / "0.png"
+        bad.write_bytes(b"")
+        status, out, err = run(capsys, "predict", bad, good, "--checkpoint", checkpoint, "--on-error", "skip")
+        assert status == 0
+        assert [json.loads(line)["path"] for line in out.splitlines()] == [str(good)]
+        assert f"skipped: not an image, or of a format that Pillow cannot read: {bad}" in err
+
     def test_exception(self, trained, tmp_path, capsys):
         data, checkpoint = trained
         text = tmp_path / "a.ckpt"
@@ -146,6 +156,7 @@ class TestPredict:
             ((tmp_path / "no.png", "--checkpoint", checkpoint), "no such image: "),
             ((text, "--checkpoint", checkpoint), f"not an image, or of a format that Pillow cannot read: {text}"),
             ((image, "--checkpoint", checkpoint, "--top", 0), "--top 0"),
+            ((image, "--checkpoint", checkpoint, "--device", "abacus"), "device 'abacus' cannot be used here"),
         ):
             status, out, err = run(capsys, "predict", *arguments)
             assert status == 2

@@ -34,42 +34,47 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def unfold_dynamic(x: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """Unfold a map that has one patch or several: (B, C, H, W) -> (B, P, max(N, 2), C).
+    """Unfold a map that has one or several patches in a row or a column: (B, C, H, W) -> (B, P, N, C).
 
-    A single patch comes out twice. To attend to two equal tokens is to attend to one: but for the draws of dropout,
-    the transformer's results are those of :func:`~kornia_mvit.models.mobilevit.unfold`.
+    A single row of patches comes out twice, as does a single column. To attend to every token twice is to attend to
+    it once, so that the transformer's results are those of :func:`~kornia_mvit.models.mobilevit.unfold`.
 
     Example:
-        >>> unfold_dynamic(torch.arange(4.0).view(1, 1, 2, 2), (2, 2))[0, :, :, 0]
-        tensor([[0., 0.],
-                [1., 1.],
-                [2., 2.],
-                [3., 3.]])
+        >>> unfold_dynamic(torch.arange(8.0).view(1, 1, 2, 4), (2, 2))[0, :, :, 0]
+        tensor([[0., 2., 0., 2.],
+                [1., 3., 1., 3.],
+                [4., 6., 4., 6.],
+                [5., 7., 5., 7.]])
     """
     (b, c, h, w), (ph, pw) = x.shape, patch_size
-    count = (h // ph) * (w // pw)
-    shown = cast(int, torch.sym_max(count, 2))
-    pixel, patch = _divmod(torch.arange(ph * pw * shown, device=x.device), shown)
-    (row, column), (i, j) = _divmod(_divmod(patch, count)[1], w // pw), _divmod(pixel, pw)
-    index = (row * ph + i) * w + column * pw + j
-    return x.permute(0, 2, 3, 1).reshape(b, h * w, c).index_select(1, index).view(b, ph * pw, shown, c)
+    row, column = _places(h, ph, x.device), _places(w, pw, x.device)
+    index = row[:, None, :, None] * w + column[:, None, :]  # of pixels, by place in the patch and patch
+    tokens = x.permute(0, 2, 3, 1).reshape(b, h * w, c).index_select(1, index.flatten())
+    return tokens.view(b, ph * pw, row.shape[1] * column.shape[1], c)
 
 
 def fold_dynamic(tokens: Tensor, patch_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Put the tokens of :func:`unfold_dynamic` back in their places: (B, P, max(N, 2), C) -> (B, C, H, W).
+    """Put the tokens of :func:`unfold_dynamic` back in their places: (B, P, N, C) -> (B, C, H, W).
 
     Example:
         >>> x = torch.rand(2, 3, 2, 3)
         >>> torch.equal(fold_dynamic(unfold_dynamic(x, (2, 3)), (2, 3), (2, 3)), x)
         True
     """
-    (b, p, shown, c), (ph, pw), (h, w) = tokens.shape, patch_size, size
-    row, column = _divmod(torch.arange(h * w, device=tokens.device), w)
-    (row, i), (column, j) = _divmod(row, ph), _divmod(column, pw)
-    index = (i * pw + j) * shown + row * (w // pw) + column
-    return tokens.reshape(b, p * shown, c).index_select(1, index).view(b, h, w, c).permute(0, 3, 1, 2)
+    (b, p, n, c), (ph, pw), (h, w) = tokens.shape, patch_size, size
+    row, column = torch.arange(h, device=tokens.device)[:, None], torch.arange(w, device=tokens.device)
+    place, patch = row % ph * pw + column % pw, row // ph * _shown(w // pw) + column // pw
+    x = tokens.reshape(b, p * n, c).index_select(1, (place * n + patch).flatten())
+    return x.view(b, h, w, c).permute(0, 3, 1, 2)
 
 
-def _divmod(x: Tensor, divisor: int) -> tuple[Tensor, Tensor]:
-    quotient = x // divisor
-    return quotient, x - quotient * divisor  # ONNX has no % by a symbolic size
+def _shown(count: int) -> int:
+    """How many of the patches in a row or a column come out: never one."""
+    return cast(int, torch.sym_max(count, 2))
+
+
+def _places(side: int, patch: int, device: torch.device) -> Tensor:
+    """The pixels of a map's side, by their place in the patch and by the patch: (patch, number of patches shown)."""
+    count = side // patch
+    first = torch.arange(_shown(count), device=device).clamp(max=count - 1) * patch
+    return torch.arange(patch, device=device)[:, None] + first
