@@ -7,7 +7,8 @@ from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
 from kornia_mvit.models.registration import register_in_kornia
 from kornia_mvit.visualize import draw_batch
-from kornia_mvit.weights.checkpoints import from_pretrained
+from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
+from kornia_mvit.weights.registry import from_pretrained, list_weights
 
 __version__ = "0.1.0.dev0"
 
@@ -20,6 +21,9 @@ __all__ = [
     "Preprocess",
     "draw_batch",
     "from_pretrained",
+    "list_weights",
+    "load_checkpoint",
     "policies",
     "register_in_kornia",
+    "save_checkpoint",
 ]

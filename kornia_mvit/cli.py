@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from kornia_mvit import MobileViTClassifier, __version__
+from kornia_mvit import MobileViTClassifier, Preprocess, __version__
+from kornia_mvit.weights.layouts import LAYOUTS
 
 __all__ = ["main"]
 
@@ -66,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="classify images", description="Classify images, a JSON line each.")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    predict.add_argument("--checkpoint", required=True, metavar="FILE", help="a checkpoint that fit wrote")
+    predict.add_argument(
+        "--checkpoint",
+        "--weights",
+        required=True,
+        metavar="WEIGHTS",
+        help="a checkpoint that fit wrote, one of Apple, timm or transformers, or the name of published weights",
+    )
     predict.add_argument("--top", type=int, default=3, metavar="N", help="classes to list for each image (default 3)")
     predict.add_argument("--draw", metavar="DIR", help="also write each picture, with its class, into this folder")
     predict.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default 32)")
@@ -85,8 +92,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--epochs", type=int, metavar="N", help="epochs in place of the recipe's")
     demo.set_defaults(run=_demo)
 
+    convert = commands.add_parser(
+        "convert",
+        help="write a checkpoint under another program's names",
+        description="Read a checkpoint of Apple, timm, transformers, Kornia or ours, and write it as another's.",
+    )
+    convert.add_argument("source", metavar="IN", help="the checkpoint: .pt, .pth, .ckpt or .safetensors")
+    convert.add_argument("target", metavar="OUT", help="the file to write; .safetensors, or what torch.load reads")
+    convert.add_argument("--to", required=True, choices=tuple(LAYOUTS), help="whose names to write")
+    for name, text in {"from": "the file that is read", "to": "the file that is written"}.items():
+        convert.add_argument(
+            f"--{name}-order", choices=("rgb", "bgr"), default="rgb", help=f"channel order of {text} (default rgb)"
+        )
+    convert.set_defaults(run=_convert)
+
     info = commands.add_parser("info", help="tell what is here, or what a checkpoint holds")
-    info.add_argument("checkpoint", nargs="?", metavar="FILE", help="a checkpoint that fit wrote")
+    info.add_argument("checkpoint", nargs="?", metavar="FILE", help="a checkpoint, whoever wrote it")
     info.set_defaults(run=_info)
     return parser
 
@@ -122,7 +143,7 @@ def _train(argv: list[str]) -> int:
 def _lightning_cli(argv: list[str], *, run: bool) -> Any:
     """Build Lightning's command line over our recipes, and run it if asked to."""
     from kornia_mvit.training import find_recipe  # first, since it tells which extra is missing
-    from kornia_mvit.weights.checkpoints import read_checkpoint
+    from kornia_mvit.weights.files import read_checkpoint
 
     try:
         from pytorch_lightning import LightningDataModule, LightningModule
@@ -193,7 +214,7 @@ def _quiet_lightning() -> None:
 def _predict(args: argparse.Namespace) -> int:
     from kornia_mvit.data.datasets import DataError, find_images, read_image
     from kornia_mvit.visualize import draw_predictions
-    from kornia_mvit.weights.checkpoints import from_pretrained
+    from kornia_mvit.weights.registry import from_pretrained
 
     if args.top < 1 or args.batch_size < 1:
         raise ValueError(f"--top {args.top} and --batch-size {args.batch_size} are not at least 1")
@@ -286,7 +307,7 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _evaluate(checkpoint: Path, loader: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
     """Give the model of a checkpoint, and the loader's images as it takes them, with their labels."""
-    from kornia_mvit.weights.checkpoints import from_pretrained
+    from kornia_mvit.weights.registry import from_pretrained
 
     model = from_pretrained(checkpoint)
     prepare = model.preprocess.module()
@@ -300,14 +321,39 @@ def _evaluate(checkpoint: Path, loader: Any) -> tuple[Any, torch.Tensor, torch.T
 def _info(args: argparse.Namespace) -> int:
     if args.checkpoint is None:
         return _info_package()
-    from kornia_mvit.weights.checkpoints import from_pretrained
+    from kornia_mvit.weights.checkpoints import read_weights
+    from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 
-    model = from_pretrained(args.checkpoint)
+    data = read_checkpoint(args.checkpoint)
+    card = data.get(CARD_KEY, {})
+    found = read_weights(data, name=args.checkpoint)
+    count = sum(v.numel() for k, v in found.backbone.items() if not k.endswith(("mean", "var", "tracked")))
+    count += sum(value.numel() for value in found.classifier.values())
+    classes = ", ".join(card.get("class_names") or ()) or "names not known"
     print(f"file        {args.checkpoint}")
-    print("task        classification")
-    print(f"model       {type(model).__name__}, {_count(model):,} parameters")
-    print(f"classes     {model.num_classes}: {', '.join(model.class_names or ()) or 'names not known'}")
-    print(f"preprocess  {model.preprocess}")
+    print(f"layout      {found.layout}{f', under {found.wrapper}' if found.wrapper else ''}")
+    print(f"task        {'classification' if found.num_classes else 'none: a backbone'}")
+    print(f"model       MobileViT {found.mode or 'of no known size'}, variant {found.variant}, {count:,} parameters")
+    print(f"input       {found.in_channels} channels")
+    print(f"classes     {f'{found.num_classes}: {classes}' if found.num_classes else 'none'}")
+    print(f"preprocess  {Preprocess.from_dict(card['preprocess']) if card.get('preprocess') else 'not known'}")
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from kornia_mvit.weights.checkpoints import load_checkpoint, read_card, read_weights, save_checkpoint
+    from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
+
+    data = read_checkpoint(args.source)
+    model = read_weights(data, name=args.source).build()
+    report = load_checkpoint(model, data, channel_order=args.from_order, name=args.source)
+    if CARD_KEY in data and isinstance(model, MobileViTClassifier):
+        card = read_card(data, args.source)
+        model.class_names = card["class_names"]
+        model.preprocess = None if card["preprocess"] is None else Preprocess.from_dict(card["preprocess"])
+    save_checkpoint(model, args.target, args.to, channel_order=args.to_order)
+    print(report)
+    print(f"{args.target}: written in layout {args.to!r}")
     return 0
 
 

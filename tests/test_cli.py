@@ -10,6 +10,7 @@ from PIL import Image
 
 from kornia_mvit import __version__
 from kornia_mvit.cli import main
+from kornia_mvit.weights.registry import from_pretrained
 from tests.data.test_datamodules import make_folder
 
 FAST = [
@@ -178,6 +179,37 @@ class TestInfo:
         assert "Preprocess(size=32, crop=32" in out
 
 
+class TestConvert:
+    def test_there_and_back(self, trained, tmp_path, capsys):
+        """Our checkpoint as timm's and back predicts as it did; a native file keeps names and Preprocess."""
+        _, checkpoint = trained
+        timm, native = tmp_path / "timm.safetensors", tmp_path / "native.ckpt"
+        status, out, _ = run(capsys, "convert", checkpoint, timm, "--to", "timm", "--to-order", "bgr")
+        assert status == 0
+        assert f"{checkpoint}: MobileViT xxs of 2 classes in layout 'native', under state_dict.network" in out
+        assert f"{timm}: written in layout 'timm'" in out
+        assert run(capsys, "convert", timm, native, "--to", "native", "--from-order", "bgr")[0] == 0
+        before, after = from_pretrained(checkpoint).state_dict(), from_pretrained(native).state_dict()
+        assert all(torch.equal(value, before[name]) for name, value in after.items())
+        assert run(capsys, "convert", checkpoint, native, "--to", "native")[0] == 0
+        assert from_pretrained(native).class_names == ("cat", "dog")
+        assert from_pretrained(native).preprocess == from_pretrained(checkpoint).preprocess
+        status, out, _ = run(capsys, "info", timm)
+        assert "layout      timm" in out
+        assert "MobileViT xxs, variant apple, 951,666 parameters" in out
+        assert "2: names not known" in out
+
+    def test_exception(self, tmp_path, capsys):
+        text = tmp_path / "a.txt"
+        text.write_text("hello")
+        status, _, err = run(capsys, "convert", text, tmp_path / "b.pt", "--to", "timm")
+        assert status == 2
+        assert err == f"kornia-mvit: error: {text} is not a PyTorch checkpoint\n"
+        with pytest.raises(SystemExit):
+            main(["convert", "a", "b", "--to", "jax"])
+        assert "invalid choice: 'jax'" in capsys.readouterr().err
+
+
 class TestMain:
     def test_as_a_module(self):
         command = [sys.executable, "-W", "error", "-m", "kornia_mvit", "--version"]
@@ -188,7 +220,7 @@ class TestMain:
     def test_help(self, capsys):
         assert main([]) == 0
         text = capsys.readouterr().out
-        for command in ("fit", "validate", "test", "predict", "demo", "info"):
+        for command in ("fit", "validate", "test", "predict", "convert", "demo", "info"):
             assert f"    {command} " in text
 
 

@@ -353,6 +353,7 @@ class MobileViT(nn.Module):
         if output_stride not in (8, 16, 32):
             raise ValueError(f"output stride {output_stride} is not available; give 8, 16 or 32")
         self.in_channels = in_channels
+        self.patch_size = patch
         self.gradient_checkpointing = False
 
         # one rate for each residual layer, in the order of the network

@@ -85,17 +85,15 @@ class ClassificationTask(pl.LightningModule):
         if num_classes is None:
             raise ValueError("num_classes is missing; give the number of classes, such as data.num_classes")
         self.save_hyperparameters(ignore=["network", "pipeline"])
-        self._arguments: dict[str, Any] | None = None
         if network is None:
-            self._arguments = {
-                "mode": mode,
-                "num_classes": num_classes,
-                "dropout": dropout,
-                "head_dropout": head_dropout,
-                "drop_path": drop_path,
-                "variant": variant,
-            }
-            network = MobileViTClassifier(**self._arguments)
+            network = MobileViTClassifier(
+                mode,
+                num_classes,
+                dropout=dropout,
+                head_dropout=head_dropout,
+                drop_path=drop_path,
+                variant=variant,
+            )
         self.network = network.to(memory_format=torch.channels_last)
         if pipeline is None:
             if policy not in policies.__all__:
@@ -173,7 +171,7 @@ class ClassificationTask(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint what it holds."""
-        checkpoint[CARD_KEY] = classifier_card(self._arguments, self.class_names, self.preprocess)
+        checkpoint[CARD_KEY] = classifier_card(self.network, self.class_names, self.preprocess)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the class names of the checkpoint, unless the data say otherwise."""

@@ -14,7 +14,8 @@ from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Prepro
 from kornia_mvit.data.datamodules import ImageData
 from kornia_mvit.training import EMA, ClassificationTask
 from kornia_mvit.training.tasks import learning_rate_factor
-from kornia_mvit.weights.checkpoints import CARD_KEY, from_pretrained, read_checkpoint
+from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
+from kornia_mvit.weights.registry import from_pretrained
 
 
 class Tones(ImageData):

@@ -1,121 +1,211 @@
-"""Reading checkpoints: what is refused, and that nothing runs."""
-
-import os
-import pickle
+"""Loading weights from whoever wrote them, and writing them for whoever reads them."""
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.models.mobilevit import MobileViTClassifier
-from kornia_mvit.weights.checkpoints import CARD_KEY, CheckpointError, classifier_card, from_pretrained, read_checkpoint
+from kornia_mvit import MobileViT, MobileViTClassifier, MobileViTConfig
+from kornia_mvit.models.mobilevit import Stage
+from kornia_mvit.weights.checkpoints import (
+    load_checkpoint,
+    read_weights,
+    save_checkpoint,
+)
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
+from tests.weights.peers import PEERS, randomise, run
 
-
-class Trace:
-    """Unpickled, it makes a folder."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-def write(path, **changes):
-    arguments = {"mode": "xxs", "num_classes": 3}
-    torch.manual_seed(0)
-    model = MobileViTClassifier(**arguments)
-    checkpoint = {
-        "state_dict": {f"network.{name}": value for name, value in model.state_dict().items()},
-        CARD_KEY: classifier_card(arguments, ["a", "b", "c"], Preprocess(40, crop=32)),
-    }
-    torch.save(checkpoint | changes, path)
-    return model
+LAYOUTS = ["native", "apple", "timm", "transformers", "kornia"]
+SMALL = MobileViTConfig(stem=4, expand=2, stages=(Stage(6, 2), Stage(8, 2, dim=8, depth=1)), head_channels=10)
 
 
-class TestReadCheckpoint:
-    @pytest.mark.parametrize("keep", [1.0, 0.9, 0.5, 0.01])
-    def test_truncated(self, keep, tmp_path):
-        path = tmp_path / "a.ckpt"
-        write(path)
-        data = path.read_bytes()
-        path.write_bytes(data[: int(len(data) * keep)])
-        if keep == 1.0:
-            assert CARD_KEY in read_checkpoint(path)
+def ours(layout, mode="xxs", num_classes=7):
+    """A model that the layout has names for."""
+    if layout == "kornia":
+        return randomise(MobileViT(mode, variant="kornia"))
+    return randomise(MobileViTClassifier(mode, num_classes))
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], value) for name, value in b.items())
+
+
+class TestLoadCheckpoint:
+    @pytest.mark.parametrize("mode", ["xxs", "xs", "s"])
+    @pytest.mark.parametrize("layout", PEERS)
+    def test_peers(self, layout, mode, tmp_path):
+        """The peer's weights give the peer's outputs; saved back in its layout, every tensor is equal bit for bit."""
+        peer = randomise(PEERS[layout](mode))
+        model = ours(layout, mode)
+        report = load_checkpoint(model, peer.state_dict())
+        assert (report.layout, report.mode) == (layout, mode)
+        for size in ((256, 256),) if layout == "kornia" else ((256, 256), (224, 160)):
+            image = torch.rand(1, 3, *size)
+            with torch.no_grad():
+                assert (run(model, image) - run(peer, image)).abs().max() < 1e-4
+        save_checkpoint(model, tmp_path / "a.safetensors", layout)
+        back, state = read_checkpoint(tmp_path / "a.safetensors"), peer.state_dict()
+        assert back.keys() == state.keys()
+        assert all(torch.equal(back[name], value) for name, value in state.items())
+
+    @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_there_and_back_through_a_file(self, layout, suffix, tmp_path):
+        model, other = ours(layout), randomise(ours(layout), seed=1)
+        save_checkpoint(model, tmp_path / f"a.{suffix}", layout)
+        assert not same(model, other)
+        report = load_checkpoint(other, tmp_path / f"a.{suffix}")
+        assert same(model, other)
+        assert report.layout == layout
+        assert str(tmp_path / f"a.{suffix}") in str(report)
+        assert f"layout '{layout}'" in str(report)
+
+    def test_wrappers(self):
+        model = ours("native")
+        state = ours("timm", num_classes=7).state_dict()
+        peer = {name: value for name, value in model.state_dict().items()}
+        parallel = nn.DataParallel(model).state_dict()
+        averaged = AveragedModel(model)
+        averaged.update_parameters(model)
+        wrong = {name: torch.zeros_like(value) for name, value in state.items()}
+        for wrapped, where in (
+            (peer, ""),
+            (parallel, "module"),
+            ({"state_dict": parallel, "epoch": 3}, "state_dict.module"),
+            ({"model": peer, "optimizer": {}}, "model"),
+            ({"state_dict": wrong, "state_dict_ema": peer}, "state_dict_ema"),
+            ({f"network.{k}": v for k, v in peer.items()} | {"teacher.w": torch.zeros(1)}, "network"),
+            ({f"_orig_mod.{k}": v for k, v in peer.items()}, "_orig_mod"),
+            (averaged.state_dict(), "module"),
+        ):
+            other = randomise(ours("native"), seed=1)
+            assert load_checkpoint(other, wrapped).wrapper == where
+            assert same(model, other)
+
+    def test_channel_order(self, tmp_path):
+        """Weights for BGR give on RGB what they gave on BGR; saved for BGR they are as they were."""
+        peer = randomise(PEERS["transformers"]("xxs"))
+        model = ours("transformers")
+        report = load_checkpoint(model, peer.state_dict(), channel_order="bgr")
+        image = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(model(image), run(peer, image.flip(1)))
+            assert (model(image) - run(peer, image)).abs().max() > 0.01
+        assert "turned from BGR to RGB" in str(report)
+        save_checkpoint(model, tmp_path / "a.pt", "transformers", channel_order="bgr")
+        assert all(torch.equal(v, peer.state_dict()[k]) for k, v in read_checkpoint(tmp_path / "a.pt").items())
+
+    def test_another_number_of_classes(self):
+        model = ours("native", num_classes=3)
+        before = {name: value.clone() for name, value in model.classifier.state_dict().items()}
+        source = ours("timm").state_dict()
+        with pytest.raises(CheckpointError, match=r"has 7 classes, the model 3; pass new_head=True"):
+            load_checkpoint(model, source)
+        report = load_checkpoint(model, source, new_head=True)
+        assert report.fresh == ["classifier.weight", "classifier.bias"]
+        assert "left fresh: classifier.weight, classifier.bias" in str(report)
+        assert all(torch.equal(value, before[name]) for name, value in model.classifier.state_dict().items())
+        assert same(model.backbone, ours("timm").backbone)
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4, 6, 7])
+    def test_another_number_of_channels(self, channels):
+        """As timm fits them: an image that repeats one grey gives the same map, whatever its channels."""
+        source = ours("native").state_dict()
+        model = randomise(MobileViTClassifier("xxs", 7, in_channels=channels), seed=1)
+        if channels == 3:
+            assert load_checkpoint(model, source).notes == []
             return
-        with pytest.raises(CheckpointError, match=r"a.ckpt is truncated: its end is missing"):
-            read_checkpoint(path)
+        with pytest.raises(CheckpointError, match=f"takes images of 3 channels, the model {channels}; pass adapt_stem"):
+            load_checkpoint(model, source)
+        report = load_checkpoint(model, source, adapt_stem=True)
+        assert f"the stem fitted from 3 to {channels} channels" in str(report)
+        from timm.models._manipulate import adapt_input_conv
 
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            (None, "no such checkpoint: {}"),
-            (b"", "{} is not a PyTorch checkpoint"),
-            (b"hello, world", "{} is not a PyTorch checkpoint"),
-            (b"\x89PNG\r\n\x1a\n" + bytes(100), "{} is not a PyTorch checkpoint"),
-            (bytes(1000), "not a PyTorch checkpoint"),
-            (b"{'a': 1}", "{} is not a PyTorch checkpoint"),
-            (b"\x80\x02}q\x00.", "{} is damaged or not a PyTorch checkpoint"),
-            (b"\x80\x02garbage", "{} is damaged or not a PyTorch checkpoint"),
-        ],
-    )
-    def test_not_a_checkpoint(self, content, message, tmp_path):
-        path = tmp_path / "a.ckpt"
-        if content is not None:
-            path.write_bytes(content)
-        with pytest.raises(CheckpointError) as error:
-            read_checkpoint(path)
-        assert message.format(path) in str(error.value)
-        assert "\n" not in str(error.value)
+        expected = adapt_input_conv(channels, source["backbone.stem.conv.weight"])
+        torch.testing.assert_close(model.backbone.stem.conv.weight.detach(), expected)
 
-    def test_a_zip_of_something_else(self, tmp_path):
-        import zipfile
+    def test_backbones(self):
+        classifier = ours("native")
+        backbone = randomise(MobileViT("xxs"), seed=1)
+        report = load_checkpoint(backbone, classifier.state_dict())
+        assert same(backbone, classifier.backbone)
+        assert report.left_out == ["classifier.weight", "classifier.bias"]
+        with pytest.raises(CheckpointError, match="has no classifier; pass new_head=True"):
+            load_checkpoint(classifier, backbone.state_dict())
+        load_checkpoint(classifier, backbone.state_dict(), new_head=True)
+        headless = MobileViT("xxs", head_conv=False)
+        report = load_checkpoint(headless, classifier.state_dict())
+        assert len([name for name in report.left_out if name.startswith("head_conv.")]) == 6
 
-        path = tmp_path / "a.ckpt"
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr("readme.txt", "hello")
-        with pytest.raises(CheckpointError, match="damaged or not a PyTorch checkpoint"):
-            read_checkpoint(path)
+    def test_counters_may_be_missing(self):
+        state = {k: v for k, v in ours("timm").state_dict().items() if not k.endswith("num_batches_tracked")}
+        model = randomise(ours("native"), seed=1)
+        load_checkpoint(model, state)
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in state.items())
 
-    def test_a_tensor_alone(self, tmp_path):
-        torch.save(torch.zeros(2), tmp_path / "a.pt")
-        with pytest.raises(CheckpointError, match="holds a Tensor, not a checkpoint"):
-            read_checkpoint(tmp_path / "a.pt")
-
-    @pytest.mark.parametrize("zipped", [True, False])
-    def test_code_is_refused_and_does_not_run(self, zipped, tmp_path):
-        path, trace = tmp_path / "a.ckpt", tmp_path / "ran"
-        if zipped:
-            torch.save({"state_dict": {}, "x": Trace(trace)}, path)
-        else:
-            path.write_bytes(pickle.dumps({"x": Trace(trace)}, protocol=2))
-        message = r"would run code when unpickled \(posix\.mkdir\), and is refused"
-        with pytest.raises(CheckpointError, match=message) as error:
-            read_checkpoint(path)
-        assert "\n" not in str(error.value)
-        assert not trace.exists()
-        torch.load(path, weights_only=False) if zipped else pickle.loads(path.read_bytes())
-        assert trace.exists()  # the file would have
+    def test_exception(self):
+        model = ours("native")
+        good = randomise(PEERS["timm"]("xxs")).state_dict()
+        xs = randomise(PEERS["timm"]("xs")).state_dict()
+        missing = {name: value for name, value in good.items() if name != "stages.2.1.norm.bias"}
+        renamed = {name.replace("stages.1.2.conv1_1x1.bn", "stages.1.2.conv1_1x1.norm"): v for name, v in good.items()}
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        for source, arguments, message in (
+            (xs, {}, "is a MobileViT of mode 'xs', variant 'apple'; the model is 'xxs', 'apple'. Build it with ('xs')"),
+            (missing, {}, "(layout 'timm') do not fit the model; 1 missing: stages.2.1.norm.bias"),
+            ({**good, "stages.2.1.norm2.bias": torch.zeros(1)}, {}, "1 unexpected: stages.2.1.norm2.bias (nearest: "),
+            (renamed, {}, "5 unexpected: stages.1.2.conv1_1x1.norm.weight (nearest: stages.1.2.conv1_1x1.bn.weight)"),
+            (good, {"layout": "apple"}, "holds no MobileViT in layout 'apple': its 311 names start with stem.conv"),
+            ({"a.weight": torch.zeros(1)}, {}, "the state dict holds no MobileViT: its 1 names start with a.weight"),
+            ({"epoch": 3}, {}, "holds no weights; its keys are ['epoch']"),
+            (good, {"layout": "jax"}, "unknown layout 'jax'; available: 'native'"),
+            (good, {"channel_order": "grb"}, "unknown channel order 'grb'; available: 'rgb', 'bgr'"),
+            ({**good, "stages.1.2.conv1_1x1.bn.bias": torch.zeros(3)}, {}, "have another shape: stages.1.2.expand"),
+        ):
+            with pytest.raises(ValueError) as error:
+                load_checkpoint(model, source, **arguments)
+            assert message in str(error.value)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-class TestFromPretrained:
-    def test_smoke(self, tmp_path):
-        expected = write(tmp_path / "a.ckpt").eval()
-        model = from_pretrained(tmp_path / "a.ckpt")
-        image = torch.rand(1, 3, 32, 32)
-        assert torch.equal(model(image), expected(image))
-        assert model.class_names == ("a", "b", "c")
-        assert model.preprocess == Preprocess(40, crop=32)
-        assert not model.training
-
+class TestSaveCheckpoint:
     def test_exception(self, tmp_path):
-        path = tmp_path / "a.ckpt"
-        torch.save({"state_dict": {}}, path)
-        with pytest.raises(CheckpointError, match="does not say what model it holds"):
-            from_pretrained(path)
-        write(path, **{CARD_KEY: {"format": 2, "version": "9.0"}})
-        with pytest.raises(CheckpointError, match=r"has format 2, written by 9.0; update"):
-            from_pretrained(path)
-        write(path, **{CARD_KEY: classifier_card({"mode": "xs", "num_classes": 3}, None, Preprocess())})
-        with pytest.raises(CheckpointError, match=r"are not those of .*'mode': 'xs'"):
-            from_pretrained(path)
+        for model, layout, message in (
+            (ours("native"), "jax", "unknown layout 'jax'"),
+            (ours("native"), "kornia", "layout 'kornia' has no classifier; save model.backbone"),
+            (ours("kornia"), "timm", "has no names for a network of variant 'kornia'; save it as 'native'"),
+            (MobileViT(SMALL), "timm", "has no name for "),
+        ):
+            with pytest.raises(ValueError) as error:
+                save_checkpoint(model, tmp_path / "a.pt", layout)
+            assert message in str(error.value)
+        with pytest.raises(ValueError, match="unknown channel order 'grb'"):
+            save_checkpoint(ours("native"), tmp_path / "a.pt", channel_order="grb")
+        assert not list(tmp_path.iterdir())
+
+    def test_peers_read_it(self, tmp_path):
+        """Not only equal to what they wrote: their own strict loading takes it."""
+        model = ours("native")
+        for layout in ("timm", "transformers"):
+            save_checkpoint(model, tmp_path / "a.pt", layout)
+            peer = PEERS[layout]("xxs")
+            peer.load_state_dict(torch.load(tmp_path / "a.pt", weights_only=True))
+            image = torch.rand(1, 3, 64, 96)
+            with torch.no_grad():
+                torch.testing.assert_close(run(peer.eval(), image), model(image))
+
+
+class TestReadWeights:
+    def test_feature(self, tmp_path):
+        save_checkpoint(ours("native", num_classes=4), tmp_path / "a.ckpt")
+        found = read_weights(tmp_path / "a.ckpt")
+        assert (found.layout, found.mode, found.variant, found.num_classes, found.in_channels) == (
+            "native",
+            "xxs",
+            "apple",
+            4,
+            3,
+        )
+        assert found.wrapper == "state_dict"
+        assert CARD_KEY in read_checkpoint(tmp_path / "a.ckpt")

@@ -1,0 +1,364 @@
+"""Published weights by name, and models built from them, from files, folders and hub repositories."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+
+from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.models.mobilevit import MobileViTClassifier
+from kornia_mvit.weights.checkpoints import classifier_card, from_card, load_checkpoint, read_weights
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
+
+__all__ = ["WeightsRecord", "class_names", "find_weights", "from_pretrained", "list_weights", "save_pretrained"]
+
+APPLE_EVALUATION = Preprocess(size=288, crop=256)
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """What is known of published weights.
+
+    Args:
+        name: what :func:`from_pretrained` takes.
+        source: address of the file, or id of a repository on the Hugging Face hub.
+        mode: size of the network.
+        layout: whose names the file has.
+        channel_order: what the network of the file takes. Models that :func:`from_pretrained` gives take RGB.
+        preprocess: what images go through.
+        score: top-1 and, where it is known, top-5 accuracy on ImageNet-1k in percent.
+        score_source: who measured it.
+        licence: what the publisher says; read it before you use the weights.
+        num_classes: number of classes.
+        classes: name of the set of classes, see :func:`class_names`.
+        sha256: of the file, where the publisher tells it.
+    """
+
+    name: str
+    source: str
+    mode: str
+    layout: str
+    channel_order: str
+    preprocess: Preprocess
+    score: Mapping[str, float] = field(hash=False)
+    score_source: str
+    licence: str
+    num_classes: int = 1000
+    classes: str = "imagenet-1k"
+    sha256: str | None = None
+
+
+def _records() -> dict[str, WeightsRecord]:
+    address = "https://docs-assets.developer.apple.com/ml-research/models/cvnets/classification/mobilevit_{}.pt"
+    timm = Preprocess(size=284, crop=256, interpolation="bicubic")  # 256 / 0.9
+    own = {"xxs": 69.0, "xs": 74.7, "s": 78.3}
+    by_timm = {"xxs": (68.94, 88.94), "xs": (74.62, 92.35), "s": (78.30, 94.17)}
+    long = {"xxs": "xx-small", "xs": "x-small", "s": "small"}
+    records = []
+    for mode, top1 in own.items():
+        apple: dict[str, Any] = {
+            "mode": mode,
+            "channel_order": "bgr",
+            "preprocess": APPLE_EVALUATION,
+            "score": {"top-1": top1},
+            "score_source": "Apple, cvnets, 256 px",
+            "licence": "Apple's sample code licence",
+        }
+        records += [
+            WeightsRecord(f"mobilevit_{mode}.apple_in1k", address.format(mode), layout="apple", **apple),
+            WeightsRecord(
+                f"mobilevit_{mode}.transformers_in1k", f"apple/mobilevit-{long[mode]}", layout="transformers", **apple
+            ),
+            WeightsRecord(
+                f"mobilevit_{mode}.timm_in1k",
+                f"timm/mobilevit_{mode}.cvnets_in1k",
+                mode,
+                "timm",
+                "rgb",
+                timm,
+                dict(zip(("top-1", "top-5"), by_timm[mode], strict=True)),
+                "timm, 256 px, crop 0.9, bicubic",
+                "see the model's card",
+            ),
+        ]
+    return {record.name: record for record in records}
+
+
+_RECORDS = _records()
+
+
+def list_weights() -> list[str]:
+    """List the names of the published weights.
+
+    Example:
+        >>> list_weights()[0]
+        'mobilevit_xxs.apple_in1k'
+    """
+    return list(_RECORDS)
+
+
+def find_weights(name: str) -> WeightsRecord:
+    """Give what is known of published weights.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    if name not in _RECORDS:
+        near = get_close_matches(name, _RECORDS, 3, 0.3)
+        raise ValueError(f"unknown weights {name!r}; nearest: {', '.join(near) or ', '.join(_RECORDS)}")
+    return _RECORDS[name]
+
+
+def class_names(classes: str) -> tuple[str, ...]:
+    """Give the names of a set of classes in the order of their labels: ``'imagenet-1k'``, ``'voc'`` or ``'coco'``.
+
+    Those of VOC begin with the background.
+
+    Raises:
+        ValueError: for an unknown set.
+
+    Example:
+        >>> class_names('imagenet-1k')[:2]
+        ('tench', 'goldfish')
+    """
+    folder = Path(__file__).parent / "classes"
+    path = folder / f"{classes}.txt"
+    if not path.is_file():
+        known = ", ".join(sorted(repr(p.stem) for p in folder.glob("*.txt")))
+        raise ValueError(f"unknown classes {classes!r}; available: {known}")
+    return tuple(path.read_text(encoding="utf-8").splitlines())
+
+
+# ---------------------------------------------------------------------------------------------------------- building
+
+
+def from_pretrained(
+    source: str | Path, *, num_classes: int | None = None, in_channels: int | None = None, **overrides: Any
+) -> MobileViTClassifier:
+    """Build a classifier with weights: published ones, those of a checkpoint, a folder or a hub repository.
+
+    Args:
+        source: a name of :func:`list_weights`; a checkpoint of any layout; a folder that :func:`save_pretrained` or
+            transformers wrote; or the id of a hub repository with such files, as ``'owner/name'``.
+        num_classes: number of classes, if another than the weights'; the classifier is fresh then, even for the same
+            number as an explicit one.
+        in_channels: channels of the image, if other than the weights'; the stem is fitted to them.
+        overrides: further arguments of :class:`~kornia_mvit.MobileViTClassifier`, such as ``drop_path=0.1``.
+
+    Returns:
+        The model in eval mode, which takes RGB. ``model.preprocess`` is the :class:`~kornia_mvit.Preprocess` of its
+        images, ``model.class_names`` the names of its classes, or None where they are not known.
+
+    Raises:
+        CheckpointError: if weights cannot be fetched or read, or are no classifier's.
+        ValueError: for an unknown name.
+        ImportError: where safetensors or huggingface_hub is needed and missing.
+    """
+    spec = _locate(source)
+    data = read_checkpoint(spec.path)
+    changed = {"num_classes": num_classes, "in_channels": in_channels}
+    overrides |= {name: value for name, value in changed.items() if value is not None}
+    layout = spec.layout
+    if CARD_KEY in data:
+        model, layout = from_card(data, spec.path, **overrides), "native"
+    else:
+        found = read_weights(data, spec.layout, name=str(spec.path))
+        if found.mode is None:
+            raise CheckpointError(f"{spec.path} is of no size in the table; build the model and use load_checkpoint")
+        known = {"num_classes": found.num_classes, "in_channels": found.in_channels, "variant": found.variant}
+        model = MobileViTClassifier(found.mode, **{**known, **overrides})
+        model.class_names, model.preprocess = spec.class_names, spec.preprocess
+    load_checkpoint(
+        model,
+        data,
+        layout,
+        channel_order=spec.channel_order,
+        new_head=num_classes is not None,
+        adapt_stem=in_channels is not None,
+        name=str(spec.path),
+    )
+    if num_classes is not None:
+        model.class_names = None
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """Where weights lie, and what is known of them besides."""
+
+    path: Path
+    layout: str = "auto"
+    channel_order: str = "rgb"
+    preprocess: Preprocess = APPLE_EVALUATION
+    class_names: tuple[str, ...] | None = None
+
+
+def _locate(source: str | Path) -> _Spec:
+    path = Path(source)
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file() or isinstance(source, Path) or path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
+        return _Spec(path)
+    if source in _RECORDS:
+        record = find_weights(source)
+        names = class_names(record.classes)
+        return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names)
+    if _HUB_ID.fullmatch(source):
+        return _read_folder(_fetch_repository(source))
+    find_weights(source)  # for its error
+    raise AssertionError(source)
+
+
+def _read_folder(folder: Path) -> _Spec:
+    """Read the files that transformers and :func:`save_pretrained` put beside the weights."""
+    path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise CheckpointError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}")
+    config, processor = (_read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    labels = config.get("id2label")
+    names = None if labels is None else tuple(labels[str(i)] for i in range(len(labels)))
+    preprocess = APPLE_EVALUATION
+    if processor:
+        size, cut = processor.get("size") or {}, processor.get("crop_size") or {}
+        height, width = cut.get("height", 256), cut.get("width", 256)
+        crop = height if height == width else (height, width)
+        preprocess = Preprocess(
+            size=size.get("shortest_edge", 288),
+            crop=crop if processor.get("do_center_crop", True) else None,
+            interpolation={2: "bilinear", 3: "bicubic"}.get(processor.get("resample", 2), "bilinear"),
+        )
+    order = "bgr" if processor.get("do_flip_channel_order") else "rgb"
+    return _Spec(path, channel_order=order, preprocess=preprocess, class_names=names)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    return data if isinstance(data, dict) else {}
+
+
+# ---------------------------------------------------------------------------------------------------------- fetching
+
+
+def _fetch(record: WeightsRecord) -> Path:
+    if "://" in record.source:
+        path = Path(torch.hub.get_dir()) / "checkpoints" / f"{record.name}.pt"
+        return download(record.source, path, record.sha256)
+    folder = _fetch_repository(record.source)
+    return next(folder / name for name in _WEIGHT_FILES if (folder / name).is_file())
+
+
+def download(address: str, path: Path, sha256: str | None = None) -> Path:
+    """Fetch a file once, and tell on every use whether it is still the same.
+
+    Args:
+        address: where it is; ``https://`` or ``file://``.
+        path: where it goes. Its hash is recorded beside it.
+        sha256: of the file, if known; else that of the first download counts.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: if it cannot be fetched, was cut off, or is another file. Then nothing stays behind.
+    """
+    record = path.with_name(path.name + ".sha256")
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record.unlink(missing_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(path), progress=False)
+        except (URLError, OSError) as error:
+            reason = getattr(error, "reason", error)
+            raise CheckpointError(
+                f"cannot fetch {address} ({reason}); fetch it where there is a network and put it at {path}"
+            ) from None
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            path.unlink()
+            raise CheckpointError(f"the transfer of {address} was broken off ({error}); start again") from None
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    expected = sha256 or (record.read_text().strip() if record.is_file() else found)
+    if found != expected:
+        path.unlink()
+        record.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} from {address} has sha256 {found}, not {expected}; it was removed, start again")
+    record.write_text(found + "\n")
+    return path
+
+
+def _fetch_repository(repository: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError("the Hugging Face hub needs huggingface_hub; install kornia-mvit[hub]") from error
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", *_WEIGHT_FILES]))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"cannot fetch {repository} from the Hugging Face hub ({reason}); fetch it where there is a network, and "
+            "give its folder instead of its id"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------------------------ saving
+
+
+def save_pretrained(model: MobileViTClassifier, folder: str | Path) -> None:
+    """Write a model into a folder that :func:`from_pretrained` reads, and that can be uploaded to a hub as it is.
+
+    Args:
+        model: the model, with its ``class_names`` and ``preprocess`` if they are to be known.
+        folder: where ``model.safetensors`` and ``config.json`` go; made if missing.
+
+    Raises:
+        ImportError: if safetensors is missing.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    card = classifier_card(model, model.class_names, model.preprocess)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    write_checkpoint(state, folder / _WEIGHT_FILES[0], card)
+    (folder / "config.json").write_text(json.dumps({"library_name": "kornia_mvit", **card}, indent=2) + "\n")
+
+
+def push_to_hub(model: MobileViTClassifier, repository: str, **arguments: Any) -> str:
+    """Upload a model to the Hugging Face hub.
+
+    Args:
+        model: the model.
+        repository: id of the repository, as ``'owner/name'``; made if missing.
+        arguments: further arguments of :meth:`huggingface_hub.HfApi.upload_folder`, such as ``token``.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ImportError: if huggingface_hub or safetensors is missing.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ImportError("the Hugging Face hub needs huggingface_hub; install kornia-mvit[hub]") from error
+    from tempfile import TemporaryDirectory
+
+    api = HfApi(token=arguments.pop("token", None))
+    api.create_repo(repository, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        save_pretrained(model, folder)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, **arguments))
