@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["ConvNormAct", "DropPath", "init_weights", "recompute"]
+__all__ = ["MIN_SIDE", "ConvNormAct", "DropPath", "InvertedResidual", "check_image", "init_weights", "recompute"]
+
+MIN_SIDE = 32  # pixels; the deepest map of a smaller image would have nothing to attend to
 
 
 class ConvNormAct(nn.Module):
@@ -85,6 +87,59 @@ class DropPath(nn.Module):
     def extra_repr(self) -> str:
         """Show the rate."""
         return f"rate={self.rate}"
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block: widen with a 1x1, filter each channel with a 3x3, narrow with a linear 1x1."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, expand: int, dilation: int = 1, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        hidden = in_channels * expand
+        self.expand = ConvNormAct(in_channels, hidden, 1)
+        self.depthwise = ConvNormAct(hidden, hidden, 3, stride, dilation=dilation, groups=hidden)
+        self.project = ConvNormAct(hidden, out_channels, 1, act=None)
+        self.residual = stride == 1 and in_channels == out_channels
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Widen, filter and narrow; add the input where stride and widths allow."""
+        y: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + self.drop_path(y) if self.residual else y
+
+
+def check_image(x: Tensor, channels: int) -> None:
+    """Raise unless a network can take these images.
+
+    Args:
+        x: the images.
+        channels: how many channels the network takes.
+
+    Raises:
+        ValueError: for another rank or number of channels, or a side under 32 px.
+        TypeError: for values that are not floating point.
+    """
+    if x.ndim != 4:
+        raise ValueError(
+            f"expected images of shape (B, {channels}, H, W), got {tuple(x.shape)}"
+            + ("; add the batch dimension with image[None]" if x.ndim == 3 else "")
+        )
+    if not x.is_floating_point():
+        raise TypeError(
+            f"expected floating-point images, got {x.dtype}; a Preprocess turns uint8 into [0, 1], "
+            "or write image.float() / 255"
+        )
+    if x.shape[1] != channels:
+        raise ValueError(
+            f"expected images of {channels} channels, got {tuple(x.shape)}; "
+            f"convert them or build the model with in_channels={x.shape[1]}"
+        )
+    if x.shape[2] < MIN_SIDE or x.shape[3] < MIN_SIDE:
+        raise ValueError(
+            f"an image of {x.shape[2]}x{x.shape[3]} pixels is smaller than the network takes; "
+            f"resize it so that each side has at least {MIN_SIDE}"
+        )
 
 
 def init_weights(module: nn.Module) -> None:

@@ -17,12 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_mvit.models.layers import ConvNormAct, DropPath, init_weights, recompute
+from kornia_mvit.models.layers import ConvNormAct, DropPath, InvertedResidual, check_image, init_weights, recompute
 from kornia_mvit.models.tracing import fold_dynamic, is_static, resize, unfold_dynamic
 
 __all__ = ["VARIANTS", "MobileViT", "MobileViTClassifier", "MobileViTConfig", "Stage", "fold", "unfold"]
-
-MIN_SIDE = 32  # pixels; the deepest map of a smaller image would have nothing to attend to
 
 
 # ---------------------------------------------------------------------------------------------------- variant table
@@ -184,25 +182,6 @@ def fold(tokens: Tensor, patch_size: tuple[int, int], size: tuple[int, int]) -> 
 
 
 # ----------------------------------------------------------------------------------------------------------- blocks
-
-
-class InvertedResidual(nn.Module):
-    """MobileNetV2's block: widen with a 1x1, filter each channel with a 3x3, narrow with a linear 1x1."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: int, expand: int, dilation: int = 1, drop_path: float = 0.0
-    ) -> None:
-        super().__init__()
-        hidden = in_channels * expand
-        self.expand = ConvNormAct(in_channels, hidden, 1)
-        self.depthwise = ConvNormAct(hidden, hidden, 3, stride, dilation=dilation, groups=hidden)
-        self.project = ConvNormAct(hidden, out_channels, 1, act=None)
-        self.residual = stride == 1 and in_channels == out_channels
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return x + self.drop_path(y) if self.residual else y
 
 
 class Attention(nn.Module):
@@ -368,16 +347,8 @@ class MobileViT(nn.Module):
                 stride, dilation = 1, dilation * stride
             layers: list[nn.Module] = []
             for i in range(stage.repeat):
-                layers.append(
-                    InvertedResidual(
-                        channels,
-                        stage.channels,
-                        stride if i == 0 else 1,
-                        config.expand,
-                        first_dilation if i == 0 else dilation,
-                        next(rates),
-                    )
-                )
+                step, gap = (stride, first_dilation) if i == 0 else (1, dilation)
+                layers.append(InvertedResidual(channels, stage.channels, step, config.expand, gap, next(rates)))
                 channels = stage.channels
             if stage.depth:
                 layers.append(MobileViTBlock(config, stage, patch, dropout, [next(rates) for _ in range(stage.depth)]))
@@ -410,7 +381,7 @@ class MobileViT(nn.Module):
         Raises:
             ValueError: for a stage that does not exist, and for images as :class:`MobileViT` says.
         """
-        self._check_input(x)
+        check_image(x, self.in_channels)
         count = len(self.stages)
         indices = range(count) if out_indices is None else out_indices
         if not indices or any(not -count <= i < count for i in indices):
@@ -429,28 +400,6 @@ class MobileViT(nn.Module):
     def set_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute each stage's activations in the backward pass instead of keeping them: less memory, more time."""
         self.gradient_checkpointing = enabled
-
-    def _check_input(self, x: Tensor) -> None:
-        if x.ndim != 4:
-            raise ValueError(
-                f"expected images of shape (B, {self.in_channels}, H, W), got {tuple(x.shape)}"
-                + ("; add the batch dimension with image[None]" if x.ndim == 3 else "")
-            )
-        if not x.is_floating_point():
-            raise TypeError(
-                f"expected floating-point images, got {x.dtype}; a Preprocess turns uint8 into [0, 1], "
-                "or write image.float() / 255"
-            )
-        if x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"expected images of {self.in_channels} channels, got {tuple(x.shape)}; "
-                f"convert them or build the model with in_channels={x.shape[1]}"
-            )
-        if x.shape[2] < MIN_SIDE or x.shape[3] < MIN_SIDE:
-            raise ValueError(
-                f"an image of {x.shape[2]}x{x.shape[3]} pixels is smaller than the network takes; "
-                f"resize it so that each side has at least {MIN_SIDE}"
-            )
 
 
 class MobileViTClassifier(nn.Module):
@@ -502,13 +451,7 @@ class MobileViTClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = MobileViT(
-            mode,
-            in_channels,
-            patch_size,
-            dropout,
-            variant=variant,
-            output_stride=output_stride,
-            drop_path=drop_path,
+            mode, in_channels, patch_size, dropout, variant=variant, output_stride=output_stride, drop_path=drop_path
         )
         self.dropout = nn.Dropout(head_dropout)
         self.reset_classifier(num_classes)
@@ -520,6 +463,10 @@ class MobileViTClassifier(nn.Module):
     def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
         """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
         return self.backbone.forward_features(x, out_indices)
+
+    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
+        self.backbone.set_gradient_checkpointing(enabled)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the backbone's final map and classify it.
