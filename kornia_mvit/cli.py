@@ -24,7 +24,7 @@ _LIGHTNING = {
 }
 
 
-_CHECKPOINT_WORDS = ("best", "last", "hpc", "registry")  # which Lightning looks up
+_CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,7 +113,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _one_line(error: BaseException) -> str:
-    """Give an error's message in one line; that of a loader's process stands at the end of a traceback."""
+    """Give an error's message in one line, from below what others wrap it in.
+
+    That of a loader's process stands at the end of a traceback, that of a class built from a recipe is the cause of
+    jsonargparse's.
+    """
+    while "Does not validate against any of the Union" in str(error) and error.__cause__ is not None:
+        error = error.__cause__
     text = str(error) or type(error).__name__
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2]
@@ -163,8 +169,6 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
             config.weights_only = True  # checkpoints are data
             if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
                 warnings.filterwarnings("ignore", "The dirpath has changed")
-            if config.ckpt_path is not None and config.ckpt_path not in _CHECKPOINT_WORDS:
-                read_checkpoint(config.ckpt_path)  # for its errors
 
         def after_fit(self) -> None:
             kept = self.trainer.checkpoint_callback
@@ -173,6 +177,11 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
                 print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
 
     _quiet_lightning()
+    for before, value in zip(["", *argv], argv, strict=False):
+        path = value if before == "--ckpt_path" else value.removeprefix("--ckpt_path=")
+        if path != value or before == "--ckpt_path":
+            if path not in _CHECKPOINT_WORDS:
+                read_checkpoint(path)  # for its errors, before Lightning looks
     args = [
         str(find_recipe(value)) if argv[i - 1] in ("--config", "-c") and i else _named(value)
         for i, value in enumerate(argv)

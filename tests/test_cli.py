@@ -12,6 +12,7 @@ from kornia_mvit import __version__
 from kornia_mvit.cli import main
 from kornia_mvit.weights.registry import from_pretrained
 from tests.data.test_datamodules import make_folder
+from tests.weights.test_files import Trace
 
 FAST = [
     "--model.image_size=32",
@@ -81,7 +82,10 @@ class TestFit:
             (["--config", "folder", "--data.root", "nowhere"], "no such folder: nowhere"),
             (["--config", "digits", "--model.mode", "m"], "unknown mode 'm'; available: 'xxs', 'xs', 's'"),
             (["--config", "digits", "--model.variant", "b"], "unknown variant 'b'; available: 'apple', 'kornia'"),
-            (["--config", "digits", "--trainer.accelerator", "abacus"], "abacus"),
+            (
+                ["--config", "digits", "--trainer.accelerator", "abacus"],
+                "You selected an invalid accelerator name: `accelerator='abacus'`",
+            ),
             (["--config", "digits", "--ckpt_path", "nowhere.ckpt"], "no such checkpoint: nowhere.ckpt"),
         ],
     )
@@ -90,9 +94,19 @@ class TestFit:
         status, _, err = run(capsys, "fit", *arguments)
         assert status == 2
         line = err.strip().splitlines()[-1]
-        assert line.startswith("kornia-mvit: error: ")
-        assert message in line
+        assert line.startswith(f"kornia-mvit: error: {message}")
         assert "Traceback" not in err
+
+    @pytest.mark.parametrize("form", [["--ckpt_path", "{}"], ["--ckpt_path={}"]])
+    @pytest.mark.parametrize("command", ["fit", "validate"])
+    def test_a_checkpoint_that_would_run_code(self, command, form, tmp_path, capsys):
+        path, trace = tmp_path / "a.ckpt", tmp_path / "ran"
+        torch.save({"state_dict": {}, "x": Trace(trace)}, path)
+        status, _, err = run(capsys, command, "--config=digits", *(part.format(path) for part in form))
+        assert status == 2
+        assert err.startswith(f"kornia-mvit: error: checkpoint {path} would run code when unpickled (posix.mkdir)")
+        assert err.count("\n") == 1
+        assert not trace.exists()
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_an_unreadable_image_is_named_in_one_line(self, workers, tmp_path, capsys):

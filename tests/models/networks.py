@@ -66,6 +66,10 @@ def load_apple_weights(model: nn.Module) -> None:
     model.load_state_dict(dict(zip(ours, values, strict=True)))
 
 
+def count_parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
 def randomize_norms(model: nn.Module) -> nn.Module:
     """Give the vectors of a model values of their own, those of its norms among them."""
     for name, tensor in model.state_dict().items():
