@@ -17,7 +17,16 @@ from kornia_mvit.models.mobilevit import MobileViTClassifier
 from kornia_mvit.weights.checkpoints import classifier_card, from_card, load_checkpoint, read_weights
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 
-__all__ = ["WeightsRecord", "class_names", "find_weights", "from_pretrained", "list_weights", "save_pretrained"]
+__all__ = [
+    "WeightsRecord",
+    "class_names",
+    "download",
+    "find_weights",
+    "from_pretrained",
+    "list_weights",
+    "push_to_hub",
+    "save_pretrained",
+]
 
 APPLE_EVALUATION = Preprocess(size=288, crop=256)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -32,10 +41,11 @@ class WeightsRecord:
         name: what :func:`from_pretrained` takes.
         source: address of the file, or id of a repository on the Hugging Face hub.
         mode: size of the network.
+        task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
         layout: whose names the file has.
         channel_order: what the network of the file takes. Models that :func:`from_pretrained` gives take RGB.
         preprocess: what images go through.
-        score: top-1 and, where it is known, top-5 accuracy on ImageNet-1k in percent.
+        score: in percent: top-1 and, where known, top-5 accuracy on ImageNet-1k, mIoU on VOC 2012, or mAP on COCO.
         score_source: who measured it.
         licence: what the publisher says; read it before you use the weights.
         num_classes: number of classes.
@@ -46,6 +56,7 @@ class WeightsRecord:
     name: str
     source: str
     mode: str
+    task: str
     layout: str
     channel_order: str
     preprocess: Preprocess
@@ -57,53 +68,81 @@ class WeightsRecord:
     sha256: str | None = None
 
 
+_APPLE = "https://docs-assets.developer.apple.com/ml-research/models/cvnets/{}.pt"
+_LONG = {"xxs": "xx-small", "xs": "x-small", "s": "small"}
+# Of Apple's weights: task, set of classes, their number with the background that segmentation and detection count,
+# preprocessing, and the name of the score with its value for each mode.
+_APPLE_TASKS = (
+    ("classification", "imagenet-1k", 1000, APPLE_EVALUATION, "top-1", (69.0, 74.7, 78.3)),
+    ("segmentation", "voc", 21, Preprocess(size=(512, 512)), "mIoU", (72.8, 77.1, 79.3)),
+    ("detection", "coco", 81, Preprocess(size=(320, 320)), "mAP", (19.9, 24.8, 27.9)),
+)
+_APPLE_FILES = {
+    "classification": "classification/mobilevit_{}",
+    "segmentation": "segmentation/deeplabv3_mobilevit_{}",
+    "detection": "detection/ssd_mobilevit_{}_320",
+}
+_HUB_IDS = {"classification": "apple/mobilevit-{}", "segmentation": "apple/deeplabv3-mobilevit-{}"}
+_NAMES = {
+    "classification": "mobilevit_{}.{}_in1k",
+    "segmentation": "deeplabv3_mobilevit_{}.{}_voc",
+    "detection": "ssdlite_mobilevit_{}.{}_coco",
+}
+
+
 def _records() -> dict[str, WeightsRecord]:
-    address = "https://docs-assets.developer.apple.com/ml-research/models/cvnets/classification/mobilevit_{}.pt"
-    timm = Preprocess(size=284, crop=256, interpolation="bicubic")  # 256 / 0.9
-    own = {"xxs": 69.0, "xs": 74.7, "s": 78.3}
-    by_timm = {"xxs": (68.94, 88.94), "xs": (74.62, 92.35), "s": (78.30, 94.17)}
-    long = {"xxs": "xx-small", "xs": "x-small", "s": "small"}
     records = []
-    for mode, top1 in own.items():
-        apple: dict[str, Any] = {
-            "mode": mode,
-            "channel_order": "bgr",
-            "preprocess": APPLE_EVALUATION,
-            "score": {"top-1": top1},
-            "score_source": "Apple, cvnets, 256 px",
-            "licence": "Apple's sample code licence",
-        }
-        records += [
-            WeightsRecord(f"mobilevit_{mode}.apple_in1k", address.format(mode), layout="apple", **apple),
+    for task, classes, count, preprocess, metric, scores in _APPLE_TASKS:
+        for mode, score in zip(_LONG, scores, strict=True):
+            places = {"apple": _APPLE.format(_APPLE_FILES[task].format(mode))}
+            if task in _HUB_IDS:
+                places["transformers"] = _HUB_IDS[task].format(_LONG[mode])
+            records += [
+                WeightsRecord(
+                    name=_NAMES[task].format(mode, layout),
+                    source=source,
+                    mode=mode,
+                    task=task,
+                    layout=layout,
+                    channel_order="bgr",
+                    preprocess=preprocess,
+                    score={metric: score},
+                    score_source="Apple's paper and cvnets",
+                    licence="Apple's sample code licence",
+                    num_classes=count,
+                    classes=classes,
+                )
+                for layout, source in places.items()
+            ]
+    for mode, top1, top5 in (("xxs", 68.94, 88.94), ("xs", 74.62, 92.35), ("s", 78.30, 94.17)):
+        records.append(
             WeightsRecord(
-                f"mobilevit_{mode}.transformers_in1k", f"apple/mobilevit-{long[mode]}", layout="transformers", **apple
-            ),
-            WeightsRecord(
-                f"mobilevit_{mode}.timm_in1k",
-                f"timm/mobilevit_{mode}.cvnets_in1k",
-                mode,
-                "timm",
-                "rgb",
-                timm,
-                dict(zip(("top-1", "top-5"), by_timm[mode], strict=True)),
-                "timm, 256 px, crop 0.9, bicubic",
-                "see the model's card",
-            ),
-        ]
+                name=f"mobilevit_{mode}.timm_in1k",
+                source=f"timm/mobilevit_{mode}.cvnets_in1k",
+                mode=mode,
+                task="classification",
+                layout="timm",
+                channel_order="rgb",
+                preprocess=Preprocess(size=284, crop=256, interpolation="bicubic"),  # 256 / 0.9
+                score={"top-1": top1, "top-5": top5},
+                score_source="timm, 256 px, crop 0.9, bicubic",
+                licence="see the model's card",
+            )
+        )
     return {record.name: record for record in records}
 
 
 _RECORDS = _records()
 
 
-def list_weights() -> list[str]:
-    """List the names of the published weights.
+def list_weights(task: str | None = None) -> list[str]:
+    """List the names of the published weights, of one task or of all.
 
     Example:
         >>> list_weights()[0]
         'mobilevit_xxs.apple_in1k'
     """
-    return list(_RECORDS)
+    return [name for name, record in _RECORDS.items() if task in (None, record.task)]
 
 
 def find_weights(name: str) -> WeightsRecord:
@@ -210,6 +249,8 @@ def _locate(source: str | Path) -> _Spec:
         return _Spec(path)
     if source in _RECORDS:
         record = find_weights(source)
+        if record.task != "classification":
+            raise ValueError(f"{source} is for {record.task}; from_pretrained builds classifiers")
         names = class_names(record.classes)
         return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names)
     if _HUB_ID.fullmatch(source):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -24,6 +26,11 @@ def ours(layout, mode="xxs", num_classes=7):
     if layout == "kornia":
         return randomise(MobileViT(mode, variant="kornia"))
     return randomise(MobileViTClassifier(mode, num_classes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("checkpoints")
 
 
 def same(a, b):
@@ -60,6 +67,24 @@ class TestLoadCheckpoint:
         assert report.layout == layout
         assert str(tmp_path / f"a.{suffix}") in str(report)
         assert f"layout '{layout}'" in str(report)
+
+    @given(
+        layout=st.sampled_from(LAYOUTS),
+        mode=st.sampled_from(["xxs", "xs", "s"]),
+        num_classes=st.integers(1, 20),
+        dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+        safe=st.booleans(),
+    )
+    def test_there_and_back_keeps_every_tensor(self, layout, mode, num_classes, dtype, safe, folder):
+        """Of any size, number of classes and dtype; and the report says what it was."""
+        model = ours(layout, mode, num_classes).to(dtype)
+        other = randomise(ours(layout, mode, num_classes), seed=1).to(dtype)
+        path = folder / ("a.safetensors" if safe else "a.pt")
+        save_checkpoint(model, path, layout)
+        report = load_checkpoint(other, path)
+        assert same(model, other)
+        assert (report.layout, report.mode) == (layout, mode)
+        assert report.num_classes == (0 if layout == "kornia" else num_classes)
 
     def test_wrappers(self):
         model = ours("native")

@@ -28,20 +28,25 @@ from tests.weights.test_checkpoints import SMALL, ours, same
 
 class TestListWeights:
     def test_feature(self):
-        names = list_weights()
-        assert len(names) == 9
-        for name in names:
+        counts = {task: len(list_weights(task)) for task in ("classification", "segmentation", "detection")}
+        assert counts == {"classification": 9, "segmentation": 6, "detection": 3}
+        assert len(list_weights()) == 18
+        sizes = {"classification": (256, 256), "segmentation": (512, 512), "detection": (320, 320)}
+        for name in list_weights():
             record = find_weights(name)
             assert (record.channel_order == "rgb") == (record.layout == "timm")
             assert record.preprocess.channel_order == "rgb"
-            assert record.preprocess.output_size == (256, 256)
-            assert record.mode in name
-            assert 60 < record.score["top-1"] < 80
-            assert len(class_names(record.classes)) == record.num_classes
+            assert record.preprocess.output_size == sizes[record.task]
+            assert f"_{record.mode}." in name
+            assert all(15 < score < 100 for score in record.score.values())
+            # detection's classes are listed without their background
+            assert len(class_names(record.classes)) == record.num_classes - (record.task == "detection")
 
     def test_exception(self):
         with pytest.raises(ValueError, match=r"unknown weights 'mobilevit_m'; nearest: mobilevit_"):
             from_pretrained("mobilevit_m")
+        with pytest.raises(ValueError, match="is for segmentation; from_pretrained builds classifiers"):
+            from_pretrained("deeplabv3_mobilevit_xxs.apple_voc")
 
 
 class TestClassNames:
