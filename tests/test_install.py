@@ -76,6 +76,7 @@ def test_wheel_holds_every_module_and_data_file(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     assert "kornia_mvit/py.typed" in held
     assert {f"kornia_mvit/training/recipes/{name}.yaml" for name in ("digits", "folder")} <= held
+    assert {f"kornia_mvit/weights/classes/{name}.txt" for name in ("imagenet-1k", "voc", "coco")} <= held
     assert {name for name in held if name.startswith("kornia_mvit/")} == expected
 
 
