@@ -71,7 +71,7 @@ def environment(request, wheel) -> Iterator[Environment]:
 
 
 def test_wheel_holds_every_module_and_data_file(wheel):
-    sources = {path for path in (ROOT / "kornia_mvit").rglob("*") if path.suffix in (".py", ".yaml", ".typed")}
+    sources = {path for path in (ROOT / "kornia_mvit").rglob("*") if path.suffix in (".py", ".txt", ".typed", ".yaml")}
     expected = {str(path.relative_to(ROOT)) for path in sources}
     held = set(zipfile.ZipFile(wheel).namelist())
     assert "kornia_mvit/py.typed" in held
