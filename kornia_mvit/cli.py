@@ -148,8 +148,7 @@ def _train(argv: list[str]) -> int:
 
 def _lightning_cli(argv: list[str], *, run: bool) -> Any:
     """Build Lightning's command line over our recipes, and run it if asked to."""
-    from kornia_mvit.training import find_recipe  # first, since it tells which extra is missing
-    from kornia_mvit.weights.files import read_checkpoint
+    import kornia_mvit.training  # noqa: F401  # first, since it tells which extra is missing
 
     try:
         from pytorch_lightning import LightningDataModule, LightningModule
@@ -177,15 +176,6 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
                 print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
 
     _quiet_lightning()
-    for before, value in zip(["", *argv], argv, strict=False):
-        path = value if before == "--ckpt_path" else value.removeprefix("--ckpt_path=")
-        if path != value or before == "--ckpt_path":
-            if path not in _CHECKPOINT_WORDS:
-                read_checkpoint(path)  # for its errors, before Lightning looks
-    args = [
-        str(find_recipe(value)) if argv[i - 1] in ("--config", "-c") and i else _named(value)
-        for i, value in enumerate(argv)
-    ]
     return Cli(
         LightningModule,
         LightningDataModule,
@@ -193,17 +183,30 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
         subclass_mode_data=True,
         seed_everything_default=0,
         save_config_kwargs={"overwrite": True},
-        args=args,
+        args=_prepare(argv),
         run=run,
     )
 
 
-def _named(argument: str) -> str:
-    """Write ``--config=RECIPE`` with the recipe's file."""
+def _prepare(argv: Sequence[str]) -> list[str]:
+    """Put files in the place of the recipes' names, and look at a checkpoint before Lightning does."""
     from kornia_mvit.training import find_recipe
+    from kornia_mvit.weights.files import read_checkpoint
 
-    name, equals, value = argument.partition("=")
-    return f"{name}={find_recipe(value)}" if equals and name == "--config" else argument
+    args, rest = [], iter(argv)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-c", "--ckpt_path"):
+            args.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        if name == "--ckpt_path":
+            if value not in _CHECKPOINT_WORDS:
+                read_checkpoint(value)  # for its errors
+            args.append(f"{name}={value}")
+        else:
+            args.append(f"--config={find_recipe(value)}")
+    return args
 
 
 def _quiet_lightning() -> None:
