@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -24,6 +25,11 @@ _LIGHTNING = {
 }
 
 
+_TASK, _DATA = "kornia_mvit.training.ClassificationTask", "kornia_mvit.data.datamodules."
+_HELP = {  # what --model.help and --data.help show, by themselves or with =NAME
+    "--model.help": {"": _TASK, "ClassificationTask": _TASK},
+    "--data.help": {"": f"{_DATA}FolderData", "FolderData": f"{_DATA}FolderData", "DigitsData": f"{_DATA}DigitsData"},
+}
 _CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
 
 
@@ -137,6 +143,9 @@ def _train(argv: list[str]) -> int:
             f"{argv[0]} needs a recipe: kornia-mvit {argv[0]} --config RECIPE, with a file or one of "
             f"{', '.join(list_recipes())}; --help lists the options"
         )
+    options = {argument.partition("=")[0] for argument in argv}
+    if argv[0] != "fit" and not options & {"--ckpt_path", "--checkpoint", "--help", "-h", "--print_config"}:
+        raise ValueError(f"{argv[0]} needs a checkpoint: --checkpoint FILE, one that fit wrote")
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     try:
@@ -196,14 +205,17 @@ def _prepare(argv: Sequence[str]) -> list[str]:
     args, rest = [], iter(argv)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if name not in ("--config", "-c", "--ckpt_path"):
+        if name in _HELP:
+            args.append(f"{name}={_HELP[name].get(value, value)}")
+            continue
+        if name not in ("--config", "-c", "--ckpt_path", "--checkpoint"):
             args.append(argument)
             continue
         value = value if equals else next(rest, "")
-        if name == "--ckpt_path":
+        if name in ("--ckpt_path", "--checkpoint"):
             if value not in _CHECKPOINT_WORDS:
                 read_checkpoint(value)  # for its errors
-            args.append(f"{name}={value}")
+            args.append(f"--ckpt_path={value}")
         else:
             args.append(f"--config={find_recipe(value)}")
     return args
@@ -211,6 +223,9 @@ def _prepare(argv: Sequence[str]) -> list[str]:
 
 def _quiet_lightning() -> None:
     """Leave out warnings of Lightning and jsonargparse about each other and about what is meant so here."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for message in (
         r".*isinstance\(treespec, LeafSpec\).*",
@@ -230,7 +245,11 @@ def _predict(args: argparse.Namespace) -> int:
 
     if args.top < 1 or args.batch_size < 1:
         raise ValueError(f"--top {args.top} and --batch-size {args.batch_size} are not at least 1")
-    model = _to_device(from_pretrained(args.checkpoint), args.device)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = _to_device(from_pretrained(args.checkpoint), args.device)
+    for warning in caught:
+        print(f"kornia-mvit: warning: {warning.message}", file=sys.stderr)
     prepare = model.preprocess.module()
     files = [file for path in args.images for file in (find_images(path) if Path(path).is_dir() else [Path(path)])]
     names = model.class_names or tuple(map(str, range(model.num_classes)))
@@ -305,12 +324,16 @@ def _demo(args: argparse.Namespace) -> int:
     draw_predictions(
         images[order], probabilities[order], labels[order], model.class_names, preprocess=model.preprocess, cell=96
     ).save(out / "predictions.png")
+    if trainer.max_epochs < 5:
+        print(
+            "\nThe weights are averaged over the run; fewer than five epochs are too few for the average to catch up."
+        )
     print(
         f"\n{1 - wrong.float().mean().item():.1%} of {len(labels)} digits kept apart are right "
         f"({int(wrong.sum())} wrong), after {(time.perf_counter() - began) / 60:.1f} minutes.\n\n"
         f"  {out / 'augmented.png'}    what the network saw while training\n"
         f"  {out / 'predictions.png'}  what it says of digits kept apart, wrong ones first, in red\n"
-        f"  {checkpoint}    the weights, with class names and preprocessing\n\n"
+        f"  {out / 'digits.ckpt'}       the weights, with class names and preprocessing\n\n"
         "Next, with a folder of your own that has a subfolder of images for each class:\n\n"
         "  kornia-mvit fit --config folder --data.root DIR\n"
     )
@@ -366,6 +389,9 @@ def _convert(args: argparse.Namespace) -> int:
     save_checkpoint(model, args.target, args.to, channel_order=args.to_order)
     print(report)
     print(f"{args.target}: written in layout {args.to!r}")
+    lost = CARD_KEY in data and args.to != "native" and Path(args.target).suffix != ".safetensors"
+    if lost:
+        print("class names and preprocessing are not in it; a .safetensors file or layout 'native' keeps them")
     return 0
 
 

@@ -48,11 +48,31 @@ class TestFit:
         assert (checkpoint.parents[1] / "config.yaml").is_file()
 
     @pytest.mark.parametrize("command", ["validate", "test"])
+    def test_evaluation_needs_a_checkpoint(self, command, capsys):
+        status, _, err = run(capsys, command, "--config=digits")
+        assert status == 2
+        assert err == f"kornia-mvit: error: {command} needs a checkpoint: --checkpoint FILE, one that fit wrote\n"
+
+    @pytest.mark.parametrize(
+        ("option", "shown"),
+        [
+            ("--model.help", "--model.init_args.learning_rate"),
+            ("--data.help", "--data.init_args.on_error"),
+            ("--data.help=DigitsData", "--data.init_args.seed"),
+        ],
+    )
+    def test_help_of_task_and_data(self, option, shown, capsys):
+        with pytest.raises(SystemExit):
+            main(["fit", option])
+        text = capsys.readouterr().out
+        assert shown in text or shown.replace(".init_args", "") in text
+
+    @pytest.mark.parametrize("command", ["validate", "test"])
     def test_evaluates(self, command, trained, tmp_path, capsys):
         data, checkpoint = trained
         for name in ("train", "val", "test"):
             (tmp_path / name).symlink_to(data)
-        arguments = [f"--data.root={tmp_path}", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]
+        arguments = [f"--data.root={tmp_path}", "--checkpoint", checkpoint, f"--trainer.default_root_dir={tmp_path}"]
         status, out, _ = run(capsys, command, "--config=folder", *arguments, *FAST)
         assert status == 0
         assert f"{command.replace('validate', 'val')}/accuracy" in out
@@ -211,7 +231,14 @@ class TestConvert:
         status, out, _ = run(capsys, "info", timm)
         assert "layout      timm" in out
         assert "MobileViT xxs, variant apple, 951,666 parameters" in out
-        assert "2: names not known" in out
+        assert "2: cat, dog" in out  # beside the tensors, where timm does not look
+        bare = tmp_path / "timm.pt"
+        status, out, _ = run(capsys, "convert", checkpoint, bare, "--to", "timm")
+        assert "class names and preprocessing are not in it" in out
+        status, out, err = run(capsys, "predict", trained[0] / "cat" / "0.png", "--weights", bare)
+        assert status == 0
+        assert "kornia-mvit: warning: " in err
+        assert "says nothing of its preprocessing or class names" in err
 
     def test_exception(self, tmp_path, capsys):
         text = tmp_path / "a.txt"

@@ -215,14 +215,21 @@ class FolderData(ImageData):
             files = [file for images in classes.values() for file in images]
             labels = [label for label, images in enumerate(classes.values()) for _ in images]
             self.splits[split] = ImageFiles(files, labels, transform)
+        counts = ", ".join(f"{len(data.files)} images in {name}" for name, data in self._parts().items())
+        rank_zero_info(f"{self.root}: {self.num_classes} classes ({', '.join(self.class_names)}), {counts}")
+
+    def _parts(self) -> dict[str, ImageFiles]:
+        return {name: data for name, data in self.splits.items() if isinstance(data, ImageFiles)}
 
     def _find(self) -> dict[str, _Classes]:
         if not self.root.is_dir():
-            raise DataError(f"no such folder: {self.root}")
+            raise DataError(f"no such folder: {self.root}; root (--data.root) is the folder with your images")
         given = {name: self.root / name for name in ("train", "val", "test") if (self.root / name).is_dir()}
-        if "train" not in given:
-            return {"train": find_classes(self.root)}
-        splits = {name: find_classes(folder) for name, folder in given.items()}
+        folders = given if "train" in given else {"train": self.root}
+        splits = {name: find_classes(folder) for name, folder in folders.items()}
+        if len(splits["train"]) < 2:
+            name = next(iter(splits["train"]))
+            raise DataError(f"{folders['train']} has one class folder, {name!r}; classification needs two or more")
         for name, classes in splits.items():
             if set(classes) != set(splits["train"]):
                 only = sorted(set(classes) ^ set(splits["train"]))

@@ -95,7 +95,9 @@ def find_classes(root: str | Path) -> dict[str, list[Path]]:
         raise DataError(f"no such folder: {root}")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
-        raise DataError(f"{root} is empty: it needs a folder for each class, with that class's images in it")
+        images = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in root.iterdir())
+        found = f"has {images} images but no folders" if images else "is empty"
+        raise DataError(f"{root} {found}: it needs a folder for each class, with that class's images in it")
     return {folder.name: find_images(folder) for folder in folders}
 
 

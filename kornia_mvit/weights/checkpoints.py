@@ -344,8 +344,9 @@ def save_checkpoint(
 ) -> None:
     """Write a model's weights under the names of Apple, timm, transformers, Kornia's class, or ours.
 
-    The file appears whole or not at all. A native one says what it holds, see :func:`classifier_card`; the others
-    are bare state dicts, as their readers expect.
+    The file appears whole or not at all. A native one says what it holds, see :func:`classifier_card`. The others are
+    state dicts, as their readers expect; a ``.safetensors`` file carries the same beside them, where readers of
+    other programs do not look, and a ``.pt`` file loses class names and preprocessing.
 
     Args:
         model: the model.
@@ -381,8 +382,10 @@ def save_checkpoint(
     state |= {f"{record.classifier}.{key}": value for key, value in head.items()}
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     card = None
-    if layout == "native" and isinstance(model, MobileViTClassifier):
-        card = classifier_card(model, model.class_names, model.preprocess)
+    if isinstance(model, MobileViTClassifier):
+        known = model.class_names is not None or model.preprocess is not None
+        if layout == "native" or (known and Path(path).suffix == ".safetensors"):
+            card = classifier_card(model, model.class_names, model.preprocess)
     write_checkpoint(state, path, card)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -197,6 +198,9 @@ def from_pretrained(
         The model in eval mode, which takes RGB. ``model.preprocess`` is the :class:`~kornia_mvit.Preprocess` of its
         images, ``model.class_names`` the names of its classes, or None where they are not known.
 
+    Warns:
+        UserWarning: where nothing says what images go through, and Apple's evaluation is assumed.
+
     Raises:
         CheckpointError: if weights cannot be fetched or read, or are no classifier's.
         ValueError: for an unknown name.
@@ -208,14 +212,20 @@ def from_pretrained(
     overrides |= {name: value for name, value in changed.items() if value is not None}
     layout = spec.layout
     if CARD_KEY in data:
-        model, layout = from_card(data, spec.path, **overrides), "native"
+        model = from_card(data, spec.path, **overrides)
+        layout = "native" if isinstance(data[CARD_KEY]["model"]["mode"], dict) else "auto"  # no other knows such names
     else:
         found = read_weights(data, spec.layout, name=str(spec.path))
         if found.mode is None:
             raise CheckpointError(f"{spec.path} is of no size in the table; build the model and use load_checkpoint")
         known = {"num_classes": found.num_classes, "in_channels": found.in_channels, "variant": found.variant}
         model = MobileViTClassifier(found.mode, **{**known, **overrides})
-        model.class_names, model.preprocess = spec.class_names, spec.preprocess
+        model.class_names, model.preprocess = spec.class_names, spec.preprocess or APPLE_EVALUATION
+        if spec.preprocess is None:
+            warnings.warn(
+                f"{spec.path} says nothing of its preprocessing or class names; assuming Apple's, {APPLE_EVALUATION}",
+                stacklevel=2,
+            )
     load_checkpoint(
         model,
         data,
@@ -237,7 +247,7 @@ class _Spec:
     path: Path
     layout: str = "auto"
     channel_order: str = "rgb"
-    preprocess: Preprocess = APPLE_EVALUATION
+    preprocess: Preprocess | None = None
     class_names: tuple[str, ...] | None = None
 
 
@@ -267,7 +277,7 @@ def _read_folder(folder: Path) -> _Spec:
     config, processor = (_read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
     labels = config.get("id2label")
     names = None if labels is None else tuple(labels[str(i)] for i in range(len(labels)))
-    preprocess = APPLE_EVALUATION
+    preprocess = None
     if processor:
         size, cut = processor.get("size") or {}, processor.get("crop_size") or {}
         height, width = cut.get("height", 256), cut.get("width", 256)

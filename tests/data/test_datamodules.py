@@ -140,7 +140,8 @@ class TestFolderData:
     @pytest.mark.parametrize(
         ("prepare", "message"),
         [
-            (lambda root: None, "no such folder: {root}"),
+            (lambda root: None, "no such folder: {root}; root (--data.root) is the folder with your images"),
+            (lambda root: make_folder(root, ("cat",)), "{root} has one class folder, 'cat'; classification needs two"),
             (lambda root: root.mkdir(), "{root} is empty: it needs a folder for each class"),
             (lambda root: (make_folder(root) / "emu").mkdir(), "no image in {root}/emu"),
             (lambda root: make_folder(root, count=1), "class 'cat' in {root} has one image, too few"),

@@ -121,6 +121,9 @@ class TestFind:
             find_classes(tmp_path / "nowhere")
         with pytest.raises(DataError, match="is empty: it needs a folder for each class"):
             find_classes(tmp_path)
+        two_tone().save(tmp_path / "loose.png")
+        with pytest.raises(DataError, match=r"has 1 images but no folders: it needs a folder for each class"):
+            find_classes(tmp_path)
         (tmp_path / "cat").mkdir()
         with pytest.raises(DataError, match=r"no image in .*cat"):
             find_classes(tmp_path)

@@ -97,11 +97,22 @@ class TestFromPretrained:
     def test_reads_files_of_others(self, layout, tmp_path):
         model = ours(layout)
         save_checkpoint(model, tmp_path / "a.pt", layout)
-        again = from_pretrained(tmp_path / "a.pt", drop_path=0.1)
+        with pytest.warns(UserWarning, match="says nothing of its preprocessing or class names; assuming Apple's"):
+            again = from_pretrained(tmp_path / "a.pt", drop_path=0.1)
         assert same(model, again)
         assert again.preprocess == Preprocess(288, crop=256)
         assert again.class_names is None
         assert again.backbone.stages[1][1].drop_path.rate > 0
+
+    @pytest.mark.parametrize("layout", ["timm", "transformers", "apple"])
+    def test_safetensors_of_others_keep_names_and_preprocessing(self, layout, tmp_path):
+        model = ours(layout, num_classes=3)
+        model.class_names, model.preprocess = ("a", "b", "c"), Preprocess(40, crop=32)
+        save_checkpoint(model, tmp_path / "a.safetensors", layout)
+        again = from_pretrained(tmp_path / "a.safetensors")
+        assert same(model, again)
+        assert again.class_names == ("a", "b", "c")
+        assert again.preprocess == Preprocess(40, crop=32)
 
     def test_another_number_of_classes_and_channels(self, tmp_path):
         model = ours("native")
