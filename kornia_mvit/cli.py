@@ -106,10 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("source", metavar="IN", help="the checkpoint: .pt, .pth, .ckpt or .safetensors")
     convert.add_argument("target", metavar="OUT", help="the file to write; .safetensors, or what torch.load reads")
     convert.add_argument("--to", required=True, choices=tuple(LAYOUTS), help="whose names to write")
-    for name, text in {"from": "the file that is read", "to": "the file that is written"}.items():
-        convert.add_argument(
-            f"--{name}-order", choices=("rgb", "bgr"), default="rgb", help=f"channel order of {text} (default rgb)"
-        )
+    orders = {"from": "the file that is read (default: what it says, else rgb)", "to": "the one written (default rgb)"}
+    for name, text in orders.items():
+        convert.add_argument(f"--{name}-order", choices=("rgb", "bgr"), help=f"channel order of {text}")
     convert.set_defaults(run=_convert)
 
     info = commands.add_parser("info", help="tell what is here, or what a checkpoint holds")
@@ -381,12 +380,13 @@ def _convert(args: argparse.Namespace) -> int:
 
     data = read_checkpoint(args.source)
     model = read_weights(data, name=args.source).build()
-    report = load_checkpoint(model, data, channel_order=args.from_order, name=args.source)
+    order = args.from_order or data.get(CARD_KEY, {}).get("channel_order", "rgb")
+    report = load_checkpoint(model, data, channel_order=order, name=args.source)
     if CARD_KEY in data and isinstance(model, MobileViTClassifier):
         card = read_card(data, args.source)
         model.class_names = card["class_names"]
         model.preprocess = None if card["preprocess"] is None else Preprocess.from_dict(card["preprocess"])
-    save_checkpoint(model, args.target, args.to, channel_order=args.to_order)
+    save_checkpoint(model, args.target, args.to, channel_order=args.to_order or "rgb")
     print(report)
     print(f"{args.target}: written in layout {args.to!r}")
     lost = CARD_KEY in data and args.to != "native" and Path(args.target).suffix != ".safetensors"

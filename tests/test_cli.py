@@ -222,7 +222,7 @@ class TestConvert:
         assert status == 0
         assert f"{checkpoint}: MobileViT xxs of 2 classes in layout 'native', under state_dict.network" in out
         assert f"{timm}: written in layout 'timm'" in out
-        assert run(capsys, "convert", timm, native, "--to", "native", "--from-order", "bgr")[0] == 0
+        assert run(capsys, "convert", timm, native, "--to", "native")[0] == 0  # the file says that it is for BGR
         before, after = from_pretrained(checkpoint).state_dict(), from_pretrained(native).state_dict()
         assert all(torch.equal(value, before[name]) for name, value in after.items())
         assert run(capsys, "convert", checkpoint, native, "--to", "native")[0] == 0

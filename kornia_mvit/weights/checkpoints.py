@@ -138,7 +138,7 @@ def _unwrap(data: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], str]
 
 def _identify(backbone: Mapping[str, Tensor]) -> tuple[str | None, str]:
     """Find mode and variant by the shapes of the weights."""
-    variant = "apple" if "stages.2.1.norm.weight" in backbone else "kornia"
+    variant = "kornia" if any(name.startswith("stages.2.1.proj_in.norm.") for name in backbone) else "apple"
     for mode, config in VARIANTS[variant].items():
         widths = {
             f"stages.{i}.0.project.conv.weight": (stage.channels, (config.stem, *_channels(config))[i] * config.expand)
@@ -386,6 +386,7 @@ def save_checkpoint(
         known = model.class_names is not None or model.preprocess is not None
         if layout == "native" or (known and Path(path).suffix == ".safetensors"):
             card = classifier_card(model, model.class_names, model.preprocess)
+            card["channel_order"] = channel_order  # of the file; the model itself takes RGB
     write_checkpoint(state, path, card)
 
 

@@ -210,8 +210,9 @@ def from_pretrained(
     data = read_checkpoint(spec.path)
     changed = {"num_classes": num_classes, "in_channels": in_channels}
     overrides |= {name: value for name, value in changed.items() if value is not None}
-    layout = spec.layout
+    layout, channel_order = spec.layout, spec.channel_order
     if CARD_KEY in data:
+        channel_order = data[CARD_KEY].get("channel_order", "rgb")
         model = from_card(data, spec.path, **overrides)
         layout = "native" if isinstance(data[CARD_KEY]["model"]["mode"], dict) else "auto"  # no other knows such names
     else:
@@ -230,7 +231,7 @@ def from_pretrained(
         model,
         data,
         layout,
-        channel_order=spec.channel_order,
+        channel_order=channel_order,
         new_head=num_classes is not None,
         adapt_stem=in_channels is not None,
         name=str(spec.path),

@@ -174,10 +174,12 @@ class TestLoadCheckpoint:
         good = randomise(PEERS["timm"]("xxs")).state_dict()
         xs = randomise(PEERS["timm"]("xs")).state_dict()
         missing = {name: value for name, value in good.items() if name != "stages.2.1.norm.bias"}
+        unclosed = {name: value for name, value in good.items() if name != "stages.2.1.norm.weight"}
         renamed = {name.replace("stages.1.2.conv1_1x1.bn", "stages.1.2.conv1_1x1.norm"): v for name, v in good.items()}
         before = {name: value.clone() for name, value in model.state_dict().items()}
         for source, arguments, message in (
             (xs, {}, "is a MobileViT of mode 'xs', variant 'apple'; the model is 'xxs', 'apple'. Build it with ('xs')"),
+            (unclosed, {}, "do not fit the model; 1 missing: stages.2.1.norm.weight"),
             (missing, {}, "(layout 'timm') do not fit the model; 1 missing: stages.2.1.norm.bias"),
             ({**good, "stages.2.1.norm2.bias": torch.zeros(1)}, {}, "1 unexpected: stages.2.1.norm2.bias (nearest: "),
             (renamed, {}, "5 unexpected: stages.1.2.conv1_1x1.norm.weight (nearest: stages.1.2.conv1_1x1.bn.weight)"),

@@ -104,6 +104,15 @@ class TestFromPretrained:
         assert again.class_names is None
         assert again.backbone.stages[1][1].drop_path.rate > 0
 
+    @pytest.mark.parametrize(
+        ("layout", "suffix"), [("native", "pt"), ("native", "safetensors"), ("timm", "safetensors")]
+    )
+    def test_a_file_for_bgr_gives_a_model_for_rgb(self, layout, suffix, tmp_path):
+        model = ours("native")
+        model.preprocess = Preprocess(40, crop=32)
+        save_checkpoint(model, tmp_path / f"a.{suffix}", layout, channel_order="bgr")
+        assert same(model, from_pretrained(tmp_path / f"a.{suffix}"))
+
     @pytest.mark.parametrize("layout", ["timm", "transformers", "apple"])
     def test_safetensors_of_others_keep_names_and_preprocessing(self, layout, tmp_path):
         model = ours(layout, num_classes=3)
