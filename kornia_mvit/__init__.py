@@ -1,8 +1,10 @@
 """Apple's MobileViT as a backbone, and an augmentation-aware pipeline around it, on PyTorch and Kornia."""
 
 from kornia_mvit.augmentation import policies
+from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.augmentation.tta import TestTimeAugmentation
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
 from kornia_mvit.models.registration import register_in_kornia
@@ -15,10 +17,12 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "AugmentationPipeline",
     "Batch",
+    "Mix",
     "MobileViT",
     "MobileViTClassifier",
     "MobileViTConfig",
     "Preprocess",
+    "TestTimeAugmentation",
     "draw_batch",
     "from_pretrained",
     "list_weights",

@@ -1,33 +1,58 @@
-"""One object that augments a batch while training and prepares it while evaluating, on the batch's device."""
+"""One object that augments a batch with its targets, on its device, tells what it did, does it again and undoes it."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import overload
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, overload
 
 import torch
 from kornia.augmentation import AugmentationSequential, ImageSequential
-from kornia.augmentation.base import _AugmentationBase
-from torch import Tensor, nn
+from kornia.augmentation.base import _AugmentationBase, _BasicAugmentationBase
+from torch import Generator, Tensor, nn
 
+from kornia_mvit.augmentation.execution import Execution, Settings, Warp
+from kornia_mvit.augmentation.geometry import Geometry
+from kornia_mvit.augmentation.mix import Mix
+from kornia_mvit.augmentation.operations import Kind, check_stack, unable
+from kornia_mvit.augmentation.policies import Policy
+from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
+from kornia_mvit.augmentation.randomness import SeedCounter, isolated_generators, seed_generators
+from kornia_mvit.augmentation.targets import inverse_boxes, inverse_keypoints, inverse_maps, move_targets, way_back
 from kornia_mvit.data.batch import Batch, check_image_values
+from kornia_mvit.ops.seeds import combine_seed, multiscale_size
 
 __all__ = ["AugmentationPipeline"]
 
+Params = dict[str, Any]
 _STEPS = (_AugmentationBase, ImageSequential)
 
 
 class AugmentationPipeline(nn.Module):
-    """Augment and preprocess batches of images with their labels.
+    """Augment and preprocess images together with their labels, boxes, masks and keypoints.
 
-    In train mode the images are augmented, resized if the augmentation left another size than ``preprocess`` says,
-    and go through the value part of ``preprocess`` (channel order, mean and std). In eval mode ``preprocess`` is
-    applied, whole, and nothing is random. All happens on the batch's device and without gradients, in the image's
-    own dtype (uint8 becomes the default one) even under autocast.
+    In train mode a batch is augmented, resized if the augmentation left another size than ``preprocess`` says (or, with
+    ``multi_scale``, to the size drawn for the step), mixed, and taken through the value part of ``preprocess`` (channel
+    order, mean and std). In eval mode ``preprocess`` is applied, whole, and nothing is random. All happens on the
+    batch's device and without gradients, in the image's own dtype (uint8 becomes the default one, half precision is
+    computed in single) even under autocast.
+
+    Boxes are clipped to the image and dropped with their labels when too little of them is left; masks are read from
+    the nearest pixel and hold ``ignore_index`` where there was nothing to see; keypoints outside become invisible.
+    Canvas beside the image (``batch.size``) counts as outside, and Kornia's random crops keep to the image. Geometric
+    operations that follow each other are composed and carried out in one bilinear step.
 
     Args:
-        augment: a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none.
+        augment: a policy, a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none.
+        mix: MixUp and CutMix; what the policy has when None.
         preprocess: what the network's images go through; None leaves size and values alone.
+        ignore_index: what masks hold where nothing is known.
+        min_box_area: in square pixels of the result; a box of which less is left is dropped.
+        min_box_visibility: share of a box's area that is still to be seen for it to stay.
+        erase_masks: masks hold ``ignore_index`` where ``RandomErasing`` erased; otherwise they stay as they are.
+        fuse: carry out geometric operations that follow each other in one step. False lets Kornia resample at each.
+        multi_scale: sizes to draw from for each step, such as :func:`kornia_mvit.ops.seeds.multiscale_sizes`.
+        seed: of what is drawn without a seed or generator.
+        compile: compile the geometric step.
         check_values: look at floating-point values on accelerators as well, which waits for the device. On the CPU
             they are always looked at.
 
@@ -36,8 +61,10 @@ class AugmentationPipeline(nn.Module):
         - Output: what was put in: a batch, images, or a pair of images and labels
 
     Raises:
-        ValueError: for floating-point images with NaN or values outside [0, 1], and for images of another rank.
-        TypeError: for images that are neither uint8 nor floating point, and for augmentations that are not Kornia's.
+        ValueError: for floating-point images with NaN or values outside [0, 1]; for operations that cannot carry a
+            target that the batch has, by name.
+        TypeError: for images that are neither uint8 nor floating point, and for augmentations that are not Kornia's,
+            or mix.
 
     Example:
         >>> from kornia_mvit.augmentation import policies
@@ -50,8 +77,17 @@ class AugmentationPipeline(nn.Module):
     def __init__(
         self,
         augment: AugmentationSequential | Sequence[_AugmentationBase | ImageSequential] | None = None,
-        *,
+        mix: Mix | None = None,
         preprocess: Preprocess | None = None,
+        *,
+        ignore_index: int = 255,
+        min_box_area: float = 1.0,
+        min_box_visibility: float = 0.0,
+        erase_masks: bool = False,
+        fuse: bool = True,
+        multi_scale: Sequence[tuple[int, int]] | None = None,
+        seed: int = 0,
+        compile: bool = False,
         check_values: bool = False,
     ) -> None:
         super().__init__()
@@ -61,46 +97,287 @@ class AugmentationPipeline(nn.Module):
             augment = AugmentationSequential(*augment, data_keys=["input"]) if augment else None
         elif augment is not None and not isinstance(augment, AugmentationSequential):
             raise TypeError(
-                f"augment is a kornia AugmentationSequential or a list of augmentations, got {type(augment).__name__}"
+                f"augment is a policy, a kornia AugmentationSequential or a list of augmentations, "
+                f"got {type(augment).__name__}"
             )
-        self._augment = augment
+        if augment is not None:
+            check_stack(augment)
+        if mix is None and isinstance(augment, Policy):
+            mix = augment.mix
+        if mix is not None and not isinstance(mix, Mix):
+            raise TypeError(f"mix is a kornia_mvit.Mix, got {type(mix).__name__}")
+        if min_box_area < 0 or not 0 <= min_box_visibility <= 1:
+            raise ValueError(
+                f"min_box_area {min_box_area} is negative, or min_box_visibility {min_box_visibility} not in [0, 1]"
+            )
+        self.stack = augment
+        self.mix = mix
         self.preprocess = preprocess if preprocess is not None else Preprocess(size=None)
         self._preprocess = self.preprocess.module()
+        self.ignore_index = ignore_index
+        self.min_box_area = min_box_area
+        self.min_box_visibility = min_box_visibility
+        self.multi_scale = None if multi_scale is None else tuple((int(h), int(w)) for h, w in multi_scale)
+        self.counter = SeedCounter(seed)
         self.check_values = check_values
+        warp: Warp = Geometry.warp_image
+        self._settings = Settings(ignore_index, erase_masks, fuse, torch.compile(warp) if compile else warp)
+        self._unable = unable(augment) if augment is not None else {}
 
     @overload
-    def forward(self, batch: Batch) -> Batch: ...
+    def forward(self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None) -> Batch: ...
 
     @overload
-    def forward(self, batch: Tensor) -> Tensor: ...
+    def forward(self, batch: Tensor, *, seed: int | None = None, generator: Generator | None = None) -> Tensor: ...
 
     @overload
-    def forward(self, batch: Tensor, label: Tensor) -> tuple[Tensor, Tensor]: ...
+    def forward(
+        self, batch: Tensor, label: Tensor, *, seed: int | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self,
+        batch: Batch | Tensor,
+        label: Tensor | None = None,
+        *,
+        seed: int | None = None,
+        generator: Generator | None = None,
+    ) -> Batch | Tensor | tuple[Tensor, Tensor]:
+        """Augment in train mode, preprocess alone in eval mode.
+
+        Args:
+            batch: a batch, or images (B, C, H, W).
+            label: labels of images that are given alone.
+            seed: what is drawn depends on it alone; without, on the pipeline's own counter.
+            generator: what the seed is drawn from, in place of ``seed``.
+        """
+        given = _as_batch(batch, label)
+        out = self.augment(given, seed=seed, generator=generator)[0] if self.training else self.prepare(given)[0]
+        if isinstance(batch, Batch):
+            return out
+        return out.image if out.label is None else (out.image, out.label)
 
     @torch.no_grad()
-    def forward(self, batch: Batch | Tensor, label: Tensor | None = None) -> Batch | Tensor | tuple[Tensor, Tensor]:
-        """Augment in train mode, preprocess alone in eval mode."""
-        if isinstance(batch, Tensor):
-            out = self._run(Batch(batch, label))
-            return out.image if out.label is None else (out.image, out.label)
-        if not isinstance(batch, Batch):
-            raise TypeError(f"expected a Batch or a tensor of images, got {type(batch).__name__}")
-        if label is not None:
-            raise TypeError("a Batch carries its labels; give none beside it")
-        return self._run(batch)
+    def augment(
+        self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None
+    ) -> tuple[Batch, Params]:
+        """Augment a batch, in train and eval mode alike, and tell what was drawn.
 
-    def _run(self, batch: Batch) -> Batch:
+        Args:
+            batch: images with their targets.
+            seed: what is drawn depends on it alone; without, on the pipeline's own counter.
+            generator: what the seed is drawn from, in place of ``seed``.
+
+        Returns:
+            The batch and the parameters: tensors, numbers, strings, lists and dictionaries, which ``torch.save``
+            writes and ``torch.load(weights_only=True)`` reads.
+        """
+        if seed is not None and generator is not None:
+            raise ValueError("give a seed or a generator, not both")
+        if generator is not None:
+            seed = int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
+        if seed is None:
+            place = (self.counter.seed, self.counter.epoch, self.counter.step)
+            base = self.counter.next()
+        else:
+            place, base = (seed, 0, 0), combine_seed(seed)
+        size = None if self.multi_scale is None else multiscale_size(self.multi_scale, *place)
+        return self._run(batch, base, size)
+
+    @torch.no_grad()
+    def replay(self, batch: Batch, params: Params) -> Batch:
+        """Do to a batch what was done before, by the parameters that :meth:`augment` gave.
+
+        On the same device and with the same versions of PyTorch and Kornia the result is the same to the bit.
+
+        Args:
+            batch: as many images as before, of the same height and width.
+            params: what :meth:`augment` gave.
+
+        Raises:
+            ValueError: for another number or size of images, and parameters of another pipeline.
+        """
+        if params.get("kind") != "augmented":
+            raise ValueError("these parameters are not of augment; prepare draws nothing, so call prepare again")
+        shape = list(batch.image.shape)
+        if shape[0] != params["shape"][0] or shape[2:] != params["shape"][2:]:
+            raise ValueError(f"the parameters are for images {tuple(params['shape'])}, the batch has {tuple(shape)}")
+        size = None if params["resize"] is None else (params["resize"][0], params["resize"][1])
+        return self._run(batch, params["seed"], size, params)[0]
+
+    @torch.no_grad()
+    def views(
+        self, batch: Batch, n: int = 2, *, seed: int | None = None, generator: Generator | None = None
+    ) -> list[tuple[Batch, Params]]:
+        """Give several independent augmentations of a batch, with their parameters, as contrastive learning needs.
+
+        Args:
+            batch: images with their targets.
+            n: number of views.
+            seed: what is drawn depends on it alone.
+            generator: what the seed is drawn from, in place of ``seed``.
+        """
+        if n < 1:
+            raise ValueError(f"n {n} is not at least one view")
+        seeds = [None] * n if seed is None else [combine_seed(seed, i) for i in range(n)]
+        return [self.augment(batch, seed=s, generator=generator) for s in seeds]
+
+    @torch.no_grad()
+    def prepare(self, batch: Batch) -> tuple[Batch, Params]:
+        """Preprocess a batch as eval mode does, its targets fitted to the result, and tell what was done.
+
+        Args:
+            batch: images with their targets.
+
+        Returns:
+            The batch, and parameters for :meth:`inverse`.
+        """
+        self._check(batch)
+        with _no_autocast(batch.image.device):
+            image, geometry, size = prepare_images(batch, self._preprocess)
+            targets = self._move(batch, geometry)
+            if size is not None:
+                targets["size"] = size
+            if batch.mask is not None and (len(geometry) or batch.size is not None):
+                targets["mask"] = geometry.warp_mask(batch.mask, 0, len(geometry), self.ignore_index)
+        return batch.replace(image=image, **targets), {"kind": "prepared", "geometry": geometry.to_dict(), "mix": None}
+
+    @torch.no_grad()
+    def inverse(self, maps: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        """Bring dense maps of augmented or prepared images back to the images as they were put in.
+
+        Args:
+            maps: (B, C, h, w), floating point, at any stride of the augmented images, such as logits or features.
+            params: what :meth:`augment` or :meth:`prepare` gave.
+
+        Returns:
+            (B, C, H, W) at the height and width of what was put in, zero where unknown, and (B, 1, H, W) a boolean
+            mask of the pixels that were in view.
+
+        Raises:
+            ValueError: for mixed batches, and naming the operations that have no inverse.
+        """
+        return inverse_maps(maps, way_back(params, maps))
+
+    @torch.no_grad()
+    def inverse_boxes(self, boxes: Tensor, params: Params) -> Tensor:
+        """Bring boxes (B, N, 4) of augmented or prepared images back: the boxes around their corners, unclipped.
+
+        Raises:
+            ValueError: as :meth:`inverse`.
+        """
+        return inverse_boxes(boxes, way_back(params, boxes))
+
+    @torch.no_grad()
+    def inverse_keypoints(self, keypoints: Tensor, params: Params) -> Tensor:
+        """Bring keypoints (B, N, 2) of augmented or prepared images back.
+
+        Raises:
+            ValueError: as :meth:`inverse`.
+        """
+        return inverse_keypoints(keypoints, way_back(params, keypoints))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch: what is drawn without a seed depends on its number and on the steps since."""
+        if epoch != self.counter.epoch:
+            self.counter.epoch, self.counter.step = epoch, 0
+
+    def get_extra_state(self) -> Tensor:
+        """Give the counter's seed, epoch and step, for ``state_dict``."""
+        return self.counter.state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on where a saved pipeline stopped."""
+        self.counter.load_state(state)
+
+    def extra_repr(self) -> str:
+        """Show the settings."""
+        return f"ignore_index={self.ignore_index}, min_box_area={self.min_box_area}, " + (
+            f"min_box_visibility={self.min_box_visibility}, fuse={self._settings.fuse}, seed={self.counter.seed}"
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AugmentationPipeline":
+        """Move buffers, and leave Kornia's draws on the CPU: alike on every device, and nothing waits for one."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch has it untyped
+        for module in self.modules():
+            if isinstance(module, _BasicAugmentationBase):
+                module.set_rng_device_and_dtype(torch.device("cpu"), torch.get_default_dtype())
+        return self
+
+    def _check(self, batch: Batch) -> None:
         if self.check_values or batch.image.device.type == "cpu":
             check_image_values(batch.image)
-        device = batch.image.device.type
-        mixed = torch.amp.is_autocast_available(device)
-        with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            if not self.training:
-                return batch.replace(image=self._preprocess(batch.image))
-            image = to_float(batch.image)
-            if self._augment is not None:
-                image = self._augment(image, data_keys=["input"])
-            if self.preprocess.output_size is not None:
-                image = self._preprocess.resize(image, self.preprocess.output_size)
+
+    def _run(
+        self, batch: Batch, seed: int, resize: tuple[int, int] | None, replay: Params | None = None
+    ) -> tuple[Batch, Params]:
+        self._check(batch)
+        self._refuse(batch)
+        device = batch.image.device
+        mixed: Params | None = None
+        with _no_autocast(device), isolated_generators(device):
+            run = Execution(self._settings, batch, to_float(batch.image), seed)
+            if self.stack is not None and replay is None:
+                run.draw_all(self.stack)
+            elif self.stack is not None and replay is not None:
+                run.replay_all(self.stack, replay["steps"])
+            size = resize or self.preprocess.output_size
+            if size is not None:
+                run.resize(size, self._preprocess)
+            image = run.finish()
+            targets = self._move(batch, run.geometry)
+            if batch.mask is not None:
+                targets["mask"] = run.finish_mask()
+            if self.mix is not None and batch.label is not None:
+                if replay is None:
+                    seed_generators(combine_seed(seed, -1), device)
+                    mixed = self.mix.draw(len(batch), image.shape[-2], image.shape[-1])
+                else:
+                    mixed = replay["mix"]
+                image, targets["label"] = self.mix.mix(image, batch.label, mixed)
             image = self._preprocess.values(image)
-            return batch.replace(image=image.to(batch.image.dtype) if batch.image.is_floating_point() else image)
+        image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
+        params = {
+            "kind": "augmented",
+            "seed": seed,
+            "shape": list(batch.image.shape),
+            "resize": None if resize is None else list(resize),
+            "steps": run.record,
+            "geometry": run.geometry.to_dict(),
+            "mix": mixed,
+        }
+        return batch.replace(image=image, **targets), params
+
+    def _refuse(self, batch: Batch) -> None:
+        """Refuse a batch with targets that some operation cannot carry, drawn or not."""
+        has = [name for name in ("boxes", "keypoints", "mask") if getattr(batch, name) is not None]
+        for kind, names in self._unable.items():
+            lost = [name for name in has if kind is Kind.OPAQUE or name != "mask"]
+            if names and lost:
+                raise ValueError(
+                    f"{', '.join(names)} cannot carry {' and '.join(lost)} along: it {kind.value}; take it out of the "
+                    "augmentation, or the targets out of the batch"
+                )
+        if self.mix is not None:
+            self.mix.check(batch)
+
+    def _move(self, batch: Batch, geometry: Geometry) -> dict[str, Any]:
+        return dict(
+            move_targets(batch, geometry, min_box_area=self.min_box_area, min_box_visibility=self.min_box_visibility)
+        )
+
+
+def _as_batch(batch: Batch | Tensor, label: Tensor | None) -> Batch:
+    if isinstance(batch, Tensor):
+        return Batch(batch, label)
+    if not isinstance(batch, Batch):
+        raise TypeError(f"expected a Batch or a tensor of images, got {type(batch).__name__}")
+    if label is not None:
+        raise TypeError("a Batch carries its labels; give none beside it")
+    return batch
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager[None]:
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

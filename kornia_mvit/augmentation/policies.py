@@ -1,21 +1,54 @@
 """Stacks of Kornia augmentations for each task, by name."""
 
 import math
+from collections.abc import Sequence
 
-from kornia.augmentation import AugmentationSequential, ColorJitter, RandomHorizontalFlip, RandomResizedCrop
-from kornia.augmentation.base import _AugmentationBase
+from kornia.augmentation import (
+    AugmentationSequential,
+    ColorJitter,
+    RandomErasing,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+)
+from kornia.augmentation.auto import RandAugment, TrivialAugment
+from kornia.augmentation.auto.base import PolicyAugmentBase
+from torch import nn
 
-__all__ = ["classification_train"]
+from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
+from kornia_mvit.augmentation.mix import Mix
+
+__all__ = ["classification_strong", "classification_train", "detection_train", "segmentation_train"]
+
+Size = int | tuple[int, int]
+Range = tuple[float, float]
+
+
+class Policy(AugmentationSequential):
+    """A named Kornia stack, which prints itself legibly.
+
+    Args:
+        name: of the function that made it.
+        steps: Kornia augmentations, in order.
+        mix: MixUp and CutMix that go with it.
+    """
+
+    def __init__(self, name: str, steps: Sequence[nn.Module], mix: Mix | None = None) -> None:
+        super().__init__(*steps, data_keys=["input"])  # type: ignore[arg-type]  # it takes automatic policies too
+        self.name = name
+        object.__setattr__(self, "mix", mix)  # beside the steps, not one of them
+        self.mix: Mix | None
+
+    def __repr__(self) -> str:
+        lines = [f"{i}. {_describe(step)}" for i, step in enumerate(self.children(), 1)]
+        if self.mix is not None:
+            lines.append(f"then {self.mix!r}")
+        return "\n   ".join([self.name, *lines])
 
 
 def classification_train(
-    size: int | tuple[int, int],
-    *,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    flip: float = 0.5,
-    jitter: float = 0.0,
-) -> AugmentationSequential:
+    size: Size, *, scale: Range = (0.08, 1.0), ratio: Range = (3 / 4, 4 / 3), flip: float = 0.5, jitter: float = 0.0
+) -> Policy:
     """Random resized crop and flip, which Apple trained its classifiers with, and colour jitter if asked for.
 
     Args:
@@ -33,22 +66,204 @@ def classification_train(
 
     Example:
         >>> import torch
-        >>> classification_train(128)(torch.rand(2, 3, 160, 200)).shape
+        >>> policy = classification_train(128)
+        >>> policy(torch.rand(2, 3, 160, 200)).shape
         torch.Size([2, 3, 128, 128])
+        >>> policy
+        classification_train
+           1. RandomResizedCrop(size=(128, 128), scale=(0.08, 1.0), ratio=(0.75, 1.333))
+           2. RandomHorizontalFlip(p=0.5)
     """
+    steps = _crop_and_flip(size, scale, ratio, flip)
+    _check_shares(jitter=jitter)
+    if jitter:
+        steps.append(ColorJitter(jitter, jitter, jitter, 0.0, p=0.8))
+    return Policy("classification_train", steps)
+
+
+def classification_strong(
+    size: Size,
+    *,
+    num_classes: int | None = None,
+    auto: str | None = "randaugment",
+    operations: int = 2,
+    magnitude: int = 9,
+    erasing: float = 0.25,
+    mixup: float = 0.8,
+    cutmix: float = 1.0,
+    label_smoothing: float = 0.1,
+    scale: Range = (0.08, 1.0),
+    ratio: Range = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+) -> Policy:
+    """Random resized crop, flip, automatic augmentation and erasing, with MixUp and CutMix: for long trainings.
+
+    Args:
+        size: height and width of the result in pixels, or one number for both.
+        num_classes: number of classes, which mixing needs; None for no mixing.
+        auto: ``'randaugment'``, ``'trivialaugment'`` or None for neither. One draw serves the whole batch.
+        operations: that RandAugment applies.
+        magnitude: of RandAugment's operations, above 0 and below 30.
+        erasing: probability that a rectangle is erased.
+        mixup: alpha of MixUp's Beta distribution; 0 for none.
+        cutmix: alpha of CutMix's Beta distribution; 0 for none.
+        label_smoothing: share of a target that is spread over all classes, where images are mixed.
+        scale: see :func:`classification_train`.
+        ratio: see :func:`classification_train`.
+        flip: see :func:`classification_train`.
+
+    Raises:
+        ValueError: as :func:`classification_train`, and for an unknown ``auto``.
+
+    References:
+        E. Cubuk et al.: RandAugment. https://arxiv.org/abs/1909.13719
+        S. Müller, F. Hutter: TrivialAugment. https://arxiv.org/abs/2103.10158
+
+    Example:
+        >>> import torch
+        >>> classification_strong(64, num_classes=10).mix is None
+        False
+    """
+    steps = _crop_and_flip(size, scale, ratio, flip)
+    _check_shares(erasing=erasing)
+    if auto == "randaugment":
+        steps.append(RandAugment(n=operations, m=magnitude))
+    elif auto == "trivialaugment":
+        steps.append(TrivialAugment())
+    elif auto is not None:
+        raise ValueError(f"unknown auto {auto!r}; available: 'randaugment', 'trivialaugment', None")
+    if erasing:
+        steps.append(RandomErasing(p=erasing))
+    mix = None
+    if num_classes is not None and (mixup or cutmix):
+        mix = Mix(num_classes, mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing)
+    return Policy("classification_strong", steps, mix)
+
+
+def segmentation_train(
+    size: Size,
+    *,
+    short_side: tuple[int, int] = (256, 1024),
+    max_class_share: float = 0.75,
+    flip: float = 0.5,
+    jitter: float = 0.0,
+    hue: float = 0.0,
+    rotate: float = 0.0,
+) -> Policy:
+    """Random scale and crop, rotation, flip and colour jitter, for images with masks.
+
+    Args:
+        size: height and width of the result in pixels, or one number for both.
+        short_side: length in pixels that the image's shorter side is resized to before the crop, from and to.
+        max_class_share: share of a crop's labelled pixels that one class may take; 1 for no bound.
+        flip: probability of a mirror image.
+        jitter: strength of random brightness, contrast and saturation; 0 for none.
+        hue: strength of random hue, up to 0.5 for all hues; 0 for none.
+        rotate: largest angle in degrees; the corners that become empty are ignored by the mask.
+
+    Raises:
+        ValueError: for a range that is not ascending, a probability or strength outside [0, 1], or an angle outside
+            [0, 180].
+
+    Example:
+        >>> import torch
+        >>> segmentation_train(64, short_side=(64, 128))(torch.rand(2, 3, 96, 128)).shape
+        torch.Size([2, 3, 64, 64])
+    """
+    _check_shares(flip=flip, jitter=jitter, hue=hue)
+    if not 0 <= rotate <= 180:
+        raise ValueError(f"rotate {rotate} is not an angle in [0, 180] degrees")
+    steps: list[nn.Module] = [RandomScaledCrop(_pair(size), short_side=short_side, max_class_share=max_class_share)]
+    if rotate:
+        steps.append(RandomRotation(rotate, p=0.5))
+    return Policy("segmentation_train", [*steps, *_flip_and_colour(flip, jitter, hue)])
+
+
+def detection_train(
+    size: Size,
+    *,
+    zoom_out: float = 4.0,
+    overlaps: tuple[float | None, ...] = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+    scale: Range = (0.3, 1.0),
+    flip: float = 0.5,
+    jitter: float = 0.3,
+    hue: float = 0.05,
+) -> Policy:
+    """Zoom out, crop by overlap, resize, flip and colour jitter, for images with boxes: what SSD is trained with.
+
+    Boxes of which a crop leaves little are dropped by the pipeline: give it ``min_box_visibility``, such as 0.3.
+
+    Args:
+        size: height and width of the result in pixels, or one number for both; the aspect is not kept.
+        zoom_out: how many times as long the canvas's sides get at most, for half of the images; 1 for none.
+        overlaps: see :class:`~kornia_mvit.augmentation.crops.RandomIoUCrop`.
+        scale: height and width of a crop as shares of the image's, from and to.
+        flip: probability of a mirror image.
+        jitter: strength of random brightness, contrast and saturation; 0 for none.
+        hue: strength of random hue, up to 0.5 for all hues; 0 for none.
+
+    Raises:
+        ValueError: for a range that is not ascending, or a probability or strength outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> detection_train(64)(torch.rand(2, 3, 96, 128)).shape
+        torch.Size([2, 3, 64, 64])
+    """
+    _check_shares(flip=flip, jitter=jitter, hue=hue)
+    steps: list[nn.Module] = [RandomZoomOut(zoom_out)] if zoom_out != 1 else []
+    steps.append(RandomIoUCrop(_pair(size), overlaps=overlaps, scale=scale))
+    return Policy("detection_train", [*steps, *_flip_and_colour(flip, jitter, hue)])
+
+
+def _crop_and_flip(size: Size, scale: Range, ratio: Range, flip: float) -> list[nn.Module]:
     for name, (low, high) in {"scale": scale, "ratio": ratio}.items():
         limit = 1.0 if name == "scale" else math.inf
         if not 0 < low <= high <= limit:
             raise ValueError(f"{name} {(low, high)} is not an ascending range in (0, {limit:g}]")
-    for name, value in {"flip": flip, "jitter": jitter}.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} {value} is not in [0, 1]")
-    out = (size, size) if isinstance(size, int) else tuple(size)
-    steps: list[_AugmentationBase] = [
-        RandomResizedCrop(out, scale=tuple(scale), ratio=tuple(ratio), align_corners=False)
-    ]
+    _check_shares(flip=flip)
+    crop = RandomResizedCrop(_pair(size), scale=tuple(scale), ratio=tuple(ratio), align_corners=False)
+    return [crop, *_flip_and_colour(flip, 0.0, 0.0)]
+
+
+def _flip_and_colour(flip: float, jitter: float, hue: float) -> list[nn.Module]:
+    steps: list[nn.Module] = []
     if flip:
         steps.append(RandomHorizontalFlip(p=flip))
-    if jitter:
-        steps.append(ColorJitter(jitter, jitter, jitter, 0.0, p=0.8))
-    return AugmentationSequential(*steps, data_keys=["input"])
+    if jitter or hue:
+        steps.append(ColorJitter(jitter, jitter, jitter, min(hue, 0.5), p=0.8))
+    return steps
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        limit = 0.5 if name == "hue" else 1
+        if not 0 <= value <= limit:
+            raise ValueError(f"{name} {value} is not in [0, {limit}]")
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _describe(step: object) -> str:
+    """Say in one line what a step does; Kornia's own words hold every default."""
+    name = type(step).__name__
+    match step:
+        case RandomResizedCrop(flags={"size": size}, _param_generator=generator):
+            scale, ratio = (tuple(round(v, 3) for v in pair) for pair in (generator.scale, generator.ratio))
+            said = f"size={size}, scale={scale}, ratio={ratio}"
+        case RandomHorizontalFlip(p=p) | RandomErasing(p=p):
+            said = f"p={p}"
+        case RandomRotation(p=p, _param_generator=generator):
+            said = f"degrees={generator.samplers[0][0]}, p={p}"
+        case ColorJitter(p=p):
+            parts = ("brightness", "contrast", "saturation", "hue")
+            said = ", ".join([f"{part}={getattr(step, part)}" for part in parts if getattr(step, part)] + [f"p={p}"])
+        case RandAugment(n=n, m=m):
+            said = f"{n} operations, magnitude {m} of 30"
+        case PolicyAugmentBase():
+            said = f"{len(list(step.children()))} operations to choose from"
+        case _:
+            return repr(step)
+    return f"{name}({said})"

@@ -83,6 +83,21 @@ class Preprocess:
         other = max(1, int(self.size * long / short))
         return (self.size, other) if height <= width else (other, self.size)
 
+    def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Top, left, height and width of the centre crop in a resized image; all of it where there is no crop.
+
+        Raises:
+            ValueError: if the image is smaller than the crop.
+        """
+        if self.crop is None:
+            return 0, 0, height, width
+        h, w = _pair(self.crop)
+        if height < h or width < w:
+            raise ValueError(
+                f"an image of {height}x{width} pixels is smaller than the crop {h}x{w}; give Preprocess a size"
+            )
+        return round((height - h) / 2), round((width - w) / 2), h, w
+
     def module(self) -> "PreprocessModule":
         """Build the module that applies the record."""
         return PreprocessModule(self)
@@ -143,11 +158,8 @@ class PreprocessModule(nn.Module):
         image = self.resize(image, self.preprocess.resized_size(image.shape[-2], image.shape[-1]))
         if self.preprocess.crop is None:
             return image
-        (h, w), (ch, cw) = image.shape[-2:], _pair(self.preprocess.crop)
-        if h < ch or w < cw:
-            raise ValueError(f"an image of {h}x{w} pixels is smaller than the crop {ch}x{cw}; give Preprocess a size")
-        top, left = round((h - ch) / 2), round((w - cw) / 2)
-        return image[..., top : top + ch, left : left + cw]
+        top, left, height, width = self.preprocess.crop_box(image.shape[-2], image.shape[-1])
+        return image[..., top : top + height, left : left + width]
 
     def resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Resize images to a height and width with the record's interpolation, antialiased."""

@@ -1,5 +1,6 @@
 """Tasks: what is trained and how, as Lightning modules."""
 
+import inspect
 import math
 import warnings
 from functools import partial
@@ -98,8 +99,12 @@ class ClassificationTask(pl.LightningModule):
         if pipeline is None:
             if policy not in policies.__all__:
                 raise ValueError(f"unknown policy {policy!r}; available: {', '.join(map(repr, policies.__all__))}")
+            build = getattr(policies, policy)
+            arguments = dict(policy_args or {})
+            if "num_classes" in inspect.signature(build).parameters:
+                arguments = {"num_classes": num_classes, "label_smoothing": label_smoothing} | arguments
             pipeline = AugmentationPipeline(
-                getattr(policies, policy)(image_size, **(policy_args or {})),
+                build(image_size, **arguments),
                 preprocess=Preprocess(size=resize_size or image_size, crop=image_size),
             )
         self.pipeline = pipeline
@@ -132,6 +137,10 @@ class ClassificationTask(pl.LightningModule):
         out: Batch = self.pipeline(batch)
         return out
 
+    def on_train_epoch_start(self) -> None:
+        """Begin the pipeline's draws of an epoch."""
+        self.pipeline.set_epoch(self.current_epoch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss of an augmented batch."""
         return self._step(batch, "train")
@@ -148,7 +157,8 @@ class ClassificationTask(pl.LightningModule):
         if batch.label is None:
             raise ValueError("classification needs labels; this batch has none")
         logits = self(batch.image)
-        smoothing = self.hparams["label_smoothing"] if stage == "train" else 0.0
+        smoothed = stage != "train" or self.pipeline.mix is not None  # the mix smooths its targets
+        smoothing = 0.0 if smoothed else self.hparams["label_smoothing"]
         loss = F.cross_entropy(logits, batch.label, label_smoothing=smoothing)
         hard = batch.label.argmax(1) if batch.label.is_floating_point() else batch.label
         accuracy = cast(MulticlassAccuracy, self.accuracy[f"{stage}_"])

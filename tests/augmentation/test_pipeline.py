@@ -73,7 +73,7 @@ class TestAugmentationPipeline(BaseTester):
         assert isinstance(pipeline(image), torch.Tensor)
         out, kept = pipeline(image, label)
         assert torch.equal(kept, label)
-        batch = pipeline(Batch(image, label, meta))
+        batch = pipeline(Batch(image, label, meta=meta))
         assert isinstance(batch, Batch)
         assert torch.equal(batch.label, label)
         assert batch.meta == meta

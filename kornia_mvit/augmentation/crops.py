@@ -1,0 +1,295 @@
+"""Crops that look at what they crop: at the boxes, at the mask, and at which part of the canvas is image.
+
+They are Kornia augmentations. In an :class:`~kornia_mvit.AugmentationPipeline` they see the targets; in a Kornia
+container of their own they crop without looking.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from kornia.augmentation import GeometricAugmentationBase2D
+from torch import Tensor
+
+from kornia_mvit.ops.geometry import box_iou, gather_pixels, invert, sample_bilinear, source_points, window_matrix
+
+__all__ = ["RandomIoUCrop", "RandomScaledCrop", "RandomZoomOut", "View", "WindowCrop"]
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a crop may look at.
+
+    Args:
+        canvas: height and width of the canvas in pixels.
+        size: (B, 2) height and width of the part of it that is image.
+        boxes: (B, N, 4) left, top, right, bottom.
+        box_valid: (B, N), False for padding.
+        mask: (B, H, W) classes.
+        ignore_index: the class in ``mask`` that is none.
+    """
+
+    canvas: Size
+    size: Tensor
+    boxes: Tensor | None = None
+    box_valid: Tensor | None = None
+    mask: Tensor | None = None
+    ignore_index: int = 255
+
+
+class WindowCrop(GeometricAugmentationBase2D):
+    """Lay a window of each image onto a canvas of one size: the base of this module's crops.
+
+    A subclass says in :meth:`windows` which; a window may reach beyond the image, and what lies there is zero.
+
+    Args:
+        size: height and width of the result in pixels; None keeps those of the canvas.
+    """
+
+    fusable = True
+    aligned = True
+    covers = False
+    looks_at: str | None = None
+
+    def __init__(self, size: Size | None) -> None:
+        super().__init__(p=1.0)
+        self.size = size
+
+    def windows(self, view: View) -> Tensor:
+        """Draw the windows: (B, 4) left, top, right, bottom in pixels."""
+        raise NotImplementedError
+
+    def draw(self, view: View, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Draw parameters in Kornia's form."""
+        size = self.size or view.canvas
+        return {
+            "window": self.windows(view),
+            "batch_prob": torch.ones(shape[0]),
+            "output_size": torch.tensor(size).expand(shape[0], 2),
+            "forward_input_shape": torch.tensor(shape),
+        }
+
+    def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw parameters for images of a shape (B, C, H, W), of which nothing else is known."""
+        canvas = (int(batch_shape[-2]), int(batch_shape[-1]))
+        return self.draw(View(canvas, torch.tensor(canvas).expand(batch_shape[0], 2)), tuple(batch_shape))
+
+    def compute_transformation(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
+        """Give the matrices between pixel centres, as Kornia counts."""
+        matrix = window_matrix(params["window"], self._out(input))
+        shift = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+        shift[:2, 2] = 0.5
+        return (invert(shift[None]) @ matrix @ shift).to(input.dtype)
+
+    def apply_transform(
+        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
+        """Resample the windows bilinearly."""
+        inverse = invert(window_matrix(params["window"].to(input.device), self._out(input)))
+        x, y, _ = source_points(inverse, self._out(input), input.dtype, aligned=True)
+        inside = (x >= 0) & (x <= input.shape[-1]) & (y >= 0) & (y <= input.shape[-2])
+        return sample_bilinear(input, x, y) * inside[:, None]
+
+    def _out(self, image: Tensor) -> Size:
+        return self.size or (int(image.shape[-2]), int(image.shape[-1]))
+
+
+class RandomZoomOut(WindowCrop):
+    """Make images smaller on their canvas, with nothing around them, so that small objects are seen in training.
+
+    Args:
+        max_scale: how many times as long as the image's the canvas's sides get at most.
+        p: share of the images that are zoomed out; the others fill the canvas.
+
+    Raises:
+        ValueError: for a scale below 1 or a probability outside [0, 1].
+
+    References:
+        W. Liu et al.: SSD: Single Shot MultiBox Detector, section 3.6. https://arxiv.org/abs/1512.02325
+
+    Example:
+        >>> RandomZoomOut(max_scale=2.0)(torch.rand(2, 3, 32, 48)).shape
+        torch.Size([2, 3, 32, 48])
+    """
+
+    def __init__(self, max_scale: float = 4.0, p: float = 0.5) -> None:
+        super().__init__(None)
+        if max_scale < 1:
+            raise ValueError(f"max_scale {max_scale} is below 1, which would zoom in")
+        self.max_scale = max_scale
+        self.share = _share(p)
+
+    def windows(self, view: View) -> Tensor:
+        """Draw windows around the images."""
+        u = torch.rand(4, len(view.size), dtype=torch.float64).to(view.size.device, non_blocking=True)
+        scale = torch.where(u[0] < self.share, 1 + u[1] * (self.max_scale - 1), 1.0)[:, None]
+        inside = view.size.double().flip(-1)
+        low = -u[2:].T * (scale - 1) * inside
+        return torch.cat([low, low + scale * inside], -1)
+
+    def __repr__(self) -> str:
+        return f"RandomZoomOut(max_scale={self.max_scale}, p={self.share})"
+
+
+class RandomIoUCrop(WindowCrop):
+    """Crop so that some object stays in view as well as a drawn overlap asks, and resize to one size.
+
+    For each image one of ``overlaps`` is drawn, and of ``trials`` windows the first that overlaps some box by at
+    least as much and holds the centre of one; where there is none, or None was drawn, the whole image is taken.
+
+    Args:
+        size: height and width of the result in pixels.
+        overlaps: intersection over union to draw from; None for the whole image.
+        scale: height and width of a window as shares of the image's, from and to.
+        ratio: width over height of a window in pixels, from and to.
+        trials: windows that are tried for each image.
+
+    Raises:
+        ValueError: for ranges that are not ascending.
+
+    References:
+        W. Liu et al.: SSD: Single Shot MultiBox Detector, section 2.2. https://arxiv.org/abs/1512.02325
+
+    Example:
+        >>> RandomIoUCrop((32, 32))(torch.rand(2, 3, 48, 64)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    covers = True
+    looks_at = "boxes"
+
+    def __init__(
+        self,
+        size: Size,
+        *,
+        overlaps: tuple[float | None, ...] = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+        scale: tuple[float, float] = (0.3, 1.0),
+        ratio: tuple[float, float] = (0.5, 2.0),
+        trials: int = 40,
+    ) -> None:
+        super().__init__(size)
+        for name, (low, high) in {"scale": scale, "ratio": ratio}.items():
+            if not 0 < low <= high or (name == "scale" and high > 1):
+                raise ValueError(f"{name} {(low, high)} is not an ascending range of positive numbers (scale: up to 1)")
+        if not overlaps or trials < 1:
+            raise ValueError(f"overlaps {overlaps} and trials {trials}: give at least one of each")
+        self.overlaps, self.scale, self.ratio, self.trials = tuple(overlaps), tuple(scale), tuple(ratio), trials
+
+    def windows(self, view: View) -> Tensor:
+        """Draw windows, looking at the boxes."""
+        count, device = len(view.size), view.size.device
+        u = torch.rand(4, count, self.trials, dtype=torch.float64)
+        table = torch.tensor([2.0 if o is None else o for o in self.overlaps], dtype=torch.float64)
+        least = table[torch.randint(len(table), (count,))]  # an overlap of 2 is never met: the whole image
+        u, least = u.to(device, non_blocking=True), least.to(device, non_blocking=True)
+        inside = view.size.double().flip(-1)[:, None]  # B 1 2, width and height
+        side = (self.scale[0] + u[:2] * (self.scale[1] - self.scale[0])).permute(1, 2, 0) * inside
+        low = u[2:].permute(1, 2, 0) * (inside - side)
+        tried = torch.cat([low, low + side], -1)  # B T 4
+        aspect = side[..., 0] / side[..., 1]
+        fits = (aspect >= self.ratio[0]) & (aspect <= self.ratio[1])
+        if view.boxes is not None and view.box_valid is not None and view.boxes.shape[1]:
+            boxes = view.boxes.double()
+            overlap = (box_iou(tried, boxes) * view.box_valid[:, None]).amax(-1)
+            centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+            held = (centre[:, None] >= tried[:, :, None, :2]) & (centre[:, None] <= tried[:, :, None, 2:])
+            held = (held.all(-1) & view.box_valid[:, None]).any(-1)
+            none = ~view.box_valid.any(1, keepdim=True)
+            fits = fits & (none | held & (overlap >= least[:, None]))
+        fits = fits & (least[:, None] <= 1)
+        first = fits.to(torch.uint8).argmax(1)
+        chosen = tried.gather(1, first[:, None, None].expand(-1, 1, 4))[:, 0]
+        whole = torch.cat([torch.zeros_like(inside), inside], -1)[:, 0]
+        return torch.where(fits.any(1, keepdim=True), chosen, whole)
+
+    def __repr__(self) -> str:
+        return f"RandomIoUCrop(size={self.size}, overlaps={self.overlaps}, scale={self.scale}, ratio={self.ratio})"
+
+
+class RandomScaledCrop(WindowCrop):
+    """Resize images so that their shorter side has a random length, and crop, avoiding windows of one class.
+
+    A window that is larger than the resized image reaches beyond it.
+
+    Args:
+        size: height and width of the result in pixels.
+        short_side: length in pixels that the image's shorter side is resized to, from and to.
+        max_class_share: share of a window's labelled pixels that one class may take, estimated on a grid of 16 x 16
+            points; of ``trials`` windows the first that keeps to it is taken, or the first of all. 1 for no bound.
+        trials: windows that are tried for each image.
+
+    Raises:
+        ValueError: for a range that is not ascending, or a share outside (0, 1].
+
+    References:
+        Paper: MobileViT, section 4.2.2. https://arxiv.org/abs/2110.02178
+
+    Example:
+        >>> RandomScaledCrop((32, 32), short_side=(32, 64))(torch.rand(2, 3, 48, 64)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    looks_at = "mask"
+
+    def __init__(
+        self,
+        size: Size,
+        *,
+        short_side: tuple[int, int] = (256, 1024),
+        max_class_share: float = 0.75,
+        trials: int = 10,
+    ) -> None:
+        super().__init__(size)
+        if not 0 < short_side[0] <= short_side[1]:
+            raise ValueError(f"short_side {short_side} is not an ascending range of pixels")
+        if not 0 < max_class_share <= 1 or trials < 1:
+            raise ValueError(f"max_class_share {max_class_share} is not in (0, 1], or trials {trials} not at least 1")
+        self.short_side, self.max_class_share, self.trials = tuple(short_side), max_class_share, trials
+
+    def windows(self, view: View) -> Tensor:
+        """Draw windows, looking at the mask."""
+        assert self.size is not None
+        count, device = len(view.size), view.size.device
+        u = torch.rand(count, dtype=torch.float64).to(device, non_blocking=True)
+        place = torch.rand(count, self.trials, 2, dtype=torch.float64).to(device, non_blocking=True)
+        inside = view.size.double().flip(-1)[:, None]
+        scale = (self.short_side[0] + u * (self.short_side[1] - self.short_side[0])) / inside.amin((1, 2))
+        side = torch.tensor([self.size[1], self.size[0]]).to(device, torch.float64) / scale[:, None, None]
+        low = place * (inside - side)
+        tried = torch.cat([low, low + side.expand_as(low)], -1)
+        if view.mask is None or self.max_class_share == 1:
+            return tried[:, 0]
+        fits = _class_share(view.mask, tried, inside, view.ignore_index) <= self.max_class_share
+        first = fits.to(torch.uint8).argmax(1)
+        return tried.gather(1, first[:, None, None].expand(-1, 1, 4))[:, 0]
+
+    def __repr__(self) -> str:
+        return (
+            f"RandomScaledCrop(size={self.size}, short_side={self.short_side}, max_class_share={self.max_class_share})"
+        )
+
+
+def _class_share(mask: Tensor, windows: Tensor, inside: Tensor, ignore_index: int) -> Tensor:
+    """Estimate the share of the commonest class among the labelled pixels of windows (B, T, 4): (B, T)."""
+    step = (torch.arange(16, dtype=torch.float64, device=mask.device) + 0.5) / 16
+    low, side = windows[..., :2], windows[..., 2:] - windows[..., :2]
+    x = (low[..., 0, None] + side[..., 0, None] * step)[:, :, None, :]
+    y = (low[..., 1, None] + side[..., 1, None] * step)[:, :, :, None]
+    seen = (x >= 0) & (x <= inside[..., 0, None, None]) & (y >= 0) & (y <= inside[..., 1, None, None])
+    shape = seen.shape
+    points = [v.expand(shape).flatten(1, 2) for v in (x, y)]
+    classes = gather_pixels(mask, points[0], points[1]).view(shape).flatten(2).long()
+    known = seen.flatten(2) & (classes != ignore_index)
+    # Unknown pixels get numbers of their own, so that they are never the commonest class.
+    alone = -1 - torch.arange(classes.shape[-1], device=mask.device).expand_as(classes)
+    classes = torch.where(known, classes, alone)
+    commonest = classes.mode(-1, keepdim=True).values
+    return (classes == commonest).sum(-1) / known.sum(-1).clamp_min(1)
+
+
+def _share(p: float) -> float:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p {p} is not a probability in [0, 1]")
+    return p

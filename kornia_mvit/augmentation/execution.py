@@ -1,0 +1,217 @@
+"""Carry out a stack of augmentations on the images of a batch, and keep account of where their pixels went."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from kornia.augmentation import AugmentationSequential, RandomErasing
+from torch import Tensor
+
+from kornia_mvit.augmentation.crops import View, WindowCrop
+from kornia_mvit.augmentation.geometry import Geometry, Step
+from kornia_mvit.augmentation.operations import (
+    Draw,
+    Kind,
+    Operation,
+    draw_crop_in_view,
+    draw_parameters,
+    find_operation,
+    walk,
+)
+from kornia_mvit.augmentation.preprocess import PreprocessModule
+from kornia_mvit.augmentation.randomness import seed_generators
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.ops.geometry import gather_pixels, scale_matrix
+from kornia_mvit.ops.seeds import combine_seed
+
+__all__ = ["Execution", "Settings"]
+
+Warp = Callable[[Geometry, Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stack is carried out; see :class:`~kornia_mvit.AugmentationPipeline`."""
+
+    ignore_index: int
+    erase_masks: bool
+    fuse: bool
+    warp: Warp
+
+
+class Execution:
+    """One run of a stack over one batch.
+
+    Geometric operations are put off as long as nothing needs their pixels, and then carried out together.
+
+    Args:
+        settings: of the pipeline.
+        batch: the images with their targets.
+        image: its images, floating point.
+        seed: what is drawn depends on it alone.
+    """
+
+    def __init__(self, settings: Settings, batch: Batch, image: Tensor, seed: int) -> None:
+        self.settings = settings
+        self.batch = batch
+        self.image = image
+        self.seed = seed
+        self.geometry = Geometry(_size(image), batch.size, len(batch), image.device)
+        self.mask = batch.mask
+        self.record: list[dict[str, Any]] = []
+        self._waiting: list[tuple[Operation, Draw, int]] = []
+        self._image_at = 0
+        self._mask_at = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the images once all that was put off is done: (B, C, H, W)."""
+        return (*self.image.shape[:2], *self.geometry.sizes[-1])
+
+    def draw_all(self, stack: AugmentationSequential) -> None:
+        """Draw and carry out each operation of a stack."""
+        self._seed(len(self.record), 2)
+        for operation, given in walk(stack, lambda: self.shape):
+            index = len(self.record)
+            self._seed(index, 0)
+            drawn = self._draw(operation) if given is None else given
+            self.record.append({"path": operation.path, "name": operation.name, "data": drawn})
+            self._carry_out(operation, drawn, index)
+            self._seed(index + 1, 2)  # for the choices of containers
+
+    def replay_all(self, stack: AugmentationSequential, record: list[dict[str, Any]]) -> None:
+        """Carry out what was drawn before.
+
+        Raises:
+            ValueError: if the stack has not got the operations that were recorded.
+        """
+        for index, entry in enumerate(record):
+            try:
+                operation = find_operation(entry["path"], stack.get_submodule(entry["path"]))
+            except AttributeError:
+                operation = None
+            if operation is None or operation.name != entry["name"]:
+                raise ValueError(
+                    f"the parameters are of another pipeline: they have {entry['name']} at {entry['path']!r}, "
+                    f"this one has {'nothing' if operation is None else operation.name}"
+                )
+            self.record.append(entry)
+            self._carry_out(operation, entry["data"], index)
+
+    def resize(self, size: tuple[int, int], preprocess: PreprocessModule) -> None:
+        """Resize to a height and width, antialiased, if the images have others."""
+        if self.geometry.sizes[-1] == size:
+            return
+        self.finish()
+        self.geometry.append(
+            Step("resize", scale_matrix(len(self.batch), _size(self.image), size), size, covers=True, aligned=True)
+        )
+        self.image = preprocess.resize(self.image, size)
+        self._image_at = len(self.geometry)
+
+    def finish(self) -> Tensor:
+        """Carry out what was put off, and give the images."""
+        waiting, self._waiting = self._waiting, []
+        if any(operation.resamples for operation, _, _ in waiting):
+            self.image = self.settings.warp(self.geometry, self.image, self._image_at, len(self.geometry))
+        else:
+            for operation, drawn, index in waiting:
+                self._apply(operation, drawn, index)
+        self._image_at = len(self.geometry)
+        return self.image
+
+    def finish_mask(self) -> Tensor | None:
+        """Take the masks to where the images are to be, and give them."""
+        self.mask = self._moved_mask()
+        self._mask_at = len(self.geometry)
+        return self.mask
+
+    def _moved_mask(self) -> Tensor | None:
+        first, last = self._mask_at, len(self.geometry)
+        if self.mask is None or (first == last and not (first == 0 and self.geometry.view is not None)):
+            return self.mask
+        return self.geometry.warp_mask(self.mask, first, last, self.settings.ignore_index)
+
+    def _seed(self, index: int, purpose: int) -> None:
+        seed_generators(combine_seed(self.seed, index, purpose), self.image.device)
+
+    def _draw(self, operation: Operation) -> Draw:
+        view = self.geometry.view if len(self.geometry) == 0 else None
+        if isinstance(operation.module, WindowCrop):
+            return operation.module.draw(self._look(operation.module, view), self.shape)
+        drawn = draw_parameters(operation, self.shape)
+        return drawn if view is None else draw_crop_in_view(operation.module, drawn, view)
+
+    def _look(self, module: WindowCrop, view: Tensor | None) -> View:
+        """Give what a crop asks to look at, as it will be after all that was put off."""
+        batch, canvas, device = self.batch, self.geometry.sizes[-1], self.image.device
+        if view is None:
+            view = torch.tensor(canvas).to(device, non_blocking=True).expand(len(batch), 2)
+        boxes = valid = mask = None
+        if module.looks_at == "boxes" and batch.boxes is not None and batch.box_label is not None:
+            boxes, share = self.geometry.move_boxes(batch.boxes)
+            valid = (batch.box_label >= 0) & (share > 0)
+        if module.looks_at == "mask":
+            mask = self._moved_mask()
+        return View(canvas, view, boxes, valid, mask, self.settings.ignore_index)
+
+    def _carry_out(self, operation: Operation, drawn: Draw, index: int) -> None:
+        gate = drawn.get("batch_prob")
+        if isinstance(gate, Tensor) and gate.device.type == "cpu" and not bool((gate > 0.5).any()):
+            return
+        before = self.shape
+        if operation.kind is Kind.MATRIX:
+            if operation.fusable and self.settings.fuse:
+                self._waiting.append((operation, drawn, index))
+                size = operation.output_size(drawn, self.geometry.sizes[-1])
+                self.geometry.append(operation.step(drawn, before, size))
+                return
+        self.finish()
+        if operation.kind is Kind.DENSE:
+            self._carry_mask(operation, drawn, index)
+        self._apply(operation, drawn, index)
+        if operation.kind is not Kind.VALUES:
+            self.geometry.append(operation.step(drawn, before, _size(self.image)))
+            self._image_at = len(self.geometry)
+            if operation.kind is not Kind.MATRIX:
+                self._mask_at = self._image_at
+        elif isinstance(operation.module, RandomErasing) and self.settings.erase_masks and self.mask is not None:
+            self.finish_mask()
+            self.mask = self.mask.masked_fill(_erased(drawn, self.mask), self.settings.ignore_index)
+
+    def _apply(self, operation: Operation, drawn: Draw, index: int) -> None:
+        self._seed(index, 1)
+        self.image = operation.apply(self.image, drawn)
+
+    def _carry_mask(self, operation: Operation, drawn: Draw, index: int) -> None:
+        """Take masks through an operation without a matrix: send it the pixels' places, and look there."""
+        mask = self.finish_mask()
+        if mask is None:
+            return
+        height, width = mask.shape[-2:]
+        column, row = (torch.arange(n, device=mask.device, dtype=torch.float32) + 0.5 for n in (width, height))
+        places = torch.stack(
+            [column.expand(height, width), row[:, None].expand(height, width), torch.ones_like(mask[0]).float()]
+        )
+        self._seed(index, 1)
+        x, y, weight = operation.apply(places.expand(len(mask), -1, -1, -1), drawn).unbind(1)
+        found = gather_pixels(mask, x / weight, y / weight)
+        self.mask = found.masked_fill(~(weight > 0.5), self.settings.ignore_index)
+
+
+def _erased(drawn: Draw, mask: Tensor) -> Tensor:
+    """Give the pixels (B, H, W) that RandomErasing erased."""
+    row, column = (torch.arange(n, device=mask.device) for n in mask.shape[-2:])
+
+    def inside(places: Tensor, start: Tensor, length: Tensor) -> Tensor:
+        first, count = (v.to(mask.device, non_blocking=True)[:, None] for v in (start, length))
+        return (places >= first) & (places < first + count)
+
+    gate: Tensor = drawn["batch_prob"]
+    rows, columns = inside(row, drawn["ys"], drawn["heights"]), inside(column, drawn["xs"], drawn["widths"])
+    return (gate > 0.5).to(mask.device, non_blocking=True)[:, None, None] & rows[:, :, None] & columns[:, None, :]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return int(image.shape[-2]), int(image.shape[-1])

@@ -1,0 +1,225 @@
+"""Where the pixels of a batch went: the geometric steps of an augmentation, and targets taken along or back."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from kornia_mvit.ops.geometry import (
+    box_area,
+    box_corners,
+    corner_bounds,
+    gather_pixels,
+    invert,
+    sample_bilinear,
+    source_points,
+    transform_points,
+)
+
+__all__ = ["Geometry", "Step"]
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One geometric step.
+
+    Args:
+        name: of the operation.
+        matrix: (B, 3, 3), from points of the canvas before to points of the canvas after, see
+            :mod:`kornia_mvit.ops.geometry`; None for a step that no matrix describes.
+        size: height and width of the canvas after, in pixels.
+        covers: every pixel of the canvas after comes from inside the canvas before.
+        aligned: rows stay rows and columns columns.
+    """
+
+    name: str
+    matrix: Tensor | None
+    size: Size
+    covers: bool = False
+    aligned: bool = False
+
+
+class Geometry:
+    """The geometric steps that a batch went through, in order.
+
+    Args:
+        size: height and width of the first canvas, in pixels.
+        view: (B, 2) height and width of the part of it that is image, or None where all is.
+        batch: number of images.
+    """
+
+    def __init__(self, size: Size, view: Tensor | None, batch: int, device: torch.device) -> None:
+        self.sizes: list[Size] = [size]
+        self.view = None if view is None else view.to(device, non_blocking=True)
+        self.batch = batch
+        self.device = device
+        self.steps: list[Step] = []
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def append(self, step: Step) -> None:
+        """Add a step."""
+        if step.matrix is not None:
+            matrix = step.matrix.to(self.device, torch.float64, non_blocking=True).expand(self.batch, 3, 3)
+            step = Step(step.name, matrix, step.size, step.covers, step.aligned)
+        self.steps.append(step)
+        self.sizes.append(step.size)
+
+    def matrix(self, first: int, last: int) -> Tensor:
+        """Give the matrices from canvas ``first`` to canvas ``last``: (B, 3, 3)."""
+        out = torch.eye(3, dtype=torch.float64, device=self.device).expand(self.batch, 3, 3)
+        for step in self.steps[first:last]:
+            assert step.matrix is not None, step.name
+            out = step.matrix @ out
+        return out
+
+    def source(
+        self, first: int, last: int, dtype: torch.dtype, *, check_view: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Say where the pixels of canvas ``last`` lie on canvas ``first``, and which of them were in view all along.
+
+        Returns:
+            x and y that broadcast to (B, h, w), and a boolean mask (B, h, w), or None where every pixel was in view.
+        """
+        size = self.sizes[last]
+        steps = self.steps[first:last]
+        x = y = seen = None
+        for k in range(last - 1, first - 1, -1):
+            view = self.view if k == 0 and check_view else None
+            if k > first and self.steps[k].covers and view is None:
+                continue
+            aligned = all(step.aligned for step in self.steps[k:last])
+            x, y, depth = source_points(invert(self.matrix(k, last)), size, dtype, aligned=aligned)
+            if self.steps[k].covers and view is None:
+                continue
+            inside = _inside(x, y, self.sizes[k], view)
+            if depth is not None:
+                inside = inside & (depth > 0)
+            seen = inside if seen is None else seen & inside
+        if x is None or y is None:
+            assert not steps
+            x, y, _ = source_points(self.matrix(0, 0), size, dtype, aligned=True)
+            if first == 0 and self.view is not None and check_view:
+                seen = _inside(x, y, size, self.view)
+        return x, y, seen
+
+    def warp_image(self, image: Tensor, first: int, last: int) -> Tensor:
+        """Bring images of canvas ``first`` to canvas ``last`` in one bilinear step; zero where nothing was in view."""
+        x, y, seen = self.source(first, last, image.dtype, check_view=False)
+        if first == 0 and self.view is not None:  # the padding beside the image is not to bleed into it
+            edge = (self.view.to(image.dtype) - 0.5)[:, :, None, None]
+            x, y = torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
+        out = sample_bilinear(image, x, y)
+        return out if seen is None else out * seen[:, None]
+
+    def warp_mask(self, mask: Tensor, first: int, last: int, ignore_index: int) -> Tensor:
+        """Bring masks (B, H, W) of canvas ``first`` to canvas ``last``; ``ignore_index`` where nothing was in view."""
+        x, y, seen = self.source(first, last, torch.float32)
+        out = gather_pixels(mask, x, y)
+        return out if seen is None else out.masked_fill(~seen, ignore_index)
+
+    def move_boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring boxes (B, N, 4) to the last canvas, clipped to it and to what was in view before.
+
+        A box that is cut by the edge of a canvas between is cut there; any other stays a quadrilateral until the end,
+        so that two rotations widen it but once.
+
+        Returns:
+            boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view.
+        """
+        corners = box_corners(boxes.double())
+        corners, share = _clip(corners, self._limit(0))
+        for k, step in enumerate(self.steps):
+            assert step.matrix is not None, step.name
+            if k > 0 and not step.covers:
+                corners, part = _clip(corners, self._limit(k))
+                share = share * part
+            corners = transform_points(step.matrix, corners)
+        corners, part = _clip(corners, self._limit(len(self)))
+        return corner_bounds(corners), share * part
+
+    def move_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring points (B, N, 2) to the last canvas.
+
+        Returns:
+            points (B, N, 2), float64, and (B, N) whether each was in view all along.
+        """
+        points = points.double()
+        seen = _contains(points, self._limit(0))
+        for k, step in enumerate(self.steps):
+            assert step.matrix is not None, step.name
+            if k > 0 and not step.covers:
+                seen = seen & _contains(points, self._limit(k))
+            points = transform_points(step.matrix, points)
+        return points, seen & _contains(points, self._limit(len(self)))
+
+    def inverse(self) -> Self:
+        """Give the way back: from the last canvas to the first.
+
+        Raises:
+            ValueError: naming the steps that no matrix describes.
+        """
+        if lost := [step.name for step in self.steps if step.matrix is None]:
+            raise ValueError(f"{', '.join(lost)} cannot be inverted: no matrix describes it; leave it out, or p=0")
+        out = type(self)(self.sizes[-1], None, self.batch, self.device)
+        for step, size in zip(reversed(self.steps), reversed(self.sizes[:-1]), strict=True):
+            assert step.matrix is not None
+            out.append(Step(step.name, invert(step.matrix), size, False, step.aligned))
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the steps as tensors, numbers and strings."""
+        return {
+            "size": list(self.sizes[0]),
+            "view": self.view,
+            "batch": self.batch,
+            "steps": [
+                {"name": s.name, "matrix": s.matrix, "size": list(s.size), "covers": s.covers, "aligned": s.aligned}
+                for s in self.steps
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], device: torch.device) -> Self:
+        """Read what :meth:`to_dict` gives."""
+        height, width = data["size"]
+        out = cls((height, width), data["view"], data["batch"], device)
+        for step in data["steps"]:
+            h, w = step["size"]
+            out.append(Step(step["name"], step["matrix"], (h, w), step["covers"], step["aligned"]))
+        return out
+
+    def _limit(self, canvas: int) -> Tensor:
+        """Give width and height of what is in view on a canvas: (2,) or (B, 1, 2), float64."""
+        if canvas == 0 and self.view is not None:
+            return self.view.double().flip(-1)[:, None]
+        height, width = self.sizes[canvas]
+        return torch.tensor([width, height], dtype=torch.float64).to(self.device, non_blocking=True)
+
+
+def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None) -> Tensor:
+    if view is None:
+        across, down = (x >= 0) & (x <= size[1]), (y >= 0) & (y <= size[0])
+    else:
+        limit = view.to(x.dtype)[:, :, None, None]
+        across, down = (x >= 0) & (x <= limit[:, 1]), (y >= 0) & (y <= limit[:, 0])
+    return across & down
+
+
+def _contains(points: Tensor, limit: Tensor) -> Tensor:
+    return ((points >= 0) & (points <= limit)).all(-1)
+
+
+def _clip(corners: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
+    """Cut quadrilaterals (B, N, 4, 2) that leave a canvas down to boxes, and say which share of each one is left."""
+    limit = limit.unsqueeze(-2)  # over the four corners
+    bounds = corner_bounds(corners)
+    size = limit.squeeze(-2)
+    clipped = torch.cat([bounds[..., :2].clamp_min(0).minimum(size), bounds[..., 2:].clamp_min(0).minimum(size)], -1)
+    within = _contains(corners, limit).all(-1)
+    share = box_area(clipped) / box_area(bounds).clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.where(within[..., None, None], corners, box_corners(clipped)), share

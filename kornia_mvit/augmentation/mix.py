@@ -1,0 +1,169 @@
+"""MixUp and CutMix into soft targets."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
+from kornia.geometry.bbox import bbox_to_mask
+from torch import Tensor, nn
+
+from kornia_mvit.data.batch import Batch
+
+__all__ = ["Mix"]
+
+_SPATIAL = ("boxes", "mask", "keypoints")
+
+
+class Mix(nn.Module):
+    """Mix the images of a batch with each other, and their labels into soft targets.
+
+    For each batch MixUp or CutMix is chosen; Kornia's operations mix the images. Targets are one-hot with label
+    smoothing, weighted by the share that each image has in the result: by MixUp's lambda, or by the pixels that CutMix
+    left. An image that is not chosen, or meets itself, keeps its pixels and a target of its own class alone.
+
+    Args:
+        num_classes: number of classes, K.
+        mixup: alpha of the Beta distribution of MixUp's lambda; 0 for no MixUp.
+        cutmix: alpha of the Beta distribution of CutMix's area; 0 for no CutMix.
+        p: share of the images that are mixed.
+        switch: probability of CutMix rather than MixUp for a batch, if both are on.
+        label_smoothing: share of a target that is spread over all classes.
+
+    Shape:
+        - Input: a batch with images :math:`(B, C, H, W)` and labels :math:`(B,)`, or soft ones :math:`(B, K)`
+        - Output: the same with labels :math:`(B, K)` that sum to one
+
+    Raises:
+        ValueError: for numbers out of range, both off, a batch without labels or with boxes, masks or keypoints, and
+            on the CPU for labels outside [0, K).
+
+    References:
+        H. Zhang et al.: mixup. https://arxiv.org/abs/1710.09412
+        S. Yun et al.: CutMix. https://arxiv.org/abs/1905.04899
+
+    Example:
+        >>> batch = Batch(torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]))
+        >>> Mix(num_classes=3)(batch).label.sum(1).allclose(torch.ones(4))
+        True
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        mixup: float | None = 0.8,
+        cutmix: float | None = 1.0,
+        p: float = 1.0,
+        switch: float = 0.5,
+        label_smoothing: float = 0.1,
+    ) -> None:
+        super().__init__()
+        mixup, cutmix = mixup or 0.0, cutmix or 0.0
+        if num_classes < 2:
+            raise ValueError(f"num_classes {num_classes} is not at least 2; give the number of classes of the labels")
+        if mixup < 0 or cutmix < 0:
+            raise ValueError(f"mixup {mixup} or cutmix {cutmix} is negative; 0 turns one off")
+        if not mixup and not cutmix:
+            raise ValueError("mixup and cutmix are both off; turn one on, or leave the mix away")
+        for name, value in {"p": p, "switch": switch, "label_smoothing": label_smoothing}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} {value} is not in [0, 1]")
+        self.num_classes = num_classes
+        self.mixup = mixup
+        self.cutmix = cutmix
+        self.p = p
+        self.switch = switch
+        self.label_smoothing = label_smoothing
+        self._mixup = RandomMixUpV2()
+        self._cutmix = RandomCutMixV2(beta=cutmix or 1.0, use_correct_lambda=True)
+
+    def check(self, batch: Batch) -> None:
+        """Refuse batches that cannot be mixed; labels are looked at on the CPU alone, where nothing waits."""
+        if found := [name for name in _SPATIAL if getattr(batch, name) is not None]:
+            raise ValueError(
+                f"mixing images cannot carry {' and '.join(found)} along; leave mix away for this batch, or the targets"
+            )
+        label = batch.label
+        if label is None:
+            raise ValueError("mixing needs labels, and the batch has none; give labels, or leave mix away")
+        if label.is_floating_point():
+            if label.shape[1] != self.num_classes:
+                raise ValueError(f"soft labels have {label.shape[1]} classes, the mix {self.num_classes}")
+        elif label.device.type == "cpu" and len(label):
+            low, high = (int(value) for value in label.aminmax())
+            if low < 0 or high >= self.num_classes:
+                raise ValueError(
+                    f"labels go from {low} to {high}, but num_classes {self.num_classes} allows 0 to "
+                    f"{self.num_classes - 1}"
+                )
+
+    def draw(self, batch_size: int, height: int, width: int) -> dict[str, Any]:
+        """Draw from PyTorch's global generator on the CPU: who is mixed with whom, how, and how much.
+
+        Returns:
+            Plain data: ``kind`` (``'mixup'``, ``'cutmix'`` or ``'none'``), ``own`` (B,) the share of each image's own
+            label in its target, ``pairs`` (B,) whom it meets, and what Kornia's operation needs.
+        """
+        chosen = torch.rand(batch_size) < self.p
+        use_cutmix = bool(torch.rand(()) < self.switch) if self.mixup and self.cutmix else bool(self.cutmix)
+        if batch_size < 2 or not bool(chosen.any()):
+            return {"kind": "none", "own": torch.ones(batch_size), "pairs": torch.arange(batch_size)}
+        if use_cutmix:
+            drawn = self._cutmix._param_generator((batch_size, 1, height, width))
+            pairs, boxes = drawn["mix_pairs"][0], drawn["crop_src"][0]
+            # Kornia's boxes name their last pixel: one of no extent ends before it begins.
+            side = (boxes[:, 2] - boxes[:, 0] + 1) * chosen[:, None]
+            boxes = torch.where(chosen[:, None, None], boxes, _empty(boxes))
+            return {"kind": "cutmix", "own": 1 - side.prod(1) / (height * width), "pairs": pairs, "boxes": boxes}
+        pairs = torch.randperm(batch_size)
+        concentration = torch.full((batch_size,), float(self.mixup))
+        own = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
+        return {"kind": "mixup", "own": torch.where(chosen, own, 1.0), "pairs": pairs}
+
+    def mix(self, image: Tensor, label: Tensor, params: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Mix images (B, C, H, W) and their labels as was drawn, without waiting for the device.
+
+        Returns:
+            Images of the same dtype, and (B, K) soft targets in float32.
+        """
+        soft = self._soften(label)
+        if params["kind"] == "none":
+            return image, soft
+        own = params["own"].to(image.device, non_blocking=True)
+        pairs = params["pairs"].to(image.device, non_blocking=True)
+        if params["kind"] == "mixup":
+            drawn = {"mixup_pairs": pairs, "mixup_lambdas": 1 - own}
+            mixed = self._mixup.apply_transform(image, drawn)
+            mixed = torch.where((own == 1)[:, None, None, None], image, mixed)
+        else:  # Kornia's own assignment by a boolean mask would wait for the device
+            boxes = params["boxes"].to(image.device, non_blocking=True)
+            inside = bbox_to_mask(boxes, image.shape[-1], image.shape[-2]).bool()[:, None]
+            mixed = torch.where(inside, image.index_select(0, pairs), image)
+        weight = own.to(soft.dtype)[:, None]
+        return mixed, soft * weight + soft.index_select(0, pairs) * (1 - weight)
+
+    def forward(self, batch: Batch) -> Batch:
+        """Draw, and mix a batch of floating-point images."""
+        self.check(batch)
+        assert batch.label is not None
+        if not batch.image.is_floating_point():
+            raise TypeError(f"mixing takes floating-point images, got {batch.image.dtype}; divide by 255 first")
+        params = self.draw(len(batch), batch.image.shape[-2], batch.image.shape[-1])
+        image, label = self.mix(batch.image, batch.label, params)
+        return batch.replace(image=image, label=label)
+
+    def _soften(self, label: Tensor) -> Tensor:
+        soft = label.float() if label.is_floating_point() else F.one_hot(label.long(), self.num_classes).float()
+        return soft * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
+
+    def __repr__(self) -> str:
+        return (
+            f"Mix({self.num_classes} classes, mixup={self.mixup}, cutmix={self.cutmix}, p={self.p}, "
+            f"switch={self.switch}, label_smoothing={self.label_smoothing})"
+        )
+
+
+def _empty(boxes: Tensor) -> Tensor:
+    """Give boxes (B, 4, 2) in Kornia's form that hold no pixel."""
+    return boxes.new_tensor([[0, 0], [-1, 0], [-1, -1], [0, -1]]).expand_as(boxes)

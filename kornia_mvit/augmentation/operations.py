@@ -1,0 +1,276 @@
+"""How Kornia's augmentations act on targets: which kind each one is, what it draws, and where it moves pixels."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+from kornia.augmentation.auto.base import PolicyAugmentBase
+from kornia.augmentation.auto.operations.base import OperationBase
+from kornia.augmentation.auto.operations.policy import PolicySequential
+from kornia.augmentation.base import _AugmentationBase, _BasicAugmentationBase
+from kornia.augmentation.container.base import ImageSequentialBase
+from kornia.augmentation.container.params import ParamItem
+from kornia.constants import DataKey, Resample, SamplePadding
+from torch import Tensor, nn
+
+from kornia_mvit.augmentation.geometry import Step
+from kornia_mvit.ops.geometry import edge_matrix
+
+__all__ = [
+    "Draw",
+    "Kind",
+    "Operation",
+    "check_stack",
+    "draw_crop_in_view",
+    "draw_parameters",
+    "find_operation",
+    "unable",
+    "walk",
+]
+
+Size = tuple[int, int]
+Draw = dict[str, Any]
+
+
+class Kind(Enum):
+    """What an operation does to targets."""
+
+    VALUES = "changes values alone"
+    MATRIX = "moves pixels by a matrix"
+    DENSE = "moves pixels freely"
+    OPAQUE = "is unknown"
+
+
+_FLIPS = (K.RandomHorizontalFlip, K.RandomVerticalFlip)
+_WARPS = (
+    K.RandomAffine, K.RandomRotation, K.RandomRotation90, K.RandomPerspective, K.RandomShear, K.RandomTranslate,
+)  # fmt: skip
+_RESIZES = (K.Resize, K.LongestMaxSize, K.SmallestMaxSize)
+_CROPS = (K.RandomResizedCrop, K.RandomCrop, K.CenterCrop)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One of Kornia's augmentations and what is known of it before anything is drawn.
+
+    Args:
+        path: names of the modules that lead to it inside the stack, with dots between.
+        module: the augmentation.
+        kind: what it does to targets.
+        fusable: it moves pixels bilinearly and leaves zeros outside, so that its matrix says all.
+        resamples: it interpolates, unlike a flip, a pad or a crop.
+        covers: see :class:`~kornia_mvit.augmentation.geometry.Step`.
+        aligned: see :class:`~kornia_mvit.augmentation.geometry.Step`.
+    """
+
+    path: str
+    module: nn.Module
+    kind: Kind
+    fusable: bool = False
+    resamples: bool = False
+    covers: bool = False
+    aligned: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the augmentation's class."""
+        return type(self.module).__name__
+
+    def apply(self, image: Tensor, draw: Draw) -> Tensor:
+        """Let Kornia augment images with what was drawn."""
+        out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
+        return out
+
+    def output_size(self, draw: Draw, size: Size) -> Size:
+        """Give height and width of the result for an input of the given ones."""
+        if isinstance(self.module, K.PadTo):
+            target = self.module.flags["size"]
+            if self.module.flags.get("crop_if_exceeds", True):
+                return int(target[0]), int(target[1])
+            return max(size[0], int(target[0])), max(size[1], int(target[1]))
+        if "output_size" not in draw or not bool(draw["batch_prob"][0] > 0.5):
+            return size
+        height, width = draw["output_size"][0].tolist()
+        return int(height), int(width)
+
+    def step(self, draw: Draw, shape: tuple[int, ...], size: Size) -> Step:
+        """Say where the operation moves pixels.
+
+        Args:
+            draw: what was drawn.
+            shape: of the images before, (B, C, H, W).
+            size: height and width of the images after.
+        """
+        if self.kind is not Kind.MATRIX:
+            return Step(self.name, None, size)
+        assert isinstance(self.module, K.RigidAffineAugmentationBase2D)
+        like = torch.zeros((), dtype=torch.float64).expand(shape)  # Kornia asks for its shape and dtype
+        matrix = self.module.generate_transformation_matrix(like, draw, self.module.flags)
+        return Step(self.name, edge_matrix(matrix), size, self.covers, self.aligned)
+
+
+def find_operation(path: str, module: nn.Module) -> Operation:
+    """Tell what an augmentation does to targets."""
+    if isinstance(module, K.IntensityAugmentationBase2D):
+        return Operation(path, module, Kind.VALUES)
+    if isinstance(module, K.RigidAffineAugmentationBase2D):
+        flags = module.flags
+        own = getattr(module, "fusable", False)  # the package's own crops
+        plain = own or (
+            flags.get("resample", Resample.BILINEAR) == Resample.BILINEAR
+            and flags.get("padding_mode", "zeros") in ("zeros", "constant", SamplePadding.ZEROS)
+            and _is_zero(flags.get("fill_value"))
+            and _is_zero(flags.get("fill"))
+            and _is_zero(flags.get("pad_value"))
+            and flags.get("pad_mode", "constant") == "constant"
+            and not flags.get("antialias", False)
+        )
+        known = (*_FLIPS, *_WARPS, *_RESIZES, *_CROPS, K.PadTo)
+        padded = isinstance(module, K.RandomCrop) and (flags["padding"] is not None or flags["pad_if_needed"])
+        return Operation(
+            path,
+            module,
+            Kind.MATRIX,
+            fusable=own or (type(module) in known and plain and not _tiny(module)),
+            resamples=own or isinstance(module, (*_WARPS, *_RESIZES, K.RandomResizedCrop)),
+            covers=getattr(module, "covers", False) or (type(module) in (*_FLIPS, *_RESIZES, *_CROPS) and not padded),
+            aligned=getattr(module, "aligned", False)
+            or type(module) in (*_FLIPS, *_RESIZES, *_CROPS, K.PadTo, K.RandomTranslate),
+        )
+    if isinstance(module, _AugmentationBase):
+        return Operation(path, module, Kind.DENSE)
+    return Operation(path, module, Kind.OPAQUE)
+
+
+def _is_zero(fill: Any) -> bool:
+    return fill is None or float(torch.as_tensor(fill, dtype=torch.float64).abs().max()) == 0.0
+
+
+def _tiny(module: nn.Module) -> bool:
+    """Tell targets of one pixel apart, which corner-aligned resizing treats as a case of its own."""
+    size = getattr(module, "flags", {}).get("size", 2)
+    return any(side < 2 for side in (size if isinstance(size, (tuple, list)) else (size,)))
+
+
+def check_stack(stack: K.AugmentationSequential) -> None:
+    """Refuse what the pipeline cannot carry out, by name.
+
+    Raises:
+        TypeError: for augmentations of videos and volumes, and mixes.
+        ValueError: for arguments of a container that the pipeline would ignore.
+    """
+    for module in stack.modules():
+        name = type(module).__name__
+        if isinstance(module, K.MixAugmentationBaseV2):
+            raise TypeError(
+                f"{name} mixes images, and its targets would not follow; take it out of augment, and give mix=Mix(…) "
+                "for MixUp and CutMix"
+            )
+        if isinstance(module, (K.AugmentationBase3D, K.VideoSequential)):
+            raise TypeError(f"{name} is for videos or volumes; the pipeline takes images (B, C, H, W)")
+        extra = getattr(module, "extra_args", None)
+        if extra and extra != {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": None}}:
+            raise ValueError(
+                f"extra_args {extra} of {name} would be ignored: masks are resampled nearest and filled with the "
+                "pipeline's ignore_index; leave extra_args away"
+            )
+
+
+def unable(stack: nn.Module) -> dict[Kind, list[str]]:
+    """List the operations of a stack that cannot carry every target, by their kind: dense ones and unknown ones."""
+    out: dict[Kind, list[str]] = {Kind.DENSE: [], Kind.OPAQUE: []}
+    containers = (K.ImageSequential, PolicyAugmentBase, PolicySequential, OperationBase)
+
+    def visit(module: nn.Module) -> None:
+        if isinstance(module, containers) and not isinstance(module, K.PatchSequential):
+            for child in module.children():
+                visit(child)
+            return
+        operation = find_operation("", module)
+        if operation.kind in out and operation.name not in out[operation.kind]:
+            out[operation.kind].append(operation.name)
+
+    visit(stack)
+    return out
+
+
+def walk(
+    module: nn.Module, shape: Callable[[], tuple[int, ...]], path: str = ""
+) -> Iterator[tuple[Operation, Draw | None]]:
+    """Choose which operations of a stack run, in order; those of automatic policies come with what they drew.
+
+    Draws from the global generator where a container applies its children at random. For the others, the caller
+    draws when it gets there, since only then the size of the images is known.
+    """
+    if isinstance(module, PolicyAugmentBase):
+        yield from _read_policy(module, module.forward_parameters(torch.Size(shape())), path)
+    elif isinstance(module, K.ImageSequential) and not isinstance(module, K.PatchSequential):
+        for name, child in module.get_forward_sequence():
+            yield from walk(child, shape, f"{path}.{name}" if path else name)
+    elif isinstance(module, OperationBase):
+        yield find_operation(f"{path}.op", module.op), module.forward_parameters(torch.Size(shape()))
+    else:
+        yield find_operation(path, module), None
+
+
+def _read_policy(module: nn.Module, params: list[ParamItem], path: str) -> Iterator[tuple[Operation, Draw | None]]:
+    for item in params:
+        child = module.get_submodule(item.name)
+        inner = f"{path}.{item.name}" if path else item.name
+        if isinstance(child, OperationBase):
+            assert isinstance(item.data, dict)
+            yield find_operation(f"{inner}.op", child.op), item.data
+        elif isinstance(item.data, list):
+            assert isinstance(child, ImageSequentialBase)
+            yield from _read_policy(child, item.data, inner)
+
+
+def draw_parameters(operation: Operation, shape: tuple[int, ...]) -> Draw:
+    """Draw an operation's parameters from the global generator."""
+    if not isinstance(operation.module, _BasicAugmentationBase):
+        return {}
+    return dict(operation.module.forward_parameters(torch.Size(shape)))
+
+
+def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
+    """Draw the windows of a random crop inside the part of the canvas that is image.
+
+    Kornia draws them on the whole canvas, padding included.
+
+    Args:
+        module: a Kornia ``RandomResizedCrop``, or ``RandomCrop`` without padding; anything else keeps its draw.
+        params: what Kornia drew.
+        view: (B, 2) height and width of the images, in pixels.
+
+    Returns:
+        The parameters, with other windows.
+    """
+    count = len(view)
+    height, width = view.double().unbind(-1)
+    rows = 1 if getattr(module, "same_on_batch", False) else count
+    if isinstance(module, K.RandomResizedCrop):
+        scale = torch.as_tensor(module._param_generator.scale, dtype=torch.float64)
+        ratio = torch.as_tensor(module._param_generator.ratio, dtype=torch.float64)
+        u = torch.rand(3, rows, 10, dtype=torch.float64).to(view.device, non_blocking=True).expand(3, count, 10)
+        area = (height * width)[:, None] * (scale[0] + (scale[1] - scale[0]) * u[0])
+        aspect = torch.exp(ratio.log()[0] + (ratio.log()[1] - ratio.log()[0]) * u[1])
+        w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (w > 0) & (h > 0) & (w <= width[:, None]) & (h <= height[:, None])
+        first = fits.to(torch.uint8).argmax(1, keepdim=True)
+        whole = (width / height).clamp(ratio[0], ratio[1])  # no candidate fits: as much of the image as may be
+        w = torch.where(fits.any(1), w.gather(1, first)[:, 0], torch.minimum(width, (height * whole).round()))
+        h = torch.where(fits.any(1), h.gather(1, first)[:, 0], torch.minimum(height, (width / whole).round()))
+        place = u[2, :, :2]
+    elif isinstance(module, K.RandomCrop) and module.flags["padding"] is None and not module.flags["pad_if_needed"]:
+        h, w = (torch.full_like(height, float(side)) for side in module.flags["size"])
+        place = torch.rand(rows, 2, dtype=torch.float64).to(view.device, non_blocking=True).expand(count, 2)
+    else:
+        return params
+    left = (place[:, 0] * (width - w + 1).clamp_min(1)).floor()
+    top = (place[:, 1] * (height - h + 1).clamp_min(1)).floor()
+    x, y = torch.stack([left, left + w - 1], -1), torch.stack([top, top + h - 1], -1)
+    source = torch.stack([x[:, [0, 1, 1, 0]], y[:, [0, 0, 1, 1]]], -1)
+    return params | {"src": source.to(params["src"].dtype)}

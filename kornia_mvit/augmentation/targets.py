@@ -1,0 +1,94 @@
+"""Targets taken along with their images, and brought back."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kornia_mvit.augmentation.geometry import Geometry
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.ops.geometry import (
+    box_area,
+    box_corners,
+    corner_bounds,
+    sample_bilinear,
+    transform_points,
+)
+
+__all__ = ["inverse_boxes", "inverse_keypoints", "inverse_maps", "move_targets", "way_back"]
+
+
+def move_targets(
+    batch: Batch, geometry: Geometry, *, min_box_area: float, min_box_visibility: float
+) -> dict[str, Tensor]:
+    """Give the boxes, keypoints and size of a batch after its images went through a geometry.
+
+    Boxes that are not kept become padding, and padding goes to the end; the order of the others stays.
+    """
+    out: dict[str, Tensor] = {}
+    if batch.boxes is not None and batch.box_label is not None:
+        boxes, share = geometry.move_boxes(batch.boxes)
+        keep = (batch.box_label >= 0) & (box_area(boxes) >= min_box_area) & (share >= min_box_visibility)
+        order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        boxes = boxes.to(batch.boxes.dtype).masked_fill(~keep[..., None], 0.0)
+        out["boxes"] = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        out["box_label"] = batch.box_label.masked_fill(~keep, -1).gather(1, order)
+        if batch.box_ignore is not None:
+            out["box_ignore"] = (batch.box_ignore & keep).gather(1, order)
+    if batch.keypoints is not None and batch.keypoint_visible is not None:
+        points, seen = geometry.move_points(batch.keypoints)
+        out["keypoints"] = points.to(batch.keypoints.dtype)
+        out["keypoint_visible"] = batch.keypoint_visible & seen
+    if batch.size is not None and len(geometry):
+        height, width = geometry.sizes[-1]
+        size = torch.tensor([height, width], dtype=batch.size.dtype)
+        out["size"] = size.to(batch.size.device, non_blocking=True).expand(len(batch), 2)
+    return out
+
+
+def way_back(params: dict[str, Any], like: Tensor) -> Geometry:
+    """Read the geometry from a pipeline's parameters, for tensors of as many images on whatever device.
+
+    Raises:
+        ValueError: for mixed batches, and for another number of images.
+    """
+    mix = params["mix"]
+    if mix is not None and mix["kind"] != "none":
+        raise ValueError(f"a batch mixed by {mix['kind']} has no inverse: its images are of two; augment without mix")
+    geometry = Geometry.from_dict(params["geometry"], like.device)
+    if len(like) != geometry.batch:
+        raise ValueError(f"the parameters are for {geometry.batch} images, but {len(like)} were given")
+    return geometry
+
+
+def inverse_maps(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Bring dense maps back; see :meth:`kornia_mvit.AugmentationPipeline.inverse`.
+
+    They are read bilinearly at their own stride, which is what upsampling them first would give, at one
+    interpolation less.
+    """
+    if maps.ndim != 4 or not maps.is_floating_point():
+        raise ValueError(f"maps are (B, C, h, w) and floating point, got {maps.dtype} {tuple(maps.shape)}")
+    back, view = geometry.inverse(), geometry.view
+    work = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+    x, y, seen = back.source(0, len(back), work.dtype)
+    (height, width), (h, w) = back.sizes[0], maps.shape[-2:]
+    out = sample_bilinear(work, x * (w / width), y * (h / height))
+    valid = torch.ones(len(maps), *back.sizes[-1], dtype=torch.bool, device=maps.device) if seen is None else seen
+    if view is not None:
+        row, column = (torch.arange(n, device=maps.device) for n in back.sizes[-1])
+        valid = valid & (row < view[:, :1])[:, :, None] & (column < view[:, 1:])[:, None, :]
+    return out.masked_fill(~valid[:, None], 0.0).to(maps.dtype), valid[:, None]
+
+
+def inverse_boxes(boxes: Tensor, geometry: Geometry) -> Tensor:
+    """Bring boxes back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_boxes`."""
+    back = geometry.inverse()
+    corners = transform_points(back.matrix(0, len(back)), box_corners(boxes))
+    return corner_bounds(corners).to(boxes.dtype)
+
+
+def inverse_keypoints(keypoints: Tensor, geometry: Geometry) -> Tensor:
+    """Bring keypoints back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_keypoints`."""
+    back = geometry.inverse()
+    return transform_points(back.matrix(0, len(back)), keypoints).to(keypoints.dtype)

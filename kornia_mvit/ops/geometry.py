@@ -1,0 +1,187 @@
+"""Points, boxes and pixels under 3x3 matrices.
+
+Coordinates are in pixels, x before y, measured from the upper left corner of a canvas: its first pixel covers 0 to 1
+and has its centre at 0.5. A matrix takes points of one canvas to points of another; matrices are float64.
+"""
+
+# B batch, C channels, H W source canvas, h w target canvas, N boxes or points
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "box_area",
+    "box_corners",
+    "box_iou",
+    "corner_bounds",
+    "edge_matrix",
+    "gather_pixels",
+    "invert",
+    "sample_bilinear",
+    "scale_matrix",
+    "source_points",
+    "transform_points",
+    "window_matrix",
+]
+
+
+def edge_matrix(matrix: Tensor) -> Tensor:
+    """Bring matrices between pixel centres (the first at 0, as Kornia counts) to pixel edges: (B, 3, 3) -> (B, 3, 3).
+
+    Example:
+        >>> flip = torch.tensor([[[-1.0, 0.0, 3.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])  # four pixels: 0 <-> 3
+        >>> edge_matrix(flip)[0, 0].tolist()
+        [-1.0, 0.0, 4.0]
+    """
+    matrix = matrix.double()
+    shift = torch.eye(3, dtype=torch.float64, device=matrix.device)
+    shift[:2, 2] = 0.5
+    back = 2 * torch.eye(3, dtype=torch.float64, device=matrix.device) - shift
+    return shift @ matrix @ back
+
+
+def window_matrix(window: Tensor, size: tuple[int, int]) -> Tensor:
+    """Give the matrices that lay windows of a canvas onto a whole canvas of the given height and width.
+
+    Args:
+        window: (B, 4) left, top, right and bottom in pixels; may reach beyond the canvas.
+        size: height and width of the target in pixels.
+
+    Returns:
+        (B, 3, 3), float64.
+
+    Example:
+        >>> matrix = window_matrix(torch.tensor([[10.0, 20.0, 30.0, 60.0]]), (80, 80))
+        >>> transform_points(matrix, torch.tensor([[[10.0, 20.0], [30.0, 60.0]]])).tolist()
+        [[[0.0, 0.0], [80.0, 80.0]]]
+    """
+    window = window.double()
+    scale = window.new_tensor([size[1], size[0]]) / (window[:, 2:] - window[:, :2])
+    matrix = torch.zeros(len(window), 3, 3, dtype=torch.float64, device=window.device)
+    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2] = scale[:, 0], scale[:, 1], 1.0
+    matrix[:, :2, 2] = -window[:, :2] * scale
+    return matrix
+
+
+def scale_matrix(count: int, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Give the matrices of a resize from one height and width to another: (count, 3, 3), float64, on the CPU."""
+    diagonal = torch.tensor([target[1] / source[1], target[0] / source[0], 1.0], dtype=torch.float64)
+    return torch.diag(diagonal).expand(count, 3, 3)
+
+
+def invert(matrix: Tensor) -> Tensor:
+    """Invert (B, 3, 3) matrices without waiting for the device."""
+    inverse: Tensor = torch.linalg.inv_ex(matrix.double()).inverse
+    return inverse
+
+
+def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
+    """Apply matrices to points: (B, 3, 3), (B, ..., 2) -> (B, ..., 2), float64."""
+    flat = points.double().flatten(1, -2)
+    out = flat @ matrix[:, :2, :2].mT + matrix[:, None, :2, 2]
+    out = out / (flat @ matrix[:, 2, :2, None] + matrix[:, None, 2:, 2])
+    return out.view(points.shape)
+
+
+def box_corners(boxes: Tensor) -> Tensor:
+    """Give the corners of boxes, clockwise from the upper left: (..., 4) -> (..., 4, 2)."""
+    return boxes[..., [0, 1, 2, 1, 2, 3, 0, 3]].reshape(*boxes.shape[:-1], 4, 2)
+
+
+def corner_bounds(corners: Tensor) -> Tensor:
+    """Give the boxes around sets of corners: (..., K, 2) -> (..., 4)."""
+    return torch.cat([corners.amin(-2), corners.amax(-2)], -1)
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Give the area of boxes in square pixels: (..., 4) -> (...); boxes without extent have none."""
+    side = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0)
+    return side[..., 0] * side[..., 1]
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Give intersection over union of boxes: (..., N, 4), (..., M, 4) -> (..., N, M); 0 where both have no area.
+
+    Example:
+        >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])).item()
+        0.5
+    """
+    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    shared = (high - low).clamp_min(0).prod(-1)
+    union = box_area(a)[..., :, None] + box_area(b)[..., None, :] - shared
+    return shared / union.clamp_min(torch.finfo(union.dtype).tiny)
+
+
+def source_points(
+    inverse: Tensor, size: tuple[int, int], dtype: torch.dtype, *, aligned: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Say where the pixels of a target canvas come from.
+
+    Args:
+        inverse: (B, 3, 3) matrices from the target to the source.
+        size: height and width of the target in pixels.
+        dtype: of the result.
+        aligned: the matrices only flip, scale and shift, so that columns and rows do not mix.
+
+    Returns:
+        x and y of every target pixel's centre in the source, of shapes that broadcast to (B, h, w), and (B, h, w) a
+        positive number where the point lies before the projection's horizon, or None if there is none.
+    """
+    h, w = size
+    m = inverse
+    column = torch.arange(w, dtype=torch.float64, device=m.device) + 0.5
+    row = torch.arange(h, dtype=torch.float64, device=m.device) + 0.5
+
+    def plane(k: int, mixed: bool) -> Tensor:
+        across = (m[:, k, 0, None] * column + m[:, k, 2, None]).to(dtype)[:, None, :]
+        return across + (m[:, k, 1, None] * row).to(dtype)[:, :, None] if mixed else across
+
+    if aligned:
+        y = (m[:, 1, 1, None] * row + m[:, 1, 2, None]).to(dtype)[:, :, None]
+        return plane(0, False), y, None
+    depth = plane(2, True)
+    return plane(0, True) / depth, plane(1, True) / depth, depth
+
+
+def sample_bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Read images at points, bilinearly, the outermost pixels repeated beyond the edge.
+
+    Args:
+        image: (B, C, H, W), floating point.
+        x: broadcasting to (B, h, w), in pixels.
+        y: broadcasting to (B, h, w), in pixels.
+
+    Returns:
+        (B, C, h, w).
+    """
+    height, width = image.shape[-2:]
+    grid = torch.empty(*_joint_shape(x, y), 2, dtype=image.dtype, device=image.device)
+    grid[..., 0] = x * (2.0 / width) - 1.0
+    grid[..., 1] = y * (2.0 / height) - 1.0
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def gather_pixels(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Read the pixel that each point lies in, the nearest one for points outside: any dtype.
+
+    Args:
+        image: (B, H, W).
+        x: broadcasting to (B, h, w), in pixels.
+        y: broadcasting to (B, h, w), in pixels.
+
+    Returns:
+        (B, h, w), of the image's dtype.
+    """
+    height, width = image.shape[-2:]
+    column = x.floor().long().clamp(0, width - 1)
+    row = y.floor().long().clamp(0, height - 1)
+    shape = _joint_shape(x, y)
+    index = (row * width + column).expand(shape)
+    return image.flatten(1).gather(1, index.flatten(1)).view(shape)
+
+
+def _joint_shape(x: Tensor, y: Tensor) -> tuple[int, int, int]:
+    """Give (B, h, w) of coordinates that broadcast to it."""
+    return max(x.shape[0], y.shape[0]), max(x.shape[1], y.shape[1]), max(x.shape[2], y.shape[2])
