@@ -77,9 +77,7 @@ class Geometry:
             out = step.matrix @ out
         return out
 
-    def source(
-        self, first: int, last: int, dtype: torch.dtype, *, check_view: bool = True
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def source(self, first: int, last: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
         """Say where the pixels of canvas ``last`` lie on canvas ``first``, and which of them were in view all along.
 
         Returns:
@@ -89,7 +87,7 @@ class Geometry:
         steps = self.steps[first:last]
         x = y = seen = None
         for k in range(last - 1, first - 1, -1):
-            view = self.view if k == 0 and check_view else None
+            view = self.view if k == 0 else None
             if k > first and self.steps[k].covers and view is None:
                 continue
             aligned = all(step.aligned for step in self.steps[k:last])
@@ -103,13 +101,13 @@ class Geometry:
         if x is None or y is None:
             assert not steps
             x, y, _ = source_points(self.matrix(0, 0), size, dtype, aligned=True)
-            if first == 0 and self.view is not None and check_view:
+            if first == 0 and self.view is not None:
                 seen = _inside(x, y, size, self.view)
         return x, y, seen
 
     def warp_image(self, image: Tensor, first: int, last: int) -> Tensor:
         """Bring images of canvas ``first`` to canvas ``last`` in one bilinear step; zero where nothing was in view."""
-        x, y, seen = self.source(first, last, image.dtype, check_view=False)
+        x, y, seen = self.source(first, last, image.dtype)
         if first == 0 and self.view is not None:  # the padding beside the image is not to bleed into it
             edge = (self.view.to(image.dtype) - 0.5)[:, :, None, None]
             x, y = torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])

@@ -164,6 +164,11 @@ def check_stack(stack: K.AugmentationSequential) -> None:
     """
     for module in stack.modules():
         name = type(module).__name__
+        if isinstance(module, K.ImageSequential) and len(module._modules) > len(list(module.children())):
+            raise ValueError(
+                f"{name} has the same augmentation object more than once, and would apply it once; make one for "
+                "each place"
+            )
         if isinstance(module, K.MixAugmentationBaseV2):
             raise TypeError(
                 f"{name} mixes images, and its targets would not follow; take it out of augment, and give mix=Mix(…) "

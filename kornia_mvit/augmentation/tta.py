@@ -64,7 +64,11 @@ class TestTimeTransform:
         if self.scale != 1.0:
             target = cast(tuple[int, int], tuple(self._scaled(side) for side in size))
             geometry.append(Step("scale", scale_matrix(len(image), size, target), target, covers=True, aligned=True))
-            image = F.interpolate(image, target, mode="bilinear", align_corners=False, antialias=True)
+            half = image.dtype in (torch.float16, torch.bfloat16)  # the CPU has no antialiasing in half precision
+            small = F.interpolate(
+                image.float() if half else image, target, mode="bilinear", align_corners=False, antialias=True
+            )
+            image = small.to(image.dtype)
             size = target
         if self.angle:
             angle = torch.deg2rad(torch.tensor(self.angle, dtype=torch.float64))

@@ -76,7 +76,10 @@ class TestClassificationTask:
             ({}, "num_classes is missing"),
             ({"num_classes": 2, "mode": "m"}, "unknown mode 'm'; available: 'xxs', 'xs', 's'"),
             ({"num_classes": 2, "variant": "google"}, "unknown variant 'google'; available: 'apple', 'kornia'"),
-            ({"num_classes": 2, "policy": "best"}, "unknown policy 'best'; available: 'classification_strong', 'classification_train'"),
+            (
+                {"num_classes": 2, "policy": "best"},
+                "unknown policy 'best'; available: 'classification_strong', 'classification_train'",
+            ),
             ({"num_classes": 2, "resize_size": 100}, "crop 256 is larger than the image resized to 100"),
         ],
     )

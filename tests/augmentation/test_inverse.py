@@ -1,0 +1,128 @@
+"""Undoing what a pipeline did: dense maps, boxes and keypoints."""
+
+import kornia.augmentation as K
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess
+from tests.augmentation.scenes import POLICIES, STACKS, scene, smooth_maps, stack
+
+SEEDS = st.integers(0, 2**20)
+OPERATIONS = {
+    "flip": lambda: K.RandomHorizontalFlip(p=1.0),
+    "rotation": lambda: K.RandomRotation(30.0, p=1.0),
+    "affine": lambda: K.RandomAffine(20.0, (0.1, 0.1), (0.8, 1.2), p=1.0),
+    "perspective": lambda: K.RandomPerspective(0.4, p=1.0),
+    "resized crop": lambda: K.RandomResizedCrop((192, 192), align_corners=False),
+}
+
+
+def at_stride(image, stride):
+    """Maps of another resolution, as a network gives them."""
+    size = (image.shape[-2] // stride, image.shape[-1] // stride)
+    return F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+class TestInverse:
+    @pytest.mark.parametrize("stride", [1, 4, 8, 16])
+    @pytest.mark.parametrize("name", OPERATIONS)
+    def test_feature(self, name, stride):
+        """Smooth maps come back within 0.05 on average over what was in view, whatever the stride."""
+        maps = smooth_maps(4, 192, 256)
+        pipeline = AugmentationPipeline([OPERATIONS[name]()])
+        errors = []
+        for seed in range(4):
+            out, params = pipeline.augment(Batch(maps), seed=seed)
+            back, valid = pipeline.inverse(at_stride(out.image, stride), params)
+            assert back.shape == maps.shape
+            assert valid.shape == (4, 1, 192, 256)
+            assert valid.dtype == torch.bool
+            assert bool((back.masked_select(~valid) == 0).all())
+            errors.append((back - maps).abs().mean(1, keepdim=True)[valid].mean())
+        assert torch.stack(errors).mean() <= 0.05
+
+    @given(
+        name=st.sampled_from(sorted(set(STACKS) - {"classification_strong", "classification_strong, trivial"})),
+        seed=SEEDS,
+    )
+    def test_valid_pixels_are_those_that_the_mask_saw(self, name, seed):
+        """Numbering each pixel in the mask tells which of them reached the result: these are valid, all but the rim."""
+        height, width = 24, 28
+        numbers = torch.arange(height * width).view(1, height, width) + 1000
+        pipeline = AugmentationPipeline(STACKS[name](), ignore_index=0)
+        out, params = pipeline.augment(Batch(torch.rand(1, 3, height, width), mask=numbers), seed=seed)
+        _, valid = pipeline.inverse(torch.rand(1, 1, *out.image.shape[-2:]), params)
+        seen = torch.zeros(height * width, dtype=torch.bool)
+        seen[out.mask[out.mask > 0] - 1000] = True
+        unseen = (~seen).float().view(1, 1, height, width)
+        well_inside = F.max_pool2d(F.pad(unseen, (1, 1, 1, 1), value=1.0), 3, 1) == 0
+        assert not (well_inside & ~valid).any()
+
+    @given(seed=SEEDS)
+    def test_of_padded_batches_and_preprocessing(self, seed):
+        """Resize and crop in eval mode are undone, each image's by its own size, and padding is not valid."""
+        batch = scene(seed, padded=True)
+        batch = batch.replace(image=smooth_maps(2, *batch.image.shape[-2:]))
+        pipeline = AugmentationPipeline(preprocess=Preprocess(48, crop=40, mean=(0.5,) * 3))
+        out, params = pipeline.prepare(batch)
+        back, valid = pipeline.inverse(pipeline.preprocess.module().undo_values(out.image), params)
+        for i, (h, w) in enumerate(batch.size.tolist()):
+            assert not valid[i, :, h:].any()
+            assert not valid[i, :, :, w:].any()
+            short = min(h, w)
+            share = min(1.0, 40 / 48 * short / h) * min(1.0, 40 / 48 * short / w)
+            assert abs(valid[i].sum().item() / (h * w) - share) < 0.08
+        error = (back - batch.image).abs().mean(1, keepdim=True)[valid]
+        assert error.mean() < 0.02
+
+    @given(name=st.sampled_from(sorted(STACKS)), seed=SEEDS)
+    def test_boxes_and_keypoints_come_back(self, name, seed):
+        batch = scene(seed)
+        pipeline = AugmentationPipeline(STACKS[name](), min_box_area=0.0)
+        out, params = pipeline.augment(batch, seed=seed)
+        points = pipeline.inverse_keypoints(out.keypoints, params)
+        torch.testing.assert_close(points, batch.keypoints, rtol=0, atol=1e-2)
+        boxes = pipeline.inverse_boxes(out.boxes, params)
+        for i in range(len(batch)):
+            for box, label in zip(boxes[i], out.box_label[i].tolist(), strict=True):
+                if label >= 0:
+                    middle = (out.boxes[i][out.box_label[i] == label][0].view(2, 2)).mean(0)
+                    source = pipeline.inverse_keypoints(middle.expand(len(batch), 1, 2), params)[i, 0]
+                    assert bool((source >= box[:2] - 1e-2).all())
+                    assert bool((source <= box[2:] + 1e-2).all())
+
+    def test_of_half_precision(self):
+        pipeline = AugmentationPipeline([K.RandomRotation(20.0, p=1.0)])
+        _, params = pipeline.augment(Batch(torch.rand(2, 3, 32, 32)))
+        assert pipeline.inverse(torch.rand(2, 1, 8, 8).half(), params)[0].dtype == torch.float16
+
+    def test_exception(self):
+        pipeline = AugmentationPipeline([K.RandomHorizontalFlip()], mix=Mix(3))
+        batch = Batch(torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 1]))
+        _, params = pipeline.augment(batch, seed=0)
+        with pytest.raises(ValueError, match=r"a batch mixed by (mixup|cutmix) has no inverse"):
+            pipeline.inverse(torch.rand(4, 1, 8, 8), params)
+        plain = AugmentationPipeline([K.RandomHorizontalFlip()])
+        _, params = plain.augment(batch)
+        with pytest.raises(ValueError, match="the parameters are for 4 images, but 2 were given"):
+            plain.inverse(torch.rand(2, 1, 8, 8), params)
+        with pytest.raises(ValueError, match=r"maps are \(B, C, h, w\)"):
+            plain.inverse(torch.rand(4, 8, 8), params)
+        unknown = AugmentationPipeline(stack(K.RandomHorizontalFlip(), torch.nn.Identity()))
+        _, params = unknown.augment(batch)
+        with pytest.raises(ValueError, match="Identity cannot be inverted"):
+            unknown.inverse(torch.rand(4, 1, 8, 8), params)
+        with pytest.raises(ValueError, match="Identity cannot carry boxes and keypoints and mask along: it is unknown"):
+            unknown.augment(scene(0))
+
+
+def test_policies_without_mix_can_be_inverted():
+    for name, make in POLICIES.items():
+        pipeline = AugmentationPipeline(make())
+        out, params = pipeline.augment(Batch(torch.rand(2, 3, 64, 64), torch.tensor([0, 1])), seed=1)
+        back, valid = pipeline.inverse(out.image, params)
+        assert back.shape == (2, 3, 64, 64), name
+        assert valid.any(), name

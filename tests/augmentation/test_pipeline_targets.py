@@ -1,0 +1,251 @@
+"""Targets go where their pixels go: properties over policies, operations, boxes, masks and keypoints."""
+
+import io
+
+import kornia.augmentation as K
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from kornia_mvit import AugmentationPipeline, Batch, Preprocess
+from tests.augmentation.scenes import GEOMETRIC, IGNORE, POLICIES, STACKS, scene, stack
+
+SEEDS = st.integers(0, 2**20)
+FIELDS = ("image", "label", "boxes", "box_label", "box_ignore", "mask", "keypoints", "keypoint_visible", "size")
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    for name in FIELDS:
+        one, other = getattr(a, name), getattr(b, name)
+        assert (one is None) == (other is None), name
+        assert one is None or torch.equal(one, other), name
+
+
+@pytest.mark.parametrize("fuse", [True, False], ids=["fused", "step by step"])
+@pytest.mark.parametrize("name", STACKS)
+class TestEveryStack:
+    @given(seed=SEEDS, padded=st.booleans())
+    def test_painted_boxes_cover_their_pixels(self, name, fuse, seed, padded):
+        """Within 1.5 px; and no class is made up, and a label stays with its own box."""
+        batch = scene(seed, padded=padded)
+        out, _ = AugmentationPipeline(STACKS[name](), fuse=fuse).augment(batch, seed=seed)
+        height, width = out.image.shape[-2:]
+        assert set(out.mask.unique().tolist()) <= set(batch.mask.unique().tolist()) | {IGNORE}
+        assert bool((out.boxes >= 0).all())
+        assert bool((out.boxes <= torch.tensor([width, height] * 2)).all())
+        for boxes, labels, mask in zip(out.boxes, out.box_label, out.mask, strict=True):
+            kept = labels[labels >= 0]
+            assert torch.equal(kept, kept.sort().values), "the order changed"
+            assert bool((labels[len(kept) :] == -1).all())
+            for box, label in zip(boxes, kept.tolist(), strict=False):
+                rows, columns = torch.where(mask == label + 1)
+                if len(rows):
+                    assert columns.min() >= box[0] - 1.5
+                    assert rows.min() >= box[1] - 1.5
+                    assert columns.max() + 1 <= box[2] + 1.5
+                    assert rows.max() + 1 <= box[3] + 1.5
+
+    @given(seed=SEEDS, padded=st.booleans())
+    def test_a_dropped_box_has_no_pixels_left(self, name, fuse, seed, padded):
+        batch = scene(seed, padded=padded)
+        out, _ = AugmentationPipeline(STACKS[name](), fuse=fuse).augment(batch, seed=seed)
+        for before, labels, mask in zip(batch.box_label, out.box_label, out.mask, strict=True):
+            for label in set(before.tolist()) - set(labels.tolist()) - {-1}:
+                assert int((mask == label + 1).sum()) <= 30, "at most a line, which holds less than a pixel's area"
+
+    @given(seed=SEEDS, padded=st.booleans())
+    def test_what_was_not_in_view_is_ignored_and_nothing_else(self, name, fuse, seed, padded):
+        """An image of ones shows where it was in view: ones inside, zeros outside, between only at the edge."""
+        batch = scene(seed, padded=padded)
+        batch = batch.replace(mask=torch.where(batch.mask == IGNORE, IGNORE, 7))
+        if name in ("affine, border", "affine, filled", "crop, reflected", "pad with a value") or "strong" in name:
+            return  # what lies outside is not zero there, and automatic policies change values
+        ones = torch.ones_like(batch.image)
+        if padded:
+            ones = ones * (batch.mask != IGNORE)[:, None]
+        out, _ = AugmentationPipeline(_without_colour(STACKS[name]()), fuse=fuse).augment(
+            batch.replace(image=ones), seed=seed
+        )
+        shown = out.image[:, 0]
+        sure = (shown > 0.999) | (shown < 0.001)
+        wrong = sure & ((out.mask == 7) != (shown > 0.5))
+        assert wrong.float().mean() < 0.02
+        assert sure.float().mean() > 0.5
+
+    @given(seed=SEEDS)
+    def test_replay_is_equal_bit_for_bit(self, name, fuse, seed):
+        batch = scene(seed)
+        pipeline = AugmentationPipeline(STACKS[name](), preprocess=Preprocess((40, 40), mean=(0.5,) * 3), fuse=fuse)
+        out, params = pipeline.augment(batch, seed=seed)
+        file = io.BytesIO()
+        torch.save(params, file)
+        file.seek(0)
+        other = AugmentationPipeline(STACKS[name](), preprocess=pipeline.preprocess, fuse=fuse)
+        assert_same(other.replay(batch, torch.load(file, weights_only=True)), out)
+        assert_same(pipeline.augment(batch, seed=seed)[0], out)
+
+    def test_global_generator_is_left_alone(self, name, fuse):
+        pipeline = AugmentationPipeline(STACKS[name](), fuse=fuse)
+        before = torch.get_rng_state()
+        first = pipeline.augment(scene(0), seed=1)[0]
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(100)
+        assert_same(pipeline.augment(scene(0), seed=1)[0], first)
+
+
+def _without_colour(augment):
+    return stack(*(step for step in augment.children() if not isinstance(step, K.ColorJitter)))
+
+
+@pytest.mark.parametrize("name", [*GEOMETRIC, *POLICIES])
+@given(seed=SEEDS)
+def test_fused_and_stepwise_images_agree(name, seed):
+    """One bilinear step instead of several gives the same picture, sharper: a smooth one hardly differs."""
+    from tests.augmentation.scenes import smooth_maps
+
+    batch = Batch(smooth_maps(2, 64, 72))
+    fused, _ = AugmentationPipeline(STACKS[name](), fuse=True).augment(batch, seed=seed)
+    steps, _ = AugmentationPipeline(STACKS[name](), fuse=False).augment(batch, seed=seed)
+    assert fused.image.shape == steps.image.shape
+    assert (fused.image - steps.image).abs().median() < 5e-3
+
+
+@pytest.mark.parametrize("name", GEOMETRIC)
+@given(seed=SEEDS)
+def test_unfused_images_are_kornias_own(name, seed):
+    """A single operation, carried out step by step, is Kornia's own with the same parameters."""
+    batch = scene(seed)
+    pipeline = AugmentationPipeline(STACKS[name](), fuse=False)
+    out, params = pipeline.augment(batch, seed=seed)
+    expected = batch.image
+    for entry in params["steps"]:
+        expected = pipeline.stack.get_submodule(entry["path"])(expected, params=entry["data"])
+    torch.testing.assert_close(out.image, expected, rtol=0, atol=0)
+
+
+@given(seed=SEEDS, padded=st.booleans())
+@example(seed=0, padded=True)
+def test_eval_fits_targets_and_draws_nothing(seed, padded):
+    batch = scene(seed, padded=padded)
+    pipeline = AugmentationPipeline(STACKS["chain"](), preprocess=Preprocess(48, crop=40)).eval()
+    before = torch.get_rng_state()
+    out = pipeline(batch)
+    assert_same(pipeline(batch), out)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert out.image.shape[-2:] == out.mask.shape[-2:] == (40, 40)
+    for boxes, labels, mask in zip(out.boxes, out.box_label, out.mask, strict=True):
+        for box, label in zip(boxes, labels.tolist(), strict=True):
+            rows, columns = torch.where(mask == label + 1)
+            if label >= 0 and len(rows):
+                found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+                assert bool((found[:2] >= box[:2] - 1.5).all())
+                assert bool((found[2:] <= box[2:] + 1.5).all())
+
+
+@given(seed=SEEDS)
+def test_eval_of_padded_batches_is_that_of_the_images_alone(seed):
+    batch = scene(seed, count=4, padded=True)
+    whole = AugmentationPipeline(preprocess=Preprocess(48, crop=40, mean=(0.4,) * 3)).eval()
+    out = whole(batch)
+    for i, (height, width) in enumerate(batch.size.tolist()):
+        alone = whole(batch.image[i : i + 1, :, :height, :width])
+        torch.testing.assert_close(out.image[i : i + 1], alone, rtol=0, atol=0)
+    fitted = AugmentationPipeline(preprocess=Preprocess(48)).eval()(batch)
+    for i, (height, width) in enumerate(batch.size.tolist()):
+        alone = Preprocess(48).module()(batch.image[i : i + 1, :, :height, :width])
+        assert fitted.size[i].tolist() == list(alone.shape[-2:])
+        shown = fitted.image[i : i + 1, :, : alone.shape[-2], : alone.shape[-1]]
+        torch.testing.assert_close(shown, alone, rtol=0, atol=0)
+
+
+@given(seed=SEEDS)
+def test_identity_leaves_a_batch_alone(seed):
+    batch = scene(seed)
+    for augment in (None, [], [K.RandomAffine(30.0, p=0.0), K.RandomHorizontalFlip(p=0.0)]):
+        assert_same(AugmentationPipeline(augment).augment(batch)[0], batch)
+
+
+@given(seed=SEEDS)
+def test_two_flips_restore(seed):
+    batch = scene(seed)
+    flips = [flip(p=1.0) for flip in (K.RandomHorizontalFlip, K.RandomVerticalFlip) for _ in range(2)]
+    assert_same(AugmentationPipeline(flips).augment(batch)[0], batch)
+
+
+@given(seed=SEEDS, share=st.floats(0.05, 1.0))
+def test_boxes_of_which_little_is_seen_are_dropped(seed, share):
+    batch = scene(seed)
+    everything = AugmentationPipeline([K.RandomCrop((32, 36))], min_box_area=0.0)
+    out, _ = everything.augment(batch, seed=seed)
+    strict, _ = AugmentationPipeline([K.RandomCrop((32, 36))], min_box_area=9.0, min_box_visibility=share).augment(
+        batch, seed=seed
+    )
+    for i in range(len(batch)):
+        kept = set(strict.box_label[i].tolist()) - {-1}
+        for box, label in zip(out.boxes[i], out.box_label[i].tolist(), strict=True):
+            if label < 0:
+                continue
+            before = batch.boxes[i, label]
+            area, whole = ((b[2] - b[0]) * (b[3] - b[1]) for b in (box, before))
+            assert (label in kept) == bool(area >= 9.0 and area / whole >= share)
+
+
+@given(seed=SEEDS)
+def test_keypoints_move_with_their_pixels(seed):
+    """A keypoint in a painted box lands on the box's colour, unless another box lies over it or it left the view."""
+    batch = scene(seed)
+    out, _ = AugmentationPipeline(STACKS["chain"]()).augment(batch, seed=seed)
+    height, width = out.image.shape[-2:]
+    for i in range(len(batch)):
+        for k in range(batch.keypoints.shape[1]):
+            x, y = batch.keypoints[i, k].long().tolist()
+            if not batch.keypoint_visible[i, k] or batch.mask[i, y, x] != k + 1:
+                continue
+            u, v = out.keypoints[i, k].tolist()
+            inside = 0 <= u <= width and 0 <= v <= height
+            if out.keypoint_visible[i, k]:
+                assert inside
+                near = out.mask[i, max(0, int(v) - 1) : int(v) + 2, max(0, int(u) - 1) : int(u) + 2]
+                assert k + 1 in near
+
+
+@pytest.mark.parametrize(
+    ("operation", "boxes_message"),
+    [
+        (lambda: K.RandomElasticTransform(kernel_size=(9, 9), sigma=(4.0, 4.0), p=1.0), "RandomElasticTransform"),
+        (lambda: K.RandomThinPlateSpline(p=1.0), "RandomThinPlateSpline"),
+        (
+            lambda: K.RandomFisheye(
+                torch.tensor([-0.3, 0.3]), torch.tensor([-0.3, 0.3]), torch.tensor([0.9, 1.0]), p=1.0
+            ),
+            "RandomFisheye",
+        ),
+    ],
+)
+class TestFreeOperations:
+    """Operations without a matrix: masks follow, boxes and keypoints are refused, and so is the inverse."""
+
+    @given(seed=SEEDS)
+    def test_masks_follow(self, operation, boxes_message, seed):
+        """An image painted like its mask stays so."""
+        mask = scene(seed).mask
+        image = (mask.float() / 8)[:, None].expand(-1, 3, -1, -1).contiguous()
+        out, _ = AugmentationPipeline([operation(), K.RandomHorizontalFlip(p=0.5)]).augment(
+            Batch(image, mask=mask), seed=seed
+        )
+        known = out.mask != IGNORE
+        assert set(out.mask.unique().tolist()) <= {0, 1, 2, 3, IGNORE}
+        differs = ((out.image[:, 0] * 8 - out.mask).abs() > 0.51) & known
+        assert differs.float().mean() < 0.06, "only along the edges of boxes, where bilinear and nearest part"
+
+    def test_boxes_are_refused(self, operation, boxes_message):
+        pipeline = AugmentationPipeline([operation()])
+        with pytest.raises(ValueError, match=f"{boxes_message} cannot carry boxes and keypoints along"):
+            pipeline.augment(scene(0))
+
+    def test_has_no_inverse(self, operation, boxes_message):
+        pipeline = AugmentationPipeline([operation()])
+        _, params = pipeline.augment(Batch(torch.rand(2, 3, 32, 32)))
+        with pytest.raises(ValueError, match=f"{boxes_message} cannot be inverted"):
+            pipeline.inverse(torch.rand(2, 1, 8, 8), params)
