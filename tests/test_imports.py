@@ -28,6 +28,7 @@ _BELOW_DATAMODULES = {
     "data.datasets",
     "data.samplers",
     "data.shards",
+    "data.storage",
     "data.synthetic",
 }
 _BELOW_TRAINING = _BELOW_DATAMODULES | {"data.datamodules", "visualize"}
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": {"ops", "models", "augmentation.preprocess"},
     "data.datasets": {"ops", "data.batch"},
     "data.samplers": {"ops", "data.batch"},
+    "data.storage": {"ops", "data.batch", "augmentation.preprocess"},
     "data.shards": {"data.batch"},
     "data.synthetic": {"data.batch"},
     "data.datamodules": _BELOW_DATAMODULES,

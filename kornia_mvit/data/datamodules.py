@@ -16,32 +16,21 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
-from kornia_mvit.data.datasets import DataError, ImageFiles, find_classes, read_image
+from kornia_mvit.data.datasets import (
+    DataError,
+    ImageFiles,
+    MaskFiles,
+    VOCFiles,
+    find_classes,
+    find_images,
+    read_image,
+    read_voc,
+)
+from kornia_mvit.data.storage import StorageResize
 
 _Classes = dict[str, list[Path]]  # the files of each class
 
-__all__ = ["DigitsData", "FolderData", "storage_transform"]
-
-
-def storage_transform(preprocess: Preprocess, storage_size: int | None = None) -> Preprocess:
-    """Give what brings images of any size to one size, for storage in a batch.
-
-    The image is resized as ``preprocess`` does it and cropped to the centre square of its shorter side, so that
-    ``preprocess`` afterwards gives what it would have given on the original; training augments within that square.
-    With two numbers for a size, the image is stretched to them.
-
-    Args:
-        preprocess: what evaluation does.
-        storage_size: length of the square's side in pixels, if other than ``preprocess.size``: larger leaves more
-            detail for training crops.
-
-    Raises:
-        ValueError: if neither says a size.
-    """
-    size = preprocess.size if storage_size is None else storage_size
-    if size is None:
-        raise ValueError("images need a storage size; give storage_size, or a Preprocess with a size")
-    return Preprocess(size=size, crop=size, interpolation=preprocess.interpolation)
+__all__ = ["DigitsData", "FolderData", "SegmentationFolderData", "VOCData"]
 
 
 class _Split(Dataset[dict[str, Any]]):
@@ -81,11 +70,23 @@ class ImageData(pl.LightningDataModule):
         """Number of classes."""
         return len(self.class_names)
 
-    def storage(self) -> Preprocess:
-        """Give what brings an image to the storage size: that of the task in training, unless one was given."""
+    def storage(self) -> StorageResize:
+        """Give what brings samples to the storage size.
+
+        The shorter side of an image gets the length that was given, or else the one that the task's Preprocess
+        resizes to (of a height and a width, the larger), and the aspect is kept. So training crops from whole images,
+        and evaluation resizes no further.
+
+        Raises:
+            DataError: if neither says a size.
+        """
         task = None if self.trainer is None else self.trainer.lightning_module
         preprocess = getattr(task, "preprocess", None)
-        return storage_transform(preprocess if isinstance(preprocess, Preprocess) else Preprocess(), self.storage_size)
+        size = preprocess.size if isinstance(preprocess, Preprocess) else Preprocess().size
+        size = self.storage_size or (max(size) if isinstance(size, tuple) else size)
+        if size is None:
+            raise DataError("images need a storage size; give storage_size, or a Preprocess with a size")
+        return StorageResize(size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; an incomplete last one is left out, since normalisation needs company."""
@@ -144,7 +145,8 @@ class DigitsData(ImageData):
         """Load, resize and split the digits."""
         digits = load_digits()
         grey = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)
-        images = self.storage().module().geometry(grey[:, None].expand(-1, 3, -1, -1).contiguous())
+        size = self.storage().resized_size(8, 8)
+        images = Preprocess(size).module().geometry(grey[:, None].expand(-1, 3, -1, -1).contiguous())
         labels = torch.from_numpy(digits.target)
         numbers = list(range(len(labels)))
         train, rest = train_test_split(numbers, test_size=0.3, random_state=self.seed, stratify=labels)
@@ -165,8 +167,8 @@ class FolderData(ImageData):
         root: the folder.
         batch_size: images in a batch.
         num_workers: processes that decode.
-        storage_size: side in pixels of the square that images are brought to, see :func:`storage_transform`; what
-            the task's Preprocess says when None.
+        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
+            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
         val_fraction: share of each class that is kept for validation where there is no folder for it.
         seed: seed of that split.
         on_error: ``'raise'`` stops at an image that cannot be read and names it; ``'skip'`` tries every image before
@@ -210,7 +212,7 @@ class FolderData(ImageData):
         if self.on_error == "skip" and not self._looked:
             self._leave_out_unreadable()
             self._looked = True
-        transform = self.storage().module().geometry
+        transform = self.storage()
         for split, classes in self._split(self._files).items():
             files = [file for images in classes.values() for file in images]
             labels = [label for label, images in enumerate(classes.values()) for _ in images]
@@ -274,3 +276,166 @@ def _read_error(path: Path) -> tuple[Path, str] | None:
     except DataError as error:
         return path, str(error)
     return None
+
+
+class VOCData(ImageData):
+    """Images with boxes in the layout of Pascal VOC.
+
+    ``root/JPEGImages/NAME.*``, ``root/Annotations/NAME.xml``, and ``root/ImageSets/Main/{train,val,test}.txt`` with a
+    name in each line, of which test may be missing. Images without a box stay, as background.
+
+    Args:
+        root: the folder.
+        batch_size: images in a batch.
+        num_workers: processes that decode.
+        storage_size: see :class:`FolderData`.
+        class_names: names of the classes in the order of their labels; those found in train, sorted, when None.
+        on_bad_box: boxes without an area, outside their image, incomplete, or of an unknown class: ``'drop'`` counts
+            and lists them with their files, ``'raise'`` refuses the dataset.
+        origin: number of the first pixel in the annotations.
+
+    Raises:
+        DataError: naming the file or folder, if one is missing or broken.
+
+    References:
+        M. Everingham et al.: The Pascal Visual Object Classes Challenge. http://host.robots.ox.ac.uk/pascal/VOC/
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        on_bad_box: str = "drop",
+        origin: int = 1,
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size)
+        if on_bad_box not in ("drop", "raise"):
+            raise ValueError(f"unknown on_bad_box {on_bad_box!r}; available: 'drop', 'raise'")
+        self.root = Path(root)
+        self.bad_boxes: list[str] = []
+        self._files = {name: self._list(name) for name in ("train", "val", "test")}
+        names = {stem for stems in self._files.values() for stem in stems}
+        found = {stem: read_voc(self.root / "Annotations" / f"{stem}.xml", origin=origin) for stem in sorted(names)}
+        given = class_names or sorted({name for stem in self._files["train"] for name in found[stem].names})
+        if not given:
+            raise DataError(f"no object is annotated in the train images of {self.root}; give class_names")
+        self._class_names = tuple(given)
+        for stem, annotation in found.items():
+            unknown = [i for i, name in enumerate(annotation.names) if name not in self._class_names]
+            annotation.bad += [f"{annotation.names[i]} is not a class" for i in unknown]
+            for i in reversed(unknown):
+                del annotation.boxes[i], annotation.names[i], annotation.difficult[i]
+            self.bad_boxes += [f"{stem}.xml: {reason}" for reason in annotation.bad]
+        if self.bad_boxes and on_bad_box == "raise":
+            raise DataError(f"{len(self.bad_boxes)} boxes in {self.root} cannot be used:\n" + "\n".join(self.bad_boxes))
+        self._annotations = found
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names that were given, or found."""
+        return self._class_names
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the splits, and tell of boxes that were left out."""
+        transform = self.storage()
+        for split, stems in self._files.items():
+            if stems:
+                annotations = [self._annotations[stem] for stem in stems]
+                self.splits[split] = VOCFiles(list(stems.values()), annotations, self.class_names, transform)
+        counts = ", ".join(f"{len(stems)} images in {name}" for name, stems in self._files.items() if stems)
+        rank_zero_info(f"{self.root}: {self.num_classes} classes ({', '.join(self.class_names)}), {counts}")
+        if self.bad_boxes:
+            rank_zero_info(f"left out {len(self.bad_boxes)} boxes:\n" + "\n".join(f"  {b}" for b in self.bad_boxes))
+
+    def _list(self, split: str) -> dict[str, Path]:
+        """Find the images of a split, by their names."""
+        file = self.root / "ImageSets" / "Main" / f"{split}.txt"
+        if not file.is_file():
+            if split == "test":
+                return {}
+            raise DataError(f"no such list: {file}; root (--data.root) has ImageSets, Annotations and JPEGImages")
+        images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
+        stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        if missing := [stem for stem in stems if stem not in images]:
+            raise DataError(f"{file} names {len(missing)} images that are not in JPEGImages, such as {missing[0]}")
+        return {stem: images[stem] for stem in stems}
+
+
+class SegmentationFolderData(ImageData):
+    """Images with label images, in folders of their own.
+
+    ``root/train/NAME.*`` with ``root/train_labels/NAME.png``, ``root/val`` with ``root/val_labels``, and test if there
+    is one. Label images are PNGs of class numbers, or of a palette, whose colours do not matter.
+
+    Args:
+        root: the folder.
+        batch_size: images in a batch.
+        num_workers: processes that decode.
+        storage_size: see :class:`FolderData`.
+        num_classes: number of classes; needed unless ``class_names`` are given.
+        class_names: their names, in the order of their numbers.
+        ignore_index: number of the pixels to ignore.
+        ignore_label: another number in the files that is to be ignored.
+
+    Raises:
+        DataError: naming the file or folder, if one is missing or an image lacks its label image.
+        ValueError: without a number of classes.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        *,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        ignore_index: int = 255,
+        ignore_label: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size)
+        if class_names is None:
+            if num_classes is None:
+                raise ValueError("the number of classes is missing; give num_classes, or class_names")
+            class_names = [str(number) for number in range(num_classes)]
+        self.root = Path(root)
+        self._class_names = tuple(class_names)
+        self.ignore_index = ignore_index
+        self.ignore_label = ignore_label
+        names = [name for name in ("train", "val", "test") if name != "test" or (self.root / name).is_dir()]
+        self._pairs = {name: self._pair(name) for name in names}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names that were given, or the numbers."""
+        return self._class_names
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the splits."""
+        transform = self.storage()
+        for split, pairs in self._pairs.items():
+            self.splits[split] = MaskFiles(
+                list(pairs),
+                list(pairs.values()),
+                self.num_classes,
+                ignore_index=self.ignore_index,
+                ignore_label=self.ignore_label,
+                transform=transform,
+            )
+        counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
+        rank_zero_info(f"{self.root}: {self.num_classes} classes, {counts}")
+
+    def _pair(self, split: str) -> dict[Path, Path]:
+        labels = {path.stem: path for path in find_images(self.root / f"{split}_labels")}
+        images = find_images(self.root / split)
+        if missing := [path.name for path in images if path.stem not in labels]:
+            raise DataError(
+                f"{len(missing)} images in {self.root / split} have no label image in {split}_labels, such as "
+                f"{missing[0]}"
+            )
+        return {path: labels[path.stem] for path in images}

@@ -1,6 +1,8 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,20 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["IMAGE_SUFFIXES", "DataError", "ImageFiles", "find_classes", "find_images", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "DataError",
+    "ImageFiles",
+    "MaskFiles",
+    "VOCFiles",
+    "find_classes",
+    "find_images",
+    "read_image",
+    "read_mask",
+    "read_voc",
+]
+
+Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -101,21 +116,128 @@ def find_classes(root: str | Path) -> dict[str, list[Path]]:
     return {folder.name: find_images(folder) for folder in folders}
 
 
+def read_mask(path: str | Path) -> Tensor:
+    """Read a label image: the numbers of its pixels, which of a palette image are the indices, not the colours.
+
+    Args:
+        path: a PNG or another lossless file of one channel, 8 or 16 bit.
+
+    Returns:
+        (H, W), int64.
+
+    Raises:
+        DataError: naming the file, if it is missing, damaged, or has colours instead of numbers.
+        ImportError: if Pillow is missing.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("reading label images needs Pillow; install kornia-mvit[train]") from error
+    try:
+        with Image.open(path) as image:
+            image.load()
+            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
+                raise DataError(
+                    f"{path} is a colour image ({image.mode}); label images hold a class number a pixel, in one "
+                    "channel or a palette"
+                )
+            numbers = image.convert("I") if image.mode.startswith("I") else image
+            dtype = torch.int32 if numbers.mode == "I" else torch.uint8
+            data = torch.frombuffer(
+                bytearray(numbers.convert("L" if image.mode == "1" else numbers.mode).tobytes()), dtype=dtype
+            )
+            mask = data.view(image.height, image.width).long()
+    except FileNotFoundError:
+        raise DataError(f"no such label image: {path}") from None
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"cannot read label image {path}: {error}") from None
+    return (mask > 0).long() if image.mode == "1" else mask
+
+
+@dataclass
+class Annotation:
+    """The objects of one image, and what was wrong with others.
+
+    Args:
+        boxes: left, top, right and bottom edges in pixels.
+        names: of the objects' classes.
+        difficult: whether each is marked so.
+        bad: why other objects were left out.
+    """
+
+    boxes: list[list[float]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+
+def read_voc(path: str | Path, *, origin: int = 1) -> Annotation:
+    """Read a Pascal VOC annotation.
+
+    VOC counts pixels from 1 and names the last one of a box: one of the first two pixels of the first two rows is
+    (1, 1, 2, 2), and (0, 0, 2, 2) in edges. Where the last pixel is the first, nothing was boxed.
+
+    Args:
+        path: an XML file.
+        origin: number of the first pixel; 0 for files that count from there. Either way the last one is named.
+
+    Returns:
+        The objects, boxes clipped to the image where the file tells its size. Those without an area, outside the
+        image, or with numbers that are none, are left out and told of.
+
+    Raises:
+        DataError: naming the file, if it is missing or not such a file.
+        ImportError: if defusedxml is missing.
+    """
+    try:
+        from defusedxml import DefusedXmlException, ElementTree  # type: ignore[import-untyped]  # it has no stubs
+    except ImportError as error:
+        raise ImportError("reading VOC annotations needs defusedxml; install kornia-mvit[train]") from error
+    try:
+        root = ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise DataError(f"no such annotation: {path}") from None
+    except (ElementTree.ParseError, DefusedXmlException, OSError) as error:
+        raise DataError(f"cannot read annotation {path}: {error}") from None
+    width, height = (float(root.findtext(f"size/{side}") or 0) or math.inf for side in ("width", "height"))
+    out = Annotation()
+    for item in root.findall("object"):
+        name = (item.findtext("name") or "").strip()
+        try:
+            low_x, low_y, high_x, high_y = (
+                float(item.findtext(f"bndbox/{side}") or "nan") for side in ("xmin", "ymin", "xmax", "ymax")
+            )
+        except ValueError:
+            low_x = low_y = high_x = high_y = math.nan
+        given = f"{name or 'an object without a name'} ({low_x:g}, {low_y:g}, {high_x:g}, {high_y:g})"
+        box = [low_x - origin, low_y - origin, high_x + 1 - origin, high_y + 1 - origin]
+        clipped = [max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)]
+        if not name or any(math.isnan(v) for v in box):
+            out.bad.append(f"{given} is incomplete")
+        elif high_x <= low_x or high_y <= low_y:
+            out.bad.append(f"{given} has no area")
+        elif clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+            out.bad.append(f"{given} lies outside the image")
+        else:
+            out.boxes.append(clipped)
+            out.names.append(name)
+            out.difficult.append((item.findtext("difficult") or "0").strip() == "1")
+    return out
+
+
 class ImageFiles(Dataset[dict[str, Any]]):
     """Image files with their classes.
 
     Args:
         files: paths of the images.
         labels: class of each image, from 0.
-        transform: what a decoded (3, H, W) uint8 image goes through, such as a resize to the storage size.
+        transform: what a sample goes through, such as a resize to the storage size.
 
     Raises:
         DataError: when an image is fetched that cannot be read, naming the file.
     """
 
-    def __init__(
-        self, files: Sequence[Path], labels: Sequence[int], transform: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, files: Sequence[Path], labels: Sequence[int], transform: Transform | None = None) -> None:
         if len(files) != len(labels):
             raise ValueError(f"{len(files)} files, but {len(labels)} labels")
         self.files = list(files)
@@ -128,7 +250,106 @@ class ImageFiles(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Give a sample as :meth:`Batch.collate` takes it."""
         path = self.files[index]
-        image = read_image(path)
-        if self.transform is not None:
-            image = self.transform(image)
-        return {"image": image, "label": self.labels[index], "meta": {"path": str(path)}}
+        sample = {"image": read_image(path), "label": self.labels[index], "meta": {"path": str(path)}}
+        return sample if self.transform is None else dict(self.transform(sample))
+
+
+class VOCFiles(Dataset[dict[str, Any]]):
+    """Image files with boxes.
+
+    Args:
+        files: paths of the images.
+        annotations: the objects of each.
+        class_names: names of the classes, in the order of their labels.
+        transform: what a sample goes through, such as a resize to the storage size.
+
+    Raises:
+        DataError: when an image is fetched that cannot be read, naming the file.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        annotations: Sequence[Annotation],
+        class_names: Sequence[str],
+        transform: Transform | None = None,
+    ) -> None:
+        if len(files) != len(annotations):
+            raise ValueError(f"{len(files)} files, but {len(annotations)} annotations")
+        self.files = list(files)
+        self.annotations = list(annotations)
+        self.labels = {name: label for label, name in enumerate(class_names)}
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Give a sample as :meth:`Batch.collate` takes it."""
+        path, found = self.files[index], self.annotations[index]
+        sample = {
+            "image": read_image(path),
+            "boxes": torch.tensor(found.boxes).reshape(-1, 4),
+            "box_label": torch.tensor([self.labels[name] for name in found.names], dtype=torch.long),
+            "box_ignore": torch.tensor(found.difficult, dtype=torch.bool),
+            "meta": {"path": str(path)},
+        }
+        return sample if self.transform is None else dict(self.transform(sample))
+
+
+class MaskFiles(Dataset[dict[str, Any]]):
+    """Image files with label images.
+
+    Args:
+        files: paths of the images.
+        masks: path of the label image of each.
+        num_classes: classes count from 0 to below this.
+        ignore_index: number of the pixels to ignore.
+        ignore_label: another number in the files that is to be ignored.
+        transform: what a sample goes through, such as a resize to the storage size.
+
+    Raises:
+        DataError: when a sample is fetched whose files cannot be read, differ in size, or hold other classes.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        masks: Sequence[Path],
+        num_classes: int,
+        *,
+        ignore_index: int = 255,
+        ignore_label: int | None = None,
+        transform: Transform | None = None,
+    ) -> None:
+        if len(files) != len(masks):
+            raise ValueError(f"{len(files)} files, but {len(masks)} masks")
+        self.files = list(files)
+        self.masks = list(masks)
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.ignore_label = ignore_label
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Give a sample as :meth:`Batch.collate` takes it."""
+        path = self.files[index]
+        image, mask = read_image(path), read_mask(self.masks[index])
+        if image.shape[1:] != mask.shape:
+            raise DataError(
+                f"{path} is {image.shape[1]}x{image.shape[2]}, but its label image {self.masks[index]} is "
+                f"{mask.shape[0]}x{mask.shape[1]}"
+            )
+        if self.ignore_label is not None:
+            mask[mask == self.ignore_label] = self.ignore_index
+        classes = mask[mask != self.ignore_index]
+        if len(classes) and int(classes.max()) >= self.num_classes:
+            raise DataError(
+                f"{self.masks[index]} has class {int(classes.max())}, but there are {self.num_classes} classes, from "
+                f"0; ignored are {self.ignore_index} and {self.ignore_label}"
+            )
+        sample = {"image": image, "mask": mask, "meta": {"path": str(path)}}
+        return sample if self.transform is None else dict(self.transform(sample))

@@ -174,7 +174,9 @@ class TestReplay:
         with pytest.raises(ValueError, match=r"for images \(3, 3, 32, 32\), the batch has \(3, 3, 32, 40\)"):
             a.replay(Batch(torch.rand(3, 3, 32, 40)), params)
         other = AugmentationPipeline([K.RandomHorizontalFlip()])
-        with pytest.raises(ValueError, match="of another pipeline: they have RandomResizedCrop at 'RandomResizedCrop_0'"):
+        with pytest.raises(
+            ValueError, match="of another pipeline: they have RandomResizedCrop at 'RandomResizedCrop_0'"
+        ):
             other.replay(Batch(images()), params)
         with pytest.raises(ValueError, match="not of augment"):
             a.replay(Batch(images()), a.prepare(Batch(images()))[1])

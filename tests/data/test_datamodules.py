@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from kornia_mvit import Batch, Preprocess
-from kornia_mvit.data.datamodules import DigitsData, FolderData, storage_transform
+from kornia_mvit.data.datamodules import DigitsData, FolderData, SegmentationFolderData, VOCData
 from kornia_mvit.data.datasets import DataError, read_image
 
 
@@ -18,30 +18,6 @@ def make_folder(root, classes=("cat", "dog"), count=4, size=(50, 40), suffix="pn
             shade = 20 * k + i
             Image.new("RGB", size if i % 2 else size[::-1], (shade,) * 3).save(root / name / f"{i}.{suffix}")
     return root
-
-
-class TestStorageTransform:
-    @pytest.mark.parametrize("shape", [(427, 640), (640, 427), (300, 300), (100, 333), (50, 45)])
-    @pytest.mark.parametrize(
-        "record", [Preprocess(144, crop=128), Preprocess(96, crop=(80, 96)), Preprocess(64), Preprocess((40, 60))]
-    )
-    def test_evaluation_from_storage_equals_evaluation_of_the_original(self, shape, record):
-        image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
-        stored = storage_transform(record).module().geometry(image)
-        assert stored.dtype == torch.uint8
-        expected = record.module()(image)
-        if record.output_size is None:  # the square of the shorter side is what storage keeps
-            side = min(expected.shape[-2:])
-            expected = Preprocess(None, crop=side).module()(expected)
-        assert torch.equal(record.module()(stored), expected)
-
-    def test_a_larger_storage_keeps_more_detail(self):
-        image = torch.randint(0, 256, (3, 300, 400), dtype=torch.uint8)
-        assert storage_transform(Preprocess(64), 200).module().geometry(image).shape == (3, 200, 200)
-
-    def test_exception(self):
-        with pytest.raises(ValueError, match="give storage_size, or a Preprocess with a size"):
-            storage_transform(Preprocess(None))
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +88,11 @@ class TestFolderData:
         data = FolderData(str(make_folder(tmp_path)), batch_size=3, storage_size=24, num_workers=0)
         data.setup()
         batch = next(iter(data.train_dataloader()))
-        assert batch.image.shape == (3, 3, 24, 24)
-        for image, label, meta in zip(batch.image, batch.label, batch.meta, strict=True):
-            assert image.unique().tolist() == [int(read_image(meta["path"])[0, 0, 0])]
+        assert batch.image.shape == (3, 3, 30, 30), "50 x 40 and 40 x 50 at a shorter side of 24"
+        for image, (height, width), label, meta in zip(batch.image, batch.size, batch.label, batch.meta, strict=True):
+            assert sorted([int(height), int(width)]) == [24, 30]
+            assert image[:, :height, :width].unique().tolist() == [int(read_image(meta["path"])[0, 0, 0])]
+            assert int(image.sum()) == int(image[:, :height, :width].sum()), "the rest is zero"
             assert data.class_names[int(label)] in meta["path"]
 
     def test_storage_is_what_the_task_asks_for(self, tmp_path):
@@ -128,7 +106,7 @@ class TestFolderData:
         pl.Trainer(logger=False, default_root_dir=tmp_path, accelerator="cpu", enable_progress_bar=False).validate(
             task, data, verbose=False
         )
-        assert task.shape[-2:] == (36, 36)
+        assert sorted(task.shape[-2:]) == [36, 45]
 
     def test_an_incomplete_training_batch_is_left_out(self, tmp_path):
         make_folder(tmp_path, count=5)
@@ -202,3 +180,126 @@ class TestFolderData:
             path.write_bytes(b"")
         with pytest.raises(DataError, match=r"class 'dog' of train in .* has no image that can be read"):
             FolderData(str(tmp_path), on_error="skip").setup()
+
+
+def make_voc(root, objects=(("cat", 3, 5, 20, 25), ("dog", 10, 10, 30, 28)), splits=("train", "val")):
+    """Four images of 40 x 30, each with the objects, and one without any."""
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for i in range(5):
+        Image.new("RGB", (40, 30), (20 * i,) * 3).save(root / "JPEGImages" / f"{i}.png")
+        items = "".join(
+            f"<object><name>{n}</name><difficult>{int(n == 'dog')}</difficult><bndbox><xmin>{x}</xmin><ymin>{y}</ymin>"
+            f"<xmax>{r}</xmax><ymax>{b}</ymax></bndbox></object>"
+            for n, x, y, r, b in (objects if i else ())
+        )
+        size = "<size><width>40</width><height>30</height></size>"
+        (root / "Annotations" / f"{i}.xml").write_text(f"<annotation>{size}{items}</annotation>")
+    for split in splits:
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{i}\n" for i in range(5)))
+    return root
+
+
+class TestVOCData:
+    def test_feature(self, tmp_path):
+        """Boxes count from 1 with the last pixel named; storage scales them; images without one stay."""
+        data = VOCData(str(make_voc(tmp_path)), batch_size=5, num_workers=0, storage_size=60)
+        data.setup()
+        batch = next(iter(data.val_dataloader()))
+        assert data.class_names == ("cat", "dog")
+        assert batch.image.shape == (5, 3, 60, 80)
+        assert batch.box_label.tolist() == [[-1, -1]] + [[0, 1]] * 4
+        assert batch.boxes[1].tolist() == [[4.0, 8.0, 40.0, 50.0], [18.0, 18.0, 60.0, 56.0]]
+        assert batch.box_ignore[1].tolist() == [False, True]
+        assert batch.original_size.tolist() == [[30, 40]] * 5
+
+    def test_bad_boxes_are_listed(self, tmp_path):
+        bad = (("cat", 5, 5, 5, 9), ("cat", 50, 5, 60, 9), ("bird", 1, 1, 9, 9), ("cat", "nan", 1, 9, 9))
+        make_voc(tmp_path, (("cat", 1, 1, 50, 30), *bad), splits=("train", "val", "test"))
+        data = VOCData(str(tmp_path), num_workers=0, class_names=["cat"])
+        assert len(data.bad_boxes) == 16
+        reasons = [reason.split(": ")[1] for reason in data.bad_boxes if reason.startswith("1.xml")]
+        assert [reason.split(") ")[-1] for reason in reasons] == [
+            "has no area",
+            "lies outside the image",
+            "is incomplete",
+            "bird is not a class",
+        ]
+        data.setup()
+        sample = data.splits["test"][1]
+        assert sample["boxes"].tolist() == [[0.0, 0.0, sample["image"].shape[2], 256.0]], "clipped to the image"
+        with pytest.raises(DataError, match=r"16 boxes in .* cannot be used:\n1.xml: cat"):
+            VOCData(str(tmp_path), class_names=["cat"], on_bad_box="raise")
+
+    def test_exception(self, tmp_path):
+        with pytest.raises(DataError, match=r"no such list: .*train.txt; root"):
+            VOCData(str(tmp_path))
+        with pytest.raises(ValueError, match="unknown on_bad_box 'keep'"):
+            VOCData(str(tmp_path), on_bad_box="keep")
+        make_voc(tmp_path, ())
+        with pytest.raises(DataError, match="no object is annotated in the train images"):
+            VOCData(str(tmp_path))
+        (tmp_path / "Annotations" / "2.xml").write_text("<annotation>")
+        with pytest.raises(DataError, match=r"cannot read annotation .*2.xml"):
+            VOCData(str(tmp_path), class_names=["cat"])
+        (tmp_path / "JPEGImages" / "2.png").unlink()
+        with pytest.raises(DataError, match="names 1 images that are not in JPEGImages, such as 2"):
+            VOCData(str(tmp_path), class_names=["cat"])
+
+    def test_annotations_that_would_expand_are_refused(self, tmp_path):
+        make_voc(tmp_path)
+        bomb = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
+        (tmp_path / "Annotations" / "1.xml").write_text(bomb)
+        with pytest.raises(DataError, match=r"cannot read annotation .*1.xml: EntitiesForbidden"):
+            VOCData(str(tmp_path))
+
+
+def make_masks(root, mode="L"):
+    """Three images of 40 x 30 for each split, the left half of class 1, a corner of class 11."""
+    for split in ("train", "val"):
+        for folder in (split, f"{split}_labels"):
+            (root / folder).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (40, 30), (20 * i,) * 3).save(root / split / f"{i}.jpg")
+            mask = Image.new("L", (40, 30), 0)
+            mask.paste(1, (0, 0, 20, 30))
+            mask.paste(11, (0, 0, 4, 4))
+            if mode == "P":
+                mask.putpalette([255 - k % 256 for k in range(768)])
+            if mode == "I;16":  # little-endian
+                mask = Image.frombytes(mode, mask.size, b"".join(bytes([v, 0]) for v in mask.tobytes()))
+            mask.save(root / f"{split}_labels" / f"{i}.png")
+    return root
+
+
+class TestSegmentationFolderData:
+    @pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+    def test_feature(self, tmp_path, mode):
+        data = SegmentationFolderData(
+            str(make_masks(tmp_path, mode)), 3, 0, 60, class_names=["sky", "road"], ignore_label=11
+        )
+        data.setup()
+        batch = next(iter(data.val_dataloader()))
+        assert batch.image.shape == (3, 3, 60, 80)
+        assert batch.mask.shape == (3, 60, 80)
+        for value, count in ((1, 40 * 60 - 64), (255, 64), (0, 40 * 60)):
+            assert int((batch.mask[0] == value).sum()) == count
+        assert data.num_classes == 2
+
+    def test_exception(self, tmp_path):
+        with pytest.raises(ValueError, match="the number of classes is missing"):
+            SegmentationFolderData(str(tmp_path))
+        make_masks(tmp_path)
+        data = SegmentationFolderData(str(tmp_path), num_classes=2, num_workers=0)
+        data.setup()
+        with pytest.raises(DataError, match=r"0.png has class 11, but there are 2 classes, from 0"):
+            data.splits["train"][0]
+        Image.new("RGB", (40, 30)).save(tmp_path / "train_labels" / "0.png")
+        with pytest.raises(DataError, match=r"0.png is a colour image \(RGB\)"):
+            data.splits["train"][0]
+        Image.new("L", (30, 30)).save(tmp_path / "train_labels" / "0.png")
+        with pytest.raises(DataError, match=r"0.jpg is 30x40, but its label image .*0.png is 30x30"):
+            data.splits["train"][0]
+        (tmp_path / "val_labels" / "2.png").unlink()
+        with pytest.raises(DataError, match=r"1 images in .*val have no label image in val_labels, such as 2.jpg"):
+            SegmentationFolderData(str(tmp_path), num_classes=2)

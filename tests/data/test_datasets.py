@@ -132,7 +132,9 @@ class TestFind:
 class TestImageFiles:
     def test_feature(self, tmp_path):
         two_tone().save(tmp_path / "a.png")
-        data = ImageFiles([tmp_path / "a.png"], [7], transform=lambda image: image[:, :2])
+        data = ImageFiles(
+            [tmp_path / "a.png"], [7], transform=lambda sample: sample | {"image": sample["image"][:, :2]}
+        )
         sample = data[0]
         assert len(data) == 1
         assert sample["image"].shape == (3, 2, 6)

@@ -1,0 +1,84 @@
+"""Bring samples of any size to a storage size, so that they can travel in batches."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kornia_mvit.augmentation.preprocess import Preprocess
+
+__all__ = ["StorageResize"]
+
+Size = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class StorageResize:
+    """Resize a sample, antialiased, its boxes, keypoints and mask with it, and note its original size.
+
+    Nothing is padded or cropped here: :meth:`kornia_mvit.Batch.collate` lays images of several sizes on one canvas.
+
+    Args:
+        size: a length in pixels, the aspect kept; or height and width, to which images are stretched.
+        fit: what the length is: ``'cover'``, of the shorter side, which lets crops of that size lie within the image;
+            ``'inside'``, of the longer side.
+        max_aspect: with ``'cover'``, the longer side is at most this many times the length: longer images are made
+            smaller than asked, rather than their batch much larger.
+        interpolation: ``'bilinear'`` or ``'bicubic'``.
+
+    Raises:
+        ValueError: for a size that is not positive, or an unknown fit or interpolation.
+
+    Example:
+        >>> sample = StorageResize(100)({'image': torch.zeros(3, 300, 400, dtype=torch.uint8)})
+        >>> sample['image'].shape, sample['original_size'].tolist()
+        (torch.Size([3, 100, 133]), [300, 400])
+    """
+
+    size: Size
+    fit: str = "cover"
+    max_aspect: float = 2.0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        Preprocess(self.size, interpolation=self.interpolation)  # which checks them
+        if self.fit not in ("cover", "inside"):
+            raise ValueError(f"unknown fit {self.fit!r}; available: 'cover', 'inside'")
+        if self.max_aspect < 1:
+            raise ValueError(f"max_aspect {self.max_aspect} is below 1; a longer side is at least as long")
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width that an image of the given ones is brought to, in pixels."""
+        if isinstance(self.size, tuple):
+            return self.size
+        short, long = min(height, width), max(height, width)
+        limit = round(self.size * self.max_aspect) if self.fit == "cover" else self.size
+        if self.fit == "cover" and int(self.size * long / short) <= limit:
+            return Preprocess(self.size).resized_size(height, width)
+        other = max(1, int(limit * short / long))
+        return (other, limit) if height <= width else (limit, other)
+
+    def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Resize a sample with ``image`` (C, H, W) and perhaps ``boxes``, ``keypoints`` and ``mask``."""
+        image: Tensor = sample["image"]
+        height, width = int(image.shape[-2]), int(image.shape[-1])
+        target = self.resized_size(height, width)
+        out = dict(sample)
+        out["image"] = Preprocess(None, interpolation=self.interpolation).module().resize(image, target)
+        out["original_size"] = torch.tensor([height, width])
+        factor = torch.tensor([target[1] / width, target[0] / height])
+        if "boxes" in out:
+            out["boxes"] = torch.as_tensor(out["boxes"], dtype=torch.float32).reshape(-1, 4) * factor.repeat(2)
+        if "keypoints" in out:
+            out["keypoints"] = torch.as_tensor(out["keypoints"], dtype=torch.float32).reshape(-1, 2) * factor
+        if "mask" in out:
+            rows, columns = (_nearest(n, m) for n, m in zip(target, (height, width), strict=True))
+            out["mask"] = out["mask"][rows[:, None], columns]
+        return out
+
+
+def _nearest(count: int, source: int) -> Tensor:
+    """Give the pixels that lie under the centres of others."""
+    return ((torch.arange(count, dtype=torch.float64) + 0.5) * (source / count)).long().clamp_max(source - 1)
