@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from kornia_mvit import MobileViTClassifier, Preprocess, __version__
+from kornia_mvit.preview import add_arguments as add_preview_arguments
+from kornia_mvit.preview import run as run_preview
 from kornia_mvit.weights.layouts import LAYOUTS
 
 __all__ = ["main"]
@@ -47,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv and argv[0] in _LIGHTNING:
             return _train(argv)
-        args = parser.parse_args(argv)
+        args, rest = parser.parse_known_args(argv)
+        if args.command == "preview":
+            return run_preview(args, rest, _lightning_cli)
+        if rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if args.command is None:
             parser.print_help()
             return 0
@@ -97,6 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", default="runs/demo", metavar="DIR", help="folder for the results (default runs/demo)")
     demo.add_argument("--epochs", type=int, metavar="N", help="epochs in place of the recipe's")
     demo.set_defaults(run=_demo)
+
+    preview = commands.add_parser(
+        "preview",
+        help="draw a dataset's images beside what augmentation makes of them",
+        description="Draw images of a dataset beside their augmentations, with labels, boxes, masks and keypoints.",
+        epilog="Further options are those of the recipe or of the data, such as --data.root DIR.",
+    )
+    add_preview_arguments(preview)
+    preview.set_defaults(run=None)
 
     convert = commands.add_parser(
         "convert",

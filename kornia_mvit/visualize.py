@@ -1,7 +1,8 @@
 """Batches and predictions as pictures. Needs Pillow, from ``kornia-mvit[train]``."""
 
+import colorsys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from kornia_mvit.data.batch import Batch
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["draw_batch", "draw_predictions"]
+__all__ = ["add_legend", "classes_in", "draw_batch", "draw_predictions"]
 
 _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#cf222e", "#ffffff"
+_IGNORED, _POINT = (150, 150, 150), (255, 60, 60)
 
 
 def draw_batch(
@@ -24,15 +26,23 @@ def draw_batch(
     preprocess: Preprocess | None = None,
     columns: int = 8,
     cell: int = 128,
+    ignore_index: int = 255,
+    legend: bool = True,
 ) -> "Image.Image":
-    """Draw the images of a batch in a grid, with their labels.
+    """Draw the images of a batch in a grid, with their targets.
+
+    Boxes are framed in the colour of their class, ignored ones in grey; masks lie over the image in the colours of
+    their classes, hatched where they hold ``ignore_index``, with a legend below; visible keypoints are discs; labels
+    stand below each image, soft ones as percentages.
 
     Args:
-        batch: images and, if they are to be shown, labels; soft ones appear as percentages.
+        batch: images and targets.
         class_names: names of the classes; their numbers are shown when None.
         preprocess: what the values of the images went through, to be undone for looking at.
         columns: images in a row.
-        cell: side in pixels that each image is drawn with.
+        cell: longer side in pixels that each image is drawn with.
+        ignore_index: number of the masks' pixels that are of no class.
+        legend: name the colours of masks below the grid.
 
     Returns:
         A Pillow image.
@@ -41,7 +51,46 @@ def draw_batch(
         ImportError: if Pillow is missing.
     """
     titles = ["" if batch.label is None else _title(batch.label[i], class_names) for i in range(len(batch))]
-    return _grid(_look(batch.image, preprocess), titles, [_INK] * len(titles), columns, cell)
+    pictures = []
+    for i, image in enumerate(_look(batch.image, preprocess)):
+        picture = _enlarge(image, cell)
+        if batch.mask is not None:
+            picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index)
+        _draw_shapes(picture, batch, i, class_names)
+        pictures.append(picture)
+    sheet = _grid(pictures, titles, [_INK] * len(titles), columns, cell)
+    if batch.mask is not None and legend:
+        sheet = add_legend(sheet, classes_in(batch.mask, ignore_index), class_names)
+    return sheet
+
+
+def add_legend(sheet: "Image.Image", classes: Sequence[int], class_names: Sequence[str] | None = None) -> "Image.Image":
+    """Put the colours and names of masks' classes below a picture.
+
+    Args:
+        sheet: a Pillow image.
+        classes: their numbers.
+        class_names: names of all classes; numbers are shown when None.
+
+    Raises:
+        ImportError: if Pillow is missing.
+    """
+    pillow, drawing, fonts = _pillow()
+    font, line, gap = fonts.load_default(size=13), 20, 8
+    places, x, y = [], gap, 0
+    for k in classes:
+        wide = 18 + int(font.getlength(_name(k, class_names))) + 14
+        if x > gap and x + wide > sheet.width:
+            x, y = gap, y + line
+        places.append((x, sheet.height + y))
+        x += wide
+    out: Image.Image = pillow.new("RGB", (sheet.width, sheet.height + y + line + gap), _PAPER)
+    out.paste(sheet)
+    pen = drawing.Draw(out)
+    for k, (left, top) in zip(classes, places, strict=True):
+        pen.rectangle((left, top + 2, left + 12, top + 14), fill=_colour(k))
+        pen.text((left + 18, top), _name(k, class_names), fill=_INK, font=font)
+    return out
 
 
 def draw_predictions(
@@ -84,7 +133,13 @@ def draw_predictions(
             truth = int(label[i])
             colours[-1] = _RIGHT if truth == best else _WRONG
             titles[-1] += "" if truth == best else f"\nis {_name(truth, class_names)}"
-    return _grid(_look(image, preprocess), titles, colours, columns, cell)
+    pictures = [_enlarge(picture, cell) for picture in _look(image, preprocess)]
+    return _grid(pictures, titles, colours, columns, cell)
+
+
+def classes_in(mask: Tensor, ignore_index: int) -> list[int]:
+    """List the classes that masks hold, but for the one that is none."""
+    return sorted(set(mask.flatten().tolist()) - {ignore_index})
 
 
 def _look(image: Tensor, preprocess: Preprocess | None) -> Tensor:
@@ -101,7 +156,7 @@ def _look(image: Tensor, preprocess: Preprocess | None) -> Tensor:
 
 
 def _name(index: int, class_names: Sequence[str] | None) -> str:
-    return str(index) if class_names is None else class_names[index]
+    return class_names[index] if class_names is not None and 0 <= index < len(class_names) else str(index)
 
 
 def _title(label: Tensor, class_names: Sequence[str] | None) -> str:
@@ -109,30 +164,100 @@ def _title(label: Tensor, class_names: Sequence[str] | None) -> str:
         return _name(int(label), class_names)
     top = label.topk(min(2, len(label)))
     shares = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-    return ", ".join(f"{_name(i, class_names)}: {share:.0%}" for share, i in shares if share >= 0.005)
+    return "\n".join(f"{_name(i, class_names)}: {share:.0%}" for share, i in shares if share >= 0.005)
 
 
-def _grid(images: Tensor, titles: Sequence[str], colours: Sequence[str], columns: int, cell: int) -> "Image.Image":
+def _pillow() -> Any:
     try:
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
         raise ImportError("drawing needs Pillow; install kornia-mvit[train]") from error
+    return Image, ImageDraw, ImageFont
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    """Give a class its colour: hues a golden section apart, so that neighbours in number differ."""
+    hue, strength = index * 0.618034 % 1.0, (1.0, 0.55, 0.8)[index % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, strength, (0.9, 0.75, 0.55)[index // 3 % 3])
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _enlarge(image: Tensor, cell: int) -> "Image.Image":
+    """Give a (3, H, W) uint8 image as a picture whose longer side is ``cell`` pixels."""
+    picture = _pillow()[0].fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    scale = cell / max(picture.size)
+    resized: Image.Image = picture.resize(tuple(max(1, round(side * scale)) for side in picture.size))
+    return resized
+
+
+def _paint_mask(picture: "Image.Image", mask: Tensor, ignore_index: int) -> "Image.Image":
+    pillow = _pillow()[0]
+    row, column = (
+        ((torch.arange(n) + 0.5) * (m / n)).long() for n, m in zip(picture.size[::-1], mask.shape, strict=True)
+    )
+    large = mask.long()[row[:, None], column]
+    colours = torch.zeros(*large.shape, 3, dtype=torch.uint8)
+    for k in classes_in(large, ignore_index):
+        colours[large == k] = torch.tensor(_colour(k), dtype=torch.uint8)
+    hatch = (torch.arange(large.shape[0])[:, None] + torch.arange(large.shape[1])) // 3 % 3 == 0
+    ignored = large == ignore_index
+    colours[ignored] = torch.where(hatch[ignored, None], 230, 110).to(torch.uint8)
+    blended: Image.Image = pillow.blend(picture, pillow.fromarray(colours.numpy()), 0.5)
+    return blended
+
+
+def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: Sequence[str] | None) -> None:
+    """Draw an image's boxes and keypoints."""
+    _, drawing, fonts = _pillow()
+    pen = drawing.Draw(picture)
+    height, width = batch.image.shape[-2:]
+    across, down = picture.width / width, picture.height / height
+    line = max(1, max(picture.size) // 160)
+    if batch.boxes is not None and batch.box_label is not None:
+        font = fonts.load_default(size=max(9, max(picture.size) // 26))
+        for k, (box, label) in enumerate(
+            zip(batch.boxes[index].tolist(), batch.box_label[index].tolist(), strict=True)
+        ):
+            if label < 0:
+                continue
+            ignored = batch.box_ignore is not None and bool(batch.box_ignore[index, k])
+            colour = _IGNORED if ignored else _colour(label)
+            left, top, right, bottom = (v * s for v, s in zip(box, (across, down) * 2, strict=True))
+            right, bottom = max(left, min(right, picture.width) - 1), max(top, min(bottom, picture.height) - 1)
+            pen.rectangle((left, top, right, bottom), outline=colour, width=line)
+            name = _name(label, class_names)
+            tag = pen.textbbox((left + line, top), name, font=font)
+            if tag[2] - tag[0] < right - left:
+                pen.rectangle((left, top, tag[2] + line, tag[3] + 1), fill=colour)
+                pen.text((left + line, top), name, fill=_contrast(colour), font=font)
+    if batch.keypoints is not None and batch.keypoint_visible is not None:
+        for point, visible in zip(batch.keypoints[index].tolist(), batch.keypoint_visible[index].tolist(), strict=True):
+            if visible:
+                x, y, r = point[0] * across, point[1] * down, 1.5 * line + 1
+                pen.ellipse((x - r, y - r, x + r, y + r), fill=_POINT, outline=_PAPER)
+
+
+def _contrast(colour: tuple[int, int, int]) -> str:
+    return _INK if 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] > 120 else _PAPER
+
+
+def _grid(
+    pictures: Sequence["Image.Image"], titles: Sequence[str], colours: Sequence[str], columns: int, cell: int
+) -> "Image.Image":
+    pillow, drawing, fonts = _pillow()
     columns = max(1, min(columns, len(titles)))
     rows = -(-len(titles) // columns)
-    font = ImageFont.load_default(size=max(11, cell // 9))
-    line = max(11, cell // 9) + 4
+    font = fonts.load_default(size=max(11, cell // 9) if cell < 200 else cell // 16)
+    line = int(font.size) + 4
     text = line * max((1 + title.count("\n") for title in titles if title), default=0)
     gap, border = 8, 3
     width, height = cell + gap + 2 * border, cell + text + gap + 2 * border
-    sheet = Image.new("RGB", (columns * width + gap, rows * height + gap), _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for i, (image, title, colour) in enumerate(zip(images, titles, colours, strict=True)):
+    sheet: Image.Image = pillow.new("RGB", (columns * width + gap, rows * height + gap), _PAPER)
+    pen = drawing.Draw(sheet)
+    for i, (picture, title, colour) in enumerate(zip(pictures, titles, colours, strict=True)):
         x, y = gap + i % columns * width, gap + i // columns * height
-        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        scale = cell / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         if colour in (_RIGHT, _WRONG):
             pen.rectangle((x, y, x + cell + 2 * border - 1, y + cell + 2 * border - 1), fill=colour)
-        sheet.paste(picture.resize(size), (x + border, y + border))
+        sheet.paste(picture, (x + border, y + border))
         pen.multiline_text((x + border, y + cell + 2 * border), title, fill=colour, font=font, spacing=2)
     return sheet

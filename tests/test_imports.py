@@ -49,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "training": _BELOW_TRAINING,
     "export": {"models", "weights", "ops", "augmentation.preprocess"},
     "testing": {"models", "data.batch", "augmentation", "augmentation.preprocess"},
-    "cli": _BELOW_TRAINING | {"training", "export"},
+    "preview": _BELOW_TRAINING | {"training"},
+    "cli": _BELOW_TRAINING | {"training", "export", "preview"},
     "__main__": {"cli"},
 }
 

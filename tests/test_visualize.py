@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kornia_mvit import Batch, Preprocess
-from kornia_mvit.visualize import _RIGHT, _WRONG, draw_batch, draw_predictions
+from kornia_mvit.visualize import _RIGHT, _WRONG, _colour, draw_batch, draw_predictions
 
 
 def has(picture, colour):
@@ -32,6 +32,51 @@ class TestDrawBatch:
         for picture in pictures:
             assert picture.getpixel((8 + 3, 8 + 3)) == tuple(image[0, :, 0, 0].tolist())
             assert picture.getpixel((8 + 3 + 31, 8 + 3 + 31)) == tuple(image[0, :, -1, -1].tolist())
+
+    def test_boxes_masks_and_keypoints_stand_where_they_belong(self):
+        mask = torch.zeros(1, 32, 32, dtype=torch.long)
+        mask[:, 16:] = 1
+        mask[:, :, 28:] = 255
+        batch = Batch(
+            torch.full((1, 3, 32, 32), 255, dtype=torch.uint8),
+            boxes=torch.tensor([[[4.0, 4, 12, 12], [0, 0, 0, 0]]]),
+            box_label=torch.tensor([[1, -1]]),
+            mask=mask,
+            keypoints=torch.tensor([[[20.0, 6.0], [24.0, 6.0]]]),
+            keypoint_visible=torch.tensor([[True, False]]),
+        )
+        picture = draw_batch(batch, ["sky", "road"], cell=320)
+        assert picture.height > 320 + 30, "a legend stands below"
+        assert draw_batch(batch, legend=False, cell=320).height < picture.height
+
+        def at(x, y):
+            return picture.getpixel((8 + 3 + round(x * 10), 8 + 3 + round(y * 10)))
+
+        def blend(k):
+            return tuple(round((255 + v) / 2) for v in _colour(k))
+
+        assert at(11.9, 8) == _colour(1), "the right edge of the box"
+        assert max(abs(a - b) for a, b in zip(at(16, 8), blend(0), strict=True)) <= 1
+        assert max(abs(a - b) for a, b in zip(at(16, 20), blend(1), strict=True)) <= 1
+        assert at(30, 20)[0] == at(30, 20)[1] == at(30, 20)[2], "ignored pixels are grey"
+        assert at(20, 6) == (255, 60, 60)
+        assert at(24, 6) == at(16, 8), "what is not visible is not drawn"
+
+    def test_ignored_boxes_are_grey(self):
+        batch = Batch(
+            torch.zeros(1, 3, 32, 32),
+            boxes=torch.tensor([[[4.0, 4, 28, 28]]]),
+            box_label=torch.tensor([[0]]),
+            box_ignore=torch.tensor([[True]]),
+        )
+        assert has(draw_batch(batch), "#969696")
+
+    def test_colours_of_classes_differ(self):
+        colours = [_colour(k) for k in range(24)]
+        distances = [
+            sum(abs(a - b) for a, b in zip(x, y, strict=True)) for i, x in enumerate(colours) for y in colours[:i]
+        ]
+        assert min(distances) > 30
 
 
 class TestDrawPredictions:

@@ -1,0 +1,155 @@
+"""``kornia-mvit preview``: a dataset's images beside what augmentation makes of them."""
+
+import argparse
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kornia_mvit.augmentation import policies
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.data.batch import Batch
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["add_arguments", "draw_preview", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments; the others are the data's and the recipe's."""
+    parser.add_argument("--config", metavar="RECIPE", help="a recipe or file, as for fit: its data and augmentation")
+    parser.add_argument("--data", metavar="CLASS", help="a data module instead, such as VOCData; with --policy")
+    parser.add_argument("--policy", metavar="NAME", help=f"a policy: {', '.join(policies.__all__)}")
+    parser.add_argument("--policy-args", metavar="YAML", help="its arguments, such as '{jitter: 0.3}'")
+    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the result (default 256)")
+    parser.add_argument("--split", default="train", help="train, val or test (default train)")
+    parser.add_argument("--count", type=int, default=6, metavar="N", help="images (default 6)")
+    parser.add_argument("--copies", type=int, default=4, metavar="N", help="augmentations of each (default 4)")
+    parser.add_argument("--cell", type=int, default=220, metavar="PIXELS", help="size that each is drawn with")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
+    parser.add_argument("--out", default="preview.png", metavar="FILE", help="the picture (default preview.png)")
+
+
+def run(args: argparse.Namespace, rest: list[str], build: Any) -> int:
+    """Run the command.
+
+    Args:
+        args: the command's own arguments.
+        rest: what is left of the command line, for the data and the recipe, such as ``--data.root``.
+        build: makes Lightning's command line from arguments, without running it.
+    """
+    if args.count < 1 or args.copies < 1 or args.size < 1:
+        raise ValueError(f"--count {args.count}, --copies {args.copies} and --size {args.size} are not at least 1")
+    if args.config is not None:
+        if args.data or args.policy:
+            raise ValueError("give --config, or --data and --policy, not both")
+        cli = build(["--config", args.config, *rest], run=False)
+        data, pipeline = cli.datamodule, cli.model.pipeline
+        if data.storage_size is None:
+            size = pipeline.preprocess.size
+            data.storage_size = max(size) if isinstance(size, tuple) else size
+    elif args.data is not None and args.policy is not None:
+        data = _data(args.data, rest, args.size)
+        pipeline = _pipeline(args.policy, args.policy_args, args.size, data)
+    else:
+        raise ValueError("preview needs --config RECIPE, or --data CLASS and --policy NAME")
+    data.prepare_data()
+    data.setup("fit")
+    if args.split not in data.splits:
+        raise ValueError(f"the data have no split {args.split!r}; they have {', '.join(data.splits)}")
+    sheet = draw_preview(
+        data.splits[args.split],
+        pipeline,
+        data.class_names,
+        count=args.count,
+        copies=args.copies,
+        seed=args.seed,
+        cell=args.cell,
+    )
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(args.out)
+    print(f"{pipeline.stack!r}\n{args.out}: {args.count} images, each with {args.copies} augmentations")
+    return 0
+
+
+def draw_preview(
+    dataset: Any,
+    pipeline: AugmentationPipeline,
+    class_names: Any = None,
+    *,
+    count: int = 6,
+    copies: int = 4,
+    seed: int = 0,
+    cell: int = 220,
+) -> "Image.Image":
+    """Draw images of a dataset, evenly spread over it, each beside augmentations of it.
+
+    Args:
+        dataset: gives samples as :meth:`~kornia_mvit.Batch.collate` takes them.
+        pipeline: what augments them.
+        class_names: names of the classes.
+        count: images.
+        copies: augmentations of each.
+        seed: of what is drawn.
+        cell: side in pixels that each picture is drawn with.
+
+    Returns:
+        A Pillow image with a row for each of the images: the image first, then its augmentations.
+    """
+    from PIL import Image
+
+    from kornia_mvit.visualize import add_legend, classes_in, draw_batch
+
+    count = min(count, len(dataset))
+    chosen = [round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)]
+    batch = Batch.collate([dataset[i] for i in chosen], ignore_index=pipeline.ignore_index)
+    looks: dict[str, Any] = {"class_names": class_names, "cell": cell, "ignore_index": pipeline.ignore_index}
+    looks["legend"] = False
+    columns = [draw_batch(batch, columns=1, **looks)]
+    for view, _ in pipeline.views(batch, copies, seed=seed):
+        columns.append(draw_batch(view, columns=1, preprocess=pipeline.preprocess, **looks))
+    sheet = Image.new("RGB", (sum(c.width for c in columns), max(c.height for c in columns)), "white")
+    left = 0
+    for column in columns:
+        sheet.paste(column, (left, 0))
+        left += column.width
+    if batch.mask is None:
+        return sheet
+    return add_legend(sheet, classes_in(batch.mask, pipeline.ignore_index), class_names)
+
+
+def _data(name: str, rest: list[str], size: int) -> Any:
+    """Build a data module from arguments such as ``--data.root DIR``."""
+    from jsonargparse import ArgumentParser
+
+    from kornia_mvit.data import datamodules
+
+    if name not in datamodules.__all__:
+        raise ValueError(f"unknown data {name!r}; available: {', '.join(datamodules.__all__)}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(getattr(datamodules, name), "data")
+    parser.set_defaults({"data.storage_size": size})
+    try:
+        parsed = parser.parse_args(rest)
+    except argparse.ArgumentError as error:
+        raise ValueError(error.message) from error
+    return parser.instantiate(parsed).data
+
+
+def _pipeline(policy: str, arguments: str | None, size: int, data: Any) -> AugmentationPipeline:
+    import yaml  # type: ignore[import-untyped]  # it has no stubs
+
+    if policy not in policies.__all__:
+        raise ValueError(f"unknown policy {policy!r}; available: {', '.join(policies.__all__)}")
+    build = getattr(policies, policy)
+    given = yaml.safe_load(arguments) if arguments else {}
+    if not isinstance(given, dict):
+        raise ValueError(f"--policy-args {arguments!r} is not a mapping, such as '{{jitter: 0.3}}'")
+    known = inspect.signature(build).parameters
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{policy} has no argument {', '.join(unknown)}; it has {', '.join(known)}")
+    if "num_classes" in known:
+        given.setdefault("num_classes", data.num_classes)
+    augment = build(size, **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    return AugmentationPipeline(augment, preprocess=Preprocess((size, size)), min_box_visibility=0.3)
