@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from kornia.augmentation import (
     AugmentationSequential,
-    ColorJitter,
     RandomErasing,
     RandomHorizontalFlip,
     RandomResizedCrop,
@@ -15,6 +14,7 @@ from kornia.augmentation.auto import RandAugment, TrivialAugment
 from kornia.augmentation.auto.base import PolicyAugmentBase
 from torch import nn
 
+from kornia_mvit.augmentation.colour import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.mix import Mix
 
@@ -77,7 +77,7 @@ def classification_train(
     steps = _crop_and_flip(size, scale, ratio, flip)
     _check_shares(jitter=jitter)
     if jitter:
-        steps.append(ColorJitter(jitter, jitter, jitter, 0.0, p=0.8))
+        steps.append(RandomColorTwist(jitter, jitter, jitter, p=0.8))
     return Policy("classification_train", steps)
 
 
@@ -231,7 +231,7 @@ def _flip_and_colour(flip: float, jitter: float, hue: float) -> list[nn.Module]:
     if flip:
         steps.append(RandomHorizontalFlip(p=flip))
     if jitter or hue:
-        steps.append(ColorJitter(jitter, jitter, jitter, min(hue, 0.5), p=0.8))
+        steps.append(RandomColorTwist(jitter, jitter, jitter, hue, p=0.8))
     return steps
 
 
@@ -257,9 +257,6 @@ def _describe(step: object) -> str:
             said = f"p={p}"
         case RandomRotation(p=p, _param_generator=generator):
             said = f"degrees={generator.samplers[0][0]}, p={p}"
-        case ColorJitter(p=p):
-            parts = ("brightness", "contrast", "saturation", "hue")
-            said = ", ".join([f"{part}={getattr(step, part)}" for part in parts if getattr(step, part)] + [f"p={p}"])
         case RandAugment(n=n, m=m):
             said = f"{n} operations, magnitude {m} of 30"
         case PolicyAugmentBase():

