@@ -113,7 +113,7 @@ class Execution:
     def finish(self) -> Tensor:
         """Carry out what was put off, and give the images."""
         waiting, self._waiting = self._waiting, []
-        if any(operation.resamples for operation, _, _ in waiting):
+        if any(operation.resamples or _is_away(drawn) for operation, drawn, _ in waiting):
             self.image = self.settings.warp(self.geometry, self.image, self._image_at, len(self.geometry))
         else:
             for operation, drawn, index in waiting:
@@ -198,6 +198,11 @@ class Execution:
         x, y, weight = operation.apply(places.expand(len(mask), -1, -1, -1), drawn).unbind(1)
         found = gather_pixels(mask, x / weight, y / weight)
         self.mask = found.masked_fill(~(weight > 0.5), self.settings.ignore_index)
+
+
+def _is_away(drawn: Draw) -> bool:
+    """Tell whether windows lie on an accelerator, where slicing by them would wait for it."""
+    return "src" in drawn and drawn["src"].device.type != "cpu"
 
 
 def _erased(drawn: Draw, mask: Tensor) -> Tensor:

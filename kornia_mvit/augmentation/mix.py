@@ -75,8 +75,11 @@ class Mix(nn.Module):
         self.p = p
         self.switch = switch
         self.label_smoothing = label_smoothing
-        self._mixup = RandomMixUpV2()
-        self._cutmix = RandomCutMixV2(beta=cutmix or 1.0, use_correct_lambda=True)
+        # Kept from registration: a move would have Kornia draw on the device.
+        self._mixup: RandomMixUpV2
+        self._cutmix: RandomCutMixV2
+        object.__setattr__(self, "_mixup", RandomMixUpV2())
+        object.__setattr__(self, "_cutmix", RandomCutMixV2(beta=cutmix or 1.0, use_correct_lambda=True))
 
     def check(self, batch: Batch) -> None:
         """Refuse batches that cannot be mixed; labels are looked at on the CPU alone, where nothing waits."""

@@ -107,7 +107,8 @@ class Operation:
         if self.kind is not Kind.MATRIX:
             return Step(self.name, None, size)
         assert isinstance(self.module, K.RigidAffineAugmentationBase2D)
-        like = torch.zeros((), dtype=torch.float64).expand(shape)  # Kornia asks for its shape and dtype
+        # Kornia asks for an image's shape, dtype and device; windows drawn in view lie on the batch's device.
+        like = torch.zeros((), dtype=torch.float64, device=draw.get("src", torch.empty(0)).device).expand(shape)
         matrix = self.module.generate_transformation_matrix(like, draw, self.module.flags)
         return Step(self.name, edge_matrix(matrix), size, self.covers, self.aligned)
 
@@ -278,4 +279,5 @@ def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
     top = (place[:, 1] * (height - h + 1).clamp_min(1)).floor()
     x, y = torch.stack([left, left + w - 1], -1), torch.stack([top, top + h - 1], -1)
     source = torch.stack([x[:, [0, 1, 1, 0]], y[:, [0, 0, 1, 1]]], -1)
-    return params | {"src": source.to(params["src"].dtype)}
+    there = params["dst"].to(view.device, non_blocking=True)
+    return params | {"src": source.to(params["src"].dtype), "dst": there}

@@ -1,12 +1,12 @@
 """One object that augments a batch with its targets, on its device, tells what it did, does it again and undoes it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, overload
 
 import torch
 from kornia.augmentation import AugmentationSequential, ImageSequential
-from kornia.augmentation.base import _AugmentationBase, _BasicAugmentationBase
+from kornia.augmentation.base import _AugmentationBase
 from torch import Generator, Tensor, nn
 
 from kornia_mvit.augmentation.execution import Execution, Settings, Warp
@@ -110,8 +110,12 @@ class AugmentationPipeline(nn.Module):
             raise ValueError(
                 f"min_box_area {min_box_area} is negative, or min_box_visibility {min_box_visibility} not in [0, 1]"
             )
-        self.stack = augment
-        self.mix = mix
+        # Kept from registration: a move would have Kornia draw on the device, and differently, and its automatic
+        # policies have parameters that no optimiser should find.
+        self.stack: AugmentationSequential | None
+        self.mix: Mix | None
+        object.__setattr__(self, "stack", augment)
+        object.__setattr__(self, "mix", mix)
         self.preprocess = preprocess if preprocess is not None else Preprocess(size=None)
         self._preprocess = self.preprocess.module()
         self.ignore_index = ignore_index
@@ -292,17 +296,10 @@ class AugmentationPipeline(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings."""
-        return f"ignore_index={self.ignore_index}, min_box_area={self.min_box_area}, " + (
+        steps = "" if self.stack is None else f"{self.stack!r}\n"
+        return f"{steps}ignore_index={self.ignore_index}, min_box_area={self.min_box_area}, " + (
             f"min_box_visibility={self.min_box_visibility}, fuse={self._settings.fuse}, seed={self.counter.seed}"
         )
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AugmentationPipeline":
-        """Move buffers, and leave Kornia's draws on the CPU: alike on every device, and nothing waits for one."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # PyTorch has it untyped
-        for module in self.modules():
-            if isinstance(module, _BasicAugmentationBase):
-                module.set_rng_device_and_dtype(torch.device("cpu"), torch.get_default_dtype())
-        return self
 
     def _check(self, batch: Batch) -> None:
         if self.check_values or batch.image.device.type == "cpu":

@@ -180,17 +180,17 @@ class PreprocessModule(nn.Module):
         if self.preprocess.channel_order == "bgr":
             image = image.flip(-3)
         if self.mean is not None:
-            image = image - self.mean.to(image.dtype)
+            image = image - self.mean.to(image.device, image.dtype)
         if self.std is not None:
-            image = image / self.std.to(image.dtype)
+            image = image / self.std.to(image.device, image.dtype)
         return image
 
     def undo_values(self, image: Tensor) -> Tensor:
         """Undo :meth:`values`, for looking at."""
         if self.std is not None:
-            image = image * self.std.to(image.dtype)
+            image = image * self.std.to(image.device, image.dtype)
         if self.mean is not None:
-            image = image + self.mean.to(image.dtype)
+            image = image + self.mean.to(image.device, image.dtype)
         return image.flip(-3) if self.preprocess.channel_order == "bgr" else image
 
     def extra_repr(self) -> str:

@@ -8,6 +8,7 @@ from kornia.augmentation import AugmentationSequential, ColorJitter, RandomHoriz
 from torch import nn
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess, policies
+from tests.augmentation.scenes import STACKS, scene
 from tests.tester import BaseTester
 
 RECORD = Preprocess(36, crop=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
@@ -65,6 +66,42 @@ class TestAugmentationPipeline(BaseTester):
         assert AugmentationPipeline(preprocess=Preprocess(32))(image).device.type == "meta"
         with pytest.raises(RuntimeError, match="meta"):
             AugmentationPipeline(preprocess=Preprocess(32), check_values=True)(image)
+
+    @pytest.mark.parametrize("padded", [False, True])
+    @pytest.mark.parametrize("name", STACKS)
+    def test_augmenting_waits_for_no_device(self, name, padded):
+        """Again the meta device: a copy to the host raises there. Targets and the record stay on the device."""
+        pipeline = AugmentationPipeline(STACKS[name](), preprocess=Preprocess((40, 40), mean=(0.5,) * 3)).train()
+        batch = scene(0, padded=padded)
+        out, params = pipeline.augment(batch.to("meta"), seed=1)
+        assert out.image.shape == pipeline.augment(batch, seed=1)[0].image.shape
+        for field in ("image", "boxes", "box_label", "mask", "keypoints", "keypoint_visible"):
+            assert getattr(out, field).device.type == "meta"
+        assert pipeline.replay(batch.to("meta"), params).image.shape == out.image.shape
+
+    @pytest.mark.long
+    def test_the_geometric_step_compiles(self):
+        """And gives what it gives uncompiled, for images of several sizes."""
+        compiled = AugmentationPipeline(STACKS["chain"](), compile=True)
+        for size in (64, 80):
+            batch = scene(0, height=size)
+            for seed in range(2):
+                out = compiled.augment(batch, seed=seed)[0]
+                expected = AugmentationPipeline(STACKS["chain"]()).augment(batch, seed=seed)[0]
+                self.assert_close(out.image, expected.image)
+                assert torch.equal(out.mask, expected.mask)
+
+    def test_moving_it_leaves_the_draws_alone(self):
+        """Kornia would draw on the device that its module is on, and then elsewhere differently."""
+        pipeline = AugmentationPipeline(policies.classification_train(32), preprocess=RECORD).train()
+        image = photos()
+        expected = pipeline(image, seed=1)
+        assert torch.equal(pipeline.double().float()(image, seed=1), expected)
+        assert pipeline.to("meta").stack.get_submodule("RandomResizedCrop_0").device.type == "cpu"
+        strong = AugmentationPipeline(policies.classification_strong(32, num_classes=3))
+        assert list(strong.parameters()) == []
+        assert set(strong.state_dict()) == {"_extra_state"}
+        assert "RandAugment(2 operations" in repr(strong)
 
     def test_cardinality(self):
         """What is put in comes out: a batch, images, or images with labels."""

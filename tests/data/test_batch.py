@@ -15,6 +15,34 @@ def samples(count=3):
     ]
 
 
+def everything(seed, count=3):
+    """Samples with every field, of several sizes and numbers of objects, none included."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return int(torch.randint(low, high + 1, (1,), generator=generator))
+
+    out = []
+    for i in range(count):
+        h, w, n, m = draw(4, 9), draw(4, 9), draw(0, 3), draw(0, 2)
+        out.append(
+            {
+                "image": torch.rand(3, h, w, generator=generator),
+                "label": i,
+                "boxes": torch.rand(n, 4, generator=generator) * 4 if n else [],
+                "box_label": list(range(n)),
+                "box_ignore": [k == 1 for k in range(n)],
+                "mask": torch.randint(0, 5, (h, w), generator=generator),
+                "keypoints": torch.rand(m, 2, generator=generator) * 4 if m else [],
+                "keypoint_visible": [True] * m,
+                "size": torch.tensor([h, w]),
+                "original_size": torch.tensor([2 * h, 2 * w]),
+                "meta": {"id": i},
+            }
+        )
+    return out
+
+
 class TestBatch:
     def test_smoke(self):
         batch = Batch.collate(samples())
@@ -97,3 +125,69 @@ class TestBatch:
         assert torch.equal(again.image, batch.image)
         assert torch.equal(again.label, batch.label)
         assert again.meta == batch.meta
+
+    @given(seed=st.integers(0, 2**16), count=st.integers(1, 4))
+    def test_every_field_survives_collate(self, seed, count):
+        """Cut to its own size and number of objects, each sample comes back; the rest is padding."""
+        given_out = everything(seed, count)
+        batch = Batch.collate(given_out, ignore_index=7)
+        for i, sample in enumerate(given_out):
+            h, w = sample["image"].shape[1:]
+            assert torch.equal(batch.image[i, :, :h, :w], sample["image"])
+            assert batch.image[i, :, h:].sum() == batch.image[i, :, :, w:].sum() == 0
+            assert torch.equal(batch.mask[i, :h, :w], sample["mask"])
+            assert bool((batch.mask[i, h:] == 7).all())
+            assert bool((batch.mask[i, :, w:] == 7).all())
+            n = len(sample["box_label"])
+            assert batch.box_label[i].tolist() == [*range(n), *[-1] * (batch.boxes.shape[1] - n)]
+            assert torch.equal(batch.boxes[i, :n], torch.as_tensor(sample["boxes"]).reshape(-1, 4).float())
+            assert batch.box_ignore[i, :n].tolist() == sample["box_ignore"]
+            assert not batch.box_ignore[i, n:].any()
+            assert int(batch.keypoint_visible[i].sum()) == len(sample["keypoints"])
+            assert batch.size[i].tolist() == [h, w]
+            assert batch.original_size[i].tolist() == [2 * h, 2 * w]
+        part = batch[::2]
+        for name in ("boxes", "box_label", "box_ignore", "mask", "keypoints", "keypoint_visible", "size"):
+            assert torch.equal(getattr(part, name), getattr(batch, name)[::2])
+        moved = batch.to("meta")
+        assert all(getattr(moved, name).is_meta for name in ("boxes", "mask", "keypoints", "size", "original_size"))
+
+    def test_size_is_set_where_images_differ(self):
+        even = Batch.collate([{"image": torch.rand(3, 4, 5)}] * 2)
+        odd = Batch.collate([{"image": torch.rand(3, 4, 5)}, {"image": torch.rand(3, 6, 3)}])
+        assert even.size is None
+        assert odd.size.tolist() == [[4, 5], [6, 3]]
+        assert odd.image.shape == (2, 3, 6, 5)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"boxes": torch.zeros(2, 1, 4)}, ValueError, "boxes come with box_label of shape (B, N); it is missing"),
+            ({"keypoints": torch.zeros(2, 1, 2)}, ValueError, "keypoints come with keypoint_visible"),
+            ({"box_label": torch.zeros(2, 1, dtype=torch.long)}, ValueError, "box_label is given without boxes"),
+            ({"boxes": torch.zeros(2, 4)}, ValueError, "expected boxes of shape (B, N, 4), got (2, 4)"),
+            ({"boxes": torch.zeros(2, 1, 4, dtype=torch.long)}, TypeError, "expected floating-point boxes"),
+            (
+                {"boxes": torch.zeros(2, 1, 4), "box_label": torch.zeros(2, 2, dtype=torch.long)},
+                ValueError,
+                "boxes are (2, 1, 4), but box_label is (2, 2)",
+            ),
+            (
+                {"boxes": torch.zeros(2, 1, 4), "box_label": torch.zeros(2, 1)},
+                TypeError,
+                "expected box_label to be of an",
+            ),
+            ({"mask": torch.zeros(2, 4, 4)}, TypeError, "expected mask to be of an integer dtype, got torch.float32"),
+            ({"mask": torch.zeros(2, 3, 4, dtype=torch.long)}, ValueError, "expected masks of shape (B, H, W)"),
+            ({"size": torch.zeros(2, 3, dtype=torch.long)}, ValueError, "expected size of shape (B, 2)"),
+            ({"size": torch.zeros(2, 2)}, TypeError, "expected size to be of an integer dtype"),
+        ],
+    )
+    def test_exception_of_targets(self, arguments, error, message):
+        with pytest.raises(error) as raised:
+            Batch(torch.zeros(2, 3, 4, 4), **arguments)
+        assert message in str(raised.value)
+
+    def test_exception_of_unknown_fields(self):
+        with pytest.raises(ValueError, match="a batch has no field bbox; it has image, label, boxes"):
+            Batch.collate([{"image": torch.rand(3, 4, 4), "bbox": []}])
