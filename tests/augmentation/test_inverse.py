@@ -50,7 +50,7 @@ class TestInverse:
     )
     def test_valid_pixels_are_those_that_the_mask_saw(self, name, seed):
         """Numbering each pixel in the mask tells which of them reached the result: these are valid, all but the rim."""
-        height, width = 24, 28
+        height, width = 56, 60
         numbers = torch.arange(height * width).view(1, height, width) + 1000
         pipeline = AugmentationPipeline(STACKS[name](), ignore_index=0)
         out, params = pipeline.augment(Batch(torch.rand(1, 3, height, width), mask=numbers), seed=seed)
