@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Preprocess
-from kornia_mvit.data.datamodules import ImageData
+from kornia_mvit.data.datamodules.base import ImageData
 from kornia_mvit.training import EMA, ClassificationTask
 from kornia_mvit.training.tasks import learning_rate_factor
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint

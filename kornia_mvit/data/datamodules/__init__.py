@@ -1,0 +1,7 @@
+"""Lightning data modules."""
+
+from kornia_mvit.data.datamodules.classification import DigitsData, FolderData
+from kornia_mvit.data.datamodules.detection import VOCData
+from kornia_mvit.data.datamodules.segmentation import SegmentationFolderData
+
+__all__ = ["DigitsData", "FolderData", "SegmentationFolderData", "VOCData"]
