@@ -1,24 +1,132 @@
-"""Batches of one size each, drawn anew for every batch."""
+"""Which images go into which batch: drawn anew in each epoch, shared among processes, taken up where a run stopped."""
 
 from collections.abc import Iterator, Sequence, Sized
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size, multiscale_sizes
 
-__all__ = ["MultiScaleBatchSampler"]
+__all__ = ["EpochBatchSampler", "MultiScaleBatchSampler"]
 
 
-class MultiScaleBatchSampler(Sampler[list[int]]):
+class EpochBatchSampler(DistributedSampler[list[int]]):
+    """Batches in an order that depends on seed and epoch alone, each process's own share of them.
+
+    All processes have equally many batches. In training every share is as long, and fewer images than there are
+    processes are seen twice where they do not divide evenly. With ``repeat=False``, as evaluation needs, each image
+    comes once and some batches are smaller; where batches hold a single image there is nothing to make smaller, and
+    images are repeated as in training.
+
+    Lightning takes it as it is, since it is a ``DistributedSampler``, and begins its epochs.
+
+    Args:
+        data: what is sampled from; its length counts.
+        batch_size: images in a batch, on each process.
+        seed: of the order.
+        shuffle: whether to draw the order anew in each epoch.
+        drop_last: leave out an incomplete last batch, unless it is the only one.
+        repeat: whether a few images are repeated so that every share is as long.
+        num_replicas: number of processes; that of the distributed run when None.
+        rank: number of this process; that in the distributed run when None.
+
+    Raises:
+        ValueError: for a batch size below one, a rank that is not among the processes, or ``drop_last`` together with
+            ``repeat=False``.
+
+    Example:
+        >>> list(EpochBatchSampler(range(5), 2, shuffle=False))
+        [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(
+        self,
+        data: Sized,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        repeat: bool = True,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ) -> None:
+        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if num_replicas is None:
+            num_replicas = torch.distributed.get_world_size() if joined else 1
+        if rank is None:
+            rank = torch.distributed.get_rank() if joined else 0
+        if batch_size < 1 or not 0 <= rank < num_replicas:
+            raise ValueError(
+                f"batch_size {batch_size} is not at least one, or rank {rank} not among {num_replicas} processes"
+            )
+        if drop_last and not repeat:
+            raise ValueError("drop_last leaves images out, but with repeat=False each comes once; give one of them")
+        super().__init__(cast("Dataset[Any]", data), num_replicas, rank, shuffle, seed, drop_last)
+        self.batch_size = batch_size
+        self.repeat = repeat
+        self.position = 0
+        self._start = 0
+
+    def __len__(self) -> int:
+        """Number of batches of the whole epoch, the same on every process."""
+        return len(self._bounds())
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self._count)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(combine_seed(self.seed, self.epoch))
+            order = torch.randperm(self._count, generator=generator)
+        bounds = self._bounds()
+        places = torch.arange(self.rank, self._share * self.num_replicas, self.num_replicas)
+        own = order[places % max(1, self._count)]
+        start, self._start = self._start, 0
+        for number, (first, last) in enumerate(bounds[start:], start + 1):
+            self.position = number
+            yield own[first:last].tolist()
+        self.position = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch: what is drawn depends on its number."""
+        if epoch != self.epoch:
+            self.epoch, self.position, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give epoch and number of batches given so far."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another sampler stopped: the next iteration gives the remaining batches."""
+        self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        self._start = self.position
+
+    @property
+    def _count(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+    @property
+    def _share(self) -> int:
+        """Length of the longest share."""
+        return -(-self._count // self.num_replicas)
+
+    def _bounds(self) -> list[tuple[int, int]]:
+        """Give first and last place of each batch in a process's share."""
+        size, whole = self.batch_size, self._share
+        batches = (self.drop_last and whole // size) or -(-whole // size)
+        own = len(range(self.rank, self._count, self.num_replicas))
+        if self.repeat or own == whole or own < batches:
+            return [(i * size, min((i + 1) * size, whole)) for i in range(batches)]
+        return [(i * own // batches, (i + 1) * own // batches) for i in range(batches)]
+
+
+class MultiScaleBatchSampler(EpochBatchSampler):
     """Batches whose images are to be brought to a size drawn for each, with more of them where it is small.
 
     Height times width times images stays about constant. An :class:`~kornia_mvit.AugmentationPipeline` with the same
     ``multi_scale`` sizes and seed draws the same size for each batch, and resizes on the device. All processes of a
     distributed run draw the same sizes and share the images, so each has as many batches; a few images are repeated
-    where they do not divide evenly. Give Lightning's trainer ``use_distributed_sampler=False``, since it would put a
-    sampler of its own in place of this one.
+    where they do not divide evenly.
 
     Args:
         data: what is sampled from; its length counts.
@@ -27,7 +135,7 @@ class MultiScaleBatchSampler(Sampler[list[int]]):
         base: height and width for which ``batch_size`` holds, in pixels.
         seed: of order and sizes.
         shuffle: whether to draw the order anew in each epoch.
-        drop_last: leave out an incomplete last batch.
+        drop_last: leave out an incomplete last batch, unless it is the only one.
         num_replicas: number of processes; that of the distributed run when None.
         rank: number of this process; that in the distributed run when None.
 
@@ -56,75 +164,33 @@ class MultiScaleBatchSampler(Sampler[list[int]]):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if num_replicas is None:
-            num_replicas = torch.distributed.get_world_size() if joined else 1
-        if rank is None:
-            rank = torch.distributed.get_rank() if joined else 0
-        if batch_size < 1 or not 0 <= rank < num_replicas:
-            raise ValueError(
-                f"batch_size {batch_size} is not at least one, or rank {rank} not among {num_replicas} processes"
-            )
+        super().__init__(
+            data,
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            num_replicas=num_replicas,
+            rank=rank,
+        )
         self.sizes = multiscale_sizes() if sizes is None else tuple(sizes)
         if not self.sizes:
             raise ValueError("no sizes to draw from; give at least one height and width")
-        self.data = data
-        self.batch_size = batch_size
         self.base = base
-        self.seed = seed
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.num_replicas = num_replicas
-        self.rank = rank
-        self.epoch = 0
-        self.position = 0
 
     def size_of(self, step: int) -> tuple[int, int]:
         """Give height and width of a batch of the epoch, counted from 0."""
         return multiscale_size(self.sizes, self.seed, self.epoch, step)
 
-    def __len__(self) -> int:
-        """Number of batches of the whole epoch, the same on every process."""
-        return len(self._bounds())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(len(self.data))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(combine_seed(self.seed, self.epoch))
-            order = torch.randperm(len(self.data), generator=generator)
-        share = -(-len(order) // self.num_replicas)
-        places = torch.arange(self.rank, share * self.num_replicas, self.num_replicas)
-        own = order[places % max(1, len(order))]
-        bounds = self._bounds()
-        while self.position < len(bounds):
-            first, last = bounds[self.position]
-            self.position += 1
-            yield own[first:last].tolist()
-        self.position = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch: its order and sizes depend on its number."""
-        if epoch != self.epoch:
-            self.epoch, self.position = epoch, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give epoch and number of batches given so far."""
-        return {"epoch": self.epoch, "position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another sampler stopped: the next iteration gives the remaining batches."""
-        self.epoch, self.position = int(state["epoch"]), int(state["position"])
-
     def _bounds(self) -> list[tuple[int, int]]:
-        """Give first and last place of each batch in a process's share."""
-        count = -(-len(self.data) // self.num_replicas)
+        count = self._share
         pixels = self.batch_size * self.base[0] * self.base[1]
         bounds: list[tuple[int, int]] = []
         first = 0
         while first < count:
             height, width = self.size_of(len(bounds))
             wanted = max(1, round(pixels / (height * width)))
-            if self.drop_last and first + wanted > count:
+            if self.drop_last and bounds and first + wanted > count:
                 break
             bounds.append((first, min(first + wanted, count)))
             first += wanted

@@ -1,17 +1,29 @@
 """What the data modules share."""
 
-from typing import Any
+import os
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.loaders import ResumableLoader
+from kornia_mvit.data.samplers import EpochBatchSampler, MultiScaleBatchSampler
 from kornia_mvit.data.storage import StorageResize
 
 __all__ = ["ImageData"]
+
+
+class _Samples(Protocol):
+    """A dataset with a length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 class ImageData(pl.LightningDataModule):
@@ -55,27 +67,53 @@ class ImageData(pl.LightningDataModule):
         return StorageResize(size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches; an incomplete last one is left out, since normalisation needs company."""
-        return self._loader("train", shuffle=True, drop_last=len(self.splits["train"]) >= self.batch_size)  # type: ignore[arg-type]  # a map-style dataset has a length
+        """Shuffled batches; an incomplete last one is left out, since normalisation needs company.
+
+        The order depends on Lightning's ``seed_everything`` and the epoch. Where the task's pipeline is multi-scale,
+        batches are as large as the size drawn for each allows.
+        """
+        data = self._samples("train")
+        scales = self._scales()
+        if scales is not None:
+            sizes, base, seed = scales
+            return self._loader(
+                data, MultiScaleBatchSampler(data, self.batch_size, sizes, base=base, seed=seed, drop_last=True)
+            )
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        return self._loader(data, EpochBatchSampler(data, self.batch_size, seed=seed, drop_last=True))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every image of the validation split."""
-        return self._loader("val")
+        """Every image of the validation split, once."""
+        return self._evaluation("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Every image of the test split."""
+        """Every image of the test split, once."""
         if "test" not in self.splits:
             raise DataError("there is no test split; add a folder named test, or run validate")
-        return self._loader("test")
+        return self._evaluation("test")
 
-    def _loader(self, split: str, *, shuffle: bool = False, drop_last: bool = False) -> DataLoader[Batch]:
-        return DataLoader(
-            self.splits[split],  # type: ignore[arg-type]  # samples go in, a Batch comes out of collate
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
+    def _evaluation(self, split: str) -> DataLoader[Batch]:
+        data = self._samples(split)
+        return self._loader(data, EpochBatchSampler(data, self.batch_size, shuffle=False, repeat=False))
+
+    def _samples(self, name: str) -> _Samples:
+        return cast(_Samples, self.splits[name])
+
+    def _scales(self) -> tuple[tuple[tuple[int, int], ...], tuple[int, int], int] | None:
+        """Give the sizes that the task's pipeline draws from, the one that ``batch_size`` is for, and its seed."""
+        pipeline = getattr(None if self.trainer is None else self.trainer.lightning_module, "pipeline", None)
+        if not isinstance(pipeline, AugmentationPipeline) or pipeline.multi_scale is None:
+            return None
+        base = pipeline.preprocess.output_size
+        if base is None:
+            raise DataError("batches of many sizes need a Preprocess with a size, for which batch_size holds")
+        return pipeline.multi_scale, base, pipeline.counter.seed
+
+    def _loader(self, data: _Samples, sampler: EpochBatchSampler) -> DataLoader[Batch]:
+        return ResumableLoader(
+            data,
+            sampler,
             num_workers=self.num_workers,
-            collate_fn=Batch.collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )

@@ -1,0 +1,84 @@
+"""A loader that goes on in the middle of an epoch."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.data.samplers import EpochBatchSampler
+from kornia_mvit.ops.seeds import combine_seed
+
+__all__ = ["ResumableLoader"]
+
+
+class ResumableLoader(DataLoader[Batch]):
+    """Batches of a sampler, counted as they are taken, so that a resumed run goes on with the next.
+
+    What workers have loaded ahead does not count. Each iteration begins the epoch anew, but for the one after
+    :meth:`load_state_dict`. Workers start with the first batch, when the epoch is known, and
+    nothing is drawn from PyTorch's own generator.
+
+    Args:
+        dataset: samples by their number.
+        sampler: which of them make a batch.
+        num_workers: processes that load.
+        collate_fn: makes a batch of samples.
+        **options: further ones of :class:`torch.utils.data.DataLoader`.
+
+    Example:
+        >>> samples = [{"image": torch.zeros(3, 8, 8), "label": i} for i in range(6)]
+        >>> loader = ResumableLoader(samples, EpochBatchSampler(samples, 2, shuffle=False))
+        >>> first = next(iter(loader))
+        >>> again = ResumableLoader(samples, EpochBatchSampler(samples, 2, shuffle=False))
+        >>> again.load_state_dict(loader.state_dict())
+        >>> [batch.label.tolist() for batch in again]
+        [[2, 3], [4, 5]]
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        sampler: EpochBatchSampler,
+        *,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[dict[str, Any]]], Batch] = Batch.collate,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+            generator=torch.Generator(),
+            **options,
+        )
+        # DataLoader would show a sequential sampler here, and Lightning take it for one that it has to replace.
+        object.__setattr__(self, "sampler", sampler)
+        self._batches = sampler
+        self._state = {"epoch": sampler.epoch, "consumed": 0}
+        self._start: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # DataLoader tells its iterator's class
+        sampler, start = self._batches, self._start
+        self._start = None
+        state = {"epoch": sampler.epoch, "consumed": 0}
+        if start is not None and start["epoch"] == sampler.epoch and start["consumed"] < len(sampler):
+            state = start
+        self._state = state
+        sampler.load_state_dict({"epoch": state["epoch"], "position": state["consumed"]})
+        self.generator.manual_seed(combine_seed(sampler.seed, sampler.rank, sampler.epoch))
+        for batch in super().__iter__():
+            state["consumed"] += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Give the epoch, and the number of its batches that were taken."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on after the batches that another loader gave."""
+        self._start = {"epoch": int(state["epoch"]), "consumed": int(state["consumed"])}
+        self._state = dict(self._start)
+        self._batches.set_epoch(self._start["epoch"])
