@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     try:
         if argv and argv[0] in _LIGHTNING:
-            return _train(argv)
+            return _until_stopped(argv)
         args, rest = parser.parse_known_args(argv)
         if args.command == "preview":
             return run_preview(args, rest, _lightning_cli)
@@ -149,6 +149,22 @@ def _one_line(error: BaseException) -> str:
 # ----------------------------------------------------------------------------------------------- fit, validate, test
 
 
+def _until_stopped(argv: list[str]) -> int:
+    """Train or evaluate, and end as shells expect of a program that a signal stopped."""
+    try:
+        return _train(argv)
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as stop:  # Lightning's own after Ctrl+C, ours after a checkpoint, or argparse's
+        if hasattr(stop, "checkpoint"):
+            print(f"kornia-mvit: {stop}", file=sys.stderr)
+            raise
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+    print("kornia-mvit: stopped by SIGINT", file=sys.stderr)
+    return 130
+
+
 def _train(argv: list[str]) -> int:
     from kornia_mvit.training import list_recipes  # first, since it tells which extra is missing
 
@@ -171,10 +187,11 @@ def _train(argv: list[str]) -> int:
 
 def _lightning_cli(argv: list[str], *, run: bool) -> Any:
     """Build Lightning's command line over our recipes, and run it if asked to."""
-    import kornia_mvit.training  # noqa: F401  # first, since it tells which extra is missing
+    from kornia_mvit.training import AtomicCheckpointIO, ExactResume, SaveOnSignal  # says which extra is missing
 
     try:
-        from pytorch_lightning import LightningDataModule, LightningModule
+        from lightning_fabric.plugins import TorchCheckpointIO
+        from pytorch_lightning import LightningDataModule, LightningModule, Trainer
         from pytorch_lightning.callbacks import ModelCheckpoint
         from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
     except ImportError as error:
@@ -189,13 +206,22 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
                 return
             config = self.config[self.subcommand]
             config.weights_only = True  # checkpoints are data
+            if config.ckpt_path == "last":
+                config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), self.subcommand)
             if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
                 warnings.filterwarnings("ignore", "The dirpath has changed")
+
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+            trainer = super().instantiate_trainer(**kwargs)
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
+                trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            return trainer
 
         def after_fit(self) -> None:
             kept = self.trainer.checkpoint_callback
             if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
-                print(f"\nbest {kept.monitor}: {kept.best_model_score:.4f}, in {kept.best_model_path}")
+                what = "last" if kept.monitor is None else f"best {kept.monitor}: {kept.best_model_score:.4f}"
+                print(f"\n{what}, in {kept.best_model_path}")
                 print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
 
     _quiet_lightning()
@@ -205,10 +231,24 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
+        trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
         save_config_kwargs={"overwrite": True},
         args=_prepare(argv),
         run=run,
     )
+
+
+def _last(folder: Path, command: str) -> str | None:
+    from kornia_mvit.training import last_checkpoint
+
+    path = last_checkpoint(folder)
+    if path is not None:
+        print(f"going on from {path}")
+        return str(path)
+    if command != "fit":
+        raise ValueError(f"no last*.ckpt under {folder}; give the file, or --trainer.default_root_dir")
+    print(f"no last*.ckpt under {folder} to go on from: beginning anew")
+    return None
 
 
 def _prepare(argv: Sequence[str]) -> list[str]:

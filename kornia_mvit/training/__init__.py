@@ -8,6 +8,16 @@ except ImportError as error:
 
 from kornia_mvit.training.callbacks import EMA
 from kornia_mvit.training.recipes import find_recipe, list_recipes
+from kornia_mvit.training.resuming import AtomicCheckpointIO, ExactResume, SaveOnSignal, last_checkpoint
 from kornia_mvit.training.tasks import ClassificationTask
 
-__all__ = ["EMA", "ClassificationTask", "find_recipe", "list_recipes"]
+__all__ = [
+    "EMA",
+    "AtomicCheckpointIO",
+    "ClassificationTask",
+    "ExactResume",
+    "SaveOnSignal",
+    "find_recipe",
+    "last_checkpoint",
+    "list_recipes",
+]

@@ -1,0 +1,251 @@
+"""Runs that are stopped, and go on."""
+
+import errno
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+
+from kornia_mvit.training import EMA, AtomicCheckpointIO, ExactResume, SaveOnSignal, last_checkpoint
+from kornia_mvit.training.resuming import Stopped
+from tests.data.test_datamodules import make_folder
+from tests.training.interrupting import SignalAt
+from tests.training.test_tasks import Tiny, Tones, trainer
+
+ROOT = Path(__file__).parents[2]
+
+
+class TestExactResume:
+    def test_numbers_go_on(self):
+        callback, run = ExactResume(), pl.Trainer(logger=False, enable_checkpointing=False)
+        for generator in (random.random, np.random.rand, torch.rand):
+            generator(*() if generator is random.random else (3,))
+        random.gauss(0, 1), np.random.randn()  # which keep a number for the next call
+        checkpoint = {}
+        callback.on_save_checkpoint(run, None, checkpoint)
+        expected = random.gauss(0, 1), np.random.randn(), np.random.rand(), torch.rand(4)
+        random.seed(9), np.random.seed(9), torch.manual_seed(9)
+        callback.on_load_checkpoint(run, None, checkpoint)
+        callback.on_train_start(run, None)
+        again = random.gauss(0, 1), np.random.randn(), np.random.rand(), torch.rand(4)
+        assert again[:3] == expected[:3]
+        assert torch.equal(again[3], expected[3])
+
+    def test_they_are_plain_data(self, tmp_path):
+        checkpoint = {}
+        ExactResume().on_save_checkpoint(pl.Trainer(logger=False, enable_checkpointing=False), None, checkpoint)
+        torch.save(checkpoint, tmp_path / "states.pt")
+        assert torch.load(tmp_path / "states.pt", weights_only=True).keys() == checkpoint.keys()
+
+    def test_those_of_another_number_of_processes_are_left(self):
+        callback, run = ExactResume(), pl.Trainer(logger=False, enable_checkpointing=False)
+        checkpoint = {}
+        callback.on_save_checkpoint(run, None, checkpoint)
+        checkpoint["exact_resume"]["generators"] *= 2
+        callback.on_load_checkpoint(run, None, checkpoint)
+        before = torch.get_rng_state()
+        with pytest.warns(UserWarning, match="random states of 2 processes, this run has 1"):
+            callback.on_train_start(run, None)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestSaveOnSignal:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_writes_a_checkpoint_and_stops(self, tmp_path, number):
+        from kornia_mvit.training import ClassificationTask
+
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+        run = trainer(tmp_path, max_epochs=3, callbacks=[SignalAt(6, number), EMA(0.9), SaveOnSignal()])
+        handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+        with pytest.raises(Stopped) as stop:
+            run.fit(task, Tones())
+        assert stop.value.code == 128 + number
+        assert signal.Signals(number).name in str(stop.value)
+        assert torch.load(stop.value.checkpoint, weights_only=True)["global_step"] == 6
+        assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
+        assert last_checkpoint(tmp_path) == stop.value.checkpoint
+
+    def test_waits_for_the_validation_that_ends_an_epoch(self, tmp_path):
+        from kornia_mvit.training import ClassificationTask
+
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+        run = trainer(tmp_path, max_epochs=3, callbacks=[SignalAt(4, signal.SIGTERM), SaveOnSignal()])
+        with pytest.raises(Stopped):
+            run.fit(task, Tones())
+        assert "val/accuracy" in run.callback_metrics
+
+    def test_exception(self, tmp_path):
+        from kornia_mvit.training import ClassificationTask
+
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+        with pytest.raises(ValueError, match="SaveOnSignal comes before EMA in callbacks; put it behind"):
+            trainer(tmp_path, callbacks=[SaveOnSignal(), EMA(0.9)]).fit(task, Tones())
+
+
+class TestAtomicCheckpointIO:
+    def test_smoke(self, tmp_path):
+        AtomicCheckpointIO().save_checkpoint({"a": torch.ones(2)}, tmp_path / "new" / "last.ckpt")
+        loaded = AtomicCheckpointIO().load_checkpoint(tmp_path / "new" / "last.ckpt", weights_only=True)
+        assert torch.equal(loaded["a"], torch.ones(2))
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["last.ckpt"]
+
+    def test_a_write_that_fails_leaves_the_older_one(self, tmp_path):
+        """The system lets this process write 100 kB to a file and no more, as a full disk would."""
+        path = tmp_path / "last.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"a": torch.ones(2)}, path)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"could not write checkpoint .*last\.ckpt of 3\.8 MiB .*before stays"):
+                AtomicCheckpointIO().save_checkpoint({"a": torch.ones(1_000_000)}, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
+        assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(2))
+        assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+    def test_a_full_disk_is_named(self, tmp_path, monkeypatch):
+        def full(descriptor):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"\(No space left on device\); there is none from before"):
+            AtomicCheckpointIO().save_checkpoint({"a": torch.ones(2)}, tmp_path / "last.ckpt")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestLastCheckpoint:
+    def test_passes_over_what_is_broken(self, tmp_path):
+        for age, name in enumerate(["whole", "half", "weights"]):
+            path = tmp_path / name / "last.ckpt"
+            content = {"state_dict": {}} if name == "weights" else {"state_dict": {}, "loops": {}}
+            AtomicCheckpointIO().save_checkpoint(content, path)
+            os.utime(path, (age, age))
+        half = tmp_path / "half" / "last.ckpt"
+        half.write_bytes(half.read_bytes()[:100])
+        os.utime(half, (5, 5))
+        with pytest.warns(UserWarning, match="passed over") as caught:
+            assert last_checkpoint(tmp_path) == tmp_path / "whole" / "last.ckpt"
+        text = " ".join(str(warning.message) for warning in caught)
+        assert "is truncated" in text
+        assert "it holds weights alone" in text
+
+    def test_of_nothing(self, tmp_path):
+        assert last_checkpoint(tmp_path) is None
+        assert last_checkpoint(tmp_path / "not there") is None
+
+
+def write_recipe(folder: Path, *, signal_at: dict[str, int] | None = None, trainer: dict | None = None) -> Path:
+    """A run of 4 epochs of 6 steps whose every part is random: order, augmentation, mixes, dropout."""
+    callbacks = [
+        {"class_path": "kornia_mvit.training.EMA", "init_args": {"decay": 0.9}},
+        {
+            "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
+            "init_args": {"every_n_train_steps": 3, "filename": "last", "enable_version_counter": False},
+        },
+    ]
+    if signal_at:
+        callbacks.append({"class_path": "tests.training.interrupting.SignalAt", "init_args": signal_at})
+    recipe = {
+        "model": {
+            "class_path": "kornia_mvit.training.ClassificationTask",
+            "init_args": {"mode": "xxs", "image_size": 32, "dropout": 0.1, "policy": "classification_strong"},
+        },
+        "data": {
+            "class_path": "kornia_mvit.data.datamodules.FolderData",
+            "init_args": {"root": str(folder / "images"), "batch_size": 5, "num_workers": 1},
+        },
+        "trainer": {
+            "max_epochs": 4,
+            "accelerator": "cpu",
+            "default_root_dir": str(folder / "run"),
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            "logger": False,
+            "callbacks": callbacks,
+            **(trainer or {}),
+        },
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def fit(recipe: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "kornia_mvit", "fit", "--config", str(recipe), *arguments]
+    return subprocess.run(
+        command, env=environment, cwd=recipe.parent, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the weights, their average and the optimiser at the end of a run."""
+    path = last_checkpoint(folder)
+    assert path is not None
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint["global_step"] == 24
+    tensors = {}
+
+    def walk(name, value):
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{name}.{key}", item)
+        elif isinstance(value, list):
+            for key, item in enumerate(value):
+                walk(f"{name}.{key}", item)
+
+    for part in ("state_dict", "current_model_state", "optimizer_states", "exact_resume"):
+        walk(part, checkpoint[part])
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    make_folder(folder / "images", count=19)
+    run = fit(write_recipe(folder))
+    assert run.returncode == 0, run.stderr
+    return folder
+
+
+@pytest.mark.long
+class TestResume:
+    @pytest.mark.parametrize(
+        "step, number, code, resumes_at",
+        [
+            (10, signal.SIGKILL, -9, 9),
+            (12, signal.SIGKILL, -9, 12),
+            (8, signal.SIGTERM, 143, 8),
+            (8, signal.SIGINT, 130, 8),
+            (12, signal.SIGTERM, 143, 12),
+        ],
+    )
+    def test_ends_with_the_same_weights_bit_for_bit(self, whole, tmp_path, step, number, code, resumes_at):
+        (tmp_path / "images").symlink_to(whole / "images")
+        run = fit(write_recipe(tmp_path, signal_at={"step": step, "number": int(number)}))
+        assert run.returncode == code, run.stderr
+        if code > 0:
+            assert run.stderr.strip().splitlines()[-1].startswith(f"kornia-mvit: stopped by {number.name}; everything")
+        stopped = last_checkpoint(tmp_path)
+        assert torch.load(stopped, weights_only=True)["global_step"] == resumes_at
+        run = fit(write_recipe(tmp_path), "--ckpt_path", "last")
+        assert run.returncode == 0, run.stderr
+        assert f"going on from {stopped}" in run.stdout
+        expected, found = state_of(whole), state_of(tmp_path)
+        assert expected.keys() == found.keys()
+        assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
