@@ -208,6 +208,10 @@ def _lightning_cli(argv: list[str], *, run: bool) -> Any:
             config.weights_only = True  # checkpoints are data
             if config.ckpt_path == "last":
                 config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), self.subcommand)
+            if config.ckpt_path is not None:  # which has the weights that training once started from
+                config.model.init_args.weights = None
+            if self.subcommand != "fit":
+                config.model.init_args.teacher = None
             if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
                 warnings.filterwarnings("ignore", "The dirpath has changed")
 

@@ -91,6 +91,7 @@ def classification_strong(
     erasing: float = 0.25,
     mixup: float = 0.8,
     cutmix: float = 1.0,
+    mixed: float = 1.0,
     label_smoothing: float = 0.1,
     scale: Range = (0.08, 1.0),
     ratio: Range = (3 / 4, 4 / 3),
@@ -107,6 +108,7 @@ def classification_strong(
         erasing: probability that a rectangle is erased.
         mixup: alpha of MixUp's Beta distribution; 0 for none.
         cutmix: alpha of CutMix's Beta distribution; 0 for none.
+        mixed: share of the images that are mixed.
         label_smoothing: share of a target that is spread over all classes, where images are mixed.
         scale: see :func:`classification_train`.
         ratio: see :func:`classification_train`.
@@ -125,7 +127,7 @@ def classification_strong(
         False
     """
     steps = _crop_and_flip(size, scale, ratio, flip)
-    _check_shares(erasing=erasing)
+    _check_shares(erasing=erasing, mixed=mixed)
     if auto == "randaugment":
         steps.append(RandAugment(n=operations, m=magnitude))
     elif auto == "trivialaugment":
@@ -135,8 +137,8 @@ def classification_strong(
     if erasing:
         steps.append(RandomErasing(p=erasing))
     mix = None
-    if num_classes is not None and (mixup or cutmix):
-        mix = Mix(num_classes, mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing)
+    if num_classes is not None and mixed and (mixup or cutmix):
+        mix = Mix(num_classes, mixup=mixup, cutmix=cutmix, p=mixed, label_smoothing=label_smoothing)
     return Policy("classification_strong", steps, mix)
 
 

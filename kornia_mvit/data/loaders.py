@@ -1,5 +1,6 @@
 """A loader that goes on in the middle of an epoch."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -52,6 +53,7 @@ class ResumableLoader(DataLoader[Batch]):
             num_workers=num_workers,
             collate_fn=collate_fn,
             generator=torch.Generator(),
+            worker_init_fn=_leave_signals_to_the_parent,
             **options,
         )
         # DataLoader would show a sequential sampler here, and Lightning take it for one that it has to replace.
@@ -82,3 +84,12 @@ class ResumableLoader(DataLoader[Batch]):
         self._start = {"epoch": int(state["epoch"]), "consumed": int(state["consumed"])}
         self._state = dict(self._start)
         self._batches.set_epoch(self._start["epoch"])
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Go on loading when a terminal or a scheduler signals all processes: the run itself decides when it stops.
+
+    The worker ends when its parent asks it to, or is gone.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -8,7 +8,13 @@ except ImportError as error:
 
 from kornia_mvit.training.callbacks import EMA
 from kornia_mvit.training.recipes import find_recipe, list_recipes
-from kornia_mvit.training.resuming import AtomicCheckpointIO, ExactResume, SaveOnSignal, last_checkpoint
+from kornia_mvit.training.resuming import (
+    AtomicCheckpointIO,
+    ExactResume,
+    LastCheckpoint,
+    SaveOnSignal,
+    last_checkpoint,
+)
 from kornia_mvit.training.tasks import ClassificationTask
 
 __all__ = [
@@ -16,6 +22,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "ClassificationTask",
     "ExactResume",
+    "LastCheckpoint",
     "SaveOnSignal",
     "find_recipe",
     "last_checkpoint",

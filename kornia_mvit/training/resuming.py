@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zer
 
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 
-__all__ = ["AtomicCheckpointIO", "ExactResume", "SaveOnSignal", "Stopped", "last_checkpoint"]
+__all__ = ["AtomicCheckpointIO", "ExactResume", "LastCheckpoint", "SaveOnSignal", "Stopped", "last_checkpoint"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STATE = "exact_resume"  # the place in a checkpoint
@@ -123,44 +123,92 @@ class Stopped(SystemExit):
         return f"stopped by {self.signal.name}; everything is in {self.checkpoint}; --ckpt_path last goes on from it"
 
 
-class SaveOnSignal(pl.Callback):
-    """Write a checkpoint on SIGTERM or SIGINT, and end with exit status 143 or 130.
-
-    The step that runs is finished first, and so is a validation, since checkpoints go on exactly from between steps.
-    The file is ``last.ckpt`` beside the others. A second SIGINT stops at once, without a checkpoint of its own. All
-    processes of a distributed run stop at the same step, whichever of them was told.
+class _BetweenSteps(pl.Callback):
+    """Something that is done between two steps of the optimiser, after the weights' average has taken the step in.
 
     Raises:
         ValueError: if it stands before a callback that averages weights, whose update it would miss.
     """
 
     def __init__(self) -> None:
-        self._received: int | None = None
-        self._earlier: dict[int, Any] = {}
+        self._step = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Look at the order of the callbacks."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         after = callbacks[callbacks.index(self) + 1 :]
         if late := [type(callback).__name__ for callback in after if isinstance(callback, WeightAveraging)]:
-            raise ValueError(f"SaveOnSignal comes before {late[0]} in callbacks; put it behind")
+            raise ValueError(f"{type(self).__name__} comes before {late[0]} in callbacks; put it behind")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen, in the place of Lightning's own handlers."""
-        self._received = None
-        if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        """Note where the run begins."""
+        self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here if told to, but for the end of an epoch, which validation follows."""
-        if not trainer.is_last_batch:
-            self._stop_if_told(trainer)
+        """Wait for a step, as gradients that are accumulated are in no checkpoint, and for the end of an epoch."""
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            if not trainer.is_last_batch:  # else validation follows
+                self._between(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop here if told to."""
-        self._stop_if_told(trainer)
+        """Do it after the validation."""
+        self._at_epoch_end(trainer)
+
+    def _between(self, trainer: pl.Trainer) -> None:
+        raise NotImplementedError
+
+    def _at_epoch_end(self, trainer: pl.Trainer) -> None:
+        raise NotImplementedError
+
+
+class LastCheckpoint(_BetweenSteps):
+    """Keep ``last.ckpt``, which a run goes on from, beside the other checkpoints.
+
+    It is written every so many steps, and at the end of each epoch after its validation.
+
+    Args:
+        every_n_train_steps: steps of the optimiser from one writing to the next.
+    """
+
+    def __init__(self, every_n_train_steps: int = 50) -> None:
+        super().__init__()
+        if every_n_train_steps < 1:
+            raise ValueError(f"every_n_train_steps {every_n_train_steps} is not at least one step")
+        self.every_n_train_steps = every_n_train_steps
+
+    def _between(self, trainer: pl.Trainer) -> None:
+        if self._step % self.every_n_train_steps == 0:
+            _save_last(trainer)
+
+    def _at_epoch_end(self, trainer: pl.Trainer) -> None:
+        _save_last(trainer)
+
+
+class SaveOnSignal(_BetweenSteps):
+    """Write ``last.ckpt`` on SIGTERM or SIGINT, and end with exit status 143 or 130.
+
+    The step that runs is finished first, and so is a validation, since checkpoints go on exactly from between steps.
+    A second SIGINT stops at once, without a checkpoint of its own. All processes of a distributed run stop at the same
+    step, whichever of them was told.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._received: int | None = None
+        self._earlier: dict[int, Any] = {}
+        self._group: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen, in the place of Lightning's own handlers."""
+        super().on_train_start(trainer, pl_module)
+        self._received = None
+        if trainer.world_size > 1:  # on the CPU, so that no device is waited for at each step
+            self._group = torch.distributed.new_group(backend="gloo")
+        if threading.current_thread() is threading.main_thread():
+            self._earlier = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen no longer."""
@@ -169,6 +217,12 @@ class SaveOnSignal(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Listen no longer."""
         self._restore()
+
+    def _between(self, trainer: pl.Trainer) -> None:
+        self._stop_if_told(trainer)
+
+    def _at_epoch_end(self, trainer: pl.Trainer) -> None:
+        self._stop_if_told(trainer)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
@@ -180,18 +234,22 @@ class SaveOnSignal(pl.Callback):
     def _stop_if_told(self, trainer: pl.Trainer) -> None:
         number = self._received or 0
         if trainer.world_size > 1:
-            told = torch.tensor(number, device=trainer.strategy.root_device)
-            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            told = torch.tensor(number)
+            torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group)
             number = int(told)
         if number:
-            path = _folder(trainer) / "last.ckpt"
-            trainer.save_checkpoint(path)
-            raise Stopped(number, path)
+            raise Stopped(number, _save_last(trainer))
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
         self._earlier = {}
+
+
+def _save_last(trainer: pl.Trainer) -> Path:
+    path = _folder(trainer) / "last.ckpt"
+    trainer.save_checkpoint(path)
+    return path
 
 
 def _folder(trainer: pl.Trainer) -> Path:

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 
-from kornia_mvit.training import EMA, AtomicCheckpointIO, ExactResume, SaveOnSignal, last_checkpoint
+from kornia_mvit.training import EMA, AtomicCheckpointIO, ExactResume, LastCheckpoint, SaveOnSignal, last_checkpoint
 from kornia_mvit.training.resuming import Stopped
 from tests.data.test_datamodules import make_folder
 from tests.training.interrupting import SignalAt
@@ -91,6 +91,38 @@ class TestSaveOnSignal:
             trainer(tmp_path, callbacks=[SaveOnSignal(), EMA(0.9)]).fit(task, Tones())
 
 
+class TestLastCheckpoint:
+    def test_is_there_after_so_many_steps_and_at_the_end_of_an_epoch(self, tmp_path):
+        from kornia_mvit.training import ClassificationTask
+
+        steps = []
+
+        class Look(pl.Callback):
+            def on_train_batch_start(self, trainer, module, batch, index):
+                path = tmp_path / "checkpoints" / "last.ckpt"
+                steps.append(torch.load(path, weights_only=True)["global_step"] if path.exists() else None)
+
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+        trainer(tmp_path, max_epochs=2, callbacks=[LastCheckpoint(3), Look()]).fit(task, Tones())
+        assert steps == [None, None, None, 3, 4, 4, 6, 6]
+        assert torch.load(last_checkpoint(tmp_path), weights_only=True)["global_step"] == 8
+
+    def test_accumulated_gradients_are_not_lost(self, tmp_path):
+        from kornia_mvit.training import ClassificationTask
+
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+        callbacks = [SignalAt(1, signal.SIGTERM), SaveOnSignal()]
+        run = trainer(tmp_path, callbacks=callbacks, accumulate_grad_batches=2, num_sanity_val_steps=0)
+        with pytest.raises(Stopped) as stop:
+            run.fit(task, Tones())
+        batches = torch.load(stop.value.checkpoint, weights_only=True)["loops"]["fit_loop"]
+        assert batches["epoch_loop.batch_progress"]["total"]["processed"] == 2
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="every_n_train_steps 0 is not at least one step"):
+            LastCheckpoint(0)
+
+
 class TestAtomicCheckpointIO:
     def test_smoke(self, tmp_path):
         AtomicCheckpointIO().save_checkpoint({"a": torch.ones(2)}, tmp_path / "new" / "last.ckpt")
@@ -124,7 +156,7 @@ class TestAtomicCheckpointIO:
         assert list(tmp_path.iterdir()) == []
 
 
-class TestLastCheckpoint:
+class TestFindLastCheckpoint:
     def test_passes_over_what_is_broken(self, tmp_path):
         for age, name in enumerate(["whole", "half", "weights"]):
             path = tmp_path / name / "last.ckpt"
@@ -149,10 +181,7 @@ def write_recipe(folder: Path, *, signal_at: dict[str, int] | None = None, train
     """A run of 4 epochs of 6 steps whose every part is random: order, augmentation, mixes, dropout."""
     callbacks = [
         {"class_path": "kornia_mvit.training.EMA", "init_args": {"decay": 0.9}},
-        {
-            "class_path": "pytorch_lightning.callbacks.ModelCheckpoint",
-            "init_args": {"every_n_train_steps": 3, "filename": "last", "enable_version_counter": False},
-        },
+        {"class_path": "kornia_mvit.training.LastCheckpoint", "init_args": {"every_n_train_steps": 3}},
     ]
     if signal_at:
         callbacks.append({"class_path": "tests.training.interrupting.SignalAt", "init_args": signal_at})
@@ -186,7 +215,14 @@ def fit(recipe: Path, *arguments: str, timeout: float = 240) -> subprocess.Compl
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "kornia_mvit", "fit", "--config", str(recipe), *arguments]
     return subprocess.run(
-        command, env=environment, cwd=recipe.parent, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        env=environment,
+        cwd=recipe.parent,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        start_new_session=True,
     )
 
 
@@ -226,18 +262,18 @@ def whole(tmp_path_factory):
 @pytest.mark.long
 class TestResume:
     @pytest.mark.parametrize(
-        "step, number, code, resumes_at",
+        "step, number, group, code, resumes_at",
         [
-            (10, signal.SIGKILL, -9, 9),
-            (12, signal.SIGKILL, -9, 12),
-            (8, signal.SIGTERM, 143, 8),
-            (8, signal.SIGINT, 130, 8),
-            (12, signal.SIGTERM, 143, 12),
+            (10, signal.SIGKILL, False, -9, 9),
+            (12, signal.SIGKILL, False, -9, 9),
+            (8, signal.SIGTERM, True, 143, 8),
+            (8, signal.SIGINT, True, 130, 8),
+            (12, signal.SIGTERM, False, 143, 12),
         ],
     )
-    def test_ends_with_the_same_weights_bit_for_bit(self, whole, tmp_path, step, number, code, resumes_at):
+    def test_ends_with_the_same_weights_bit_for_bit(self, whole, tmp_path, step, number, group, code, resumes_at):
         (tmp_path / "images").symlink_to(whole / "images")
-        run = fit(write_recipe(tmp_path, signal_at={"step": step, "number": int(number)}))
+        run = fit(write_recipe(tmp_path, signal_at={"step": step, "number": int(number), "group": group}))
         assert run.returncode == code, run.stderr
         if code > 0:
             assert run.stderr.strip().splitlines()[-1].startswith(f"kornia-mvit: stopped by {number.name}; everything")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Preprocess
 from kornia_mvit.data.datamodules.base import ImageData
 from kornia_mvit.training import EMA, ClassificationTask
-from kornia_mvit.training.tasks import learning_rate_factor
+from kornia_mvit.training.optimization import learning_rate_factor
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 

@@ -1,0 +1,192 @@
+"""What the tasks share: augmentation on the device, optimiser and schedule, and what a checkpoint says of itself."""
+
+import inspect
+import os
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import AdamW
+
+from kornia_mvit.augmentation import policies
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.ops.seeds import multiscale_sizes
+from kornia_mvit.training.networks import find_layers
+from kornia_mvit.training.optimization import cosine_schedule, parameter_groups
+from kornia_mvit.weights.checkpoints import CARD_KEY
+
+__all__ = ["ImageTask", "build_pipeline"]
+
+
+class ImageTask(pl.LightningModule):
+    """A network that learns from augmented batches.
+
+    It reads its settings from ``self.hparams``, which its subclasses' arguments fill: ``learning_rate``,
+    ``weight_decay``, ``decay_norms``, ``head_factor``, ``layer_decay``, ``warmup_steps``, ``warmup_factor``,
+    ``final_factor``, ``train_backbone``, ``freeze_epochs``, ``freeze_norms``, ``compile``, ``channels_last`` and
+    ``raw_weights``.
+    """
+
+    network: nn.Module
+    pipeline: AugmentationPipeline
+    class_names: tuple[str, ...] | None
+
+    def _adopt(self, network: nn.Module, pipeline: AugmentationPipeline) -> None:
+        """Take network and pipeline, and do to the network what the settings say."""
+        h = self.hparams
+        if h["channels_last"]:
+            network = network.to(memory_format=torch.channels_last)
+        if h["gradient_checkpointing"]:
+            if not hasattr(network, "set_gradient_checkpointing") and not hasattr(network, "set_grad_checkpointing"):
+                raise ValueError(f"{type(network).__name__} has no gradient checkpointing; leave it off")
+            getattr(network, "set_gradient_checkpointing", getattr(network, "set_grad_checkpointing", None))(True)
+        if not h["train_backbone"]:
+            network.requires_grad_(False)
+            for parameter in find_layers(network)[-1].values():
+                parameter.requires_grad_(True)
+        if h["compile"]:
+            network.compile(dynamic=True if pipeline.multi_scale is not None else None)
+        self.network = network
+        self.pipeline = pipeline
+        self.class_names = None
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What images go through in evaluation."""
+        return self.pipeline.preprocess
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Give what the network gives for preprocessed images (B, C, H, W)."""
+        if self.hparams["channels_last"]:
+            image = image.contiguous(memory_format=torch.channels_last)
+        out: Tensor = self.network(image)
+        return out
+
+    def setup(self, stage: str) -> None:
+        """Take the class names from the data."""
+        warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer` in `LightningModule`")
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        if names is not None:
+            if len(names) != self.hparams["num_classes"]:
+                raise ValueError(f"the data have {len(names)} classes, the task {self.hparams['num_classes']}")
+            self.class_names = tuple(names)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment or preprocess the batch, where it is."""
+        out: Batch = self.pipeline(batch)
+        return out
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the pipeline's draws of an epoch, and put to rest what is not to learn."""
+        self.pipeline.set_epoch(self.current_epoch)
+        self.rest()
+
+    def rest(self) -> None:
+        """Put into eval mode what does not learn in this epoch: norms whose statistics stay, a frozen backbone."""
+        h = self.hparams
+        self.network.train()
+        if h["freeze_norms"]:
+            for module in self.network.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        if not h["train_backbone"] or self.current_epoch < h["freeze_epochs"]:
+            head = {id(parameter) for parameter in find_layers(self.network)[-1].values()}
+            for module in self.network.modules():
+                if not any(id(parameter) in head for parameter in module.parameters()):
+                    module.training = False
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Give AdamW over the groups of :func:`parameter_groups`, and its schedule by steps."""
+        h = self.hparams
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise ValueError("the schedule needs the length of the run; give max_epochs or max_steps, max_time besides")
+        groups = parameter_groups(
+            self.network,
+            h["learning_rate"],
+            h["weight_decay"],
+            head_factor=h["head_factor"],
+            layer_decay=h["layer_decay"],
+            decay_norms=h["decay_norms"],
+        )
+        optimizer = AdamW(groups)
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = max(1, self.trainer.max_epochs or 1)
+        scheduler = cosine_schedule(
+            optimizer,
+            total,
+            warmup=h["warmup_steps"],
+            first=h["warmup_factor"],
+            last=h["final_factor"],
+            frozen=round(total * min(1.0, h["freeze_epochs"] / epochs)),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def card(self) -> dict[str, Any]:
+        """Say in plain data what a checkpoint holds."""
+        raise NotImplementedError(f"{type(self).__name__} has no card")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint what it holds."""
+        checkpoint[CARD_KEY] = self.card()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the class names of the checkpoint, unless the data say otherwise, and the weights that are asked for."""
+        trainer = self._trainer
+        if self.hparams["raw_weights"] and (trainer is None or not trainer.training):
+            if "current_model_state" not in checkpoint:
+                raise ValueError("the checkpoint has no raw weights beside its average; leave raw_weights off")
+            checkpoint["state_dict"] = checkpoint["current_model_state"]
+        names = checkpoint.get(CARD_KEY, {}).get("class_names")
+        if names is None:
+            return
+        if self.class_names is not None and tuple(names) != self.class_names:
+            raise ValueError(
+                f"the checkpoint's classes ({', '.join(names)}) are not those of the data "
+                f"({', '.join(self.class_names)})"
+            )
+        self.class_names = tuple(names)
+
+
+def build_pipeline(
+    policy: str,
+    policy_args: dict[str, Any] | None,
+    image_size: int,
+    preprocess: Preprocess,
+    *,
+    multi_scale: tuple[int, int, int] | None = None,
+    **defaults: Any,
+) -> AugmentationPipeline:
+    """Build a pipeline from a policy's name.
+
+    What it draws depends on Lightning's ``seed_everything``.
+
+    Args:
+        policy: one of :mod:`kornia_mvit.policies`.
+        policy_args: its arguments, besides the size.
+        image_size: side in pixels of the result.
+        preprocess: what comes after it, and alone in evaluation.
+        multi_scale: least and greatest side in pixels and their number, of the sizes that each step draws from.
+        defaults: further arguments of the policy, taken where it has such and they are not given.
+
+    Raises:
+        ValueError: for an unknown policy or argument.
+    """
+    if policy not in policies.__all__:
+        raise ValueError(f"unknown policy {policy!r}; available: {', '.join(map(repr, policies.__all__))}")
+    build = getattr(policies, policy)
+    known = inspect.signature(build).parameters
+    given = {name: value for name, value in defaults.items() if name in known} | dict(policy_args or {})
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{policy} has no argument {', '.join(unknown)}; it has {', '.join(known)}")
+    return AugmentationPipeline(
+        build(image_size, **given),
+        preprocess=preprocess,
+        multi_scale=None if multi_scale is None else multiscale_sizes(*multi_scale),
+        seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
+    )

@@ -1,0 +1,130 @@
+"""Networks and teachers by name, and the order of a network's layers."""
+
+from collections.abc import Iterator
+from copy import copy
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.weights.registry import from_pretrained
+
+__all__ = ["Teacher", "find_layers", "find_teacher", "timm_network"]
+
+_TIMM = "timm:"
+
+
+def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
+    """Build a network of timm, with fresh weights unless the arguments say otherwise.
+
+    Args:
+        name: such as ``'timm:mobilenetv3_small_100'``.
+        num_classes: number of classes.
+        arguments: of ``timm.create_model``, such as ``img_size`` for networks that are made for one size.
+
+    Raises:
+        ValueError: for a name that does not begin with ``timm:``, or that timm does not know.
+        ImportError: if timm is missing.
+    """
+    if not name.startswith(_TIMM):
+        raise ValueError(f"unknown network {name!r}; give a module, or a name of timm as 'timm:mobilenetv3_small_100'")
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{name} needs timm; pip install timm") from error
+    known = name.removeprefix(_TIMM)
+    if not timm.is_model(known):
+        near = ", ".join(timm.list_models(f"*{known.split('_')[0]}*")[:5])
+        raise ValueError(f"timm has no model {known!r}{f'; near it: {near}' if near else ''}")
+    network: nn.Module = timm.create_model(known, num_classes=num_classes, **arguments)
+    return network
+
+
+class Teacher:
+    """A trained network whose answers another one learns from. It is no part of what is trained, averaged or saved.
+
+    Args:
+        network: gives (B, K) logits.
+        preprocess: whose value part (channel order, mean, std) its images go through; sizes are the student's.
+    """
+
+    def __init__(self, network: nn.Module, preprocess: Preprocess | None = None) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.preprocess = (preprocess or Preprocess(size=None)).module()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy(self)  # a copy of the student learns from the same teacher
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor) -> Tensor:
+        """Give logits (B, K) of images (B, C, H, W) in [0, 1], on the device they are on."""
+        self.network.to(image.device)
+        logits: Tensor = self.network(self.preprocess.values(image))
+        return logits
+
+
+def find_teacher(teacher: nn.Module | str, num_classes: int) -> Teacher:
+    """Give a teacher: a module that takes what the student takes, or a name.
+
+    Args:
+        teacher: a module; ``'timm:NAME'`` for a network of timm with its published weights; or what
+            :func:`kornia_mvit.from_pretrained` takes, such as a checkpoint.
+        num_classes: number of classes.
+
+    Raises:
+        ValueError: if it gives another number of classes.
+    """
+    if isinstance(teacher, str) and teacher.startswith(_TIMM):
+        network = timm_network(teacher, num_classes, pretrained=True)
+        config: dict[str, Any] = getattr(network, "pretrained_cfg", {})
+        found = Teacher(network, Preprocess(size=None, mean=config.get("mean"), std=config.get("std")))
+    elif isinstance(teacher, str):
+        model = from_pretrained(teacher)
+        found = Teacher(model, model.preprocess)
+    else:
+        found = Teacher(teacher, getattr(teacher, "preprocess", None))
+    classes = getattr(found.network, "num_classes", num_classes)
+    if classes != num_classes:
+        raise ValueError(f"the teacher tells {classes} classes apart, the task {num_classes}; they have to be the same")
+    return found
+
+
+def find_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:
+    """List a network's layers from the image to the head, each with its parameters by name.
+
+    A layer is a module that the network holds directly or in a list or sequence; of a network within it, such as a
+    backbone, the layers are taken. Normalisations belong to the layer before them, parameters that the network holds
+    itself to the first. The last layer that has parameters is the head.
+
+    Example:
+        >>> layers = find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Linear(8, 2)))
+        >>> [list(layer) for layer in layers]
+        [['0.weight', '0.bias', '1.weight', '1.bias'], ['3.weight', '3.bias']]
+    """
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    layers: list[dict[str, nn.Parameter]] = []
+    own = {name: parameter for name, parameter in network.named_parameters(recurse=False)}
+    for module in _blocks(network):
+        found = {names[id(parameter)]: parameter for parameter in module.parameters()}
+        if isinstance(module, _BatchNorm | nn.LayerNorm | nn.GroupNorm) and layers:
+            layers[-1].update(found)
+        elif found:
+            layers.append(found)
+    if not layers:
+        return [own] if own else []
+    layers[0] = own | layers[0]
+    return layers
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.ModuleList):
+            yield from child
+        elif any(isinstance(part, nn.ModuleList) for part in child.children()):
+            yield from _blocks(child)
+        elif isinstance(child, nn.Sequential):
+            yield from child
+        else:
+            yield child

@@ -1,0 +1,99 @@
+"""What is learned at which rate: groups of parameters, and the schedule."""
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from kornia_mvit.training.networks import find_layers
+
+__all__ = ["cosine_schedule", "learning_rate_factor", "parameter_groups"]
+
+
+def parameter_groups(
+    network: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    *,
+    head_factor: float = 1.0,
+    layer_decay: float = 1.0,
+    decay_norms: bool = True,
+) -> list[dict[str, Any]]:
+    """Sort a network's parameters by learning rate and weight decay, as PyTorch's optimisers take them.
+
+    Args:
+        network: see :func:`~kornia_mvit.training.networks.find_layers` for what its layers and its head are. Parameters
+            that need no gradient are left out.
+        learning_rate: of the last layer before the head.
+        weight_decay: of what decays.
+        head_factor: times the learning rate, for the head.
+        layer_decay: factor on the learning rate from each layer to the one before it.
+        decay_norms: whether norms, biases and other parameters of fewer than two dimensions decay too.
+
+    Returns:
+        Groups with ``params``, ``lr``, ``weight_decay`` and ``head``, whether it is the head's.
+
+    Raises:
+        ValueError: for factors that are not positive, and where nothing is left to learn.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+        >>> [group['lr'] for group in parameter_groups(network, 0.1, 0.01, head_factor=10.0)]
+        [0.1, 1.0]
+    """
+    if head_factor <= 0 or not 0 < layer_decay <= 1:
+        raise ValueError(f"head_factor {head_factor} is not positive, or layer_decay {layer_decay} not in (0, 1]")
+    layers = find_layers(network)
+    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    for depth, layer in enumerate(layers):
+        head = depth == len(layers) - 1
+        rate = learning_rate * (head_factor if head else layer_decay ** (len(layers) - 2 - depth))
+        for parameter in layer.values():
+            if not parameter.requires_grad:
+                continue
+            decay = weight_decay if decay_norms or parameter.ndim > 1 else 0.0
+            empty: dict[str, Any] = {"params": [], "lr": rate, "weight_decay": decay, "head": head}
+            groups.setdefault((rate, decay, head), empty)["params"].append(parameter)
+    if not groups:
+        raise ValueError("no parameter of the network needs a gradient; there is nothing to learn")
+    return list(groups.values())
+
+
+def cosine_schedule(
+    optimizer: Optimizer, total: int, *, warmup: int, first: float, last: float, frozen: int = 0
+) -> LambdaLR:
+    """Give the schedule of :func:`learning_rate_factor`, with the backbone at rest for the first steps.
+
+    Args:
+        optimizer: over :func:`parameter_groups`.
+        total: steps of the run.
+        warmup: see :func:`learning_rate_factor`.
+        first: see :func:`learning_rate_factor`.
+        last: see :func:`learning_rate_factor`.
+        frozen: steps in which the learning rate is 0 for all but the head.
+    """
+
+    def factor(head: bool, step: int) -> float:
+        rests = not head and step < frozen
+        return 0.0 if rests else learning_rate_factor(step, total, warmup, first, last)
+
+    heads = [bool(group["head"]) for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [lambda step, head=head: factor(head, step) for head in heads])
+
+
+def learning_rate_factor(step: int, total: int, warmup: int, first: float, last: float) -> float:
+    """Rise linearly from ``first`` to 1 in ``warmup`` steps, then fall along half a cosine to ``last``.
+
+    A run shorter than ten warm-ups warms up in a tenth of it.
+
+    Example:
+        >>> [round(learning_rate_factor(step, 1000, 100, 0.1, 0.0), 3) for step in (0, 50, 100, 550, 1000)]
+        [0.1, 0.55, 1.0, 0.5, 0.0]
+    """
+    warmup = min(warmup, total // 10)
+    if step < warmup:
+        return first + (1 - first) * step / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
