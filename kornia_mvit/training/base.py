@@ -52,7 +52,7 @@ class ImageTask(pl.LightningModule):
                 parameter.requires_grad_(True)
         if h["compile"]:
             network.compile(dynamic=True if pipeline.multi_scale is not None else None)
-        self.network = network
+        self.network = network.train()
         self.pipeline = pipeline
         self.class_names = None
 

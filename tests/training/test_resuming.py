@@ -5,20 +5,18 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-import yaml
 
 from kornia_mvit.training import EMA, AtomicCheckpointIO, ExactResume, LastCheckpoint, SaveOnSignal, last_checkpoint
 from kornia_mvit.training.resuming import Stopped
 from tests.data.test_datamodules import make_folder
-from tests.training.interrupting import SignalAt
+from tests.training.probes import SignalAt
+from tests.training.runs import fit, state_of, write_recipe
 from tests.training.test_tasks import Tiny, Tones, trainer
 
 ROOT = Path(__file__).parents[2]
@@ -175,78 +173,6 @@ class TestFindLastCheckpoint:
     def test_of_nothing(self, tmp_path):
         assert last_checkpoint(tmp_path) is None
         assert last_checkpoint(tmp_path / "not there") is None
-
-
-def write_recipe(folder: Path, *, signal_at: dict[str, int] | None = None, trainer: dict | None = None) -> Path:
-    """A run of 4 epochs of 6 steps whose every part is random: order, augmentation, mixes, dropout."""
-    callbacks = [
-        {"class_path": "kornia_mvit.training.EMA", "init_args": {"decay": 0.9}},
-        {"class_path": "kornia_mvit.training.LastCheckpoint", "init_args": {"every_n_train_steps": 3}},
-    ]
-    if signal_at:
-        callbacks.append({"class_path": "tests.training.interrupting.SignalAt", "init_args": signal_at})
-    recipe = {
-        "model": {
-            "class_path": "kornia_mvit.training.ClassificationTask",
-            "init_args": {"mode": "xxs", "image_size": 32, "dropout": 0.1, "policy": "classification_strong"},
-        },
-        "data": {
-            "class_path": "kornia_mvit.data.datamodules.FolderData",
-            "init_args": {"root": str(folder / "images"), "batch_size": 5, "num_workers": 1},
-        },
-        "trainer": {
-            "max_epochs": 4,
-            "accelerator": "cpu",
-            "default_root_dir": str(folder / "run"),
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-            "logger": False,
-            "callbacks": callbacks,
-            **(trainer or {}),
-        },
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
-
-
-def fit(recipe: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "kornia_mvit", "fit", "--config", str(recipe), *arguments]
-    return subprocess.run(
-        command,
-        env=environment,
-        cwd=recipe.parent,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        start_new_session=True,
-    )
-
-
-def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of the weights, their average and the optimiser at the end of a run."""
-    path = last_checkpoint(folder)
-    assert path is not None
-    checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["global_step"] == 24
-    tensors = {}
-
-    def walk(name, value):
-        if isinstance(value, torch.Tensor):
-            tensors[name] = value
-        elif isinstance(value, dict):
-            for key, item in value.items():
-                walk(f"{name}.{key}", item)
-        elif isinstance(value, list):
-            for key, item in enumerate(value):
-                walk(f"{name}.{key}", item)
-
-    for part in ("state_dict", "current_model_state", "optimizer_states", "exact_resume"):
-        walk(part, checkpoint[part])
-    return tensors
 
 
 @pytest.fixture(scope="module")

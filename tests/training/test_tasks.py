@@ -1,19 +1,15 @@
 """ClassificationTask: its batches, loss, schedule and checkpoints."""
 
-from itertools import pairwise
-
 import pytest
 import pytorch_lightning as pl
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Preprocess
 from kornia_mvit.data.datamodules.base import ImageData
-from kornia_mvit.training import EMA, ClassificationTask
-from kornia_mvit.training.optimization import learning_rate_factor
+from kornia_mvit.training import EMA, ClassificationTask, LastCheckpoint
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 
@@ -81,6 +77,16 @@ class TestClassificationTask:
                 "unknown policy 'best'; available: 'classification_strong', 'classification_train'",
             ),
             ({"num_classes": 2, "resize_size": 100}, "crop 256 is larger than the image resized to 100"),
+            ({"num_classes": 2, "policy_args": {"colour": 1}}, "classification_train has no argument colour; it has"),
+            ({"num_classes": 2, "network": "resnet18"}, "unknown network 'resnet18'; give a module, or a name of timm"),
+            (
+                {"num_classes": 2, "network": "timm:mobilevit_m"},
+                "timm has no model 'mobilevit_m'; near it: mobilevit",
+            ),
+            ({"num_classes": 2, "network": Tiny(), "weights": "a.ckpt"}, "give network or weights, not both"),
+            ({"num_classes": 2, "network": Tiny(), "gradient_checkpointing": True}, "Tiny has no gradient checkpoint"),
+            ({"num_classes": 2, "layer_decay": 0.5, "temperature": 0.0}, "temperature 0.0 not > 0"),
+            ({"num_classes": 3, "teacher": MobileViTClassifier(num_classes=2)}, "the teacher tells 2 classes apart"),
         ],
     )
     def test_exception(self, arguments, message):
@@ -187,39 +193,162 @@ class TestClassificationTask:
         with pytest.raises(ValueError, match=r"classes \(dark, bright\) are not those of the data \(cat, dog\)"):
             trainer(tmp_path).validate(task, Tones(("cat", "dog")), ckpt_path=path, weights_only=True)
 
-    def test_hyperparameters_are_plain_data(self, fitted):
-        task, _, _ = fitted
-        assert all(value is None or isinstance(value, str | int | float | dict) for value in task.hparams.values()), (
-            task.hparams
-        )
-
-
-class TestLearningRateFactor:
-    @given(
-        total=st.integers(20, 5000),
-        warmup=st.integers(0, 500),
-        first=st.floats(0.01, 1.0),
-        last=st.floats(0.0, 1.0),
-    )
-    def test_rises_then_falls_between_its_ends(self, total, warmup, first, last):
-        values = [learning_rate_factor(step, total, warmup, first, last) for step in range(total + 1)]
-        peak = min(warmup, total // 10)
-        assert values[peak] == pytest.approx(1.0)
-        assert values[0] == pytest.approx(first if peak else 1.0)
-        assert values[-1] == pytest.approx(last)
-        assert all(a <= b + 1e-12 for a, b in pairwise(values[: peak + 1]))
-        assert all(a >= b - 1e-12 for a, b in pairwise(values[peak:]))
-
-    def test_follows_the_run(self, tmp_path):
-        """Of 32 steps three are warm-up, however many were asked for."""
+    def test_fits_with_every_switch(self, tmp_path):
         task = ClassificationTask(
-            num_classes=2, network=Tiny(), image_size=32, learning_rate=1.0, warmup_steps=500, final_factor=0.0
+            num_classes=2,
+            image_size=64,
+            head_dropout=0.1,
+            drop_path=0.1,
+            head_factor=10.0,
+            layer_decay=0.8,
+            decay_norms=False,
+            freeze_norms=True,
+            freeze_epochs=1,
+            gradient_checkpointing=True,
+            channels_last=False,
+            multi_scale=(32, 64, 2),
+            tta="flip",
+            per_class=True,
         )
-        rates = []
+        run = trainer(tmp_path, max_epochs=2, accumulate_grad_batches=2, precision="bf16-mixed")
+        run.fit(task, Tones())
+        assert {"val/accuracy/dark", "val/accuracy/bright", "val/calibration_error"} <= run.callback_metrics.keys()
+
+    def test_metrics(self, tmp_path):
+        """Of six classes, against counting: three right, five among the first five."""
+        task = ClassificationTask(num_classes=6, network=nn.Flatten(), image_size=32, per_class=True)
+        logits = torch.tensor(
+            [[9, 1, 2, 3, 4, 5], [9, 1, 2, 3, 4, 5], [1, 9, 2, 3, 4, 5], [1, 2, 9, 3, 4, 0.0]]
+        ).repeat(2, 1)
+        label = torch.tensor([0, 1, 1, 5, 0, 5, 0, 4])
+        task.log = lambda *args, **kwargs: None
+        logged = {}
+        task.log_dict = logged.update
+        task.eval().validation_step(Batch(logits[:, :, None, None] / 9, label), 0)
+        values = {name: metric.compute().item() for name, metric in task.metrics["val_"].items()}
+        assert values["accuracy"] == 3 / 8
+        assert values["top5"] == 5 / 8
+        assert task.confusion.compute().sum() == 8
+        task.on_validation_epoch_end()
+        assert logged["val/accuracy/0"] == pytest.approx(2 / 3)
+        assert logged["val/accuracy/1"] == pytest.approx(1 / 2)
+
+    def test_a_frozen_backbone_stays_as_it_is(self, tmp_path):
+        """Its weights and its statistics, with and without an average; the classifier learns."""
+        torch.manual_seed(0)
+        task = ClassificationTask(num_classes=2, image_size=32, train_backbone=False, dropout=0.5, learning_rate=0.1)
+        before = {name: value.clone() for name, value in task.network.state_dict().items()}
+        trainer(tmp_path, max_epochs=2).fit(task, Tones())
+        changed = {name for name, value in task.network.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed == {"classifier.weight", "classifier.bias"}
+
+    def test_a_backbone_that_rests_at_first_learns_later(self, tmp_path):
+        states = []
 
         class Look(pl.Callback):
-            def on_train_batch_start(self, trainer, module, batch, index):
-                rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            def on_train_epoch_end(self, trainer, module):
+                states.append({name: value.clone() for name, value in module.network.state_dict().items()})
 
-        trainer(tmp_path, max_epochs=8, callbacks=[Look()], limit_val_batches=0).fit(task, Tones())
-        assert rates == pytest.approx([learning_rate_factor(i, 32, 3, 0.1, 0.0) for i in range(32)])
+        task = ClassificationTask(num_classes=2, image_size=32, freeze_epochs=1, warmup_steps=0)
+        states.append({name: value.clone() for name, value in task.network.state_dict().items()})
+        trainer(tmp_path, max_epochs=2, callbacks=[Look()]).fit(task, Tones())
+        first, second = (
+            {name for name in states[0] if not torch.equal(states[i][name], states[i + 1][name])} for i in (0, 1)
+        )
+        assert first == {"classifier.weight", "classifier.bias"}
+        assert {"backbone.stem.conv.weight", "backbone.stem.norm.running_mean"} <= second
+
+    def test_frozen_norms_keep_their_statistics(self, tmp_path):
+        task = ClassificationTask(num_classes=2, image_size=32, freeze_norms=True)
+        trainer(tmp_path).fit(task, Tones())
+        assert torch.equal(task.network.backbone.stem.norm.running_mean, torch.zeros(16))
+
+    def test_starts_from_weights(self, fitted, tmp_path):
+        """All but the classifier's; and its checkpoints do not ask for the file again."""
+        _, _, path = fitted
+        start = tmp_path / "start.ckpt"
+        start.write_bytes(path.read_bytes())
+        task = ClassificationTask(num_classes=3, image_size=32, weights=str(start))
+        given = from_pretrained(start)
+        stem = given.backbone.stem.conv.weight
+        assert torch.equal(task.network.backbone.stem.conv.weight, stem)
+        assert task.network.num_classes == 3
+        run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
+        run.fit(task, Tones(("a", "b", "c")))
+        run.save_checkpoint(tmp_path / "tuned.ckpt")
+        start.unlink()
+        ClassificationTask.load_from_checkpoint(tmp_path / "tuned.ckpt", weights_only=True)
+
+    def test_raw_weights_of_a_checkpoint(self, tmp_path):
+        """Evaluated as they are when asked for, in place of the average."""
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, learning_rate=0.1)
+        trainer(tmp_path, callbacks=[EMA(0.9), LastCheckpoint()]).fit(task, Tones())
+        path = tmp_path / "checkpoints" / "last.ckpt"
+        found = []
+        for raw in (True, False):
+            task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, raw_weights=raw)
+            run = trainer(tmp_path, callbacks=[EMA(0.9)])
+            run.validate(task, Tones(), ckpt_path=path, weights_only=True, verbose=False)
+            found.append(task.network[-1].weight)
+        checkpoint = read_checkpoint(path)
+        assert torch.equal(found[0], checkpoint["current_model_state"]["network.4.weight"])
+        assert torch.equal(found[1], checkpoint["state_dict"]["network.4.weight"])
+        assert not torch.equal(*found)
+
+    def test_learns_from_a_teacher(self, tmp_path):
+        """With the teacher's word alone a student comes to answer as it does, against the labels; it is not saved."""
+
+        class Oracle(nn.Module):
+            def forward(self, image):
+                bright = image.mean((1, 2, 3)) - 0.45
+                return torch.stack([20 * bright, -20 * bright], 1)  # the wrong way round
+
+        teacher = Oracle()
+        task = ClassificationTask(
+            num_classes=2, network=Tiny(), image_size=32, learning_rate=0.1, teacher=teacher, teacher_weight=1.0
+        )
+        run = trainer(tmp_path, max_epochs=6, callbacks=[EMA(0.5)])
+        run.fit(task, Tones())
+        assert run.callback_metrics["val/accuracy"] == 0.0
+        assert not any("teacher" in name for name in task.state_dict())
+
+    def test_takes_timm_by_name(self, tmp_path):
+        task = ClassificationTask(num_classes=2, network="timm:mobilenetv3_small_050", image_size=32, layer_decay=0.9)
+        run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=1)
+        run.fit(task, Tones())
+        run.save_checkpoint(tmp_path / "timm.ckpt")
+        again = ClassificationTask.load_from_checkpoint(tmp_path / "timm.ckpt", weights_only=True)
+        image = torch.rand(2, 3, 32, 32)
+        assert torch.equal(again.eval()(image), task.eval()(image))
+
+    @pytest.mark.long
+    def test_compiles(self, tmp_path):
+        """The network's own graphs are tests of the models; here it is that training, averaging and saving take one."""
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, compile=True, learning_rate=0.1)
+        run = trainer(tmp_path, callbacks=[EMA(0.5)], max_epochs=6)
+        run.fit(task, Tones())
+        assert task.network._compiled_call_impl is not None
+        assert run.callback_metrics["val/accuracy"] == 1.0
+        run.save_checkpoint(tmp_path / "compiled.ckpt")
+        plain = ClassificationTask.load_from_checkpoint(
+            tmp_path / "compiled.ckpt", network=Tiny(), compile=False, weights_only=True
+        )
+        image = torch.rand(2, 3, 32, 32)
+        torch.testing.assert_close(plain.eval()(image), task.eval()(image))
+
+    @pytest.mark.long
+    @pytest.mark.parametrize(
+        "finder", [LearningRateFinder(num_training_steps=20), BatchSizeFinder(max_trials=2, init_val=3)]
+    )
+    def test_finders_of_lightning(self, finder, tmp_path):
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+        data = Tones(count=200)
+        run = trainer(tmp_path, callbacks=[finder], enable_checkpointing=True)
+        run.fit(task, data)
+        assert (task.hparams.learning_rate, data.batch_size) != (2e-3, 8)
+
+    def test_hyperparameters_are_plain_data(self, fitted):
+        task, _, _ = fitted
+        assert all(
+            value is None or isinstance(value, str | int | float | dict | list) for value in task.hparams.values()
+        ), task.hparams

@@ -1,0 +1,39 @@
+"""Callbacks that look at a run from inside, or have it meet a signal."""
+
+import json
+import os
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+
+class SignalAt(pl.Callback):
+    """Send a signal to this process after a step, on one rank; or to its whole group, as Ctrl+C in a terminal does."""
+
+    def __init__(self, step: int, number: int, rank: int = 0, group: bool = False) -> None:
+        self.step = step
+        self.number = number
+        self.rank = rank
+        self.group = group
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step and trainer.global_rank == self.rank:
+            if self.group:
+                os.killpg(os.getpgrp(), self.number)
+            else:
+                os.kill(os.getpid(), self.number)
+
+
+class Record(pl.Callback):
+    """Write down each step's loss and the images that it saw, for each process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        seen = [Path(meta["path"]).relative_to(Path(meta["path"]).parents[1]).as_posix() for meta in batch.meta]
+        self.steps.append({"epoch": trainer.current_epoch, "loss": float(outputs["loss"]), "seen": seen})
+
+    def on_train_end(self, trainer, pl_module):
+        Path(self.folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(self.steps))
