@@ -16,6 +16,7 @@ from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey, Resample, SamplePadding
 from torch import Tensor, nn
 
+from kornia_mvit.augmentation.auto import apply_to_rows
 from kornia_mvit.augmentation.geometry import Step
 from kornia_mvit.ops.geometry import edge_matrix
 
@@ -81,6 +82,8 @@ class Operation:
 
     def apply(self, image: Tensor, draw: Draw) -> Tensor:
         """Let Kornia augment images with what was drawn."""
+        if getattr(self.module, "by_rows", False):
+            return apply_to_rows(self.module, image, draw)
         out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
         return out
 

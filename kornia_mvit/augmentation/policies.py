@@ -10,10 +10,11 @@ from kornia.augmentation import (
     RandomResizedCrop,
     RandomRotation,
 )
-from kornia.augmentation.auto import RandAugment, TrivialAugment
+from kornia.augmentation.auto import RandAugment
 from kornia.augmentation.auto.base import PolicyAugmentBase
 from torch import nn
 
+from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
 from kornia_mvit.augmentation.colour import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.mix import Mix
@@ -102,8 +103,8 @@ def classification_strong(
     Args:
         size: height and width of the result in pixels, or one number for both.
         num_classes: number of classes, which mixing needs; None for no mixing.
-        auto: ``'randaugment'``, ``'trivialaugment'`` or None for neither. One draw serves the whole batch.
-        operations: that RandAugment applies.
+        auto: ``'randaugment'``, ``'trivialaugment'`` or None for neither. Each image draws its own.
+        operations: that RandAugment applies to each image.
         magnitude: of RandAugment's operations, above 0 and below 30.
         erasing: probability that a rectangle is erased.
         mixup: alpha of MixUp's Beta distribution; 0 for none.
@@ -129,9 +130,9 @@ def classification_strong(
     steps = _crop_and_flip(size, scale, ratio, flip)
     _check_shares(erasing=erasing, mixed=mixed)
     if auto == "randaugment":
-        steps.append(RandAugment(n=operations, m=magnitude))
+        steps.append(PerImageRandAugment(operations, magnitude))
     elif auto == "trivialaugment":
-        steps.append(TrivialAugment())
+        steps.append(PerImageTrivialAugment())
     elif auto is not None:
         raise ValueError(f"unknown auto {auto!r}; available: 'randaugment', 'trivialaugment', None")
     if erasing:

@@ -1,0 +1,129 @@
+"""Kornia's automatic policies, with operations of each image's own."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D
+from kornia.augmentation.auto import RandAugment, TrivialAugment
+from kornia.augmentation.container.params import ParamItem
+from torch import Size, Tensor, nn
+
+__all__ = ["PerImageRandAugment", "PerImageTrivialAugment"]
+
+
+class _PerImage:
+    """Choose operations for each image of a batch, where Kornia's policies choose the same for all of them.
+
+    A batch in which all images are inverted, or all are faded, is one that batch normalisation never meets again.
+    Operations that move pixels come first, so that a pipeline can carry them out with the crop before them in one step;
+    the others are applied to the images that drew them alone.
+    """
+
+    named_children: Any
+    n = 1
+
+    def _choose_apart(self) -> None:
+        for policy in self.children():  # type: ignore[attr-defined]  # an nn.Module's, beside which this class stands
+            operation = policy[0].op
+            operation.p = 0.5  # at 1 Kornia applies it to every image, whatever was drawn
+            operation.by_rows = isinstance(operation, IntensityAugmentationBase2D)
+
+    def get_forward_sequence(self, params: list[ParamItem] | None = None) -> Iterator[tuple[str, nn.Module]]:
+        """Give every operation, or those that were drawn."""
+        if params is not None:
+            drawn: Iterator[tuple[str, nn.Module]] = super().get_forward_sequence(params)  # type: ignore[misc]
+            return drawn
+        moves = [(name, policy) for name, policy in self.named_children() if not policy[0].op.by_rows]
+        return iter(moves + [(name, policy) for name, policy in self.named_children() if policy[0].op.by_rows])
+
+    def forward_parameters(self, batch_shape: Size) -> list[ParamItem]:
+        """Draw ``n`` different operations for each image, and their parameters.
+
+        Args:
+            batch_shape: of the images, (B, C, H, W).
+
+        Returns:
+            The operations that some image drew; ``batch_prob`` says which.
+        """
+        params: list[ParamItem] = super().forward_parameters(batch_shape)  # type: ignore[misc]
+        order = torch.rand(batch_shape[0], len(params)).argsort(1)
+        chosen = torch.zeros(batch_shape[0], len(params), dtype=torch.bool).scatter_(1, order[:, : self.n], True)
+        out = []
+        for item, rows in zip(params, chosen.unbind(1), strict=True):
+            if bool(rows.any()):
+                inner = item.data[0]  # a policy here has one operation
+                inner.data["batch_prob"] = rows.to(inner.data["batch_prob"].dtype)
+                out.append(item)
+        return out
+
+
+class PerImageRandAugment(_PerImage, RandAugment):
+    """RandAugment that draws its operations for each image.
+
+    Args:
+        n: operations for each image.
+        m: magnitude of all operations, above 0 and below 30.
+        policy: operations to choose from, as Kornia has them; its own choice when None.
+
+    Shape:
+        - Input and output: :math:`(B, C, H, W)`, values in [0, 1]
+
+    References:
+        E. Cubuk et al.: RandAugment. https://arxiv.org/abs/1909.13719
+
+    Example:
+        >>> PerImageRandAugment(2, 9)(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    def __init__(self, n: int, m: int, policy: list[Any] | None = None) -> None:
+        super().__init__(n, m, policy)
+        self._choose_apart()
+
+
+class PerImageTrivialAugment(_PerImage, TrivialAugment):
+    """TrivialAugment that draws its operation for each image.
+
+    Args:
+        policy: operations to choose from, as Kornia has them; its own choice when None.
+
+    Shape:
+        - Input and output: :math:`(B, C, H, W)`, values in [0, 1]
+
+    References:
+        S. Müller, F. Hutter: TrivialAugment. https://arxiv.org/abs/2103.10158
+
+    Example:
+        >>> PerImageTrivialAugment()(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 3, 32, 32])
+    """
+
+    def __init__(self, policy: list[Any] | None = None) -> None:
+        super().__init__(policy)
+        self._choose_apart()
+
+
+def apply_to_rows(module: nn.Module, image: Tensor, draw: dict[str, Any]) -> Tensor:
+    """Augment the images that drew an operation, and leave the others as they are, without computing them.
+
+    Args:
+        module: a Kornia augmentation that changes values alone.
+        image: (B, C, H, W).
+        draw: its parameters for all images, on the CPU.
+    """
+    rows = (draw["batch_prob"] > 0.5).nonzero().flatten()
+    if len(rows) == len(image):
+        return _call(module, image, draw)
+    own = {
+        name: value[rows] if isinstance(value, Tensor) and name != "forward_input_shape" and len(value) > 1 else value
+        for name, value in draw.items()
+    }
+    own["forward_input_shape"] = torch.tensor([len(rows), *image.shape[1:]])
+    places = rows.to(image.device, non_blocking=True)
+    return image.index_copy(0, places, _call(module, image.index_select(0, places), own))
+
+
+def _call(module: nn.Module, image: Tensor, draw: dict[str, Any]) -> Tensor:
+    out: Tensor = module(image, params=draw)
+    return out
