@@ -31,6 +31,7 @@ _BELOW_DATAMODULES = {
     "data.shards",
     "data.storage",
     "data.synthetic",
+    "data.tables",
 }
 _BELOW_TRAINING = _BELOW_DATAMODULES | {"data.datamodules", "visualize"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data.storage": {"ops", "data.batch", "augmentation.preprocess"},
     "data.shards": {"data.batch"},
     "data.synthetic": {"data.batch"},
+    "data.tables": {"data.datasets"},
     "data.datamodules": _BELOW_DATAMODULES,
     "visualize": _BELOW_DATAMODULES,
     "training": _BELOW_TRAINING,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,14 +35,15 @@ class DataError(ValueError):
     """A dataset is not what it should be; the message names the file or folder."""
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
     """Decode an image file to RGB.
 
     The EXIF orientation is applied. Grey and palette images become RGB, 16 bit ones 8 bit; transparent pixels are
     laid over white, CMYK is converted.
 
     Args:
-        path: a file of any format that Pillow reads.
+        source: a file of any format that Pillow reads: its path, or the file, opened for binary reading.
+        name: what errors call it; its path when None.
 
     Returns:
         (3, H, W), uint8.
@@ -51,20 +52,21 @@ def read_image(path: str | Path) -> Tensor:
         DataError: naming the file, if it is missing, not an image, or damaged.
         ImportError: if Pillow is missing.
     """
+    name = str(source) if name is None else name
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
             image.load()
             rgb = _to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise DataError(f"no such image: {path}") from None
+        raise DataError(f"no such image: {name}") from None
     except UnidentifiedImageError:
-        raise DataError(f"not an image, or of a format that Pillow cannot read: {path}") from None
+        raise DataError(f"not an image, or of a format that Pillow cannot read: {name}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {path}: {error}") from None
+        raise DataError(f"cannot read image {name}: {error}") from None
     data = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
     return data.view(rgb.height, rgb.width, 3).permute(2, 0, 1).contiguous()
 

@@ -1,5 +1,6 @@
 """Decoding, and finding, image files."""
 
+import io
 import struct
 import zlib
 
@@ -89,6 +90,13 @@ class TestReadImage:
             read_image(path)
         assert message.format(path) in str(error.value)
         assert str(path) in str(error.value)
+
+    def test_of_an_opened_file(self):
+        data = io.BytesIO()
+        two_tone().save(data, "PNG")
+        assert read_image(data).shape == (3, 4, 6)
+        with pytest.raises(DataError, match=r"cannot read image a\.tar/1\.png: "):
+            read_image(io.BytesIO(data.getvalue()[:-30]), "a.tar/1.png")
 
     def test_a_bomb_is_refused(self, tmp_path):
         """A small file that claims to be enormous."""

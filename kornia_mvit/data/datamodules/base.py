@@ -1,6 +1,7 @@
 """What the data modules share."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
@@ -15,7 +16,7 @@ from kornia_mvit.data.loaders import ResumableLoader
 from kornia_mvit.data.samplers import EpochBatchSampler, MultiScaleBatchSampler
 from kornia_mvit.data.storage import StorageResize
 
-__all__ = ["ImageData"]
+__all__ = ["ImageData", "check_on_error", "list_classes"]
 
 
 class _Samples(Protocol):
@@ -28,6 +29,8 @@ class _Samples(Protocol):
 
 class ImageData(pl.LightningDataModule):
     """What the data modules share: loaders over ``self.splits``, and the storage size that the task asks for."""
+
+    _TEST = "add a folder named test"  # what makes a test split
 
     def __init__(self, batch_size: int, num_workers: int, storage_size: int | None) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class ImageData(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every image of the test split, once."""
         if "test" not in self.splits:
-            raise DataError("there is no test split; add a folder named test, or run validate")
+            raise DataError(f"there is no test split; {self._TEST}, or run validate")
         return self._evaluation("test")
 
     def _evaluation(self, split: str) -> DataLoader[Batch]:
@@ -117,3 +120,20 @@ class ImageData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise a ValueError unless it says what to do about images that cannot be read."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"unknown on_error {on_error!r}; available: 'raise', 'skip'")
+
+
+def list_classes(names: Sequence[str], limit: int = 20) -> str:
+    """Tell the number of classes, and the names of the first.
+
+    Example:
+        >>> list_classes(['cat', 'dog'])
+        '2 classes (cat, dog)'
+    """
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{len(names)} classes ({', '.join(names[:limit])}{more})"

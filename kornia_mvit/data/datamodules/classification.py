@@ -1,13 +1,10 @@
 """Images with a label each."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -15,11 +12,10 @@ from torch.utils.data import Dataset, TensorDataset
 
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.datamodules.base import ImageData
-from kornia_mvit.data.datasets import DataError, ImageFiles, find_classes, read_image
+from kornia_mvit.data.datamodules.labelled import Classes, LabelledFiles
+from kornia_mvit.data.datasets import DataError, find_classes
 
 __all__ = ["DigitsData", "FolderData"]
-
-_Classes = dict[str, list[Path]]  # the files of each class
 
 
 class _Split(Dataset[dict[str, Any]]):
@@ -79,7 +75,7 @@ class DigitsData(ImageData):
         }
 
 
-class FolderData(ImageData):
+class FolderData(LabelledFiles):
     """Images in a folder for each class.
 
     Either ``root/train/CLASS/*`` and ``root/val/CLASS/*`` (and ``root/test/CLASS/*`` if there is one), or
@@ -110,42 +106,11 @@ class FolderData(ImageData):
         seed: int = 0,
         on_error: str = "raise",
     ) -> None:
-        super().__init__(batch_size, num_workers, storage_size)
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"unknown on_error {on_error!r}; available: 'raise', 'skip'")
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction {val_fraction} is not between 0 and 1")
+        super().__init__(batch_size, num_workers, storage_size, val_fraction=val_fraction, seed=seed, on_error=on_error)
         self.root = Path(root)
-        self.val_fraction = val_fraction
-        self.seed = seed
-        self.on_error = on_error
-        self.skipped: list[Path] = []
-        self._files = self._find()
-        self._split(self._files)  # to tell early of classes that are too small
-        self._looked = False
+        self._list(self._find(), self.root)
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names of the folders, sorted."""
-        return tuple(self._files["train"])
-
-    def setup(self, stage: str | None = None) -> None:
-        """Leave out images that cannot be read, if asked to, and split the rest."""
-        if self.on_error == "skip" and not self._looked:
-            self._leave_out_unreadable()
-            self._looked = True
-        transform = self.storage()
-        for split, classes in self._split(self._files).items():
-            files = [file for images in classes.values() for file in images]
-            labels = [label for label, images in enumerate(classes.values()) for _ in images]
-            self.splits[split] = ImageFiles(files, labels, transform)
-        counts = ", ".join(f"{len(data.files)} images in {name}" for name, data in self._parts().items())
-        rank_zero_info(f"{self.root}: {self.num_classes} classes ({', '.join(self.class_names)}), {counts}")
-
-    def _parts(self) -> dict[str, ImageFiles]:
-        return {name: data for name, data in self.splits.items() if isinstance(data, ImageFiles)}
-
-    def _find(self) -> dict[str, _Classes]:
+    def _find(self) -> dict[str, Classes]:
         if not self.root.is_dir():
             raise DataError(f"no such folder: {self.root}; root (--data.root) is the folder with your images")
         given = {name: self.root / name for name in ("train", "val", "test") if (self.root / name).is_dir()}
@@ -159,42 +124,3 @@ class FolderData(ImageData):
                 only = sorted(set(classes) ^ set(splits["train"]))
                 raise DataError(f"train and {name} in {self.root} differ in the classes {', '.join(only)}")
         return splits
-
-    def _split(self, splits: dict[str, _Classes]) -> dict[str, _Classes]:
-        """Take a val split off train where there is none."""
-        if "val" in splits:
-            return splits
-        train: _Classes = {}
-        val: _Classes = {}
-        for name, files in splits["train"].items():
-            if len(files) < 2:
-                raise DataError(f"class {name!r} in {self.root} has one image, too few for a train and a val split")
-            count = min(max(round(len(files) * self.val_fraction), 1), len(files) - 1)
-            order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
-            chosen = set(order[:count])
-            val[name] = [file for i, file in enumerate(files) if i in chosen]
-            train[name] = [file for i, file in enumerate(files) if i not in chosen]
-        return {**splits, "train": train, "val": val}
-
-    def _leave_out_unreadable(self) -> None:
-        files = [file for classes in self._files.values() for images in classes.values() for file in images]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            errors = [error for error in pool.map(_read_error, files) if error is not None]
-        self.skipped = [path for path, _ in errors]
-        bad = set(self.skipped)
-        for split, classes in self._files.items():
-            self._files[split] = {name: [f for f in images if f not in bad] for name, images in classes.items()}
-            for name, images in self._files[split].items():
-                if not images:
-                    raise DataError(f"class {name!r} of {split} in {self.root} has no image that can be read")
-        if errors:
-            lines = "\n".join(f"  {message}" for _, message in errors)
-            rank_zero_info(f"skipped {len(errors)} of {len(files)} images:\n{lines}")
-
-
-def _read_error(path: Path) -> tuple[Path, str] | None:
-    try:
-        read_image(path)
-    except DataError as error:
-        return path, str(error)
-    return None
