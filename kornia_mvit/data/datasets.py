@@ -24,6 +24,7 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_voc",
+    "unknown_label",
 ]
 
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
@@ -33,6 +34,12 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".t
 
 class DataError(ValueError):
     """A dataset is not what it should be; the message names the file or folder."""
+
+
+def unknown_label(place: str, label: object, class_names: Sequence[str]) -> DataError:
+    """Make the error for a label that is none of the classes, with the first of these."""
+    some = ", ".join(map(repr, class_names[:10])) + (", ..." if len(class_names) > 10 else "")
+    return DataError(f"{place}: label {label!r} is none of the {len(class_names)} classes {some}")
 
 
 def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.datasets import DataError, unknown_label
 
 __all__ = ["Row", "find_names", "number_labels", "read_table"]
 
@@ -178,8 +178,7 @@ def number_labels(rows: Sequence[Row], class_names: Sequence[str]) -> list[int]:
         numbers = {str(number): number for number in range(len(class_names))}
     for row in rows:
         if row.label not in numbers:
-            some = ", ".join(map(repr, class_names[:10])) + (", ..." if len(class_names) > 10 else "")
-            raise DataError(f"{row.place}: label {row.label!r} is none of the {len(class_names)} classes {some}")
+            raise unknown_label(row.place, row.label, class_names)
     return [numbers[row.label] for row in rows]
 
 
