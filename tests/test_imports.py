@@ -30,6 +30,7 @@ _BELOW_DATAMODULES = {
     "data.samplers",
     "data.shards",
     "data.storage",
+    "data.streams",
     "data.synthetic",
     "data.tables",
 }
@@ -45,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data.samplers": {"ops", "data.batch"},
     "data.loaders": {"ops", "data.batch", "data.samplers"},
     "data.storage": {"ops", "data.batch", "augmentation.preprocess"},
-    "data.shards": {"data.batch"},
+    "data.shards": {"data.batch", "data.datasets"},
+    "data.streams": {"ops", "data.batch", "data.datasets", "data.samplers", "data.shards"},
     "data.synthetic": {"data.batch"},
     "data.tables": {"data.datasets"},
     "data.datamodules": _BELOW_DATAMODULES,

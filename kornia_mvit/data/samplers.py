@@ -8,7 +8,23 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size, multiscale_sizes
 
-__all__ = ["EpochBatchSampler", "MultiScaleBatchSampler"]
+__all__ = ["EpochBatchSampler", "MultiScaleBatchSampler", "find_place"]
+
+
+def find_place(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int]:
+    """Give the number of this process and the number of processes, those of the distributed run where they are None.
+
+    Raises:
+        ValueError: for a rank that is not among the processes.
+    """
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if num_replicas is None:
+        num_replicas = torch.distributed.get_world_size() if joined else 1
+    if rank is None:
+        rank = torch.distributed.get_rank() if joined else 0
+    if not 0 <= rank < num_replicas:
+        raise ValueError(f"rank {rank} is not among {num_replicas} processes, counted from 0")
+    return rank, num_replicas
 
 
 class EpochBatchSampler(DistributedSampler[list[int]]):
@@ -52,15 +68,9 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
         num_replicas: int | None = None,
         rank: int | None = None,
     ) -> None:
-        joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if num_replicas is None:
-            num_replicas = torch.distributed.get_world_size() if joined else 1
-        if rank is None:
-            rank = torch.distributed.get_rank() if joined else 0
-        if batch_size < 1 or not 0 <= rank < num_replicas:
-            raise ValueError(
-                f"batch_size {batch_size} is not at least one, or rank {rank} not among {num_replicas} processes"
-            )
+        rank, num_replicas = find_place(rank, num_replicas)
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is not at least one")
         if drop_last and not repeat:
             raise ValueError("drop_last leaves images out, but with repeat=False each comes once; give one of them")
         super().__init__(cast("Dataset[Any]", data), num_replicas, rank, shuffle, seed, drop_last)
@@ -86,6 +96,10 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
             self.position = number
             yield own[first:last].tolist()
         self.position = 0
+
+    def lengths(self) -> list[int]:
+        """Give the number of images in each batch of the whole epoch, on this process."""
+        return [last - first for first, last in self._bounds()]
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch: what is drawn depends on its number."""

@@ -116,5 +116,5 @@ class TestEpochBatchSampler:
             EpochBatchSampler(range(3), 0)
         with pytest.raises(ValueError, match="drop_last leaves images out"):
             EpochBatchSampler(range(3), 1, drop_last=True, repeat=False)
-        with pytest.raises(ValueError, match="rank 2 not among 2 processes"):
+        with pytest.raises(ValueError, match="rank 2 is not among 2 processes"):
             EpochBatchSampler(range(3), 1, num_replicas=2, rank=2)

@@ -89,7 +89,7 @@ class TestMultiScaleBatchSampler:
     def test_exception(self):
         with pytest.raises(ValueError, match="batch_size 0 is not at least one"):
             make(3, batch_size=0)
-        with pytest.raises(ValueError, match="rank 2 not among 2 processes"):
+        with pytest.raises(ValueError, match="rank 2 is not among 2 processes"):
             make(3, num_replicas=2, rank=2)
         with pytest.raises(ValueError, match="no sizes to draw from"):
             make(3, sizes=())
