@@ -82,8 +82,7 @@ class ImageData(pl.LightningDataModule):
             return self._loader(
                 data, MultiScaleBatchSampler(data, self.batch_size, sizes, base=base, seed=seed, drop_last=True)
             )
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        return self._loader(data, EpochBatchSampler(data, self.batch_size, seed=seed, drop_last=True))
+        return self._loader(data, EpochBatchSampler(data, self.batch_size, seed=self._seed(), drop_last=True))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every image of the validation split, once."""
@@ -98,6 +97,10 @@ class ImageData(pl.LightningDataModule):
     def _evaluation(self, split: str) -> DataLoader[Batch]:
         data = self._samples(split)
         return self._loader(data, EpochBatchSampler(data, self.batch_size, shuffle=False, repeat=False))
+
+    def _seed(self) -> int:
+        """Give the seed of Lightning's ``seed_everything``."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def _samples(self, name: str) -> _Samples:
         return cast(_Samples, self.splits[name])
