@@ -1,7 +1,7 @@
 """Kornia's automatic policies, with operations of each image's own."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
@@ -52,8 +52,8 @@ class _PerImage:
         out = []
         for item, rows in zip(params, chosen.unbind(1), strict=True):
             if bool(rows.any()):
-                inner = item.data[0]  # a policy here has one operation
-                inner.data["batch_prob"] = rows.to(inner.data["batch_prob"].dtype)
+                ((_, drawn),) = cast(list[ParamItem], item.data)  # a policy here has one operation
+                cast(dict[str, Tensor], drawn)["batch_prob"] = rows.float()
                 out.append(item)
         return out
 

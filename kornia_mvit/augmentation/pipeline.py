@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from kornia.augmentation import AugmentationSequential, ImageSequential
+from kornia.augmentation.auto.base import PolicyAugmentBase
 from kornia.augmentation.base import _AugmentationBase
 from torch import Generator, Tensor, nn
 
@@ -24,7 +25,7 @@ from kornia_mvit.ops.seeds import combine_seed, multiscale_size
 __all__ = ["AugmentationPipeline"]
 
 Params = dict[str, Any]
-_STEPS = (_AugmentationBase, ImageSequential)
+Augmentation = _AugmentationBase | ImageSequential | PolicyAugmentBase
 
 
 class AugmentationPipeline(nn.Module):
@@ -76,7 +77,7 @@ class AugmentationPipeline(nn.Module):
 
     def __init__(
         self,
-        augment: AugmentationSequential | Sequence[_AugmentationBase | ImageSequential] | None = None,
+        augment: AugmentationSequential | Sequence[Augmentation] | None = None,
         mix: Mix | None = None,
         preprocess: Preprocess | None = None,
         *,
@@ -92,9 +93,10 @@ class AugmentationPipeline(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(augment, Sequence):
-            if wrong := [type(step).__name__ for step in augment if not isinstance(step, _STEPS)]:
+            if wrong := [type(step).__name__ for step in augment if not isinstance(step, Augmentation)]:
                 raise TypeError(f"augmentations are Kornia's, or containers of them; got {', '.join(wrong)}")
-            augment = AugmentationSequential(*augment, data_keys=["input"]) if augment else None
+            steps = cast(Sequence[Any], augment)  # Kornia's own annotation leaves its automatic policies out
+            augment = AugmentationSequential(*steps, data_keys=["input"]) if steps else None
         elif augment is not None and not isinstance(augment, AugmentationSequential):
             raise TypeError(
                 f"augment is a policy, a kornia AugmentationSequential or a list of augmentations, "

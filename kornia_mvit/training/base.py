@@ -43,9 +43,11 @@ class ImageTask(pl.LightningModule):
         if h["channels_last"]:
             network = network.to(memory_format=torch.channels_last)
         if h["gradient_checkpointing"]:
-            if not hasattr(network, "set_gradient_checkpointing") and not hasattr(network, "set_grad_checkpointing"):
+            names = ("set_gradient_checkpointing", "set_grad_checkpointing")  # ours, timm's
+            switch = next((getattr(network, name) for name in names if hasattr(network, name)), None)
+            if switch is None:
                 raise ValueError(f"{type(network).__name__} has no gradient checkpointing; leave it off")
-            getattr(network, "set_gradient_checkpointing", getattr(network, "set_grad_checkpointing", None))(True)
+            switch(True)
         if not h["train_backbone"]:
             network.requires_grad_(False)
             for parameter in find_layers(network)[-1].values():

@@ -1,6 +1,7 @@
 """What is learned at which rate: groups of parameters, and the schedule."""
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -79,8 +80,7 @@ def cosine_schedule(
         rests = not head and step < frozen
         return 0.0 if rests else learning_rate_factor(step, total, warmup, first, last)
 
-    heads = [bool(group["head"]) for group in optimizer.param_groups]
-    return LambdaLR(optimizer, [lambda step, head=head: factor(head, step) for head in heads])
+    return LambdaLR(optimizer, [partial(factor, bool(group["head"])) for group in optimizer.param_groups])
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, first: float, last: float) -> float:

@@ -139,7 +139,7 @@ class ClassificationTask(ImageTask):
             self.hparams["multi_scale"] = list(multi_scale)
 
         preprocess = Preprocess(size=resize_size or image_size, crop=image_size)
-        arguments = {"dropout": dropout, "head_dropout": head_dropout, "drop_path": drop_path}
+        arguments: dict[str, Any] = {"dropout": dropout, "head_dropout": head_dropout, "drop_path": drop_path}
         if network is not None and weights is not None:
             raise ValueError("weights go into the network built from mode; give network or weights, not both")
         if isinstance(network, str):
@@ -228,7 +228,8 @@ class ClassificationTask(ImageTask):
         t = self.hparams["temperature"]
         wanted = teacher(self.pipeline.preprocess.module().undo_values(image)).float()
         student, target = (logits.float() / t).log_softmax(-1), (wanted / t).log_softmax(-1)
-        return F.kl_div(student, target, reduction="batchmean", log_target=True) * t**2
+        distance: Tensor = F.kl_div(student, target, reduction="batchmean", log_target=True) * t**2
+        return distance
 
     def _log_classes(self, stage: str) -> None:
         if not self.hparams["per_class"]:
