@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -14,25 +13,12 @@ from typing import Any
 import torch
 
 from kornia_mvit import MobileViTClassifier, Preprocess, __version__
+from kornia_mvit.fit_cli import COMMANDS, build_cli, run_command
 from kornia_mvit.preview import add_arguments as add_preview_arguments
 from kornia_mvit.preview import run as run_preview
 from kornia_mvit.weights.layouts import LAYOUTS
 
 __all__ = ["main"]
-
-_LIGHTNING = {
-    "fit": "train from a recipe",
-    "validate": "evaluate a checkpoint on the validation images",
-    "test": "evaluate a checkpoint on the test images",
-}
-
-
-_TASK, _DATA = "kornia_mvit.training.ClassificationTask", "kornia_mvit.data.datamodules."
-_HELP = {  # what --model.help and --data.help show, by themselves or with =NAME
-    "--model.help": {"": _TASK, "ClassificationTask": _TASK},
-    "--data.help": {"": f"{_DATA}FolderData", "FolderData": f"{_DATA}FolderData", "DigitsData": f"{_DATA}DigitsData"},
-}
-_CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     try:
-        if argv and argv[0] in _LIGHTNING:
-            return _until_stopped(argv)
+        if argv and argv[0] in COMMANDS:
+            return run_command(argv)
         args, rest = parser.parse_known_args(argv)
         if args.command == "preview":
-            return run_preview(args, rest, _lightning_cli)
+            return run_preview(args, rest, build_cli)
         if rest:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if args.command is None:
@@ -74,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kornia-mvit {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, text in _LIGHTNING.items():
+    for name, text in COMMANDS.items():
         commands.add_parser(name, help=text)
 
     predict = commands.add_parser("predict", help="classify images", description="Classify images, a JSON line each.")
@@ -144,153 +130,6 @@ def _one_line(error: BaseException) -> str:
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
-
-
-# ----------------------------------------------------------------------------------------------- fit, validate, test
-
-
-def _until_stopped(argv: list[str]) -> int:
-    """Train or evaluate, and end as shells expect of a program that a signal stopped."""
-    try:
-        return _train(argv)
-    except KeyboardInterrupt:
-        pass
-    except SystemExit as stop:  # Lightning's own after Ctrl+C, ours after a checkpoint, or argparse's
-        if hasattr(stop, "checkpoint"):
-            print(f"kornia-mvit: {stop}", file=sys.stderr)
-            raise
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-    print("kornia-mvit: stopped by SIGINT", file=sys.stderr)
-    return 130
-
-
-def _train(argv: list[str]) -> int:
-    from kornia_mvit.training import list_recipes  # first, since it tells which extra is missing
-
-    if len(argv) == 1:
-        raise ValueError(
-            f"{argv[0]} needs a recipe: kornia-mvit {argv[0]} --config RECIPE, with a file or one of "
-            f"{', '.join(list_recipes())}; --help lists the options"
-        )
-    options = {argument.partition("=")[0] for argument in argv}
-    if argv[0] != "fit" and not options & {"--ckpt_path", "--checkpoint", "--help", "-h", "--print_config"}:
-        raise ValueError(f"{argv[0]} needs a checkpoint: --checkpoint FILE, one that fit wrote")
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    try:
-        _lightning_cli(argv, run=True)
-    except MisconfigurationException as error:
-        raise ValueError(error) from error
-    return 0
-
-
-def _lightning_cli(argv: list[str], *, run: bool) -> Any:
-    """Build Lightning's command line over our recipes, and run it if asked to."""
-    from kornia_mvit.training import AtomicCheckpointIO, ExactResume, SaveOnSignal  # says which extra is missing
-
-    try:
-        from lightning_fabric.plugins import TorchCheckpointIO
-        from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-        from pytorch_lightning.callbacks import ModelCheckpoint
-        from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-    except ImportError as error:
-        raise ImportError(f"the command line needs {error.name}; install kornia-mvit[train]") from error
-
-    class Cli(LightningCLI):
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
-
-        def before_instantiate_classes(self) -> None:
-            if self.subcommand is None:
-                return
-            config = self.config[self.subcommand]
-            config.weights_only = True  # checkpoints are data
-            if config.ckpt_path == "last":
-                config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), self.subcommand)
-            if config.ckpt_path is not None:  # which has the weights that training once started from
-                config.model.init_args.weights = None
-            if self.subcommand != "fit":
-                config.model.init_args.teacher = None
-            if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
-                warnings.filterwarnings("ignore", "The dirpath has changed")
-
-        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-            trainer = super().instantiate_trainer(**kwargs)
-            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
-                trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-            return trainer
-
-        def after_fit(self) -> None:
-            kept = self.trainer.checkpoint_callback
-            if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
-                what = "last" if kept.monitor is None else f"best {kept.monitor}: {kept.best_model_score:.4f}"
-                print(f"\n{what}, in {kept.best_model_path}")
-                print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
-
-    _quiet_lightning()
-    return Cli(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
-        save_config_kwargs={"overwrite": True},
-        args=_prepare(argv),
-        run=run,
-    )
-
-
-def _last(folder: Path, command: str) -> str | None:
-    from kornia_mvit.training import last_checkpoint
-
-    path = last_checkpoint(folder)
-    if path is not None:
-        print(f"going on from {path}")
-        return str(path)
-    if command != "fit":
-        raise ValueError(f"no last*.ckpt under {folder}; give the file, or --trainer.default_root_dir")
-    print(f"no last*.ckpt under {folder} to go on from: beginning anew")
-    return None
-
-
-def _prepare(argv: Sequence[str]) -> list[str]:
-    """Put files in the place of the recipes' names, and look at a checkpoint before Lightning does."""
-    from kornia_mvit.training import find_recipe
-    from kornia_mvit.weights.files import read_checkpoint
-
-    args, rest = [], iter(argv)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if name in _HELP:
-            args.append(f"{name}={_HELP[name].get(value, value)}")
-            continue
-        if name not in ("--config", "-c", "--ckpt_path", "--checkpoint"):
-            args.append(argument)
-            continue
-        value = value if equals else next(rest, "")
-        if name in ("--ckpt_path", "--checkpoint"):
-            if value not in _CHECKPOINT_WORDS:
-                read_checkpoint(value)  # for its errors
-            args.append(f"--ckpt_path={value}")
-        else:
-            args.append(f"--config={find_recipe(value)}")
-    return args
-
-
-def _quiet_lightning() -> None:
-    """Leave out warnings of Lightning and jsonargparse about each other and about what is meant so here."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for message in (
-        r".*isinstance\(treespec, LeafSpec\).*",
-        r".*does not have many workers.*",
-        r"LightningCLI's args parameter is intended to run from within Python.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 # ----------------------------------------------------------------------------------------------------------- predict
@@ -363,7 +202,7 @@ def _demo(args: argparse.Namespace) -> int:
     if args.epochs is not None:
         argv += ["--trainer.max_epochs", str(args.epochs)]
     print("Training MobileViT xxs on 1,257 handwritten digits, augmented by Kornia as they arrive.", flush=True)
-    cli = _lightning_cli(argv, run=False)
+    cli = build_cli(argv, run=False)
     task, data, trainer = cli.model, cli.datamodule, cli.trainer
     trainer.fit(task, data)
 

@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"models", "weights", "ops", "augmentation.preprocess"},
     "testing": {"models", "data.batch", "augmentation", "augmentation.preprocess"},
     "preview": _BELOW_TRAINING | {"training"},
-    "cli": _BELOW_TRAINING | {"training", "export", "preview"},
+    "fit_cli": _BELOW_TRAINING | {"training"},
+    "cli": _BELOW_TRAINING | {"training", "export", "preview", "fit_cli"},
     "__main__": {"cli"},
 }
 

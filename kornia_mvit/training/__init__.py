@@ -7,7 +7,7 @@ except ImportError as error:
     raise ImportError(f"kornia_mvit.training needs {error.name}; install kornia-mvit[train]") from error
 
 from kornia_mvit.training.callbacks import EMA
-from kornia_mvit.training.recipes import find_recipe, list_recipes
+from kornia_mvit.training.recipes import describe_recipe, find_recipe, list_recipes
 from kornia_mvit.training.resuming import (
     AtomicCheckpointIO,
     ExactResume,
@@ -24,6 +24,7 @@ __all__ = [
     "ExactResume",
     "LastCheckpoint",
     "SaveOnSignal",
+    "describe_recipe",
     "find_recipe",
     "last_checkpoint",
     "list_recipes",

@@ -146,7 +146,7 @@ class ClassificationTask(ImageTask):
             network = timm_network(network, num_classes, **(network_args or {}))
         elif network is None and weights is not None:
             network = from_pretrained(weights, num_classes=num_classes, **arguments)
-            given = network.preprocess
+            given = network.preprocess or Preprocess(size=None)
             preprocess = replace(preprocess, **{k: getattr(given, k) for k in ("channel_order", "mean", "std")})
         elif network is None:
             network = MobileViTClassifier(mode, num_classes, variant=variant, **arguments)

@@ -3,19 +3,22 @@
 import pytest
 import yaml
 
-from kornia_mvit.training import find_recipe, list_recipes
+from kornia_mvit import MobileViTClassifier, save_checkpoint
+from kornia_mvit.fit_cli import build_cli
+from kornia_mvit.training import ClassificationTask, LastCheckpoint, find_recipe, list_recipes
+from tests.data.test_datamodules import make_folder
 
 
 class TestFindRecipe:
     def test_smoke(self, tmp_path):
-        assert list_recipes() == ["digits", "folder"]
+        assert list_recipes()[:3] == ["digits", "finetune", "folder"]
         assert find_recipe("digits").name == "digits.yaml"
         own = tmp_path / "own.yaml"
         own.touch()
         assert find_recipe(str(own)) == own
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="no recipe or file 'digit'; recipes: digits, folder"):
+        with pytest.raises(ValueError, match="no recipe or file 'digit'; recipes: digits, finetune, folder"):
             find_recipe("digit")
 
     @pytest.mark.parametrize("name", list_recipes())
@@ -23,5 +26,19 @@ class TestFindRecipe:
         text = find_recipe(name).read_text()
         head = [line for line in text.splitlines() if line.startswith("#")]
         assert any(f"kornia-mvit fit --config {name}" in line for line in head)
-        assert any("reached" in line.lower() or "not yet measured" in line for line in head)
+        assert any("reached" in line.lower() or "not yet measured" in line.lower() for line in head)
         assert set(yaml.safe_load(text)) == {"model", "data", "trainer"}
+
+    @pytest.mark.filterwarnings("ignore:You passed .*16-mixed:UserWarning")  # meant for a GPU
+    @pytest.mark.parametrize("name", list_recipes())
+    def test_a_recipe_builds_what_it_names(self, name, tmp_path):
+        arguments = ["--config", name, "--trainer.accelerator=cpu"]
+        if name != "digits":
+            arguments += ["--data.root", str(make_folder(tmp_path / "images"))]
+        if name in ("finetune", "linear-probe"):
+            save_checkpoint(MobileViTClassifier("xxs", 3), tmp_path / "start.pt")
+            arguments += ["--model.weights", str(tmp_path / "start.pt")]
+        cli = build_cli(arguments, run=False)
+        assert isinstance(cli.model, ClassificationTask)
+        assert cli.model.network.num_classes == cli.datamodule.num_classes
+        assert any(isinstance(callback, LastCheckpoint) for callback in cli.trainer.callbacks)

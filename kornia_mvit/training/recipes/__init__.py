@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-__all__ = ["find_recipe", "list_recipes"]
+__all__ = ["describe_recipe", "find_recipe", "list_recipes"]
 
 _FOLDER = Path(__file__).parent
 
@@ -24,3 +24,17 @@ def find_recipe(name: str) -> Path:
     if not path.is_file():
         raise ValueError(f"no recipe or file {name!r}; recipes: {', '.join(list_recipes())}")
     return path
+
+
+def describe_recipe(name: str) -> str:
+    """Give the first sentence of a recipe, which says what it is for.
+
+    Raises:
+        ValueError: if there is no such recipe.
+    """
+    head = []
+    for line in find_recipe(name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        head.append(line.removeprefix("# ").strip())
+    return f"{' '.join(head)} ".split(". ")[0].removesuffix(" ").removesuffix(".")

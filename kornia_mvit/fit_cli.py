@@ -1,0 +1,255 @@
+"""The commands that train and evaluate: Lightning's command line over recipes."""
+
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+__all__ = ["COMMANDS", "build_cli", "run_command"]
+
+COMMANDS = {
+    "fit": "train from a recipe",
+    "validate": "evaluate a checkpoint on the validation images",
+    "test": "evaluate a checkpoint on the test images",
+}
+
+_SHOWN = {  # where no class is named
+    "--model.help": "kornia_mvit.training.ClassificationTask",
+    "--data.help": "kornia_mvit.data.datamodules.FolderData",
+}
+_CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
+
+
+def run_command(argv: list[str]) -> int:
+    """Train or evaluate, and end as shells expect of a program that a signal stopped.
+
+    Args:
+        argv: ``fit``, ``validate`` or ``test``, and its options.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        pass
+    except SystemExit as stop:  # Lightning's own after Ctrl+C, ours after a checkpoint, or argparse's
+        if hasattr(stop, "checkpoint"):
+            print(f"kornia-mvit: {stop}", file=sys.stderr)
+            raise
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+    print("kornia-mvit: stopped by SIGINT", file=sys.stderr)
+    return 130
+
+
+def _run(argv: list[str]) -> int:
+    from kornia_mvit.training import list_recipes  # first, since it tells which extra is missing
+
+    if len(argv) > 1 and argv[1] in ("-h", "--help") and argv[2:] != ["all"]:
+        print(_help(argv[0]))
+        return 0
+    if len(argv) == 1:
+        raise ValueError(
+            f"{argv[0]} needs a recipe: kornia-mvit {argv[0]} --config RECIPE, with a file or one of "
+            f"{', '.join(list_recipes())}; --help lists the options"
+        )
+    options = {argument.partition("=")[0] for argument in argv}
+    if argv[0] != "fit" and not options & {"--ckpt_path", "--checkpoint", "--help", "-h", "--print_config"}:
+        raise ValueError(f"{argv[0]} needs a checkpoint: --checkpoint FILE, one that fit wrote")
+    if options & set(_SHOWN) or argv[1:] == ["--help", "all"]:
+        return _show_help(argv)
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        build_cli(argv, run=True)
+    except MisconfigurationException as error:
+        raise ValueError(error) from error
+    return 0
+
+
+def build_cli(argv: list[str], *, run: bool) -> Any:
+    """Build Lightning's command line over our recipes, and run it if asked to.
+
+    Args:
+        argv: options, after a command where it is to run.
+        run: whether to run the command.
+    """
+    from kornia_mvit.training import AtomicCheckpointIO, ExactResume, SaveOnSignal  # says which extra is missing
+
+    try:
+        from lightning_fabric.plugins import TorchCheckpointIO
+        from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+        from pytorch_lightning.callbacks import ModelCheckpoint
+        from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+    except ImportError as error:
+        raise ImportError(f"the command line needs {error.name}; install kornia-mvit[train]") from error
+
+    class Cli(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+        def before_instantiate_classes(self) -> None:
+            if self.subcommand is None:
+                return
+            config = self.config[self.subcommand]
+            config.weights_only = True  # checkpoints are data
+            if config.ckpt_path == "last":
+                config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), self.subcommand)
+            if config.ckpt_path is not None:  # which has the weights that training once started from
+                config.model.init_args.weights = None
+            if self.subcommand != "fit":
+                config.model.init_args.teacher = None
+            if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
+                warnings.filterwarnings("ignore", "The dirpath has changed")
+
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+            trainer = super().instantiate_trainer(**kwargs)
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
+                trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            return trainer
+
+        def after_fit(self) -> None:
+            kept = self.trainer.checkpoint_callback
+            if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
+                what = "last" if kept.monitor is None else f"best {kept.monitor}: {kept.best_model_score:.4f}"
+                print(f"\n{what}, in {kept.best_model_path}")
+                print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
+
+    _quiet_lightning()
+    return Cli(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
+        save_config_kwargs={"overwrite": True},
+        args=_prepare(argv),
+        run=run,
+    )
+
+
+def _last(folder: Path, command: str) -> str | None:
+    from kornia_mvit.training import last_checkpoint
+
+    path = last_checkpoint(folder)
+    if path is not None:
+        print(f"going on from {path}")
+        return str(path)
+    if command != "fit":
+        raise ValueError(f"no last*.ckpt under {folder}; give the file, or --trainer.default_root_dir")
+    print(f"no last*.ckpt under {folder} to go on from: beginning anew")
+    return None
+
+
+def _prepare(argv: Sequence[str]) -> list[str]:
+    """Put files in the place of the recipes' names, and look at a checkpoint before Lightning does."""
+    from kornia_mvit.training import find_recipe
+    from kornia_mvit.weights.files import read_checkpoint
+
+    args, rest = [], iter(argv)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in _SHOWN:
+            module, _, shown = _SHOWN[name].rpartition(".")
+            args.append(f"{name}={value if '.' in value else f'{module}.{value or shown}'}")
+            continue
+        if name not in ("--config", "-c", "--ckpt_path", "--checkpoint"):
+            args.append(argument)
+            continue
+        value = value if equals else next(rest, "")
+        if name in ("--ckpt_path", "--checkpoint"):
+            if value not in _CHECKPOINT_WORDS:
+                read_checkpoint(value)  # for its errors
+            args.append(f"--ckpt_path={value}")
+        else:
+            args.append(f"--config={find_recipe(value)}")
+    return args
+
+
+def _quiet_lightning() -> None:
+    """Leave out warnings of Lightning and jsonargparse about each other and about what is meant so here."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*does not have many workers.*",
+        r"LightningCLI's args parameter is intended to run from within Python.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+# -------------------------------------------------------------------------------------------------------------- help
+
+
+def _help(command: str) -> str:
+    """Say in one page what most runs need, and where the rest is told."""
+    from kornia_mvit.training import describe_recipe, list_recipes
+
+    needed = "--config RECIPE" if command == "fit" else "--config RECIPE --checkpoint FILE"
+    own = _FIT_OPTIONS if command == "fit" else _EVALUATION_OPTIONS
+    recipes = "\n".join(f"  {name:<15} {describe_recipe(name)}" for name in list_recipes())
+    lines = [
+        f"usage: kornia-mvit {command} {needed} [options]",
+        f"\n{COMMANDS[command].capitalize()}. A recipe is one of these names, or a YAML file of your own:\n\n{recipes}",
+        "\nmost used options (all of a recipe's settings are options):",
+        *(f"  {name:<40} {text}" for name, text in (_OPTIONS | own).items()),
+        "\nall options:",
+        *(f"  kornia-mvit {f'{command} {name}':<42} {text}" for name, text in _MORE_HELP.items()),
+    ]
+    return "\n".join(lines)
+
+
+_OPTIONS = {
+    "--data.root DIR": "the images",
+    "--data.batch_size N": "images at a time, on each process",
+    "--data.num_workers N": "processes that read images",
+    "--trainer.devices N": "GPUs, or processes on a CPU, to use",
+    "--trainer.precision bf16-mixed": "16-mixed, bf16-mixed or 32-true",
+}
+_FIT_OPTIONS = {
+    "--model.mode xxs": "size of MobileViT: xxs, xs or s",
+    "--model.network timm:NAME": "another network in its place",
+    "--model.weights NAME_OR_FILE": "what training starts from",
+    "--model.image_size PIXELS": "side of the images that the network sees",
+    "--model.learning_rate RATE": "its peak, for the whole batch",
+    "--model.policy classification_strong": "augmentation; --model.policy_args has its arguments",
+    "--trainer.max_epochs N": "length of the run",
+    "--trainer.num_nodes N": "machines",
+    "--trainer.default_root_dir DIR": "where checkpoints, logs and the report go",
+    "--ckpt_path last": "go on where the last run stopped, or begin",
+    "--seed_everything N": "another run of the same recipe",
+}
+_EVALUATION_OPTIONS = {
+    "--model.tta flip": "test-time augmentation",
+    "--model.raw_weights true": "the raw weights, not their average",
+    "--model.per_class true": "the accuracy of each class too",
+}
+_MORE_HELP = {
+    "--model.help": "those of the task",
+    "--data.help[=TableData]": "those of the data: FolderData, TableData, ShardData, DigitsData",
+    "--help all": "those of Lightning's Trainer too",
+    "--config RECIPE --print_config": "the recipe whole, as YAML",
+}
+
+
+def _show_help(argv: list[str]) -> int:
+    """Let Lightning print its help, less the hundreds of classes that it knows for every module."""
+    text = StringIO()
+    argv = [argument for argument in argv if argument != "all"]
+    try:
+        with redirect_stdout(text):
+            build_cli(argv, run=True)
+    except SystemExit as end:
+        print(re.sub(r",\s+known\s+subclasses:[^()]*\)", ")", text.getvalue()), end="")
+        return int(end.code or 0)
+    return 0
