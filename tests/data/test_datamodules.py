@@ -84,6 +84,19 @@ class TestFolderData:
         assert {name: len(split) for name, split in data.splits.items()} == {"train": 8, "val": 4, "test": 6}
         assert sum(len(batch) for batch in data.test_dataloader()) == 6
 
+    def test_storage_size_is_for_training(self, tmp_path):
+        """Evaluation sees what the task's Preprocess makes of the file, and nothing that was resized twice."""
+
+        class Task(pl.LightningModule):
+            preprocess = Preprocess(32, crop=24)
+
+        data = FolderData(str(make_folder(tmp_path, size=(90, 80))), storage_size=48, num_workers=0)
+        data.trainer = pl.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        data.trainer.strategy.connect(Task())
+        data.setup()
+        assert min(data.splits["train"][0]["image"].shape[1:]) == 48
+        assert min(data.splits["val"][0]["image"].shape[1:]) == 32
+
     def test_images_of_several_sizes_make_one_batch(self, tmp_path):
         data = FolderData(str(make_folder(tmp_path)), batch_size=3, storage_size=24, num_workers=0)
         data.setup()

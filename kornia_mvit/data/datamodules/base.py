@@ -51,20 +51,25 @@ class ImageData(pl.LightningDataModule):
         """Number of classes."""
         return len(self.class_names)
 
-    def storage(self) -> StorageResize:
+    def storage(self, split: str = "train") -> StorageResize:
         """Give what brings samples to the storage size.
 
         The shorter side of an image gets the length that was given, or else the one that the task's Preprocess
-        resizes to (of a height and a width, the larger), and the aspect is kept. So training crops from whole images,
-        and evaluation resizes no further.
+        resizes to (of a height and a width, the larger), and the aspect is kept. So training crops from whole images.
+        Evaluation goes by the Preprocess of the task, if there is one, and resizes no further.
+
+        Args:
+            split: whose samples they are.
 
         Raises:
             DataError: if neither says a size.
         """
         task = None if self.trainer is None else self.trainer.lightning_module
         preprocess = getattr(task, "preprocess", None)
-        size = preprocess.size if isinstance(preprocess, Preprocess) else Preprocess().size
-        size = self.storage_size or (max(size) if isinstance(size, tuple) else size)
+        told = isinstance(preprocess, Preprocess)
+        known = preprocess.size if isinstance(preprocess, Preprocess) else Preprocess().size
+        known = max(known) if isinstance(known, tuple) else known
+        size = known if told and known is not None and split != "train" else self.storage_size or known
         if size is None:
             raise DataError("images need a storage size; give storage_size, or a Preprocess with a size")
         return StorageResize(size)

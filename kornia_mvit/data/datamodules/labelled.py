@@ -64,12 +64,11 @@ class LabelledFiles(ImageData):
         if self.on_error == "skip" and not self._looked:
             self._leave_out_unreadable()
             self._looked = True
-        transform = self.storage()
         counts = []
         for split, classes in self._split(self._files).items():
             files = [file for images in classes.values() for file in images]
             labels = [label for label, images in enumerate(classes.values()) for _ in images]
-            self.splits[split] = ImageFiles(files, labels, transform)
+            self.splits[split] = ImageFiles(files, labels, self.storage(split))
             counts.append(f"{len(files)} images in {split}")
         rank_zero_info(f"{self._source}: {list_classes(self.class_names)}, {', '.join(counts)}")
 
