@@ -6,6 +6,7 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation
 from kornia_mvit.data.batch import Batch
+from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
 from kornia_mvit.models.registration import register_in_kornia
 from kornia_mvit.visualize import draw_batch
@@ -17,6 +18,7 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "AugmentationPipeline",
     "Batch",
+    "DeepLabV3",
     "Mix",
     "MobileViT",
     "MobileViTClassifier",

@@ -65,6 +65,7 @@ RUNTIME = ("torch", "kornia")
 PUBLIC_NAMES = (
     "AugmentationPipeline",
     "Batch",
+    "DeepLabV3",
     "MobileViT",
     "MobileViTClassifier",
     "Preprocess",

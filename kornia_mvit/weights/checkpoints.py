@@ -1,16 +1,18 @@
 """Load weights from whoever wrote them, and write them for whoever reads them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTClassifier, MobileViTConfig, Stage
+from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTConfig
+from kornia_mvit.weights.cards import MODELS, Model, find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
+from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name
 from kornia_mvit.weights.layouts import LAYOUTS, find_prefix, from_native, module_map, to_native
 
 __all__ = [
@@ -27,7 +29,10 @@ __all__ = [
     "save_checkpoint",
 ]
 
+classifier_card = model_card  # as it was called before there were models of other tasks
 STEM = "stem.conv.weight"
+# What stands on a backbone, by task.
+_PARTS = {"classification": "classifier", "segmentation": "segmentation head"}
 # Keys under which training programs keep the weights, averaged ones first.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model")
 
@@ -38,43 +43,64 @@ class Weights:
 
     Args:
         backbone: weights of the backbone, without prefix.
-        classifier: weight and bias of the linear classifier, if there are any.
+        head: the model's other weights, if there are any.
         unknown: names among them that the layout does not know.
         layout: what the file's names followed.
         mode: the size of the network, or None for a width of its own.
         variant: whose network it is.
         wrapper: key of the file that the weights stood under, and what stood before their names; empty for neither.
+        task: what the model is for, ``'classification'`` or ``'segmentation'``; None for a backbone.
     """
 
     backbone: dict[str, Tensor]
-    classifier: dict[str, Tensor]
+    head: dict[str, Tensor]
     unknown: list[str]
     layout: str
     mode: str | None
     variant: str
     wrapper: str
+    task: str | None = None
+
+    @property
+    def classifier(self) -> dict[str, Tensor]:
+        """Weight and bias of the last layer, if there is one."""
+        prefix = "head.classifier." if self.task == "segmentation" else "classifier."
+        return {key.removeprefix(prefix): value for key, value in self.head.items() if key.startswith(prefix)}
 
     @property
     def num_classes(self) -> int:
         """Number of classes, 0 without a classifier."""
-        return self.classifier["weight"].shape[0] if "weight" in self.classifier else 0
+        weight = self.classifier.get("weight")
+        return 0 if weight is None else weight.shape[0]
 
     @property
     def in_channels(self) -> int:
         """Channels of the image."""
         return self.backbone[STEM].shape[1]
 
-    def build(self) -> MobileViT | MobileViTClassifier:
-        """Build the network that the weights are of, a bare backbone where they have no classifier.
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What builds a model for the weights, as far as their shapes tell it."""
+        known = {"mode": self.mode, "variant": self.variant, "in_channels": self.in_channels}
+        if self.task is not None:
+            known["num_classes"] = self.num_classes
+        if self.task == "segmentation":
+            for argument, key in (("aspp_channels", "head.aspp.project"), ("aux_channels", "aux_head.project")):
+                if (weight := self.head.get(f"{key}.conv.weight")) is not None:
+                    known[argument] = weight.shape[0]
+        return known
+
+    def build(self) -> MobileViT | Model:
+        """Build the network that the weights are of, a bare backbone where nothing stands on it.
 
         Raises:
             CheckpointError: if they are of none of the sizes in the variant table.
         """
         if self.mode is None:
             raise CheckpointError("the weights are of no size in the table; build the model with a MobileViTConfig")
-        if self.num_classes:
-            return MobileViTClassifier(self.mode, self.num_classes, self.in_channels, variant=self.variant)
-        return MobileViT(self.mode, self.in_channels, variant=self.variant)
+        if self.task is None:
+            return MobileViT(**self.arguments)
+        return MODELS[self.task](**self.arguments)
 
 
 def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *, name: str | None = None) -> Weights:
@@ -104,13 +130,12 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
             f"{name} holds no MobileViT{'' if layout == 'auto' else f' in layout {layout!r}'}: "
             f"its {len(state)} names start with {some}"
         )
-    inner = LAYOUTS[chosen].prefix
-    outer = prefix.removesuffix(inner) if inner and prefix.endswith(inner) else prefix
-    head = LAYOUTS[chosen].classifier
-    classifier, body, unknown = {}, {}, []
+    outer, task = find_head(state, chosen, prefix)
+    head, body, unknown = {}, {}, []
     for key, value in state.items():
-        if head is not None and key.startswith(f"{outer}{head}."):
-            classifier[key.removeprefix(f"{outer}{head}.")] = value
+        own = head_name(key.removeprefix(outer), chosen, task) if task and key.startswith(outer) else None
+        if own is not None:
+            head[own] = value
         elif key.startswith(prefix):
             body[key.removeprefix(prefix)] = value
         elif key.startswith(outer):
@@ -118,7 +143,7 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
     backbone, foreign = to_native(body, chosen)
     mode, variant = _identify(backbone)
     where = ".".join(part for part in (wrapper, outer.rstrip(".")) if part)
-    return Weights(backbone, classifier, unknown + [prefix + n for n in foreign], chosen, mode, variant, where)
+    return Weights(backbone, head, unknown + [prefix + n for n in foreign], chosen, mode, variant, where, task)
 
 
 def _name(source: str | Path | Mapping[str, Any]) -> str:
@@ -167,8 +192,9 @@ class LoadReport:
         num_classes: classes of the file's classifier, 0 for none.
         wrapper: what the weights stood under in the file; empty for nothing.
         fresh: our names of weights that were left as they were initialised.
-        left_out: the file's names of weights that the model has no place for, as was asked for.
+        left_out: our names of the file's weights that the model has no place for, as was asked for.
         notes: what else was done to the weights.
+        task: what the file's model is for; None for a backbone.
     """
 
     source: str
@@ -179,21 +205,31 @@ class LoadReport:
     fresh: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    task: str | None = None
 
     def __str__(self) -> str:
+        model = "DeepLabV3 on MobileViT" if self.task == "segmentation" else "MobileViT"
         size = f" {self.mode}" if self.mode else ""
         classes = f" of {self.num_classes} classes" if self.num_classes else " without classifier"
         under = f", under {self.wrapper}" if self.wrapper else ""
-        text = [f"{self.source}: MobileViT{size}{classes} in layout {self.layout!r}{under}", *self.notes]
+        text = [f"{self.source}: {model}{size}{classes} in layout {self.layout!r}{under}", *self.notes]
         if self.fresh:
-            text.append(f"left fresh: {', '.join(self.fresh)}")
+            text.append(f"left fresh: {_in_short(self.fresh)}")
         if self.left_out:
-            text.append(f"left out: {', '.join(self.left_out)}")
+            text.append(f"left out: {_in_short(self.left_out)}")
         return "; ".join(text)
 
 
+def _in_short(names: list[str]) -> str:
+    """List names; many of one part as that part and their number."""
+    parts = Counter(name.partition(".")[0] for name in names)
+    many = {part for part, count in parts.items() if count > 6}
+    shown = dict.fromkeys(part if (part := name.partition(".")[0]) in many else name for name in names)
+    return ", ".join(f"{name} ({parts[name]} weights)" if name in many else name for name in shown)
+
+
 def load_checkpoint(
-    model: MobileViT | MobileViTClassifier,
+    model: MobileViT | Model,
     source: str | Path | Mapping[str, Any],
     layout: str = "auto",
     *,
@@ -205,16 +241,17 @@ def load_checkpoint(
     """Load the weights of a checkpoint of Apple, timm, transformers, Kornia's class or ours into a model.
 
     Every name and shape must fit, unless one of the last two arguments allows otherwise. Nothing is loaded where
-    something does not.
+    something does not. An auxiliary head, which only training uses, is left out or fresh where only one side has it.
 
     Args:
-        model: what the weights go into; a bare backbone leaves the file's classifier out.
+        model: what the weights go into; a bare backbone leaves out what stands on the file's.
         source: a ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors`` file, or a state dict, or a dictionary around one.
             Of averaged and raw weights beside each other the averaged ones are taken.
         layout: whose names the file has, or ``'auto'`` to find out.
         channel_order: what the file's network takes. ``'bgr'`` turns the stem's input channels around, so that the
             model takes RGB.
-        new_head: leave the classifier as it is initialised, for another number of classes or a file without one.
+        new_head: leave the last layer as it is initialised, for another number of classes; and all that stands on
+            the backbone, for a file of another task or without a head.
         adapt_stem: fit the stem to another number of input channels: for one channel the weights are summed, for
             more they are repeated and scaled by the ratio.
         name: what errors and the report call the source, if not by its path.
@@ -231,8 +268,8 @@ def load_checkpoint(
         raise ValueError(f"unknown channel order {channel_order!r}; available: 'rgb', 'bgr'")
     name = name or _name(source)
     found = read_weights(source, layout, name=name)
-    backbone = model.backbone if isinstance(model, MobileViTClassifier) else model
-    report = LoadReport(name, found.layout, found.mode, found.num_classes, found.wrapper)
+    backbone = model if isinstance(model, MobileViT) else model.backbone
+    report = LoadReport(name, found.layout, found.mode, found.num_classes, found.wrapper, task=found.task)
     _check_model(backbone, found, name)
 
     state = dict(found.backbone)
@@ -247,50 +284,71 @@ def load_checkpoint(
             )
         report.notes.append(f"the stem fitted from {state[STEM].shape[1]} to {backbone.in_channels} channels")
         state[STEM] = _fit_stem(state[STEM], backbone.in_channels)
-    wanted = backbone.state_dict()
-    if not any(key.startswith("head_conv.") for key in wanted):  # a backbone built without its last convolution
+    own_body, own_head = _split(model)
+    if not any(key.startswith("head_conv.") for key in own_body):  # a backbone built without its last convolution
         report.left_out += [key for key in state if key.startswith("head_conv.")]
         state = {key: value for key, value in state.items() if not key.startswith("head_conv.")}
-    for key in wanted.keys() - state.keys():
+    head = _choose_head(model, own_head, found, name, new_head, report)
+    wanted, given = own_body | own_head, state | head  # no name of a head is one of the backbone's
+    for key in wanted.keys() - given.keys():
         if key.endswith("num_batches_tracked"):  # a counter that older files lack and inference does not read
-            state[key] = wanted[key]
-    head = _choose_head(model, found, name, new_head, report)
-    _check_names(wanted, state, found, name)
-    if mismatch := [key for key, value in state.items() if value.shape != wanted[key].shape]:
-        pairs = (f"{key} {tuple(state[key].shape)} instead of {tuple(wanted[key].shape)}" for key in mismatch[:3])
+            given[key] = wanted[key]
+    _check_names(wanted, given, found, name)
+    if mismatch := [key for key, value in given.items() if value.shape != wanted[key].shape]:
+        pairs = (f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}" for key in mismatch[:3])
         raise CheckpointError(f"{len(mismatch)} weights in {name} have another shape: {'; '.join(pairs)}")
-    backbone.load_state_dict(state)
-    if head:
-        assert isinstance(model, MobileViTClassifier)
-        model.classifier.load_state_dict(head)
+    prefix = "" if isinstance(model, MobileViT) else "backbone."
+    model.load_state_dict({key if key in own_head else f"{prefix}{key}": value for key, value in given.items()})
     return report
 
 
+def _split(model: MobileViT | Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Give the weights of the backbone, without prefix, and those of what stands on it."""
+    if isinstance(model, MobileViT):
+        return model.state_dict(), {}
+    state = model.state_dict()
+    body = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    return body, {key: value for key, value in state.items() if not key.startswith("backbone.")}
+
+
 def _choose_head(
-    model: MobileViT | MobileViTClassifier, found: Weights, name: str, new_head: bool, report: LoadReport
+    model: MobileViT | Model,
+    own: Mapping[str, Tensor],
+    found: Weights,
+    name: str,
+    new_head: bool,
+    report: LoadReport,
 ) -> dict[str, Tensor]:
-    """Give the weights for the model's classifier, or none, and say in the report what becomes of which."""
-    names = [f"classifier.{key}" for key in found.classifier]
-    if not isinstance(model, MobileViTClassifier) or model.num_classes == 0:
-        report.left_out += names
+    """Give the weights for what stands on the model's backbone, and say in the report what becomes of which."""
+    if isinstance(model, MobileViT) or not own:
+        report.left_out += found.head
         return {}
+    task = task_of(model)
+    given = found.head if found.task == task else {}
+    if not new_head:
+        if not given:
+            part = _PARTS[str(task)]
+            raise CheckpointError(f"{name} has no {part}; pass new_head=True to leave the model's fresh")
+        if found.num_classes not in (0, model.num_classes):
+            raise CheckpointError(
+                f"{name} has {found.num_classes} classes, the model {model.num_classes}; "
+                "pass new_head=True to leave the model's classifier fresh"
+            )
+    passed = set() if given else {*own}
     if new_head:
-        report.left_out += names
-        report.fresh += [f"classifier.{key}" for key in model.classifier.state_dict()]
-        return {}
-    if not found.classifier:
-        raise CheckpointError(f"{name} has no classifier; pass new_head=True to leave the model's fresh")
-    if found.num_classes != model.num_classes:
-        raise CheckpointError(
-            f"{name} has {found.num_classes} classes, the model {model.num_classes}; "
-            "pass new_head=True to leave the model's classifier fresh"
-        )
-    return found.classifier
+        passed |= {key for key in {*own, *given} if key.rpartition(".")[0].endswith("classifier")}
+    aux = [[key for key in side if key.startswith("aux_head.")] for side in (own, given)]
+    if not all(aux):
+        passed.update(*aux)
+    report.fresh += [key for key in own if key in passed]
+    report.left_out += [key for key in found.head if key not in given or key in passed]
+    kept = {key: value for key, value in given.items() if key not in passed}
+    return kept | {key: value for key, value in own.items() if key in passed}
 
 
 def _check_model(backbone: MobileViT, found: Weights, name: str) -> None:
     """Tell a checkpoint of another size by its name rather than by its shapes."""
-    own = _known_config(backbone.config)
+    own = find_config(backbone.config)
     if own is None or found.mode is None or own == (found.mode, found.variant):
         return
     arguments = f"{found.mode!r}" + ("" if found.variant == "apple" else f", variant={found.variant!r}")
@@ -304,13 +362,13 @@ def _check_names(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], foun
     """Raise with the names that are missing or left over, each beside its nearest match."""
     missing = sorted(wanted.keys() - state.keys())
     extra = sorted(state.keys() - wanted.keys())
-    theirs = [*(_their_name(key, found.layout) for key in extra), *found.unknown]
+    theirs = [*(_their_name(key, found) for key in extra), *found.unknown]
     if not missing and not theirs:
         return
     lines = []
     for title, names, others in (
-        ("missing", [_their_name(key, found.layout) for key in missing], theirs),
-        ("unexpected", theirs, [_their_name(key, found.layout) for key in missing or wanted]),
+        ("missing", [_their_name(key, found) for key in missing], theirs),
+        ("unexpected", theirs, [_their_name(key, found) for key in missing or wanted]),
     ):
         shown = [
             key + (f" (nearest: {match[0]})" if (match := get_close_matches(key, others, 1, 0.6)) else "")
@@ -318,12 +376,15 @@ def _check_names(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], foun
         ]
         if names:
             lines.append(f"{len(names)} {title}: {', '.join(shown)}{', …' if len(names) > 5 else ''}")
+    if found.task == "segmentation" and any(key.startswith("head_conv.") for key in missing):
+        lines.append("a segmentation model has no last 1x1 convolution; build the backbone with head_conv=False")
     raise CheckpointError(f"the names in {name} (layout {found.layout!r}) do not fit the model; {'; '.join(lines)}")
 
 
-def _their_name(key: str, layout: str) -> str:
+def _their_name(key: str, found: Weights) -> str:
     module, _, leaf = key.rpartition(".")
-    theirs = module_map(layout).get(module, module)
+    heads = {} if found.task is None else HEADS[found.layout][found.task].modules
+    theirs = module_map(found.layout).get(module) or heads.get(module, (module,))
     return f"{theirs if isinstance(theirs, str) else theirs[0]}.{leaf}"
 
 
@@ -340,18 +401,19 @@ def _fit_stem(weight: Tensor, channels: int) -> Tensor:
 
 
 def save_checkpoint(
-    model: MobileViT | MobileViTClassifier, path: str | Path, layout: str = "native", *, channel_order: str = "rgb"
+    model: MobileViT | Model, path: str | Path, layout: str = "native", *, channel_order: str = "rgb"
 ) -> None:
     """Write a model's weights under the names of Apple, timm, transformers, Kornia's class, or ours.
 
-    The file appears whole or not at all. A native one says what it holds, see :func:`classifier_card`. The others are
-    state dicts, as their readers expect; a ``.safetensors`` file carries the same beside them, where readers of
-    other programs do not look, and a ``.pt`` file loses class names and preprocessing.
+    The file appears whole or not at all. A native one says what it holds, see
+    :func:`~kornia_mvit.weights.cards.model_card`. The others are state dicts, as their readers expect; a
+    ``.safetensors`` file carries the same beside them, where readers of other programs do not look, and a ``.pt``
+    file loses class names and preprocessing.
 
     Args:
         model: the model.
         path: a ``.safetensors`` file, or any other name for one that ``torch.load`` reads.
-        layout: whose names to use.
+        layout: whose names to use; for Apple's, those of its published files.
         channel_order: what the file is to take; ``'bgr'`` turns the stem's input channels around.
 
     Raises:
@@ -361,115 +423,34 @@ def save_checkpoint(
     if channel_order not in ("rgb", "bgr"):
         raise ValueError(f"unknown channel order {channel_order!r}; available: 'rgb', 'bgr'")
     module_map(layout)
-    with_head = isinstance(model, MobileViTClassifier)
-    backbone = model.backbone if isinstance(model, MobileViTClassifier) else model
-    body = dict(backbone.state_dict())
+    task = task_of(model)
+    backbone = model if isinstance(model, MobileViT) else model.backbone
+    body, head = _split(model)
     if channel_order == "bgr":
         body[STEM] = body[STEM].flip(1)
-    head = model.classifier.state_dict() if isinstance(model, MobileViTClassifier) else {}
-    record = LAYOUTS[layout]
-    if head and record.classifier is None:
-        raise ValueError(f"layout {layout!r} has no classifier; save model.backbone")
+    heads = HEADS[layout]
+    if head and task not in heads:
+        raise ValueError(f"layout {layout!r} has no {_PARTS[str(task)]}; save model.backbone")
     variant = "apple" if backbone.config.closing_norm else "kornia"
     if (variant == "kornia") != (layout == "kornia") and layout != "native":
         raise ValueError(f"layout {layout!r} has no names for a network of variant {variant!r}; save it as 'native'")
     try:
         named = from_native(body, layout)
+        beside = {} if task not in heads else head_from_native(head, layout, task)
     except KeyError as error:
+        if str(error.args[0]).startswith("aux_head."):
+            raise ValueError(
+                f"layout {layout!r} has no names for an auxiliary head; load the weights into a model without one "
+                "(aux_channels=0), and save that"
+            ) from None
         raise ValueError(f"layout {layout!r} has no name for {error} of this model; save it as 'native'") from None
-    prefix = record.prefix if with_head else ""
-    state = {f"{prefix}{key}": value for key, value in named.items()}
-    state |= {f"{record.classifier}.{key}": value for key, value in head.items()}
+    prefix = heads[task].prefix if task in heads else ""
+    state = {f"{prefix}{key}": value for key, value in named.items()} | beside
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     card = None
-    if isinstance(model, MobileViTClassifier):
+    if not isinstance(model, MobileViT):
         known = model.class_names is not None or model.preprocess is not None
         if layout == "native" or (known and Path(path).suffix == ".safetensors"):
-            card = classifier_card(model, model.class_names, model.preprocess)
+            card = model_card(model, model.class_names, model.preprocess)
             card["channel_order"] = channel_order  # of the file; the model itself takes RGB
     write_checkpoint(state, path, card)
-
-
-# ------------------------------------------------------------------------------------------------------------ cards
-
-
-def classifier_card(
-    network: nn.Module, class_names: Sequence[str] | None, preprocess: Preprocess | None
-) -> dict[str, Any]:
-    """Say in plain data what a checkpoint of a classifier holds, so that it can be used without being told anything.
-
-    Args:
-        network: the classifier; the arguments of a :class:`~kornia_mvit.MobileViTClassifier` are kept, no others.
-        class_names: names of the classes, in the order of the logits, if known.
-        preprocess: what images go through before the network, if known.
-    """
-    from kornia_mvit import __version__
-
-    return {
-        "format": 1,
-        "version": __version__,
-        "task": "classification",
-        "model": _arguments(network) if isinstance(network, MobileViTClassifier) else None,
-        "class_names": None if class_names is None else list(class_names),
-        "preprocess": None if preprocess is None else preprocess.to_dict(),
-    }
-
-
-def _arguments(model: MobileViTClassifier) -> dict[str, Any]:
-    """Give what builds a model of the same shape."""
-    mode, variant = _known_config(model.backbone.config) or (asdict(model.backbone.config), "apple")
-    return {
-        "mode": mode,
-        "variant": variant,
-        "num_classes": model.num_classes,
-        "in_channels": model.backbone.in_channels,
-        "patch_size": list(model.backbone.patch_size),
-        "output_stride": model.backbone.feature_strides[-1],
-    }
-
-
-def _known_config(config: MobileViTConfig) -> tuple[str, str] | None:
-    """Find mode and variant of a row of the table."""
-    rows = ((mode, variant) for variant, modes in VARIANTS.items() for mode in modes if modes[mode] == config)
-    return next(rows, None)
-
-
-def read_card(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Give what a checkpoint says of itself.
-
-    Raises:
-        CheckpointError: if it says nothing, or is of a format newer than this package knows.
-    """
-    card = checkpoint.get(CARD_KEY)
-    if not isinstance(card, dict):
-        raise CheckpointError(f"{path} does not say what model it holds: it was not written by kornia-mvit fit")
-    if card.get("format") != 1:
-        raise CheckpointError(f"{path} has format {card.get('format')}, written by {card.get('version')}; update")
-    return card
-
-
-def from_card(checkpoint: Mapping[str, Any], path: str | Path, **overrides: Any) -> MobileViTClassifier:
-    """Build the model that a checkpoint of ours names; its weights are still to be loaded.
-
-    Args:
-        checkpoint: what :func:`~kornia_mvit.weights.files.read_checkpoint` gives.
-        path: where it came from, for errors.
-        overrides: arguments of :class:`~kornia_mvit.MobileViTClassifier` in place of the card's.
-
-    Raises:
-        CheckpointError: if the checkpoint does not say what it holds, or holds a network of its own.
-    """
-    card = read_card(checkpoint, path)
-    if card["model"] is None:
-        raise CheckpointError(
-            f"{path} holds a network of its own, which only its code can build; "
-            "use ClassificationTask.load_from_checkpoint(path, network=...)"
-        )
-    arguments = {**card["model"], "patch_size": tuple(card["model"].get("patch_size", (2, 2))), **overrides}
-    if isinstance(arguments["mode"], dict):
-        stages = tuple(Stage(**stage) for stage in arguments["mode"]["stages"])
-        arguments["mode"] = MobileViTConfig(**{**arguments["mode"], "stages": stages})
-    model = MobileViTClassifier(**arguments)
-    model.preprocess = None if card["preprocess"] is None else Preprocess.from_dict(card["preprocess"])
-    model.class_names = None if card["class_names"] is None else tuple(card["class_names"])
-    return model

@@ -1,9 +1,9 @@
-"""Names of the same weights in the checkpoints of Apple, timm, transformers, Kornia and ourselves, as data.
+"""Names of the backbone's weights in the checkpoints of Apple, timm, transformers, Kornia and ourselves, as data.
 
-A layout says what each part of the network is called. The widths of the three sizes differ, their names do not, so
-one map serves all, and it is read in both directions. Where a layout holds the same numbers otherwise (transformers
-keeps query, key and value apart, Kornia's class concatenates the other way round), :func:`to_native` and
-:func:`from_native` see to it.
+A layout says what each part of the backbone is called; for what stands on it see :mod:`kornia_mvit.weights.heads`.
+The widths of the three sizes differ, their names do not, so one map serves all, and it is read in both directions.
+Where a layout holds the same numbers otherwise (transformers keeps query, key and value apart, Kornia's class
+concatenates the other way round), :func:`to_native` and :func:`from_native` see to it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,8 +38,6 @@ class Layout:
         parts: within a layer: first norm, query-key-value together or apart, projection, second norm, both linears.
         closing_norm: within a block: the LayerNorm after the last of ``{depth}`` layers.
         head_conv: the last convolution.
-        classifier: the linear classifier, or None.
-        prefix: what a model with a head puts before the backbone's names.
         transformed_first: whether the fusion takes (transformed, input) instead of (input, transformed).
     """
 
@@ -52,8 +50,6 @@ class Layout:
     parts: tuple[str | Triple, ...]
     closing_norm: str
     head_conv: Pair
-    classifier: str | None = None
-    prefix: str = ""
     transformed_first: bool = False
 
 
@@ -80,8 +76,6 @@ LAYOUTS = {
         parts=("norm1", "attn.qkv", "attn.proj", "norm2", "fc1", "fc2"),
         closing_norm="norm",
         head_conv=_pairs(_OURS, "head_conv")[0],
-        classifier="classifier",
-        prefix="backbone.",
     ),
     "apple": Layout(
         stem=_pairs(_APPLE, "conv_1")[0],
@@ -100,7 +94,6 @@ LAYOUTS = {
         ),
         closing_norm="global_rep.{depth}",
         head_conv=_pairs(_APPLE, "conv_1x1_exp")[0],
-        classifier="classifier.fc",
     ),
     "timm": Layout(
         stem=_pairs(_TIMM, "stem")[0],
@@ -116,7 +109,6 @@ LAYOUTS = {
         parts=("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"),
         closing_norm="norm",
         head_conv=_pairs(_TIMM, "final_conv")[0],
-        classifier="head.fc",
     ),
     "transformers": Layout(
         stem=_pairs(_HF, "conv_stem")[0],
@@ -137,8 +129,6 @@ LAYOUTS = {
         ),
         closing_norm="layernorm",
         head_conv=_pairs(_HF, "conv_1x1_exp")[0],
-        classifier="classifier",
-        prefix="mobilevit.",
     ),
     "kornia": Layout(
         stem=("conv1.0", "conv1.1"),

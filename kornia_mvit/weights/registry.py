@@ -14,8 +14,8 @@ from urllib.error import URLError
 import torch
 
 from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.models.mobilevit import MobileViTClassifier
-from kornia_mvit.weights.checkpoints import classifier_card, from_card, load_checkpoint, read_weights
+from kornia_mvit.weights.cards import MODELS, Model, from_card, model_card
+from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 APPLE_EVALUATION = Preprocess(size=288, crop=256)
+APPLE_SEGMENTATION = Preprocess(size=(512, 512))
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -75,7 +76,7 @@ _LONG = {"xxs": "xx-small", "xs": "x-small", "s": "small"}
 # preprocessing, and the name of the score with its value for each mode.
 _APPLE_TASKS = (
     ("classification", "imagenet-1k", 1000, APPLE_EVALUATION, "top-1", (69.0, 74.7, 78.3)),
-    ("segmentation", "voc", 21, Preprocess(size=(512, 512)), "mIoU", (72.8, 77.1, 79.3)),
+    ("segmentation", "voc", 21, APPLE_SEGMENTATION, "mIoU", (72.8, 77.1, 79.3)),
     ("detection", "coco", 81, Preprocess(size=(320, 320)), "mAP", (19.9, 24.8, 27.9)),
 )
 _APPLE_FILES = {
@@ -183,26 +184,27 @@ def class_names(classes: str) -> tuple[str, ...]:
 
 def from_pretrained(
     source: str | Path, *, num_classes: int | None = None, in_channels: int | None = None, **overrides: Any
-) -> MobileViTClassifier:
-    """Build a classifier with weights: published ones, those of a checkpoint, a folder or a hub repository.
+) -> Model:
+    """Build a model with weights: published ones, those of a checkpoint, a folder or a hub repository.
 
     Args:
         source: a name of :func:`list_weights`; a checkpoint of any layout; a folder that :func:`save_pretrained` or
             transformers wrote; or the id of a hub repository with such files, as ``'owner/name'``.
-        num_classes: number of classes, if another than the weights'; the classifier is fresh then, even for the same
+        num_classes: number of classes, if another than the weights'; the last layer is fresh then, even for the same
             number as an explicit one.
         in_channels: channels of the image, if other than the weights'; the stem is fitted to them.
-        overrides: further arguments of :class:`~kornia_mvit.MobileViTClassifier`, such as ``drop_path=0.1``.
+        overrides: further arguments of the model's class, such as ``drop_path=0.1``.
 
     Returns:
-        The model in eval mode, which takes RGB. ``model.preprocess`` is the :class:`~kornia_mvit.Preprocess` of its
-        images, ``model.class_names`` the names of its classes, or None where they are not known.
+        The model in eval mode, a :class:`~kornia_mvit.MobileViTClassifier` or :class:`~kornia_mvit.DeepLabV3` as the
+        weights are, which takes RGB. ``model.preprocess`` is the :class:`~kornia_mvit.Preprocess` of its images,
+        ``model.class_names`` the names of its classes, or None where they are not known.
 
     Warns:
         UserWarning: where nothing says what images go through, and Apple's evaluation is assumed.
 
     Raises:
-        CheckpointError: if weights cannot be fetched or read, or are no classifier's.
+        CheckpointError: if weights cannot be fetched or read, or are of no model that this package has.
         ValueError: for an unknown name.
         ImportError: where safetensors or huggingface_hub is needed and missing.
     """
@@ -219,12 +221,14 @@ def from_pretrained(
         found = read_weights(data, spec.layout, name=str(spec.path))
         if found.mode is None:
             raise CheckpointError(f"{spec.path} is of no size in the table; build the model and use load_checkpoint")
-        known = {"num_classes": found.num_classes, "in_channels": found.in_channels, "variant": found.variant}
-        model = MobileViTClassifier(found.mode, **{**known, **overrides})
-        model.class_names, model.preprocess = spec.class_names, spec.preprocess or APPLE_EVALUATION
+        task = found.task or "classification"  # a backbone gives pooled features
+        known = {"num_classes": found.num_classes, **found.arguments, **spec.config.get(task, {})}
+        model = MODELS[task](**{**known, **overrides})
+        assumed = APPLE_SEGMENTATION if task == "segmentation" else APPLE_EVALUATION
+        model.class_names, model.preprocess = spec.class_names, spec.preprocess or assumed
         if spec.preprocess is None:
             warnings.warn(
-                f"{spec.path} says nothing of its preprocessing or class names; assuming Apple's, {APPLE_EVALUATION}",
+                f"{spec.path} says nothing of its preprocessing or class names; assuming Apple's, {assumed}",
                 stacklevel=2,
             )
     load_checkpoint(
@@ -250,6 +254,7 @@ class _Spec:
     channel_order: str = "rgb"
     preprocess: Preprocess | None = None
     class_names: tuple[str, ...] | None = None
+    config: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # arguments of a model, by its task
 
 
 def _locate(source: str | Path) -> _Spec:
@@ -260,8 +265,8 @@ def _locate(source: str | Path) -> _Spec:
         return _Spec(path)
     if source in _RECORDS:
         record = find_weights(source)
-        if record.task != "classification":
-            raise ValueError(f"{source} is for {record.task}; from_pretrained builds classifiers")
+        if record.task not in MODELS:
+            raise ValueError(f"{source} is for {record.task}; from_pretrained builds models for {', '.join(MODELS)}")
         names = class_names(record.classes)
         return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names)
     if _HUB_ID.fullmatch(source):
@@ -289,7 +294,18 @@ def _read_folder(folder: Path) -> _Spec:
             interpolation={2: "bilinear", 3: "bicubic"}.get(processor.get("resample", 2), "bilinear"),
         )
     order = "bgr" if processor.get("do_flip_channel_order") else "rgb"
-    return _Spec(path, channel_order=order, preprocess=preprocess, class_names=names)
+    return _Spec(path, channel_order=order, preprocess=preprocess, class_names=names, config=_arguments(config))
+
+
+def _arguments(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Give what transformers' configuration says that weights do not show."""
+    if config.get("model_type") != "mobilevit":
+        return {}
+    stride = {"output_stride": config.get("output_stride", 32)}  # its default, also for segmentation
+    return {
+        "classification": stride,
+        "segmentation": {**stride, "rates": config.get("atrous_rates", (6, 12, 18))},  # the same at any stride
+    }
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -371,7 +387,7 @@ def _fetch_repository(repository: str) -> Path:
 # ------------------------------------------------------------------------------------------------------------ saving
 
 
-def save_pretrained(model: MobileViTClassifier, folder: str | Path) -> None:
+def save_pretrained(model: Model, folder: str | Path) -> None:
     """Write a model into a folder that :func:`from_pretrained` reads, and that can be uploaded to a hub as it is.
 
     Args:
@@ -383,13 +399,13 @@ def save_pretrained(model: MobileViTClassifier, folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    card = classifier_card(model, model.class_names, model.preprocess)
+    card = model_card(model, model.class_names, model.preprocess)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     write_checkpoint(state, folder / _WEIGHT_FILES[0], card)
     (folder / "config.json").write_text(json.dumps({"library_name": "kornia_mvit", **card}, indent=2) + "\n")
 
 
-def push_to_hub(model: MobileViTClassifier, repository: str, **arguments: Any) -> str:
+def push_to_hub(model: Model, repository: str, **arguments: Any) -> str:
     """Upload a model to the Hugging Face hub.
 
     Args:

@@ -1,5 +1,7 @@
 """Models of the peers' own classes, with weights and statistics that tell every tensor from every other."""
 
+from typing import Any
+
 import torch
 from kornia.models.vit_mobile import MobileViT as KorniaMobileViT
 from torch import Tensor, nn
@@ -23,6 +25,21 @@ def transformers(mode: str, num_classes: int = 7) -> nn.Module:
     hidden, neck, expand = SIZES[mode]
     config = MobileViTConfig(hidden_sizes=hidden, neck_hidden_sizes=neck, expand_ratio=expand, num_labels=num_classes)
     return MobileViTForImageClassification(config)
+
+
+def transformers_segmentation(mode: str, num_classes: int = 7, output_stride: int = 16, **options: Any) -> nn.Module:
+    from transformers import MobileViTConfig, MobileViTForSemanticSegmentation
+
+    hidden, neck, expand = SIZES[mode]
+    config = MobileViTConfig(
+        hidden_sizes=hidden,
+        neck_hidden_sizes=neck,
+        expand_ratio=expand,
+        num_labels=num_classes,
+        output_stride=output_stride,
+        **options,
+    )
+    return MobileViTForSemanticSegmentation(config)
 
 
 def kornia(mode: str, num_classes: int = 0) -> nn.Module:

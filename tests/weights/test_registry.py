@@ -11,7 +11,8 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from kornia_mvit import MobileViTClassifier, Preprocess
-from kornia_mvit.weights.checkpoints import classifier_card, save_checkpoint
+from kornia_mvit.weights.cards import model_card
+from kornia_mvit.weights.checkpoints import save_checkpoint
 from kornia_mvit.weights.files import CheckpointError, write_checkpoint
 from kornia_mvit.weights.registry import (
     class_names,
@@ -45,8 +46,9 @@ class TestListWeights:
     def test_exception(self):
         with pytest.raises(ValueError, match=r"unknown weights 'mobilevit_m'; nearest: mobilevit_"):
             from_pretrained("mobilevit_m")
-        with pytest.raises(ValueError, match="is for segmentation; from_pretrained builds classifiers"):
-            from_pretrained("deeplabv3_mobilevit_xxs.apple_voc")
+        message = "is for detection; from_pretrained builds models for classification, segmentation"
+        with pytest.raises(ValueError, match=message):
+            from_pretrained("ssdlite_mobilevit_xxs.apple_coco")
 
 
 class TestClassNames:
@@ -86,10 +88,10 @@ class TestFromPretrained:
         write_checkpoint(model.state_dict(), path, {"format": 2, "version": "9.0"})
         with pytest.raises(CheckpointError, match=r"has format 2, written by 9.0; update"):
             from_pretrained(path)
-        write_checkpoint(model.state_dict(), path, classifier_card(MobileViTClassifier("xs", 3), None, None))
+        write_checkpoint(model.state_dict(), path, model_card(MobileViTClassifier("xs", 3), None, None))
         with pytest.raises(CheckpointError, match=r"of mode 'xxs', variant 'apple'; the model is 'xs'"):
             from_pretrained(path)
-        write_checkpoint(model.state_dict(), path, classifier_card(nn.Linear(1, 1), None, None))
+        write_checkpoint(model.state_dict(), path, model_card(nn.Linear(1, 1), None, None))
         with pytest.raises(CheckpointError, match="holds a network of its own"):
             from_pretrained(path)
 

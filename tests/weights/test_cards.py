@@ -1,0 +1,76 @@
+"""What checkpoints of ours say of themselves."""
+
+import json
+
+import pytest
+from torch import nn
+
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, MobileViTConfig, Preprocess
+from kornia_mvit.models.mobilevit import Stage
+from kornia_mvit.weights.cards import find_config, from_card, model_card, read_card, task_of
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError
+
+SHALLOW = MobileViTConfig(stem=4, expand=1, stages=(Stage(4), Stage(4, dim=4, depth=1)), head_channels=4, heads=2)
+MODELS = [
+    MobileViTClassifier("xxs", 3, in_channels=4, patch_size=(2, 3), output_stride=16),
+    MobileViTClassifier("xxs", 0, variant="kornia"),
+    MobileViTClassifier(SHALLOW, 3),
+    DeepLabV3("xxs", 3),
+    DeepLabV3("xs", 4, 8, 32, in_channels=1, patch_size=3, rates=(1, 2), align_corners=True, aux_channels=8),
+    DeepLabV3(SHALLOW, 3, aspp_channels=4, aux_channels=4),
+]
+
+
+class TestModelCard:
+    @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
+    def test_there_and_back(self, model):
+        """Through JSON, it builds a model of the same weights and settings."""
+        card = json.loads(json.dumps(model_card(model, ["a", "b"], Preprocess(40, crop=32))))
+        again = from_card({CARD_KEY: card}, "a.pt")
+        assert type(again) is type(model)
+        assert {k: v.shape for k, v in again.state_dict().items()} == {
+            k: v.shape for k, v in model.state_dict().items()
+        }
+        assert again.backbone.feature_strides == model.backbone.feature_strides
+        assert again.backbone.patch_size == model.backbone.patch_size
+        for name in ("rates", "align_corners", "aux_channels", "aspp_channels", "num_classes"):
+            assert getattr(again, name, None) == getattr(model, name, None)
+        assert again.class_names == ("a", "b")
+        assert again.preprocess == Preprocess(40, crop=32)
+
+    def test_feature(self):
+        assert model_card(MODELS[3], None, None)["task"] == "segmentation"
+        assert model_card(MODELS[0], None, None)["task"] == "classification"
+        card = model_card(nn.Linear(1, 1), None, None, "segmentation")
+        assert (card["task"], card["model"], card["class_names"], card["preprocess"]) == ("segmentation", *[None] * 3)
+
+    def test_overrides(self):
+        card = model_card(DeepLabV3("xxs", 3, aux_channels=8), None, None)
+        model = from_card({CARD_KEY: card}, "a.pt", num_classes=5, aux_channels=0, drop_path=0.1)
+        assert (model.num_classes, model.aux_head) == (5, None)
+
+    def test_exception(self):
+        good = model_card(MODELS[3], None, None)
+        for card, message in (
+            (None, "a.pt does not say what model it holds"),
+            (good | {"format": 2, "version": "9.0"}, "a.pt has format 2, written by 9.0; update"),
+            (good | {"task": "depth", "version": "9.0"}, "a.pt is for depth, written by 9.0; update"),
+            (good | {"model": None}, "holds a network of its own.* use SegmentationTask.load_from_checkpoint"),
+        ):
+            with pytest.raises(CheckpointError, match=message):
+                from_card({CARD_KEY: card}, "a.pt")
+        assert read_card({CARD_KEY: good}, "a.pt") is good
+
+
+def test_task_of():
+    assert [task_of(model) for model in (MODELS[0], MODELS[3], MobileViT(), nn.Linear(1, 1))] == [
+        "classification",
+        "segmentation",
+        None,
+        None,
+    ]
+
+
+def test_find_config():
+    assert find_config(MobileViT("xs", variant="kornia").config) == ("xs", "kornia")
+    assert find_config(SHALLOW) is None
