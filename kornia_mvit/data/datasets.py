@@ -1,7 +1,7 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -125,17 +125,28 @@ def find_classes(root: str | Path) -> dict[str, list[Path]]:
     return {folder.name: find_images(folder) for folder in folders}
 
 
-def read_mask(path: str | Path) -> Tensor:
-    """Read a label image: the numbers of its pixels, which of a palette image are the indices, not the colours.
+def read_mask(
+    path: str | Path,
+    colours: Mapping[tuple[int, int, int], int] | None = None,
+    *,
+    reserved: Collection[int] = (),
+) -> Tensor:
+    """Read a label image: a class number for each pixel.
+
+    Those of grey images are their values, those of palette images the indices, not the colours. With ``colours``
+    those of colour and palette images are what stands for their colours.
 
     Args:
-        path: a PNG or another lossless file of one channel, 8 or 16 bit.
+        path: a PNG or another lossless file: of one channel, 8 or 16 bit; with ``colours`` also of three.
+        colours: the number of each colour, red, green and blue from 0 to 255.
+        reserved: indices of a palette that are numbers whatever their colours, such as that of pixels to ignore.
 
     Returns:
         (H, W), int64.
 
     Raises:
-        DataError: naming the file, if it is missing, damaged, or has colours instead of numbers.
+        DataError: naming the file, if it is missing, damaged or lossy, has a colour that is not known, or has
+            colours where none are known.
         ImportError: if Pillow is missing.
     """
     try:
@@ -145,10 +156,17 @@ def read_mask(path: str | Path) -> Tensor:
     try:
         with Image.open(path) as image:
             image.load()
+            if image.format == "JPEG":
+                raise DataError(
+                    f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files"
+                )
+            if colours is not None and image.mode in ("P", "RGB", "RGBA"):
+                return _mask_of_colours(image, path, colours, reserved)
             if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
                 raise DataError(
-                    f"{path} is a colour image ({image.mode}); label images hold a class number a pixel, in one "
-                    "channel or a palette"
+                    f"{path} is a colour image ({image.mode}), {image.getpixel((0, 0))} at its upper left; label "
+                    "images hold a class number a pixel, in one channel or a palette, unless a file of classes tells "
+                    "their colours"
                 )
             numbers = image.convert("I") if image.mode.startswith("I") else image
             dtype = torch.int32 if numbers.mode == "I" else torch.uint8
@@ -161,6 +179,33 @@ def read_mask(path: str | Path) -> Tensor:
     except (OSError, SyntaxError) as error:
         raise DataError(f"cannot read label image {path}: {error}") from None
     return (mask > 0).long() if image.mode == "1" else mask
+
+
+def _mask_of_colours(
+    image: "Image.Image",
+    path: str | Path,
+    colours: Mapping[tuple[int, int, int], int],
+    reserved: Collection[int],
+) -> Tensor:
+    """Look up the number of each pixel's colour."""
+    pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).long()
+    codes = pixels.view(image.height, image.width, 3) @ torch.tensor([1 << 16, 1 << 8, 1])
+    table = sorted((red << 16 | green << 8 | blue, number) for (red, green, blue), number in colours.items())
+    known, numbers = torch.tensor(table).T.contiguous().unbind()
+    places = torch.searchsorted(known, codes).clamp_max(len(known) - 1)
+    mask, missing = numbers[places], known[places] != codes
+    if image.mode == "P":
+        indices = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view_as(mask).long()
+        kept = torch.isin(indices, torch.tensor([*reserved], dtype=torch.long))
+        mask, missing = torch.where(kept, indices, mask), missing & ~kept
+    if missing.any():
+        row, column = missing.nonzero()[0].tolist()
+        code = int(codes[row, column])
+        raise DataError(
+            f"{path} has the colour {(code >> 16, code >> 8 & 255, code & 255)}, at row {row} and column {column}, "
+            f"which is none of the {len(colours)} of the classes; add it to their file, as a class or under ignore"
+        )
+    return mask
 
 
 @dataclass
@@ -315,6 +360,7 @@ class MaskFiles(Dataset[dict[str, Any]]):
         num_classes: classes count from 0 to below this.
         ignore_index: number of the pixels to ignore.
         ignore_label: another number in the files that is to be ignored.
+        colours: see :func:`read_mask`.
         transform: what a sample goes through, such as a resize to the storage size.
 
     Raises:
@@ -329,6 +375,7 @@ class MaskFiles(Dataset[dict[str, Any]]):
         *,
         ignore_index: int = 255,
         ignore_label: int | None = None,
+        colours: Mapping[tuple[int, int, int], int] | None = None,
         transform: Transform | None = None,
     ) -> None:
         if len(files) != len(masks):
@@ -337,7 +384,8 @@ class MaskFiles(Dataset[dict[str, Any]]):
         self.masks = list(masks)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.ignore_label = ignore_label
+        self.ignored = [ignore_index] if ignore_label is None else [ignore_index, ignore_label]
+        self.colours = colours
         self.transform = transform
 
     def __len__(self) -> int:
@@ -345,20 +393,20 @@ class MaskFiles(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Give a sample as :meth:`Batch.collate` takes it."""
-        path = self.files[index]
-        image, mask = read_image(path), read_mask(self.masks[index])
+        path, label = self.files[index], self.masks[index]
+        image, mask = read_image(path), read_mask(label, self.colours, reserved=self.ignored)
         if image.shape[1:] != mask.shape:
             raise DataError(
-                f"{path} is {image.shape[1]}x{image.shape[2]}, but its label image {self.masks[index]} is "
+                f"{path} is {image.shape[1]}x{image.shape[2]}, but its label image {label} is "
                 f"{mask.shape[0]}x{mask.shape[1]}"
             )
-        if self.ignore_label is not None:
-            mask[mask == self.ignore_label] = self.ignore_index
-        classes = mask[mask != self.ignore_index]
-        if len(classes) and int(classes.max()) >= self.num_classes:
+        ignored = torch.isin(mask, torch.tensor(self.ignored))
+        wrong = ((mask < 0) | (mask >= self.num_classes)) & ~ignored
+        if wrong.any():
+            row, column = wrong.nonzero()[0].tolist()
             raise DataError(
-                f"{self.masks[index]} has class {int(classes.max())}, but there are {self.num_classes} classes, from "
-                f"0; ignored are {self.ignore_index} and {self.ignore_label}"
+                f"{label} has class {int(mask[row, column])}, but there are {self.num_classes} classes, from 0; it is "
+                f"at row {row} and column {column}. Ignored: {', '.join(map(str, self.ignored))}"
             )
-        sample = {"image": image, "mask": mask, "meta": {"path": str(path)}}
+        sample = {"image": image, "mask": mask.masked_fill(ignored, self.ignore_index), "meta": {"path": str(path)}}
         return sample if self.transform is None else dict(self.transform(sample))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
@@ -31,6 +32,7 @@ class ImageData(pl.LightningDataModule):
     """What the data modules share: loaders over ``self.splits``, and the storage size that the task asks for."""
 
     _TEST = "add a folder named test"  # what makes a test split
+    ignore_index = 255  # what masks are padded with
 
     def __init__(self, batch_size: int, num_workers: int, storage_size: int | None) -> None:
         super().__init__()
@@ -125,6 +127,7 @@ class ImageData(pl.LightningDataModule):
             data,
             sampler,
             num_workers=self.num_workers,
+            collate_fn=partial(Batch.collate, ignore_index=self.ignore_index),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )

@@ -1,35 +1,86 @@
 """Images with label images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_info
 
+from kornia_mvit.data.classes import Colour, LabelClasses, read_classes, voc_colours
 from kornia_mvit.data.datamodules.base import ImageData
-from kornia_mvit.data.datasets import DataError, MaskFiles, find_images
+from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError, MaskFiles, find_images
+from kornia_mvit.weights.registry import class_names as published_names
 
-__all__ = ["SegmentationFolderData"]
+__all__ = ["SegmentationFolderData", "VOCSegmentationData"]
+
+Pairs = Mapping[Path, Path]  # images and their label images
 
 
-class SegmentationFolderData(ImageData):
+class _MaskData(ImageData):
+    """What data modules of pairs of images and label images share."""
+
+    def __init__(
+        self,
+        batch_size: int,
+        num_workers: int,
+        storage_size: int | None,
+        classes: LabelClasses,
+        ignore_index: int,
+        ignore_label: int | None,
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size)
+        self._classes = classes
+        self.ignore_index = ignore_index
+        self.ignore_label = ignore_label
+        self._pairs: dict[str, Pairs] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, or their numbers, in the order of the numbers."""
+        return self._classes.names
+
+    @property
+    def class_colours(self) -> tuple[Colour, ...] | None:
+        """Red, green and blue of each class, from 0 to 255, where they are known."""
+        return self._classes.colours
+
+    def _make_splits(self, root: Path, colours: Mapping[Colour, int] | None) -> None:
+        transform = self.storage()
+        for split, pairs in self._pairs.items():
+            self.splits[split] = MaskFiles(
+                list(pairs),
+                list(pairs.values()),
+                self.num_classes,
+                ignore_index=self.ignore_index,
+                ignore_label=self.ignore_label,
+                colours=colours,
+                transform=transform,
+            )
+        counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
+        rank_zero_info(f"{root}: {self.num_classes} classes, {counts}")
+
+
+class SegmentationFolderData(_MaskData):
     """Images with label images, in folders of their own.
 
     ``root/train/NAME.*`` with ``root/train_labels/NAME.png``, ``root/val`` with ``root/val_labels``, and test if there
-    is one. Label images are PNGs of class numbers, or of a palette, whose colours do not matter.
+    is one; all may have subfolders, the same on both sides. Label images are PNGs of class numbers, or of a palette,
+    whose colours do not matter. Where a file of classes tells colours, colour and palette images are read by them.
 
     Args:
         root: the folder.
         batch_size: images in a batch.
         num_workers: processes that decode.
         storage_size: see :class:`FolderData`.
-        num_classes: number of classes; needed unless ``class_names`` are given.
+        classes: a YAML or JSON file with the names of the classes, and perhaps their colours; see
+            :func:`~kornia_mvit.data.classes.read_classes`.
+        num_classes: number of classes; needed unless their names are given.
         class_names: their names, in the order of their numbers.
         ignore_index: number of the pixels to ignore.
         ignore_label: another number in the files that is to be ignored.
 
     Raises:
-        DataError: naming the file or folder, if one is missing or an image lacks its label image.
-        ValueError: without a number of classes.
+        DataError: naming the file or folder, if one is missing or wrong, or an image lacks its label image.
+        ValueError: without a number of classes, or where it is told in two ways that differ.
     """
 
     def __init__(
@@ -39,49 +90,159 @@ class SegmentationFolderData(ImageData):
         num_workers: int = 2,
         storage_size: int | None = None,
         *,
+        classes: str | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         ignore_index: int = 255,
         ignore_label: int | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, storage_size)
-        if class_names is None:
-            if num_classes is None:
-                raise ValueError("the number of classes is missing; give num_classes, or class_names")
-            class_names = [str(number) for number in range(num_classes)]
+        known = _find_classes(classes, num_classes, class_names)
+        super().__init__(batch_size, num_workers, storage_size, known, ignore_index, ignore_label)
         self.root = Path(root)
-        self._class_names = tuple(class_names)
-        self.ignore_index = ignore_index
-        self.ignore_label = ignore_label
         names = [name for name in ("train", "val", "test") if name != "test" or (self.root / name).is_dir()]
         self._pairs = {name: self._pair(name) for name in names}
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names that were given, or the numbers."""
-        return self._class_names
-
     def setup(self, stage: str | None = None) -> None:
         """Make the splits."""
-        transform = self.storage()
-        for split, pairs in self._pairs.items():
-            self.splits[split] = MaskFiles(
-                list(pairs),
-                list(pairs.values()),
-                self.num_classes,
-                ignore_index=self.ignore_index,
-                ignore_label=self.ignore_label,
-                transform=transform,
-            )
-        counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
-        rank_zero_info(f"{self.root}: {self.num_classes} classes, {counts}")
+        self._make_splits(self.root, self._classes.numbers(self.ignore_index))
 
-    def _pair(self, split: str) -> dict[Path, Path]:
-        labels = {path.stem: path for path in find_images(self.root / f"{split}_labels")}
-        images = find_images(self.root / split)
-        if missing := [path.name for path in images if path.stem not in labels]:
+    def _pair(self, split: str) -> Pairs:
+        folders = [self.root / split, self.root / f"{split}_labels"]
+        images, files = (find_images(folder) for folder in folders)
+        labels: dict[Path, Path] = {}
+        for path in files:
+            key = path.relative_to(folders[1]).with_suffix("")
+            if key in labels:
+                raise DataError(f"two label images have the same name: {labels[key]} and {path}")
+            labels[key] = path
+        keys = {path: path.relative_to(folders[0]).with_suffix("") for path in images}
+        if missing := [path for path, key in keys.items() if key not in labels]:
             raise DataError(
-                f"{len(missing)} images in {self.root / split} have no label image in {split}_labels, such as "
+                f"{len(missing)} images in {folders[0]} have no label image in {folders[1].name}, such as "
+                f"{missing[0].relative_to(folders[0])}"
+            )
+        return {path: labels[key] for path, key in keys.items()}
+
+
+def _find_classes(path: str | None, count: int | None, names: Sequence[str] | None) -> LabelClasses:
+    if path is not None:
+        if names is not None:
+            raise ValueError("class_names and a file of classes are both given; one is enough")
+        found = read_classes(path)
+    elif names is not None:
+        found = LabelClasses(tuple(names))
+    elif count is not None:
+        found = LabelClasses(tuple(map(str, range(count))))
+    else:
+        raise ValueError("the number of classes is missing; give num_classes, class_names or a file of classes")
+    if count not in (None, len(found.names)):
+        raise ValueError(f"num_classes is {count}, but there are {len(found.names)} names")
+    return found
+
+
+class VOCSegmentationData(_MaskData):
+    """Images with label images in the layout of Pascal VOC 2012.
+
+    ``root/JPEGImages/NAME.*``, ``root/SegmentationClass/NAME.png``, and lists with a name in each line,
+    ``root/ImageSets/Segmentation/{train,val,trainval,test}.txt``; VOC's own test images have no labels, so that test
+    is there only if label images are. Label images have a palette whose index is the class, and 255 at the outlines
+    of objects, to be ignored.
+
+    The larger set of labels by Hariharan et al. is ``train_list='train_aug'``: a list of that name beside the others,
+    and ``root/SegmentationClassAug``, whose label images are taken before those of SegmentationClass.
+
+    Args:
+        root: the folder, such as ``VOCdevkit/VOC2012``.
+        batch_size: images in a batch.
+        num_workers: processes that decode.
+        storage_size: see :class:`FolderData`.
+        train_list: the list to train on: ``'train'``, ``'trainval'``, ``'train_aug'``, or another that is there.
+        class_names: names of the classes, in the order of their numbers; VOC's 21, background first, when None.
+        ignore_index: number of the pixels to ignore.
+
+    Raises:
+        DataError: naming the file or folder, if one is missing.
+
+    References:
+        - M. Everingham et al.: The Pascal Visual Object Classes Challenge. http://host.robots.ox.ac.uk/pascal/VOC/
+        - B. Hariharan et al.: Semantic contours from inverse detectors. ICCV 2011.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        *,
+        train_list: str = "train",
+        class_names: Sequence[str] | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        names = tuple(class_names or published_names("voc"))
+        classes = LabelClasses(names, voc_colours(len(names)))
+        super().__init__(batch_size, num_workers, storage_size, classes, ignore_index, 255)
+        self.root = Path(root)
+        images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
+        augmented = train_list.removesuffix(".txt") in ("train_aug", "trainaug")
+        folders = ("SegmentationClassAug", "SegmentationClass") if augmented else ("SegmentationClass",)
+        self._pairs = {
+            "train": self._pair(train_list, images, folders),
+            "val": self._pair("val", images, ("SegmentationClass",)),
+        }
+        if self._has_test_labels():
+            self._pairs["test"] = self._pair("test", images, ("SegmentationClass",))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the splits, and tell of images that are in two of them."""
+        self._make_splits(self.root, None)  # the numbers are the palette's indices
+        if shared := len(self._pairs["train"].keys() & self._pairs["val"].keys()):
+            rank_zero_info(f"{shared} of the {len(self._pairs['val'])} val images are in train, too")
+
+    def _list(self, name: str) -> list[str]:
+        folder = self.root / "ImageSets" / "Segmentation"
+        file = folder / f"{name.removesuffix('.txt')}.txt"
+        if not file.is_file():
+            there = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "none"
+            raise DataError(
+                f"no such list: {file}; lists there: {there}. root (--data.root) has ImageSets, JPEGImages and "
+                "SegmentationClass"
+            )
+        return [_stem(line.split()[0]) for line in file.read_text().splitlines() if line.strip()]
+
+    def _has_test_labels(self) -> bool:
+        try:
+            stems = self._list("test")
+        except DataError:
+            return False
+        return any((self.root / "SegmentationClass" / f"{stem}.png").is_file() for stem in stems)
+
+    def _pair(self, name: str, images: Mapping[str, Path], folders: Sequence[str]) -> Pairs:
+        stems = self._list(name)
+        if not stems:
+            raise DataError(f"the list {name} of {self.root} names no image")
+        if missing := [stem for stem in stems if stem not in images]:
+            raise DataError(
+                f"the list {name} of {self.root} names {len(missing)} images that are not in JPEGImages, such as "
                 f"{missing[0]}"
             )
-        return {path: labels[path.stem] for path in images}
+        pairs, lost = {}, []
+        for stem in stems:
+            files = (self.root / folder / f"{stem}.png" for folder in folders)
+            found = next((file for file in files if file.is_file()), None)
+            if found is None:
+                lost.append(stem)
+            else:
+                pairs[images[stem]] = found
+        if lost:
+            raise DataError(
+                f"{len(lost)} images of the list {name} of {self.root} have no label image in {' or '.join(folders)}, "
+                f"such as {lost[0]}.png"
+            )
+        return pairs
+
+
+def _stem(entry: str) -> str:
+    """Give an image's name; lists of the larger set have paths of image and label image."""
+    path = Path(entry)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name

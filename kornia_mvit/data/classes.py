@@ -1,0 +1,170 @@
+"""Names and colours of the classes of label images."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kornia_mvit.data.datasets import DataError
+
+__all__ = ["Colour", "LabelClasses", "read_classes", "voc_colours"]
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelClasses:
+    """The classes of label images.
+
+    Args:
+        names: in the order of their numbers.
+        colours: of each class, red, green and blue from 0 to 255, if label images or pictures of them have some.
+        ignored: colours of pixels to ignore.
+
+    Raises:
+        ValueError: for no names, a number of colours other than that of the names, or a colour that occurs twice.
+
+    Example:
+        >>> LabelClasses(('sky', 'road'), ((0, 128, 255), (90, 90, 90)), ignored=((0, 0, 0),)).numbers(255)
+        {(0, 128, 255): 0, (90, 90, 90): 1, (0, 0, 0): 255}
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[Colour, ...] | None = None
+    ignored: tuple[Colour, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("there are no classes; give their names")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"the class {_repeated(self.names)!r} occurs twice")
+        if self.colours is None:
+            if self.ignored:
+                raise ValueError("there are colours to ignore, but the classes have none")
+            return
+        if len(self.colours) != len(self.names):
+            raise ValueError(f"{len(self.names)} classes, but {len(self.colours)} colours")
+        if len({*self.colours, *self.ignored}) < len(self.colours) + len(self.ignored):
+            raise ValueError(f"the colour {_repeated(self.colours + self.ignored)} occurs twice")
+
+    def numbers(self, ignore_index: int) -> dict[Colour, int] | None:
+        """Give the number that stands for each colour; None where the classes have no colours."""
+        if self.colours is None:
+            return None
+        return {colour: n for n, colour in enumerate(self.colours)} | dict.fromkeys(self.ignored, ignore_index)
+
+
+def _repeated(values: tuple[Any, ...]) -> Any:
+    return next(value for i, value in enumerate(values) if value in values[:i])
+
+
+def read_classes(path: str | Path) -> LabelClasses:
+    """Read names and colours of classes from a YAML or JSON file, in the order of their numbers.
+
+    A list of names; or names with their colours, as red, green and blue or as ``'#rrggbb'``; or either of them as
+    ``classes``, beside a list ``ignore`` of the colours of pixels to ignore::
+
+        classes:
+          sky: [128, 128, 128]
+          building: "#800000"
+        ignore: [[0, 0, 0]]
+
+    Entries of the form ``{name: sky, color: [128, 128, 128]}`` do as well.
+
+    Args:
+        path: the file; one named ``.json`` is JSON, any other YAML.
+
+    Raises:
+        DataError: naming the file, if it is missing or says something else.
+        ImportError: for a YAML file where PyYAML is missing.
+    """
+    data = _parse(Path(path))
+    try:
+        ignored: list[Any] = []
+        if isinstance(data, Mapping) and "classes" in data:
+            if unknown := sorted(map(str, data.keys() - {"classes", "ignore"})):
+                raise ValueError(f"unknown entries {', '.join(unknown)}; known: classes, ignore")
+            ignored, data = data.get("ignore") or [], data["classes"]
+        entries = [*data.items()] if isinstance(data, Mapping) else data
+        if not isinstance(entries, list) or not isinstance(ignored, list):
+            raise ValueError("expected a list of names, or a mapping of names to colours")
+        pairs = [_entry(entry) for entry in entries]
+        bare = [name for name, colour in pairs if colour is None]
+        if bare and len(bare) < len(pairs):
+            raise ValueError(f"{bare[0]!r} has no colour, others have; '#rrggbb' needs its quotes in YAML")
+        colours = None if bare or not pairs else tuple(_colour(colour) for _, colour in pairs)
+        return LabelClasses(tuple(name for name, _ in pairs), colours, tuple(map(_colour, ignored)))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _parse(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"no such file of classes: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path}: {error}") from None
+    if path.suffix.lower() == ".json":
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{path} is not JSON: {error}") from None
+    try:
+        import yaml  # type: ignore[import-untyped]  # it has no stubs
+    except ImportError as error:
+        raise ImportError("reading YAML needs PyYAML; install kornia-mvit[train]") from error
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _entry(entry: Any) -> tuple[str, Any]:
+    """Give a class's name and what says its colour."""
+    colour = None
+    if isinstance(entry, Mapping):
+        if "name" not in entry or (unknown := entry.keys() - {"name", "color", "colour"}):
+            what = "has no name" if "name" not in entry else f"has the unknown keys {', '.join(map(str, unknown))}"
+            raise ValueError(f"the entry {dict(entry)} {what}")
+        entry, colour = entry["name"], entry.get("color", entry.get("colour"))
+    elif isinstance(entry, tuple):
+        entry, colour = entry
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        entry = str(entry)
+    if not isinstance(entry, str):
+        raise ValueError(f"{entry!r} is not a name; put it in quotes if it is meant to be")
+    return entry, colour
+
+
+def _colour(value: Any) -> Colour:
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        value = list(bytes.fromhex(value[1:]))
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value)
+    ):
+        raise ValueError(f"{value!r} is not a colour; give red, green and blue from 0 to 255, or '#rrggbb'")
+    red, green, blue = value
+    return red, green, blue
+
+
+def voc_colours(count: int) -> tuple[Colour, ...]:
+    """Give the colours that Pascal VOC's palette has for the first classes, black for the background.
+
+    The bits of a class's number, from the lowest, are dealt out to red, green and blue in turn, where they count
+    from the highest.
+
+    Example:
+        >>> voc_colours(4)
+        ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    """
+    return tuple((_spread(number), _spread(number >> 1), _spread(number >> 2)) for number in range(count))
+
+
+def _spread(number: int) -> int:
+    """Take every third bit, and turn their order around."""
+    return sum((number >> 3 * place & 1) << 7 - place for place in range(3))
