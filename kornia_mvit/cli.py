@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from kornia_mvit import MobileViTClassifier, Preprocess, __version__
+from kornia_mvit import MobileViT, MobileViTClassifier, Preprocess, __version__
 from kornia_mvit.fit_cli import COMMANDS, build_cli, run_command
 from kornia_mvit.preview import add_arguments as add_preview_arguments
 from kornia_mvit.preview import run as run_preview
@@ -138,13 +138,17 @@ def _one_line(error: BaseException) -> str:
 def _predict(args: argparse.Namespace) -> int:
     from kornia_mvit.data.datasets import DataError, find_images, read_image
     from kornia_mvit.visualize import draw_predictions
+    from kornia_mvit.weights.cards import task_of
     from kornia_mvit.weights.registry import from_pretrained
 
     if args.top < 1 or args.batch_size < 1:
         raise ValueError(f"--top {args.top} and --batch-size {args.batch_size} are not at least 1")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = _to_device(from_pretrained(args.checkpoint), args.device)
+        model = from_pretrained(args.checkpoint)
+    if not isinstance(model, MobileViTClassifier):
+        raise ValueError(f"{args.checkpoint} is for {task_of(model)}, and predict classifies; use it from Python")
+    model = _to_device(model, args.device)
     for warning in caught:
         print(f"kornia-mvit: warning: {warning.message}", file=sys.stderr)
     prepare = model.preprocess.module()
@@ -259,12 +263,12 @@ def _info(args: argparse.Namespace) -> int:
     data = read_checkpoint(args.checkpoint)
     card = data.get(CARD_KEY, {})
     found = read_weights(data, name=args.checkpoint)
-    count = sum(v.numel() for k, v in found.backbone.items() if not k.endswith(("mean", "var", "tracked")))
-    count += sum(value.numel() for value in found.classifier.values())
+    weights = found.backbone | found.head
+    count = sum(v.numel() for k, v in weights.items() if not k.endswith(("mean", "var", "tracked")))
     classes = ", ".join(card.get("class_names") or ()) or "names not known"
     print(f"file        {args.checkpoint}")
     print(f"layout      {found.layout}{f', under {found.wrapper}' if found.wrapper else ''}")
-    print(f"task        {'classification' if found.num_classes else 'none: a backbone'}")
+    print(f"task        {found.task or 'none: a backbone'}")
     print(f"model       MobileViT {found.mode or 'of no known size'}, variant {found.variant}, {count:,} parameters")
     print(f"input       {found.in_channels} channels")
     print(f"classes     {f'{found.num_classes}: {classes}' if found.num_classes else 'none'}")
@@ -280,7 +284,7 @@ def _convert(args: argparse.Namespace) -> int:
     model = read_weights(data, name=args.source).build()
     order = args.from_order or data.get(CARD_KEY, {}).get("channel_order", "rgb")
     report = load_checkpoint(model, data, channel_order=order, name=args.source)
-    if CARD_KEY in data and isinstance(model, MobileViTClassifier):
+    if CARD_KEY in data and not isinstance(model, MobileViT):
         card = read_card(data, args.source)
         model.class_names = card["class_names"]
         model.preprocess = None if card["preprocess"] is None else Preprocess.from_dict(card["preprocess"])

@@ -16,7 +16,7 @@ from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.mobilevit import MobileViTClassifier
 from kornia_mvit.training.base import ImageTask, build_pipeline
 from kornia_mvit.training.networks import Teacher, find_teacher, timm_network
-from kornia_mvit.weights.checkpoints import classifier_card
+from kornia_mvit.weights.cards import model_card, task_of
 from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["ClassificationTask"]
@@ -146,6 +146,8 @@ class ClassificationTask(ImageTask):
             network = timm_network(network, num_classes, **(network_args or {}))
         elif network is None and weights is not None:
             network = from_pretrained(weights, num_classes=num_classes, **arguments)
+            if not isinstance(network, MobileViTClassifier):
+                raise ValueError(f"{weights} is for {task_of(network)}; give a classifier's weights")
             given = network.preprocess or Preprocess(size=None)
             preprocess = replace(preprocess, **{k: getattr(given, k) for k in ("channel_order", "mean", "std")})
         elif network is None:
@@ -241,7 +243,7 @@ class ClassificationTask(ImageTask):
 
     def card(self) -> dict[str, Any]:
         """Say in plain data what a checkpoint holds."""
-        return classifier_card(self.network, self.class_names, self.preprocess)
+        return model_card(self.network, self.class_names, self.preprocess)
 
 
 def _metrics(num_classes: int, stage: str) -> dict[str, Metric]:

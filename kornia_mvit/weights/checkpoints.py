@@ -20,7 +20,6 @@ __all__ = [
     "CheckpointError",
     "LoadReport",
     "Weights",
-    "classifier_card",
     "from_card",
     "load_checkpoint",
     "read_card",
@@ -29,7 +28,6 @@ __all__ = [
     "save_checkpoint",
 ]
 
-classifier_card = model_card  # as it was called before there were models of other tasks
 STEM = "stem.conv.weight"
 # What stands on a backbone, by task.
 _PARTS = {"classification": "classifier", "segmentation": "segmentation head"}
