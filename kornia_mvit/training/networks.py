@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from copy import copy
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["Teacher", "find_layers", "find_teacher", "timm_network"]
@@ -25,7 +27,8 @@ def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
         arguments: of ``timm.create_model``, such as ``img_size`` for networks that are made for one size.
 
     Raises:
-        ValueError: for a name that does not begin with ``timm:``, or that timm does not know.
+        ValueError: for a name that does not begin with ``timm:`` or that timm does not know, arguments that the network
+            does not take, and weights that cannot be fetched.
         ImportError: if timm is missing.
     """
     if not name.startswith(_TIMM):
@@ -38,7 +41,11 @@ def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
     if not timm.is_model(known):
         near = ", ".join(timm.list_models(f"*{known.split('_')[0]}*")[:5])
         raise ValueError(f"timm has no model {known!r}{f'; near it: {near}' if near else ''}")
-    network: nn.Module = timm.create_model(known, num_classes=num_classes, **arguments)
+    try:
+        network: nn.Module = timm.create_model(known, num_classes=num_classes, **arguments)
+    except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        raise ValueError(f"timm cannot build {known!r}{f' with {given}' if given else ''}: {error}") from error
     return network
 
 
@@ -47,12 +54,13 @@ class Teacher:
 
     Args:
         network: gives (B, K) logits.
-        preprocess: whose value part (channel order, mean, std) its images go through; sizes are the student's.
+        preprocess: whose value part (channel order, mean, std) its images go through; sizes are the student's. The
+            network's own when None, if it has one.
     """
 
     def __init__(self, network: nn.Module, preprocess: Preprocess | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.preprocess = (preprocess or Preprocess(size=None)).module()
+        self.preprocess = (preprocess or getattr(network, "preprocess", None) or Preprocess(size=None)).module()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy(self)  # a copy of the student learns from the same teacher
@@ -69,26 +77,42 @@ def find_teacher(teacher: nn.Module | str, num_classes: int) -> Teacher:
     """Give a teacher: a module that takes what the student takes, or a name.
 
     Args:
-        teacher: a module; ``'timm:NAME'`` for a network of timm with its published weights; or what
-            :func:`kornia_mvit.from_pretrained` takes, such as a checkpoint.
+        teacher: a module; a checkpoint that ``fit`` wrote, of MobileViT or a network of timm's; ``'timm:NAME'`` for one
+            of timm's with its published weights; or what :func:`kornia_mvit.from_pretrained` takes.
         num_classes: number of classes.
 
     Raises:
         ValueError: if it gives another number of classes.
     """
     if isinstance(teacher, str) and teacher.startswith(_TIMM):
-        network = timm_network(teacher, num_classes, pretrained=True)
-        config: dict[str, Any] = getattr(network, "pretrained_cfg", {})
-        found = Teacher(network, Preprocess(size=None, mean=config.get("mean"), std=config.get("std")))
+        found = _published(teacher)
     elif isinstance(teacher, str):
-        model = from_pretrained(teacher)
-        found = Teacher(model, model.preprocess)
+        found = _fitted(Path(teacher)) or Teacher(from_pretrained(teacher))
     else:
-        found = Teacher(teacher, getattr(teacher, "preprocess", None))
+        found = Teacher(teacher)
     classes = getattr(found.network, "num_classes", num_classes)
     if classes != num_classes:
         raise ValueError(f"the teacher tells {classes} classes apart, the task {num_classes}; they have to be the same")
     return found
+
+
+def _published(name: str) -> Teacher:
+    """Give a network of timm with its published weights, and so with the classes that these know."""
+    config = cast(dict[str, Any], timm_network(name, 0).pretrained_cfg)
+    network = timm_network(name, int(config["num_classes"]), pretrained=True)
+    return Teacher(network, Preprocess(size=None, mean=config["mean"], std=config["std"]))
+
+
+def _fitted(path: Path) -> Teacher | None:
+    """Give the network of timm in a checkpoint that ``fit`` wrote; None where it holds none."""
+    data = read_checkpoint(path) if path.suffix == ".ckpt" else {}
+    settings = data.get("hyper_parameters", {})
+    if not settings.get("network"):
+        return None
+    network = timm_network(settings["network"], settings["num_classes"], **(settings["network_args"] or {}))
+    state = data["state_dict"].items()
+    network.load_state_dict({name.removeprefix("network."): v for name, v in state if name.startswith("network.")})
+    return Teacher(network, Preprocess.from_dict(data[CARD_KEY]["preprocess"]))
 
 
 def find_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:

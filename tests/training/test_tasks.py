@@ -83,6 +83,10 @@ class TestClassificationTask:
                 {"num_classes": 2, "network": "timm:mobilevit_m"},
                 "timm has no model 'mobilevit_m'; near it: mobilevit",
             ),
+            (
+                {"num_classes": 2, "network": "timm:mobilenetv3_small_050", "network_args": {"img_size": 32}},
+                "timm cannot build 'mobilenetv3_small_050' with img_size=32: ",
+            ),
             ({"num_classes": 2, "network": Tiny(), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"num_classes": 2, "network": Tiny(), "gradient_checkpointing": True}, "Tiny has no gradient checkpoint"),
             ({"num_classes": 2, "layer_decay": 0.5, "temperature": 0.0}, "temperature 0.0 not > 0"),
@@ -311,6 +315,17 @@ class TestClassificationTask:
         run.fit(task, Tones())
         assert run.callback_metrics["val/accuracy"] == 0.0
         assert not any("teacher" in name for name in task.state_dict())
+
+    def test_a_checkpoint_of_either_kind_can_teach(self, fitted, tmp_path):
+        """The teacher sees what the student sees, through its own mean and std."""
+        task = ClassificationTask(num_classes=2, network="timm:mobilenetv3_small_050", image_size=32)
+        run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
+        run.fit(task, Tones())
+        run.save_checkpoint(tmp_path / "timm.ckpt")
+        image = torch.rand(2, 3, 32, 32)
+        for path, network in ((tmp_path / "timm.ckpt", task), (fitted[2], from_pretrained(fitted[2]))):
+            student = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, teacher=str(path))
+            torch.testing.assert_close(student.teacher(image), network.eval()(image).detach())
 
     def test_takes_timm_by_name(self, tmp_path):
         task = ClassificationTask(num_classes=2, network="timm:mobilenetv3_small_050", image_size=32, layer_decay=0.9)
