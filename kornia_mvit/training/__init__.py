@@ -7,7 +7,10 @@ except ImportError as error:
     raise ImportError(f"kornia_mvit.training needs {error.name}; install kornia-mvit[train]") from error
 
 from kornia_mvit.training.callbacks import EMA
+from kornia_mvit.training.evaluation import Evaluation, classification_metrics, wilson_interval
 from kornia_mvit.training.recipes import describe_recipe, find_recipe, list_recipes
+from kornia_mvit.training.report import write_report
+from kornia_mvit.training.reporting import CSVLog, LogPictures, Report
 from kornia_mvit.training.resuming import (
     AtomicCheckpointIO,
     ExactResume,
@@ -20,12 +23,19 @@ from kornia_mvit.training.tasks import ClassificationTask
 __all__ = [
     "EMA",
     "AtomicCheckpointIO",
+    "CSVLog",
     "ClassificationTask",
+    "Evaluation",
     "ExactResume",
     "LastCheckpoint",
+    "LogPictures",
+    "Report",
     "SaveOnSignal",
+    "classification_metrics",
     "describe_recipe",
     "find_recipe",
     "last_checkpoint",
     "list_recipes",
+    "wilson_interval",
+    "write_report",
 ]

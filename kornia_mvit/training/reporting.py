@@ -1,0 +1,352 @@
+"""Callbacks that show how a run went: a report, pictures in the log, a table of the log."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from kornia_mvit import __version__
+from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.training.evaluation import Collector, Evaluation
+from kornia_mvit.training.report import draw_mistakes, write_report
+from kornia_mvit.visualize import draw_batch
+
+__all__ = ["CSVLog", "LogPictures", "Report"]
+
+_VALIDATION = "val"  # what the names of validation's metrics begin with
+
+
+class Report(pl.Callback):
+    """Write a report at the end of a fit, and of a validation or test run by itself.
+
+    It is about the validation with the best value of what the trainer's first ModelCheckpoint monitors, and so about
+    the weights of its best checkpoint; without a monitor, about the last validation. The predictions are taken from
+    the validations as they run, so no pass is made for the report, and a distributed run writes it from all
+    processes' images. Of each image the five most probable classes are kept, and of the worst mistakes small pictures.
+    They go into checkpoints, as do the metrics of all epochs, so that the report of a resumed run is about all of it.
+
+    Reports of fits are in the folder ``report`` of the log, those of ``validate`` and ``test`` in ``report-validate``
+    and ``report-test``. With several loaders the first is reported. A sampler that repeats images to even out
+    processes, as Lightning's own does, has them counted twice.
+
+    Args:
+        folder: where fits are reported, in place of the log's folder.
+        worst: mistakes to show.
+
+    Raises:
+        ValueError: for a negative ``worst``.
+        TypeError: in the first validation, if ``validation_step`` gives no logits.
+
+    Example:
+        >>> from pytorch_lightning.callbacks import ModelCheckpoint
+        >>> callbacks = [ModelCheckpoint(monitor='val/accuracy', mode='max'), Report(), LogPictures(), CSVLog()]
+    """
+
+    def __init__(self, folder: str | None = None, worst: int = 24) -> None:
+        if worst < 0:
+            raise ValueError(f"worst {worst} is negative; 0 shows no mistakes")
+        self.folder = folder
+        self.worst = worst
+        self._log = Path()
+        self._collector: Collector | None = None
+        self._latest: Evaluation | None = None
+        self._best: dict[str, Any] | None = None  # evaluation, epoch, monitor and score, as plain data
+        self._history: list[dict[str, float]] = []
+        self._resumed_at = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ask for the folder while all processes are here to agree on it."""
+        self._log = _log_folder(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the curves, and what was best."""
+        return {"history": self._history, "best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the curves, and with what was best."""
+        self._history = [dict(row) for row in state_dict["history"]]
+        self._best = state_dict["best"]
+        self._resumed_at = max((row["epoch"] for row in self._history), default=0.0)
+
+    # Validation and test are collected alike.
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin."""
+        self._collector = None if trainer.sanity_checking else Collector(self.worst)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch."""
+        if self._collector is not None and dataloader_idx == 0:
+            _collect(self._collector, pl_module, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the processes' shares together."""
+        if self._collector is not None:
+            self._latest, self._collector = _gather(trainer, self._collector.evaluation(), self.worst), None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the metrics, and the predictions if they are the best so far."""
+        if trainer.sanity_checking or self._latest is None:
+            return
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._note(trainer, lambda name: name.startswith(_VALIDATION))
+            self._keep_best(trainer, self._latest)
+        else:
+            self._write_evaluation(trainer, pl_module, "validation images", "validate")
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin."""
+        self._collector = Collector(self.worst)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch."""
+        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Put the processes' shares together."""
+        self.on_validation_epoch_end(trainer, pl_module)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the report."""
+        if self._latest is not None:
+            self._write_evaluation(trainer, pl_module, "test images", "test")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the metrics of training, and the learning rate."""
+        self._note(trainer, lambda name: not name.startswith(_VALIDATION))
+        if trainer.optimizers:
+            self._row(trainer)["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the report."""
+        if self._best is None:
+            rank_zero_info("no report: there was no validation")
+            return
+        best = self._best
+        count = len(best["evaluation"]["label"])
+        when = f"after epoch {best['epoch']:g} of {max(row['epoch'] for row in self._history):g}"
+        if best["monitor"] is not None:
+            when += f", where {best['monitor']} was best ({best['score']:.4f})"
+        about = [f"{count:,} validation images, {_weights(trainer)} {when}."]
+        kept = trainer.checkpoint_callback
+        if isinstance(kept, ModelCheckpoint) and kept.monitor is not None and kept.best_model_score is not None:
+            if kept.monitor == best["monitor"] and float(kept.best_model_score) == best["score"]:
+                about.append(f"Checkpoint: {kept.best_model_path}")
+            elif best["epoch"] <= self._resumed_at:
+                about.append("That was before the run was resumed; the checkpoint lies with the log of that time.")
+        folder = self._log / "report" if self.folder is None else Path(self.folder)
+        self._write(trainer, pl_module, folder, Evaluation.from_dict(best["evaluation"]), about)
+
+    def _write_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, images: str, command: str) -> None:
+        assert self._latest is not None
+        path = trainer.ckpt_path
+        about = [f"{len(self._latest):,} {images}, {_weights(trainer)}{f' in {path}' if path else ' at hand'}."]
+        self._write(trainer, pl_module, self._log / f"report-{command}", self._latest, about)
+
+    def _write(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        folder: Path,
+        evaluation: Evaluation,
+        about: list[str],
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        fitting = trainer.state.fn == TrainerFn.FITTING
+        network = getattr(pl_module, "network", pl_module)
+        settings = {
+            "network": type(network).__name__,
+            "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+        }
+        settings |= {name: value for name, value in pl_module.hparams.items() if value is not None}
+        settings |= {"kornia_mvit": __version__, "torch": torch.__version__}
+        path = write_report(
+            folder,
+            evaluation,
+            history=self._history,
+            class_names=getattr(pl_module, "class_names", None),
+            title=f"{type(network).__name__} on {evaluation.num_classes} classes",
+            about=about,
+            best=self._best["epoch"] if fitting and self._best is not None else None,
+            settings=settings,
+        )
+        rank_zero_info(f"report: {path}")
+
+    def _row(self, trainer: pl.Trainer) -> dict[str, float]:
+        """Give the history's row of this moment, a new one if need be."""
+        loop = trainer.fit_loop.epoch_loop
+        steps = trainer.num_training_batches
+        done = loop.batch_progress.current.ready / steps if math.isfinite(steps) and steps else 1.0
+        epoch = round(trainer.current_epoch + min(1.0, done), 4)
+        if not self._history or self._history[-1]["epoch"] != epoch:
+            self._history.append({"epoch": epoch})
+        return self._history[-1]
+
+    def _note(self, trainer: pl.Trainer, wanted: Callable[[str], bool]) -> None:
+        row = self._row(trainer)
+        row |= {name: float(value) for name, value in trainer.callback_metrics.items() if wanted(name)}
+
+    def _keep_best(self, trainer: pl.Trainer, latest: Evaluation) -> None:
+        kept = trainer.checkpoint_callback
+        monitor = kept.monitor if isinstance(kept, ModelCheckpoint) else None
+        if monitor is None or not monitor.startswith(_VALIDATION) or monitor not in trainer.callback_metrics:
+            monitor, score = None, math.nan
+        else:
+            score = float(trainer.callback_metrics[monitor])
+        before = self._best
+        if before is not None and before["monitor"] == monitor and not math.isnan(before["score"]):
+            assert isinstance(kept, ModelCheckpoint)
+            if not (score > before["score"] if kept.mode == "max" else score < before["score"]):
+                return
+        epoch = self._row(trainer)["epoch"]
+        self._best = {"evaluation": latest.to_dict(), "epoch": epoch, "monitor": monitor, "score": score}
+
+
+class LogPictures(pl.Callback):
+    """Put pictures of augmented batches and of the worst mistakes into the log.
+
+    TensorBoard's log gets them as images. They are also written as PNG files into the folder ``pictures`` of the log.
+    Mistakes are shown where validation gives logits, those of the main process's share of the images.
+
+    Args:
+        every_n_epochs: epochs from one picture to the next; the first has one.
+        count: images in a picture.
+
+    Raises:
+        ValueError: unless both are at least 1.
+    """
+
+    def __init__(self, every_n_epochs: int = 5, count: int = 32) -> None:
+        if every_n_epochs < 1 or count < 1:
+            raise ValueError(f"every_n_epochs {every_n_epochs} and count {count} are not at least 1")
+        self.every_n_epochs = every_n_epochs
+        self.count = count
+        self._log = Path()
+        self._collector: Collector | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ask for the folder while all processes are here to agree on it."""
+        self._log = _log_folder(trainer)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw an epoch's first batch, as the network sees it."""
+        if batch_idx == 0 and self._is_due(trainer) and isinstance(batch, Batch):
+            names = getattr(pl_module, "class_names", None)
+            picture = draw_batch(batch[: self.count], names, preprocess=_preprocess(pl_module))
+            self._put(trainer, "batch", picture)
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin."""
+        due = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_due(trainer)
+        self._collector = Collector(self.count) if due else None
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch."""
+        if self._collector is not None and dataloader_idx == 0 and isinstance(outputs, dict) and "logits" in outputs:
+            _collect(self._collector, pl_module, outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the worst mistakes, if there are any."""
+        found = None if self._collector is None else self._collector.evaluation()
+        self._collector = None
+        if found is not None and found.mistakes:
+            self._put(trainer, "mistakes", draw_mistakes(found.mistakes, getattr(pl_module, "class_names", None)))
+
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        return trainer.is_global_zero and trainer.current_epoch % self.every_n_epochs == 0
+
+    def _put(self, trainer: pl.Trainer, name: str, picture: Any) -> None:
+        path = self._log / "pictures" / f"epoch-{trainer.current_epoch:04d}-{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+                image = pixels.reshape(picture.height, picture.width, 3)
+                logger.experiment.add_image(f"pictures/{name}", image, trainer.global_step, dataformats="HWC")
+
+
+class CSVLog(pl.Callback):
+    """Write what is logged into a table too: ``csv/metrics.csv`` in the folder of the log.
+
+    Lightning's CSVLogger, given to the trainer beside another logger, counts versions by itself and writes into a
+    folder of another number. Nothing is done without a logger, or where there is a CSVLogger already.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Add the logger."""
+        folder = _log_folder(trainer)
+        if trainer.loggers and not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+            trainer.loggers = [*trainer.loggers, CSVLogger(folder, name="", version="csv")]
+
+
+def _log_folder(trainer: pl.Trainer) -> Path:
+    """Give the folder of a run's log, or of the run where there is no log. All processes have to ask."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def _preprocess(module: pl.LightningModule) -> Preprocess | None:
+    preprocess = getattr(module, "preprocess", None)
+    return preprocess if isinstance(preprocess, Preprocess) else None
+
+
+def _collect(collector: Collector, module: pl.LightningModule, outputs: Any, batch: Any) -> None:
+    logits = outputs.get("logits") if isinstance(outputs, dict) else None
+    if not isinstance(logits, Tensor) or not isinstance(batch, Batch):
+        raise TypeError(
+            f"a report needs a Batch, and steps that return {{'logits': (B, K)}}; {type(module).__name__} "
+            f"returned {type(outputs).__name__} for a {type(batch).__name__}"
+        )
+    collector.add(logits, batch, _preprocess(module))
+
+
+def _gather(trainer: pl.Trainer, own: Evaluation | None, worst: int) -> Evaluation | None:
+    """Put the evaluations of all processes together, on each of them."""
+    if trainer.world_size == 1:
+        return own
+    shares: list[dict[str, Any] | None] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(shares, None if own is None else own.to_dict())
+    found = [Evaluation.from_dict(share) for share in shares if share is not None]
+    return Evaluation.concatenate(found, worst) if found else None
+
+
+def _weights(trainer: pl.Trainer) -> str:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    averaged = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+    return "the moving average of the weights (EMA)" if averaged else "the weights"
