@@ -19,6 +19,7 @@ __all__ = ["draw_confusion", "draw_curves", "draw_per_class", "draw_reliability"
 
 _INK, _QUIET, _LINE = "#1f2328", "#59636e", "#d1d9e0"
 _BLUE, _ORANGE, _GREEN = "#0969da", "#bc4c00", "#1a7f37"
+_SHARES = ("accuracy", "top5", "class_accuracy", "calibration_error")
 _NAMED = 30  # classes that a chart has room to name
 _LONGEST = 22  # letters of a name
 
@@ -27,7 +28,8 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
     """Draw each metric over the epochs, training and validation in one panel, and the learning rate.
 
     Args:
-        history: rows with ``epoch`` (how many had passed) and any of ``train/NAME``, ``val/NAME`` and ``lr``.
+        history: rows with ``epoch`` (how many had passed) and any of ``train/NAME``, ``val/NAME`` and ``lr``. Those of
+            single classes, as ``val/accuracy/CLASS``, are left out.
         best: the epoch to mark.
 
     Returns:
@@ -38,10 +40,12 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
         ValueError: if there is nothing to draw.
     """
     names = {name for row in history for name in row if name != "epoch"}
-    panels: dict[str, list[str]] = {}
+    panels: dict[str, list[str]] = {"loss": [], "accuracy": []}  # which come first
     for name in sorted(names - {"lr"}):  # train before val
-        panels.setdefault(name.partition("/")[2] or name, []).append(name)
-    panels = dict(sorted(panels.items(), key=lambda item: item[0] != "loss"))  # which all have
+        title = name.partition("/")[2] or name
+        if "/" not in title:
+            panels.setdefault(title, []).append(name)
+    panels = {title: series for title, series in panels.items() if series}
     if "lr" in names:
         panels["learning rate"] = ["lr"]
     if not panels:
@@ -67,12 +71,12 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
         axes.xaxis.get_major_locator().set_params(integer=True)
         if best is not None:
             axes.axvline(best, color=_QUIET, linewidth=1, linestyle=(0, (4, 3)), zorder=0)
-        if title == "accuracy":
+        if title in _SHARES:
             axes.yaxis.set_major_formatter(_percent())
         if title == "learning rate":
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        elif len(series) > 1:
+        else:
             axes.legend(frameon=False, fontsize=9)
     return _png(figure)
 

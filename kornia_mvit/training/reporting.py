@@ -18,6 +18,7 @@ from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.training.evaluation import Collector, Evaluation
 from kornia_mvit.training.report import draw_mistakes, write_report
+from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
 from kornia_mvit.visualize import draw_batch
 
 __all__ = ["CSVLog", "LogPictures", "Report"]
@@ -43,7 +44,7 @@ class Report(pl.Callback):
         worst: mistakes to show.
 
     Raises:
-        ValueError: for a negative ``worst``.
+        ValueError: for a negative ``worst``, and if it stands behind a callback that saves at the end of an epoch.
         TypeError: in the first validation, if ``validation_step`` gives no logits.
 
     Example:
@@ -64,7 +65,11 @@ class Report(pl.Callback):
         self._resumed_at = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Ask for the folder while all processes are here to agree on it."""
+        """Look at the order of the callbacks, and ask for the folder while all processes are here to agree on it."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        before = callbacks[: callbacks.index(self)]
+        if early := [type(one).__name__ for one in before if isinstance(one, LastCheckpoint | SaveOnSignal)]:
+            raise ValueError(f"Report comes after {early[0]} in callbacks, whose checkpoints miss it; put it before")
         self._log = _log_folder(trainer)
 
     def state_dict(self) -> dict[str, Any]:

@@ -293,6 +293,11 @@ class TestFigures:
         with pytest.raises(ValueError, match="no metrics"):
             figures.draw_curves([{"epoch": 1.0}])
 
+    def test_curves_leave_single_classes_out(self):
+        rows = [{"epoch": 1.0, "val/accuracy": 0.5, "lr": 0.1}, {"epoch": 2.0, "val/accuracy": 0.7, "lr": 0.0}]
+        more = [row | {f"val/accuracy/{i}": 0.5 for i in range(1000)} for row in rows]
+        assert figures.draw_curves(more) == figures.draw_curves(rows)
+
     @given(seed=st.integers(0, 100), count=st.integers(0, 8))
     def test_most_confused_are_pairs_that_were_confused(self, seed, count):
         confusion = torch.randint(0, 3, (6, 6), generator=torch.Generator().manual_seed(seed))

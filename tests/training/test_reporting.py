@@ -12,7 +12,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import Batch
-from kornia_mvit.training import EMA, ClassificationTask, CSVLog, Evaluation, LogPictures, Report, report, reporting
+from kornia_mvit.training import (
+    EMA,
+    ClassificationTask,
+    CSVLog,
+    Evaluation,
+    LastCheckpoint,
+    LogPictures,
+    Report,
+    last_checkpoint,
+    report,
+    reporting,
+)
 from tests.training.test_tasks import Tiny, Tones, trainer
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
@@ -62,7 +73,7 @@ class TestReport:
         assert found["images"] == 32
         assert [row["epoch"] for row in found["history"]] == [1.0, 2.0, 3.0]
         names = {"epoch", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"}
-        assert all(set(row) == names for row in found["history"])
+        assert all(set(row) >= names for row in found["history"])
         assert best.best_model_path in " ".join(found["about"])
         assert "the moving average of the weights (EMA) after epoch" in found["about"][0]
         assert len(found["worst"]) == min(3, found["mistakes"])
@@ -100,6 +111,16 @@ class TestReport:
         assert (
             after["about"][1] == "That was before the run was resumed; the checkpoint lies with the log of that time."
         )
+
+    def test_goes_on_from_the_last_checkpoint(self, tmp_path):
+        """Which has the metrics of the epoch that it was written at the end of."""
+        fit(tmp_path, Report(), LastCheckpoint(), max_epochs=2)
+        before = numbers(tmp_path / "report")
+        last = last_checkpoint(tmp_path)
+        fit(tmp_path, Report(), LastCheckpoint(), max_epochs=3, ckpt_path=last)
+        after = numbers(tmp_path / "report")
+        assert after["history"][:2] == before["history"]
+        assert len(after["history"]) == 3
 
     def test_takes_the_best_of_a_monitor(self, tmp_path):
         keep, callback = ModelCheckpoint(monitor="val/accuracy", mode="max"), Report()
@@ -154,6 +175,9 @@ class TestReport:
     def test_exception(self, tmp_path):
         with pytest.raises(ValueError, match="worst -1 is negative"):
             Report(worst=-1)
+
+        with pytest.raises(ValueError, match="Report comes after LastCheckpoint in callbacks"):
+            fit(tmp_path, LastCheckpoint(), Report())
 
         class Silent(ClassificationTask):
             def validation_step(self, batch, batch_idx):
