@@ -271,7 +271,8 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
     share, spread = right / count, z * z / count
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # The ends that are 0 and 1 would be so only nearly.
+    return 0.0 if right == 0 else middle - half, 1.0 if right == count else middle + half
 
 
 def classification_metrics(evaluation: Evaluation, class_names: Sequence[str] | None = None) -> dict[str, Any]:

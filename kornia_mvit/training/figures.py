@@ -53,12 +53,12 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = _figure(3.7 * columns + 0.2, 3.3 * rows)
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    grid = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw={"hspace": 0.08}).flat)
     last = max(row["epoch"] for row in history)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, series) in zip(grid, panels.items(), strict=False):
-        _plain(axes, title)
+        _plain(axes, title.replace("_", " "))
         for name in series:
             points = [(row["epoch"], row[name]) for row in history if math.isfinite(row.get(name, math.nan))]
             colour = _GREEN if name == "lr" else _ORANGE if name.startswith("train") else _BLUE
@@ -162,7 +162,7 @@ def draw_reliability(bins: Sequence[Mapping[str, Any]]) -> bytes:
     upper.plot(x, y, "o", color=_BLUE, markersize=5, label="these images, with 95 % intervals")
     upper.set(ylabel="accuracy", ylim=(0, 1.03), xlim=(0, 1))
     upper.yaxis.set_major_formatter(_percent())
-    upper.legend(frameon=False, fontsize=9, loc="upper left")
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2)
     _plain(lower, "")
     lower.bar(left, [one["images"] for one in full], width, align="edge", color=_QUIET, edgecolor="white")
     lower.set(xlabel="confidence", ylabel="images")

@@ -189,7 +189,8 @@ class Report(pl.Callback):
             "network": type(network).__name__,
             "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         }
-        settings |= {name: value for name, value in pl_module.hparams.items() if value is not None}
+        given = pl_module.hparams.items()  # the names that Lightning adds begin with an underscore
+        settings |= {name: value for name, value in given if value is not None and not name.startswith("_")}
         settings |= {"kornia_mvit": __version__, "torch": torch.__version__}
         path = write_report(
             folder,
