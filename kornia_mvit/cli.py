@@ -234,7 +234,8 @@ def _demo(args: argparse.Namespace) -> int:
         f"({int(wrong.sum())} wrong), after {(time.perf_counter() - began) / 60:.1f} minutes.\n\n"
         f"  {out / 'augmented.png'}    what the network saw while training\n"
         f"  {out / 'predictions.png'}  what it says of digits kept apart, wrong ones first, in red\n"
-        f"  {out / 'digits.ckpt'}       the weights, with class names and preprocessing\n\n"
+        f"  {out / 'digits.ckpt'}       the weights, with class names and preprocessing\n"
+        f"  {Path(trainer.log_dir) / 'report' / 'index.html'}  curves, confusions and worst mistakes, for a browser\n\n"
         "Next, with a folder of your own that has a subfolder of images for each class:\n\n"
         "  kornia-mvit fit --config folder --data.root DIR\n"
     )
