@@ -102,8 +102,8 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
             config.weights_only = True  # checkpoints are data
             if config.ckpt_path == "last":
                 config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), self.subcommand)
-            if config.ckpt_path is not None:  # which has the weights that training once started from
-                config.model.init_args.weights = None
+            if config.ckpt_path is not None:
+                _build_as_saved(config.model.init_args, config.ckpt_path)
             if self.subcommand != "fit":
                 config.model.init_args.teacher = None
             if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
@@ -134,6 +134,17 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         args=_prepare(argv),
         run=run,
     )
+
+
+def _build_as_saved(arguments: Any, path: str) -> None:
+    """Have the network built that a checkpoint is of, whatever the recipe says, and nothing loaded before it."""
+    from kornia_mvit.weights.files import read_checkpoint
+
+    arguments.weights = None
+    saved = read_checkpoint(path).get("hyper_parameters", {}) if Path(path).is_file() else {}
+    for name in ("mode", "variant", "network", "network_args"):
+        if saved.get(name) is not None and name in arguments:
+            arguments[name] = saved[name]
 
 
 def _last(folder: Path, command: str) -> str | None:

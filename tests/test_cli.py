@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kornia_mvit import __version__
+from kornia_mvit import MobileViTClassifier, __version__, save_checkpoint
 from kornia_mvit.cli import main
 from kornia_mvit.training import list_recipes
 from kornia_mvit.weights.registry import from_pretrained
@@ -78,6 +78,23 @@ class TestFit:
         status, out, _ = run(capsys, command, "--config=folder", *arguments, *FAST)
         assert status == 0
         assert f"{command.replace('validate', 'val')}/accuracy" in out
+
+    def test_evaluates_what_the_checkpoint_holds(self, tmp_path, capsys):
+        """A network that the recipe does not name, be it timm's or of the size that training started from."""
+        data = make_folder(tmp_path / "data", count=4)
+        common = [f"--data.root={data}", f"--trainer.default_root_dir={tmp_path}", *FAST]
+        save_checkpoint(MobileViTClassifier("xs", 3), tmp_path / "xs.pt")
+        for recipe, option in (
+            ("folder", "--model.network=timm:mobilenetv3_small_050"),
+            ("linear-probe", f"--model.weights={tmp_path / 'xs.pt'}"),
+        ):
+            folder = f"--trainer.default_root_dir={tmp_path / recipe}"
+            resize = "--model.resize_size=32"
+            assert run(capsys, "fit", "--config", recipe, *common, option, resize, folder)[0] == 0
+            (path,) = (tmp_path / recipe).rglob("last.ckpt")
+            status, out, err = run(capsys, "validate", "--config", recipe, *common, resize, "--checkpoint", path)
+            assert status == 0, err
+            assert "val/accuracy" in out
 
     def test_resumes(self, trained, tmp_path):
         data, checkpoint = trained

@@ -16,7 +16,7 @@ from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.mobilevit import MobileViTClassifier
 from kornia_mvit.training.base import ImageTask, build_pipeline
 from kornia_mvit.training.networks import Teacher, find_teacher, timm_network
-from kornia_mvit.weights.cards import model_card, task_of
+from kornia_mvit.weights.cards import find_config, model_card, task_of
 from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["ClassificationTask"]
@@ -148,6 +148,8 @@ class ClassificationTask(ImageTask):
             network = from_pretrained(weights, num_classes=num_classes, **arguments)
             if not isinstance(network, MobileViTClassifier):
                 raise ValueError(f"{weights} is for {task_of(network)}; give a classifier's weights")
+            if (known := find_config(network.backbone.config)) is not None:  # what the task's checkpoints build again
+                self.hparams["mode"], self.hparams["variant"] = known
             given = network.preprocess or Preprocess(size=None)
             preprocess = replace(preprocess, **{k: getattr(given, k) for k in ("channel_order", "mean", "std")})
         elif network is None:

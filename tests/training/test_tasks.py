@@ -272,11 +272,12 @@ class TestClassificationTask:
         _, _, path = fitted
         start = tmp_path / "start.ckpt"
         start.write_bytes(path.read_bytes())
-        task = ClassificationTask(num_classes=3, image_size=32, weights=str(start))
+        task = ClassificationTask("xs", num_classes=3, image_size=32, weights=str(start))
         given = from_pretrained(start)
         stem = given.backbone.stem.conv.weight
         assert torch.equal(task.network.backbone.stem.conv.weight, stem)
         assert task.network.num_classes == 3
+        assert task.hparams["mode"] == "xxs"
         run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
         run.fit(task, Tones(("a", "b", "c")))
         run.save_checkpoint(tmp_path / "tuned.ckpt")
