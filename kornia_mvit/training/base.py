@@ -18,7 +18,7 @@ from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.seeds import multiscale_sizes
 from kornia_mvit.training.networks import find_layers
-from kornia_mvit.training.optimization import cosine_schedule, parameter_groups
+from kornia_mvit.training.optimization import parameter_groups, warmup_schedule
 from kornia_mvit.weights.checkpoints import CARD_KEY
 
 __all__ = ["ImageTask", "build_pipeline"]
@@ -29,8 +29,8 @@ class ImageTask(pl.LightningModule):
 
     It reads its settings from ``self.hparams``, which its subclasses' arguments fill: ``learning_rate``,
     ``weight_decay``, ``decay_norms``, ``head_factor``, ``layer_decay``, ``warmup_steps``, ``warmup_factor``,
-    ``final_factor``, ``train_backbone``, ``freeze_epochs``, ``freeze_norms``, ``compile``, ``channels_last`` and
-    ``raw_weights``.
+    ``final_factor``, ``train_backbone``, ``freeze_epochs``, ``freeze_norms``, ``compile``, ``channels_last``,
+    ``raw_weights`` and, where they have it, ``schedule``.
     """
 
     network: nn.Module
@@ -65,10 +65,12 @@ class ImageTask(pl.LightningModule):
 
     def forward(self, image: Tensor) -> Tensor:
         """Give what the network gives for preprocessed images (B, C, H, W)."""
-        if self.hparams["channels_last"]:
-            image = image.contiguous(memory_format=torch.channels_last)
-        out: Tensor = self.network(image)
+        out: Tensor = self.network(self.arrange(image))
         return out
+
+    def arrange(self, image: Tensor) -> Tensor:
+        """Lay images out in memory as the network is."""
+        return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
 
     def setup(self, stage: str) -> None:
         """Take the class names from the data."""
@@ -98,10 +100,7 @@ class ImageTask(pl.LightningModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         if not h["train_backbone"] or self.current_epoch < h["freeze_epochs"]:
-            head = {id(parameter) for parameter in find_layers(self.network)[-1].values()}
-            for module in self.network.modules():
-                if not any(id(parameter) in head for parameter in module.parameters()):
-                    module.training = False
+            _rest(self.network, {id(parameter) for parameter in find_layers(self.network)[-1].values()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Give AdamW over the groups of :func:`parameter_groups`, and its schedule by steps."""
@@ -119,13 +118,14 @@ class ImageTask(pl.LightningModule):
         optimizer = AdamW(groups)
         total = int(self.trainer.estimated_stepping_batches)
         epochs = max(1, self.trainer.max_epochs or 1)
-        scheduler = cosine_schedule(
+        scheduler = warmup_schedule(
             optimizer,
             total,
             warmup=h["warmup_steps"],
             first=h["warmup_factor"],
             last=h["final_factor"],
             frozen=round(total * min(1.0, h["freeze_epochs"] / epochs)),
+            shape=h.get("schedule", "cosine"),
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -155,13 +155,24 @@ class ImageTask(pl.LightningModule):
         self.class_names = tuple(names)
 
 
+def _rest(module: nn.Module, head: set[int]) -> None:
+    """Put into eval mode all that has none of the head's parameters; what is wholly the head's keeps its dropout."""
+    own = [id(parameter) in head for parameter in module.parameters()]
+    if not any(own):
+        module.eval()
+    elif not all(own):
+        for child in module.children():
+            _rest(child, head)
+
+
 def build_pipeline(
     policy: str,
     policy_args: dict[str, Any] | None,
-    image_size: int,
+    image_size: int | tuple[int, int],
     preprocess: Preprocess,
     *,
     multi_scale: tuple[int, int, int] | None = None,
+    ignore_index: int = 255,
     **defaults: Any,
 ) -> AugmentationPipeline:
     """Build a pipeline from a policy's name.
@@ -171,9 +182,10 @@ def build_pipeline(
     Args:
         policy: one of :mod:`kornia_mvit.policies`.
         policy_args: its arguments, besides the size.
-        image_size: side in pixels of the result.
+        image_size: side in pixels of the result, or its height and width.
         preprocess: what comes after it, and alone in evaluation.
         multi_scale: least and greatest side in pixels and their number, of the sizes that each step draws from.
+        ignore_index: number of the pixels to ignore in masks.
         defaults: further arguments of the policy, taken where it has such and they are not given.
 
     Raises:
@@ -189,6 +201,7 @@ def build_pipeline(
     return AugmentationPipeline(
         build(image_size, **given),
         preprocess=preprocess,
+        ignore_index=ignore_index,
         multi_scale=None if multi_scale is None else multiscale_sizes(*multi_scale),
         seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
     )

@@ -120,7 +120,8 @@ def find_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:
 
     A layer is a module that the network holds directly or in a list or sequence; of a network within it, such as a
     backbone, the layers are taken. Normalisations belong to the layer before them, parameters that the network holds
-    itself to the first. The last layer that has parameters is the head.
+    itself to the first. The last layer that has parameters is the head; beside a ``backbone`` all else is, auxiliary
+    heads among it.
 
     Example:
         >>> layers = find_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Linear(8, 2)))
@@ -138,6 +139,14 @@ def find_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:
             layers.append(found)
     if not layers:
         return [own] if own else []
+    if isinstance(getattr(network, "backbone", None), nn.Module):
+        body, head = [], {}
+        for layer in layers:
+            if any(name.startswith("backbone.") for name in layer):
+                body.append(layer)
+            else:
+                head |= layer
+        layers = [*body, head] if head else body
     layers[0] = own | layers[0]
     return layers
 

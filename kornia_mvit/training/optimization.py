@@ -10,7 +10,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from kornia_mvit.training.networks import find_layers
 
-__all__ = ["cosine_schedule", "learning_rate_factor", "parameter_groups"]
+__all__ = ["SHAPES", "learning_rate_factor", "parameter_groups", "warmup_schedule"]
+
+SHAPES = ("cosine", "poly")
 
 
 def parameter_groups(
@@ -62,8 +64,15 @@ def parameter_groups(
     return list(groups.values())
 
 
-def cosine_schedule(
-    optimizer: Optimizer, total: int, *, warmup: int, first: float, last: float, frozen: int = 0
+def warmup_schedule(
+    optimizer: Optimizer,
+    total: int,
+    *,
+    warmup: int,
+    first: float,
+    last: float,
+    frozen: int = 0,
+    shape: str = "cosine",
 ) -> LambdaLR:
     """Give the schedule of :func:`learning_rate_factor`, with the backbone at rest for the first steps.
 
@@ -74,26 +83,38 @@ def cosine_schedule(
         first: see :func:`learning_rate_factor`.
         last: see :func:`learning_rate_factor`.
         frozen: steps in which the learning rate is 0 for all but the head.
+        shape: see :func:`learning_rate_factor`.
+
+    Raises:
+        ValueError: for an unknown shape.
     """
+    if shape not in SHAPES:
+        raise ValueError(f"unknown schedule {shape!r}; available: {', '.join(map(repr, SHAPES))}")
 
     def factor(head: bool, step: int) -> float:
         rests = not head and step < frozen
-        return 0.0 if rests else learning_rate_factor(step, total, warmup, first, last)
+        return 0.0 if rests else learning_rate_factor(step, total, warmup, first, last, shape)
 
     return LambdaLR(optimizer, [partial(factor, bool(group["head"])) for group in optimizer.param_groups])
 
 
-def learning_rate_factor(step: int, total: int, warmup: int, first: float, last: float) -> float:
-    """Rise linearly from ``first`` to 1 in ``warmup`` steps, then fall along half a cosine to ``last``.
+def learning_rate_factor(
+    step: int, total: int, warmup: int, first: float, last: float, shape: str = "cosine"
+) -> float:
+    """Rise linearly from ``first`` to 1 in ``warmup`` steps, then fall to ``last``.
 
-    A run shorter than ten warm-ups warms up in a tenth of it.
+    A run shorter than ten warm-ups warms up in a tenth of it. The fall is along half a cosine, or, with the shape
+    ``'poly'``, like the 0.9th power of the share of the steps that are left (DeepLab, arXiv 1606.00915).
 
     Example:
         >>> [round(learning_rate_factor(step, 1000, 100, 0.1, 0.0), 3) for step in (0, 50, 100, 550, 1000)]
         [0.1, 0.55, 1.0, 0.5, 0.0]
+        >>> round(learning_rate_factor(550, 1000, 100, 0.1, 0.0, 'poly'), 3)
+        0.536
     """
     warmup = min(warmup, total // 10)
     if step < warmup:
         return first + (1 - first) * step / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return last + (1 - last) * (1 + math.cos(math.pi * progress)) / 2
+    fall = (1 - progress) ** 0.9 if shape == "poly" else (1 + math.cos(math.pi * progress)) / 2
+    return last + (1 - last) * fall

@@ -11,14 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from kornia_mvit import MobileViTClassifier
+from kornia_mvit import DeepLabV3, MobileViTClassifier
 from kornia_mvit.training import ClassificationTask
 from kornia_mvit.training.networks import find_layers
-from kornia_mvit.training.optimization import cosine_schedule, learning_rate_factor, parameter_groups
+from kornia_mvit.training.optimization import SHAPES, learning_rate_factor, parameter_groups, warmup_schedule
 from tests.training.test_tasks import Tiny, Tones, trainer
 
 NETWORKS = {
     "ours": (lambda: MobileViTClassifier("xxs", 5), 8, "classifier."),
+    "ours, of pixels": (lambda: DeepLabV3("xxs", 5), 7, "head."),
+    "ours, of pixels, with an auxiliary head": (
+        lambda: DeepLabV3("xxs", 5, aux_channels=8),
+        7,
+        ("head.", "aux_head."),
+    ),
     "timm mobilevit": (lambda: timm.create_model("mobilevit_xxs", num_classes=5), 8, "head."),
     "timm mobilenet": (lambda: timm.create_model("mobilenetv3_small_050", num_classes=5), 9, "classifier."),
     "timm deit": (lambda: timm.create_model("deit_tiny_patch16_224", num_classes=5), 14, "head."),
@@ -67,11 +73,11 @@ class TestParameterGroups:
             parameter_groups(network.requires_grad_(False), 1.0, 0.1)
 
 
-class TestCosineSchedule:
+class TestWarmupSchedule:
     def test_all_but_the_head_rest_for_the_first_steps(self):
         network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(2, 2))
         optimizer = torch.optim.SGD(parameter_groups(network, 0.5, 0.0))
-        schedule = cosine_schedule(optimizer, 10, warmup=0, first=0.1, last=0.0, frozen=2)
+        schedule = warmup_schedule(optimizer, 10, warmup=0, first=0.1, last=0.0, frozen=2)
         rates = []
         for _ in range(4):
             rates.append([group["lr"] for group in optimizer.param_groups])
@@ -81,6 +87,11 @@ class TestCosineSchedule:
         assert all(body == head > 0 for body, head in rates[2:])
         assert rates[0][1] == 0.5
 
+    def test_exception(self):
+        optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.5)
+        with pytest.raises(ValueError, match="unknown schedule 'step'; available: 'cosine', 'poly'"):
+            warmup_schedule(optimizer, 10, warmup=0, first=0.1, last=0.0, shape="step")
+
 
 class TestLearningRateFactor:
     @given(
@@ -88,9 +99,10 @@ class TestLearningRateFactor:
         warmup=st.integers(0, 500),
         first=st.floats(0.01, 1.0),
         last=st.floats(0.0, 1.0),
+        shape=st.sampled_from(SHAPES),
     )
-    def test_rises_then_falls_between_its_ends(self, total, warmup, first, last):
-        values = [learning_rate_factor(step, total, warmup, first, last) for step in range(total + 1)]
+    def test_rises_then_falls_between_its_ends(self, total, warmup, first, last, shape):
+        values = [learning_rate_factor(step, total, warmup, first, last, shape) for step in range(total + 1)]
         peak = min(warmup, total // 10)
         assert values[peak] == pytest.approx(1.0)
         assert values[0] == pytest.approx(first if peak else 1.0)
