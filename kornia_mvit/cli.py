@@ -1,11 +1,9 @@
 """The command line: ``kornia-mvit``, or ``python -m kornia_mvit``."""
 
 import argparse
-import json
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,8 @@ import torch
 
 from kornia_mvit import MobileViT, MobileViTClassifier, Preprocess, __version__
 from kornia_mvit.fit_cli import COMMANDS, build_cli, run_command
+from kornia_mvit.predict import add_arguments as add_predict_arguments
+from kornia_mvit.predict import run as run_predict
 from kornia_mvit.preview import add_arguments as add_preview_arguments
 from kornia_mvit.preview import run as run_preview
 from kornia_mvit.weights.layouts import LAYOUTS
@@ -63,23 +63,13 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text)
 
-    predict = commands.add_parser("predict", help="classify images", description="Classify images, a JSON line each.")
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    predict.add_argument(
-        "--checkpoint",
-        "--weights",
-        required=True,
-        metavar="WEIGHTS",
-        help="a checkpoint that fit wrote, one of Apple, timm or transformers, or the name of published weights",
+    predict = commands.add_parser(
+        "predict",
+        help="classify images, or their pixels",
+        description="Classify images, or their pixels, as the checkpoint is for: a JSON line each, and pictures.",
     )
-    predict.add_argument("--top", type=int, default=3, metavar="N", help="classes to list for each image (default 3)")
-    predict.add_argument("--draw", metavar="DIR", help="also write each picture, with its class, into this folder")
-    predict.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default 32)")
-    predict.add_argument(
-        "--on-error", choices=("raise", "skip"), default="raise", help="what to do about a file that cannot be read"
-    )
-    predict.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default cpu)")
-    predict.set_defaults(run=_predict)
+    add_predict_arguments(predict)
+    predict.set_defaults(run=run_predict)
 
     demo = commands.add_parser(
         "demo",
@@ -130,66 +120,6 @@ def _one_line(error: BaseException) -> str:
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(text.split())
-
-
-# ----------------------------------------------------------------------------------------------------------- predict
-
-
-def _predict(args: argparse.Namespace) -> int:
-    from kornia_mvit.data.datasets import DataError, find_images, read_image
-    from kornia_mvit.visualize import draw_predictions
-    from kornia_mvit.weights.cards import task_of
-    from kornia_mvit.weights.registry import from_pretrained
-
-    if args.top < 1 or args.batch_size < 1:
-        raise ValueError(f"--top {args.top} and --batch-size {args.batch_size} are not at least 1")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = from_pretrained(args.checkpoint)
-    if not isinstance(model, MobileViTClassifier):
-        raise ValueError(f"{args.checkpoint} is for {task_of(model)}, and predict classifies; use it from Python")
-    model = _to_device(model, args.device)
-    for warning in caught:
-        print(f"kornia-mvit: warning: {warning.message}", file=sys.stderr)
-    prepare = model.preprocess.module()
-    files = [file for path in args.images for file in (find_images(path) if Path(path).is_dir() else [Path(path)])]
-    names = model.class_names or tuple(map(str, range(model.num_classes)))
-    if args.draw:
-        Path(args.draw).mkdir(parents=True, exist_ok=True)
-    step = args.batch_size if model.preprocess.output_size is not None else 1
-    for start in range(0, len(files), step):
-        chunk, images = [], []
-        for file in files[start : start + step]:
-            try:
-                images.append(read_image(file))
-                chunk.append(file)
-            except DataError as error:
-                if args.on_error == "raise":
-                    raise
-                print(f"kornia-mvit: skipped: {_one_line(error)}", file=sys.stderr)
-        if not images:
-            continue
-        with torch.inference_mode():
-            batch = torch.stack([prepare(image) for image in images]).to(args.device)
-            probabilities = model(batch).float().softmax(-1).cpu()
-        for i, (file, image, row) in enumerate(zip(chunk, images, probabilities, strict=True)):
-            top = row.topk(min(args.top, len(names)))
-            ranked = [
-                {"class": names[k], "probability": round(p, 6)}
-                for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-            ]
-            print(json.dumps({"path": str(file), **ranked[0], "top": ranked}, ensure_ascii=False), flush=True)
-            if args.draw:
-                picture = draw_predictions(image[None], row[None], class_names=names, cell=320)
-                picture.save(Path(args.draw) / f"{start + i:04d}_{file.stem}.png")
-    return 0
-
-
-def _to_device(model: MobileViTClassifier, device: str) -> MobileViTClassifier:
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
-        raise ValueError(f"device {device!r} cannot be used here: {error}") from None
 
 
 # -------------------------------------------------------------------------------------------------------------- demo

@@ -13,7 +13,9 @@ from kornia_mvit.data.batch import Batch
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["add_legend", "classes_in", "draw_batch", "draw_predictions"]
+__all__ = ["add_legend", "classes_in", "draw_batch", "draw_overlay", "draw_predictions", "label_image"]
+
+Colours = Sequence[tuple[int, int, int]]
 
 _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#cf222e", "#ffffff"
 _IGNORED, _POINT = (150, 150, 150), (255, 60, 60)
@@ -64,13 +66,19 @@ def draw_batch(
     return sheet
 
 
-def add_legend(sheet: "Image.Image", classes: Sequence[int], class_names: Sequence[str] | None = None) -> "Image.Image":
+def add_legend(
+    sheet: "Image.Image",
+    classes: Sequence[int],
+    class_names: Sequence[str] | None = None,
+    colours: Colours | None = None,
+) -> "Image.Image":
     """Put the colours and names of masks' classes below a picture.
 
     Args:
         sheet: a Pillow image.
         classes: their numbers.
         class_names: names of all classes; numbers are shown when None.
+        colours: red, green and blue of all classes, from 0 to 255; those of :func:`draw_batch` when None.
 
     Raises:
         ImportError: if Pillow is missing.
@@ -88,7 +96,7 @@ def add_legend(sheet: "Image.Image", classes: Sequence[int], class_names: Sequen
     out.paste(sheet)
     pen = drawing.Draw(out)
     for k, (left, top) in zip(classes, places, strict=True):
-        pen.rectangle((left, top + 2, left + 12, top + 14), fill=_colour(k))
+        pen.rectangle((left, top + 2, left + 12, top + 14), fill=_colour(k, colours))
         pen.text((left + 18, top), _name(k, class_names), fill=_INK, font=font)
     return out
 
@@ -137,9 +145,65 @@ def draw_predictions(
     return _grid(pictures, titles, colours, columns, cell)
 
 
+def draw_overlay(
+    image: Tensor,
+    mask: Tensor,
+    class_names: Sequence[str] | None = None,
+    colours: Colours | None = None,
+    *,
+    ignore_index: int = 255,
+) -> "Image.Image":
+    """Lay the colours of the classes over an image, at the image's own size, with a legend below.
+
+    Args:
+        image: (3, H, W), uint8.
+        mask: (H, W), class of each pixel, integer.
+        class_names: names of the classes; their numbers are shown when None.
+        colours: red, green and blue of each class, from 0 to 255; those of :func:`draw_batch` when None.
+        ignore_index: number of the pixels that are of no class; they are hatched.
+
+    Returns:
+        A Pillow image.
+
+    Raises:
+        ImportError: if Pillow is missing.
+        ValueError: for a mask of another size than the image.
+    """
+    if mask.shape != image.shape[1:]:
+        raise ValueError(f"the image is {tuple(image.shape[1:])}, its mask {tuple(mask.shape)}")
+    picture = _pillow()[0].fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
+    painted = _paint_mask(picture, mask.cpu(), ignore_index, colours)
+    return add_legend(painted, classes_in(mask, ignore_index), class_names, colours)
+
+
+def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":
+    """Give a mask as a palette image, whose indices are the classes and whose colours show them.
+
+    Args:
+        mask: (H, W), class of each pixel, integer, below 256.
+        colours: red, green and blue of each class, from 0 to 255; those of :func:`draw_batch` when None.
+
+    Returns:
+        A Pillow image of mode P.
+
+    Raises:
+        ImportError: if Pillow is missing.
+        ValueError: for a class that a palette has no place for.
+
+    Example:
+        >>> label_image(torch.tensor([[0, 1]]), [(0, 0, 0), (255, 0, 0)]).convert('RGB').getpixel((1, 0))
+        (255, 0, 0)
+    """
+    if mask.numel() and not 0 <= int(mask.min()) <= int(mask.max()) < 256:
+        raise ValueError(f"classes from {int(mask.min())} to {int(mask.max())}; a palette has places from 0 to 255")
+    out: Image.Image = _pillow()[0].fromarray(mask.cpu().to(torch.uint8).contiguous().numpy())
+    out.putpalette([value for k in range(256) for value in _colour(k, colours)])
+    return out
+
+
 def classes_in(mask: Tensor, ignore_index: int) -> list[int]:
     """List the classes that masks hold, but for the one that is none."""
-    return sorted(set(mask.flatten().tolist()) - {ignore_index})
+    return sorted(set(mask.unique().tolist()) - {ignore_index})
 
 
 def _look(image: Tensor, preprocess: Preprocess | None) -> Tensor:
@@ -175,8 +239,10 @@ def _pillow() -> Any:
     return Image, ImageDraw, ImageFont
 
 
-def _colour(index: int) -> tuple[int, int, int]:
+def _colour(index: int, colours: Colours | None = None) -> tuple[int, int, int]:
     """Give a class its colour: hues a golden section apart, so that neighbours in number differ."""
+    if colours is not None and 0 <= index < len(colours):
+        return colours[index]
     hue, strength = index * 0.618034 % 1.0, (1.0, 0.55, 0.8)[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, strength, (0.9, 0.75, 0.55)[index // 3 % 3])
     return round(red * 255), round(green * 255), round(blue * 255)
@@ -190,7 +256,9 @@ def _enlarge(image: Tensor, cell: int) -> "Image.Image":
     return resized
 
 
-def _paint_mask(picture: "Image.Image", mask: Tensor, ignore_index: int) -> "Image.Image":
+def _paint_mask(
+    picture: "Image.Image", mask: Tensor, ignore_index: int, palette: Colours | None = None
+) -> "Image.Image":
     pillow = _pillow()[0]
     row, column = (
         ((torch.arange(n) + 0.5) * (m / n)).long() for n, m in zip(picture.size[::-1], mask.shape, strict=True)
@@ -198,7 +266,7 @@ def _paint_mask(picture: "Image.Image", mask: Tensor, ignore_index: int) -> "Ima
     large = mask.long()[row[:, None], column]
     colours = torch.zeros(*large.shape, 3, dtype=torch.uint8)
     for k in classes_in(large, ignore_index):
-        colours[large == k] = torch.tensor(_colour(k), dtype=torch.uint8)
+        colours[large == k] = torch.tensor(_colour(k, palette), dtype=torch.uint8)
     hatch = (torch.arange(large.shape[0])[:, None] + torch.arange(large.shape[1])) // 3 % 3 == 0
     ignored = large == ignore_index
     colours[ignored] = torch.where(hatch[ignored, None], 230, 110).to(torch.uint8)

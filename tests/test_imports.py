@@ -58,8 +58,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": {"models", "weights", "ops", "augmentation.preprocess"},
     "testing": {"models", "data.batch", "augmentation", "augmentation.preprocess"},
     "preview": _BELOW_TRAINING | {"training"},
+    "predict": _BELOW_TRAINING,
     "fit_cli": _BELOW_TRAINING | {"training"},
-    "cli": _BELOW_TRAINING | {"training", "export", "preview", "fit_cli"},
+    "cli": _BELOW_TRAINING | {"training", "export", "predict", "preview", "fit_cli"},
     "__main__": {"cli"},
 }
 

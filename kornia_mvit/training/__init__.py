@@ -18,6 +18,7 @@ from kornia_mvit.training.resuming import (
     SaveOnSignal,
     last_checkpoint,
 )
+from kornia_mvit.training.segmentation import SegmentationTask
 from kornia_mvit.training.tasks import ClassificationTask
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LogPictures",
     "Report",
     "SaveOnSignal",
+    "SegmentationTask",
     "classification_metrics",
     "describe_recipe",
     "find_recipe",

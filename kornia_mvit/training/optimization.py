@@ -98,9 +98,7 @@ def warmup_schedule(
     return LambdaLR(optimizer, [partial(factor, bool(group["head"])) for group in optimizer.param_groups])
 
 
-def learning_rate_factor(
-    step: int, total: int, warmup: int, first: float, last: float, shape: str = "cosine"
-) -> float:
+def learning_rate_factor(step: int, total: int, warmup: int, first: float, last: float, shape: str = "cosine") -> float:
     """Rise linearly from ``first`` to 1 in ``warmup`` steps, then fall to ``last``.
 
     A run shorter than ten warm-ups warms up in a tenth of it. The fall is along half a cosine, or, with the shape

@@ -44,7 +44,6 @@ class _MaskData(ImageData):
         return self._classes.colours
 
     def _make_splits(self, root: Path, colours: Mapping[Colour, int] | None) -> None:
-        transform = self.storage()
         for split, pairs in self._pairs.items():
             self.splits[split] = MaskFiles(
                 list(pairs),
@@ -53,7 +52,7 @@ class _MaskData(ImageData):
                 ignore_index=self.ignore_index,
                 ignore_label=self.ignore_label,
                 colours=colours,
-                transform=transform,
+                transform=self.storage() if split == "train" else None,  # evaluation is at the images' own size
             )
         counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
         rank_zero_info(f"{root}: {self.num_classes} classes, {counts}")
@@ -70,7 +69,7 @@ class SegmentationFolderData(_MaskData):
         root: the folder.
         batch_size: images in a batch.
         num_workers: processes that decode.
-        storage_size: see :class:`FolderData`.
+        storage_size: of training images, see :class:`FolderData`; others keep their size, at which they are scored.
         classes: a YAML or JSON file with the names of the classes, and perhaps their colours; see
             :func:`~kornia_mvit.data.classes.read_classes`.
         num_classes: number of classes; needed unless their names are given.
@@ -155,7 +154,7 @@ class VOCSegmentationData(_MaskData):
         root: the folder, such as ``VOCdevkit/VOC2012``.
         batch_size: images in a batch.
         num_workers: processes that decode.
-        storage_size: see :class:`FolderData`.
+        storage_size: of training images, see :class:`FolderData`; others keep their size, at which they are scored.
         train_list: the list to train on: ``'train'``, ``'trainval'``, ``'train_aug'``, or another that is there.
         class_names: names of the classes, in the order of their numbers; VOC's 21, background first, when None.
         ignore_index: number of the pixels to ignore.

@@ -1,0 +1,218 @@
+"""``kornia-mvit predict``: classes of images, or of their pixels, as JSON lines and pictures."""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kornia_mvit.augmentation.dense import SlidingWindow, predict_maps
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.augmentation.tta import TestTimeAugmentation
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.models.deeplabv3 import DeepLabV3
+from kornia_mvit.models.mobilevit import MobileViTClassifier
+
+__all__ = ["add_arguments", "run"]
+
+IGNORED = 255  # what label images hold where nothing is known
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument(
+        "--checkpoint",
+        "--weights",
+        required=True,
+        metavar="WEIGHTS",
+        help="a checkpoint that fit wrote, one of Apple, timm or transformers, or the name of published weights",
+    )
+    parser.add_argument("--draw", metavar="DIR", help="also write each picture, with what is in it, into this folder")
+    parser.add_argument("--tta", metavar="NAME", help="test-time augmentation, such as flip or flip+scale")
+    parser.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="what to do about a file that cannot be read"
+    )
+    parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default cpu)")
+    labels = parser.add_argument_group("of classifiers")
+    labels.add_argument("--top", type=int, metavar="N", help="classes to list for each image (default 3)")
+    labels.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default 32)")
+    pixels = parser.add_argument_group("of models for segmentation")
+    pixels.add_argument("--labels", metavar="DIR", help="write a label image of each image into this folder")
+    pixels.add_argument("--classes", metavar="FILE", help="names and colours of the classes, as YAML or JSON")
+    pixels.add_argument("--window", type=int, metavar="PIXELS", help="side of the windows to see large images in")
+    pixels.add_argument("--stride", type=int, metavar="PIXELS", help="from window to window (default 2/3 of one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command.
+
+    Of a classifier the line of an image tells its likeliest classes, of a model for segmentation its height and width,
+    and the share of the pixels that each class has.
+
+    Args:
+        args: what :func:`add_arguments` added.
+
+    Returns:
+        The exit status.
+    """
+    from kornia_mvit.weights.cards import task_of
+    from kornia_mvit.weights.registry import from_pretrained
+
+    for name in ("top", "batch_size", "window", "stride"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is not at least 1")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = from_pretrained(args.checkpoint)
+    foreign = ("top", "batch_size") if isinstance(model, DeepLabV3) else ("labels", "classes", "window", "stride")
+    if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
+        raise ValueError(f"{args.checkpoint} is for {task_of(model)}, for which {', '.join(given)} is not")
+    try:
+        model.to(args.device)
+    except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
+        raise ValueError(f"device {args.device!r} cannot be used here: {error}") from None
+    for warning in caught:
+        print(f"kornia-mvit: warning: {warning.message}", file=sys.stderr)
+    with torch.inference_mode():
+        if isinstance(model, DeepLabV3):
+            _segment(model, args)
+        else:
+            _classify(model, args)
+    return 0
+
+
+def _files(args: argparse.Namespace) -> list[tuple[Path, Path]]:
+    """List the images, each with its place below what was given."""
+    from kornia_mvit.data.datasets import find_images
+
+    out = []
+    for path in map(Path, args.images):
+        found = find_images(path) if path.is_dir() else [path]
+        out += [(file, file.relative_to(path) if path.is_dir() else Path(file.name)) for file in found]
+    return out
+
+
+def _read(files: list[tuple[Path, Path]], on_error: str) -> Iterator[tuple[int, Path, Tensor]]:
+    """Read images, each with its number, and tell of those that are skipped."""
+    from kornia_mvit.data.datasets import DataError, read_image
+
+    for number, (file, _) in enumerate(files):
+        try:
+            image = read_image(file)
+        except DataError as error:
+            if on_error == "raise":
+                raise
+            print(f"kornia-mvit: skipped: {' '.join(str(error).split())}", file=sys.stderr)
+            continue
+        yield number, file, image
+
+
+def _look(model: nn.Module, tta: str | None) -> nn.Module:
+    return model if tta is None else TestTimeAugmentation(model, tta)
+
+
+def _print(line: dict[str, Any]) -> None:
+    print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+# ---------------------------------------------------------------------------------------------------- classification
+
+
+def _classify(model: MobileViTClassifier, args: argparse.Namespace) -> None:
+    from kornia_mvit.visualize import draw_predictions
+
+    look, files = _look(model, args.tta), _files(args)
+    prepare, top = model.preprocess.module(), args.top or 3
+    names = model.class_names or tuple(map(str, range(model.num_classes)))
+    if args.draw:
+        Path(args.draw).mkdir(parents=True, exist_ok=True)
+    step = (args.batch_size or 32) if model.preprocess.output_size is not None else 1
+    for start in range(0, len(files), step):
+        chunk = [(start + i, file, image) for i, file, image in _read(files[start : start + step], args.on_error)]
+        if not chunk:
+            continue
+        batch = torch.stack([prepare(image) for _, _, image in chunk]).to(args.device)
+        probabilities = look(batch).float().softmax(-1).cpu()
+        for (number, file, image), row in zip(chunk, probabilities, strict=True):
+            best = row.topk(min(top, len(names)))
+            ranked = [
+                {"class": names[k], "probability": round(p, 6)}
+                for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            _print({"path": str(file), **ranked[0], "top": ranked})
+            if args.draw:
+                picture = draw_predictions(image[None], row[None], class_names=names, cell=320)
+                picture.save(Path(args.draw) / f"{number:04d}_{file.stem}.png")
+
+
+# ------------------------------------------------------------------------------------------------------ segmentation
+
+
+def _segment(model: DeepLabV3, args: argparse.Namespace) -> None:
+    from kornia_mvit.visualize import draw_overlay, label_image
+
+    names, colours = _classes(model, args.classes)
+    files = _files(args)
+    targets = _targets(files, args.labels)
+    # The whole image, which a crop would cut off.
+    preprocess = replace(model.preprocess or Preprocess(size=None), crop=None)
+    pipeline = AugmentationPipeline(preprocess=preprocess, ignore_index=IGNORED)
+    if args.stride is not None and args.window is None:
+        raise ValueError(f"--stride {args.stride} is that of windows; give --window too")
+    look = _look(model if args.window is None else SlidingWindow(model, args.window, args.stride), args.tta)
+    if args.draw:
+        Path(args.draw).mkdir(parents=True, exist_ok=True)
+    for number, file, image in _read(files, args.on_error):
+        ((_, logits, _),) = predict_maps(look, Batch(image[None].to(args.device)), pipeline)
+        mask = logits.argmax(1)[0].cpu()
+        counts = torch.bincount(mask.flatten(), minlength=len(names)).tolist()
+        line = {
+            "path": str(file),
+            "height": image.shape[1],
+            "width": image.shape[2],
+            "share": {name: round(n / mask.numel(), 6) for name, n in zip(names, counts, strict=True)},
+        }
+        if args.labels:
+            targets[number].parent.mkdir(parents=True, exist_ok=True)
+            label_image(mask, colours).save(targets[number])
+            line["labels"] = str(targets[number])
+        if args.draw:
+            picture = draw_overlay(image, mask, names, colours)
+            picture.save(Path(args.draw) / f"{number:04d}_{file.stem}.png")
+        _print(line)
+
+
+def _classes(model: DeepLabV3, path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...] | None]:
+    """Give the names of the classes, and their colours where a file tells them."""
+    names = model.class_names or tuple(map(str, range(model.num_classes)))
+    if path is None:
+        return names, None
+    from kornia_mvit.data.classes import read_classes
+
+    found = read_classes(path)
+    if len(found.names) != model.num_classes:
+        raise ValueError(f"{path} has {len(found.names)} classes, the model {model.num_classes}")
+    return found.names, found.colours
+
+
+def _targets(files: list[tuple[Path, Path]], folder: str | None) -> list[Path]:
+    """Give where the label image of each image goes: as SegmentationFolderData looks for it."""
+    if folder is None:
+        return []
+    seen: dict[Path, Path] = {}
+    for file, inner in files:
+        target = (Path(folder) / inner).with_suffix(".png")
+        if target in seen:
+            raise ValueError(f"the label images of {seen[target]} and {file} would both be {target}")
+        if target.resolve() == file.resolve():
+            raise ValueError(f"the label image of {file} would overwrite it; give --labels another folder")
+        seen[target] = file
+    return list(seen)
