@@ -104,7 +104,7 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
                 config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), self.subcommand)
             if config.ckpt_path is not None:
                 _build_as_saved(config.model.init_args, config.ckpt_path)
-            if self.subcommand != "fit":
+            if self.subcommand != "fit" and "teacher" in config.model.init_args:
                 config.model.init_args.teacher = None
             if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
                 warnings.filterwarnings("ignore", "The dirpath has changed")
@@ -208,7 +208,7 @@ def _help(command: str) -> str:
 
     needed = "--config RECIPE" if command == "fit" else "--config RECIPE --checkpoint FILE"
     own = _FIT_OPTIONS if command == "fit" else _EVALUATION_OPTIONS
-    recipes = "\n".join(f"  {name:<15} {describe_recipe(name)}" for name in list_recipes())
+    recipes = "\n".join(f"  {name:<19} {describe_recipe(name)}" for name in list_recipes())
     lines = [
         f"usage: kornia-mvit {command} {needed} [options]",
         f"\n{COMMANDS[command].capitalize()}. A recipe is one of these names, or a YAML file of your own:\n\n{recipes}",
@@ -243,11 +243,11 @@ _FIT_OPTIONS = {
 _EVALUATION_OPTIONS = {
     "--model.tta flip": "test-time augmentation",
     "--model.raw_weights true": "the raw weights, not their average",
-    "--model.per_class true": "the accuracy of each class too",
+    "--model.per_class true": "the accuracy, or IoU, of each class too",
 }
 _MORE_HELP = {
     "--model.help": "those of the task",
-    "--data.help[=TableData]": "those of the data: FolderData, TableData, ShardData, DigitsData",
+    "--data.help[=TableData]": "those of the data: FolderData, TableData, ShardData, SegmentationFolderData, ...",
     "--help all": "those of Lightning's Trainer too",
     "--config RECIPE --print_config": "the recipe whole, as YAML",
 }

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         model = from_pretrained(args.checkpoint)
     foreign = ("top", "batch_size") if isinstance(model, DeepLabV3) else ("labels", "classes", "window", "stride")
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
-        raise ValueError(f"{args.checkpoint} is for {task_of(model)}, for which {', '.join(given)} is not")
+        raise ValueError(f"{args.checkpoint} is for {task_of(model)}; leave out {', '.join(given)}")
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
@@ -174,7 +174,7 @@ def _segment(model: DeepLabV3, args: argparse.Namespace) -> None:
         ((_, logits, _),) = predict_maps(look, Batch(image[None].to(args.device)), pipeline)
         mask = logits.argmax(1)[0].cpu()
         counts = torch.bincount(mask.flatten(), minlength=len(names)).tolist()
-        line = {
+        line: dict[str, Any] = {
             "path": str(file),
             "height": image.shape[1],
             "width": image.shape[2],

@@ -122,9 +122,9 @@ class TestFit:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "fit needs a recipe: kornia-mvit fit --config RECIPE, with a file or one of digits, finetune"),
-            (["--config", "digit"], "no recipe or file 'digit'; recipes: digits, finetune, folder, imagenet-s"),
-            (["--config=digit"], "no recipe or file 'digit'; recipes: digits, finetune, folder, imagenet-s"),
+            ([], "fit needs a recipe: kornia-mvit fit --config RECIPE, with a file or one of camvid, digits"),
+            (["--config", "digit"], "no recipe or file 'digit'; recipes: camvid, digits, finetune, folder, folder-seg"),
+            (["--config=digit"], "no recipe or file 'digit'; recipes: camvid, digits, finetune, folder, folder-seg"),
             (["--config", "folder", "--data.root", "nowhere"], "no such folder: nowhere"),
             (["--config", "digits", "--model.mode", "m"], "unknown mode 'm'; available: 'xxs', 'xs', 's'"),
             (["--config", "digits", "--model.variant", "b"], "unknown variant 'b'; available: 'apple', 'kornia'"),
@@ -232,7 +232,7 @@ class TestInfo:
         status, out, _ = run(capsys, "info")
         assert status == 0
         assert "1,272,024" in out
-        assert "digits, finetune, folder, imagenet-s" in out
+        assert "digits, finetune, folder, folder-segmentation, imagenet-s" in out
         status, out, _ = run(capsys, "info", trained[1])
         assert status == 0
         assert "2: cat, dog" in out

@@ -177,7 +177,9 @@ class SegmentationTask(ImageTask):
         )
         self.class_weights: Tensor | None
         self.register_buffer(
-            "class_weights", None if class_weights is None else torch.tensor(class_weights), persistent=False
+            "class_weights",
+            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32),
+            persistent=False,
         )
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
 
@@ -307,8 +309,7 @@ class SegmentationTask(ImageTask):
             labelled = mask != ignored
             weight = int(labelled.sum())
             total, count = total + self.loss(logits, mask) * weight, count + weight
-            if weight:
-                self.confusion.update(chosen[labelled], mask[labelled])
+            self.confusion.update(chosen[labelled], mask[labelled])
             prediction[rows, :height, :width] = chosen.masked_fill(~valid[:, 0], ignored)
         loss = total / max(count, 1)
         log = partial(self.log, on_step=False, on_epoch=True, sync_dist=True, prog_bar=True)

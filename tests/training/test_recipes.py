@@ -5,20 +5,21 @@ import yaml
 
 from kornia_mvit import MobileViTClassifier, save_checkpoint
 from kornia_mvit.fit_cli import build_cli
-from kornia_mvit.training import ClassificationTask, LastCheckpoint, find_recipe, list_recipes
+from kornia_mvit.training import ClassificationTask, LastCheckpoint, SegmentationTask, find_recipe, list_recipes
 from tests.data.test_datamodules import make_folder
+from tests.training.shapes import make_pairs, make_voc_masks
 
 
 class TestFindRecipe:
     def test_smoke(self, tmp_path):
-        assert list_recipes()[:3] == ["digits", "finetune", "folder"]
+        assert list_recipes()[:3] == ["camvid", "digits", "finetune"]
         assert find_recipe("digits").name == "digits.yaml"
         own = tmp_path / "own.yaml"
         own.touch()
         assert find_recipe(str(own)) == own
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="no recipe or file 'digit'; recipes: digits, finetune, folder"):
+        with pytest.raises(ValueError, match="no recipe or file 'digit'; recipes: camvid, digits, finetune"):
             find_recipe("digit")
 
     @pytest.mark.parametrize("name", list_recipes())
@@ -33,12 +34,17 @@ class TestFindRecipe:
     @pytest.mark.parametrize("name", list_recipes())
     def test_a_recipe_builds_what_it_names(self, name, tmp_path):
         arguments = ["--config", name, "--trainer.accelerator=cpu"]
-        if name != "digits":
+        if name == "voc-deeplabv3":
+            arguments += ["--data.root", str(make_voc_masks(tmp_path))]
+        elif name in ("camvid", "folder-segmentation"):
+            arguments += ["--data.root", str(make_pairs(tmp_path))]
+            arguments += ["--data.num_classes", "4"] if name == "folder-segmentation" else []
+        elif name != "digits":
             arguments += ["--data.root", str(make_folder(tmp_path / "images"))]
-        if name in ("finetune", "linear-probe"):
+        if name in ("finetune", "linear-probe", "voc-deeplabv3"):
             save_checkpoint(MobileViTClassifier("xxs", 3), tmp_path / "start.pt")
             arguments += ["--model.weights", str(tmp_path / "start.pt")]
         cli = build_cli(arguments, run=False)
-        assert isinstance(cli.model, ClassificationTask)
+        assert isinstance(cli.model, ClassificationTask | SegmentationTask)
         assert cli.model.network.num_classes == cli.datamodule.num_classes
         assert any(isinstance(callback, LastCheckpoint) for callback in cli.trainer.callbacks)
