@@ -13,7 +13,15 @@ from kornia_mvit.data.batch import Batch
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["add_legend", "classes_in", "draw_batch", "draw_overlay", "draw_predictions", "label_image"]
+__all__ = [
+    "add_legend",
+    "classes_in",
+    "draw_batch",
+    "draw_overlay",
+    "draw_predictions",
+    "draw_segmentation",
+    "label_image",
+]
 
 Colours = Sequence[tuple[int, int, int]]
 
@@ -169,11 +177,45 @@ def draw_overlay(
         ImportError: if Pillow is missing.
         ValueError: for a mask of another size than the image.
     """
-    if mask.shape != image.shape[1:]:
-        raise ValueError(f"the image is {tuple(image.shape[1:])}, its mask {tuple(mask.shape)}")
+    _check_mask(image, mask)
     picture = _pillow()[0].fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
     painted = _paint_mask(picture, mask.cpu(), ignore_index, colours)
     return add_legend(painted, classes_in(mask, ignore_index), class_names, colours)
+
+
+def draw_segmentation(
+    image: Tensor, masks: Sequence[Tensor], colours: Colours | None = None, *, ignore_index: int = 255
+) -> "Image.Image":
+    """Draw an image and beside it the same image under each of several masks, such as its labels and a prediction.
+
+    Args:
+        image: (3, H, W), uint8.
+        masks: each (H, W), class of each pixel, integer.
+        colours: red, green and blue of each class, from 0 to 255; those of :func:`draw_batch` when None.
+        ignore_index: number of the pixels that are of no class; they are hatched.
+
+    Returns:
+        A Pillow image.
+
+    Raises:
+        ImportError: if Pillow is missing.
+        ValueError: for a mask of another size than the image.
+    """
+    pillow, gap = _pillow()[0], 4
+    for mask in masks:
+        _check_mask(image, mask)
+    picture = pillow.fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
+    sheet: Image.Image = pillow.new("RGB", ((picture.width + gap) * (1 + len(masks)) - gap, picture.height), _PAPER)
+    sheet.paste(picture, (0, 0))
+    for i, mask in enumerate(masks):
+        painted = _paint_mask(picture, mask.cpu(), ignore_index, colours)
+        sheet.paste(painted, ((picture.width + gap) * (1 + i), 0))
+    return sheet
+
+
+def _check_mask(image: Tensor, mask: Tensor) -> None:
+    if mask.shape != image.shape[1:]:
+        raise ValueError(f"the image is {tuple(image.shape[1:])}, its mask {tuple(mask.shape)}")
 
 
 def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":

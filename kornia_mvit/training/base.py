@@ -33,6 +33,7 @@ class ImageTask(pl.LightningModule):
     ``raw_weights`` and, where they have it, ``schedule``.
     """
 
+    task_name = "classification"
     network: nn.Module
     pipeline: AugmentationPipeline
     class_names: tuple[str, ...] | None

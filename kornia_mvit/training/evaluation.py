@@ -19,7 +19,16 @@ from torchmetrics.functional.classification import (
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
 
-__all__ = ["Collector", "Evaluation", "Mistake", "classification_metrics", "name_of", "wilson_interval"]
+__all__ = [
+    "Collector",
+    "Evaluation",
+    "Mistake",
+    "classification_metrics",
+    "name_of",
+    "name_of_image",
+    "thumbnail",
+    "wilson_interval",
+]
 
 # N images, K classes, k = min(5, K)
 _TOP = 5
@@ -196,8 +205,8 @@ class Collector:
             if len(self._mistakes) == self.worst and part.confidence[i] <= self._mistakes[-1].confidence:
                 break
             probabilities = _probabilities(logits[i].detach().float().cpu())
-            picture = _thumbnail(batch, i, preprocess)
-            name = _name_of_image(batch, i, self._count + i)
+            picture = thumbnail(batch, i, preprocess)
+            name = name_of_image(batch, i, self._count + i)
             self._mistakes = _worst(
                 [*self._mistakes, Mistake(picture, int(part.label[i]), probabilities, name)], self.worst
             )
@@ -221,8 +230,8 @@ def _worst(mistakes: Sequence[Mistake], count: int) -> list[Mistake]:
     return sorted(mistakes, key=lambda mistake: mistake.confidence, reverse=True)[:count]
 
 
-def _thumbnail(batch: Batch, index: int, preprocess: Preprocess | None) -> Tensor:
-    """Give an image as (3, h, w) uint8, its longer side 160 pixels at most, without what it was padded with."""
+def thumbnail(batch: Batch, index: int, preprocess: Preprocess | None, side: int = _THUMBNAIL) -> Tensor:
+    """Give an image as (3, h, w) uint8, its longer side ``side`` pixels at most, without what it was padded with."""
     image = batch.image[index].detach().cpu()
     if batch.size is not None:
         height, width = batch.size[index].tolist()
@@ -231,14 +240,15 @@ def _thumbnail(batch: Batch, index: int, preprocess: Preprocess | None) -> Tenso
     if preprocess is not None and batch.image.is_floating_point():
         image = preprocess.module().undo_values(image)
     image = (image if image.shape[0] in (1, 3) else image[:1]).expand(3, -1, -1)
-    scale = _THUMBNAIL / max(image.shape[1:])
+    scale = side / max(image.shape[1:])
     if scale < 1:
         sides = [max(1, round(side * scale)) for side in image.shape[1:]]
         image = F.interpolate(image[None], sides, mode="bilinear", antialias=True)[0]
     return image.clamp(0, 1).mul(255).round().to(torch.uint8).contiguous()
 
 
-def _name_of_image(batch: Batch, index: int, number: int) -> str:
+def name_of_image(batch: Batch, index: int, number: int) -> str:
+    """Give the path of an image, or its id, or its number where nothing is known of it."""
     meta = {} if batch.meta is None else batch.meta[index]
     if "path" in meta:
         return str(meta["path"])

@@ -1,4 +1,4 @@
-"""Charts of a run and of a classifier as PNG files. Needs Matplotlib, from ``kornia-mvit[train]``."""
+"""Charts of a run and of what it learned as PNG files. Needs Matplotlib, from ``kornia-mvit[train]``."""
 
 import io
 import math
@@ -15,11 +15,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_confusion", "draw_curves", "draw_per_class", "draw_reliability", "most_confused", "shorten"]
+__all__ = [
+    "draw_confusion",
+    "draw_curves",
+    "draw_per_class",
+    "draw_reliability",
+    "draw_scores",
+    "most_confused",
+    "shorten",
+]
 
 _INK, _QUIET, _LINE = "#1f2328", "#59636e", "#d1d9e0"
 _BLUE, _ORANGE, _GREEN = "#0969da", "#bc4c00", "#1a7f37"
-_SHARES = ("accuracy", "top5", "class_accuracy", "calibration_error")
+_SHARES = ("accuracy", "top5", "class_accuracy", "calibration_error", "miou")
 _NAMED = 30  # classes that a chart has room to name
 _LONGEST = 22  # letters of a name
 
@@ -81,16 +89,17 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
     return _png(figure)
 
 
-def draw_confusion(confusion: Tensor, support: Tensor, names: Sequence[str]) -> bytes:
+def draw_confusion(confusion: Tensor, support: Tensor, names: Sequence[str], unit: str = "images") -> bytes:
     """Draw how often each class was taken for each.
 
-    A row is a true class; its colours are shares of the class's images, its numbers are images. More than 30 classes
-    are drawn without numbers and names, for the pattern alone.
+    A row is a true class; its colours are shares of the class's images, its numbers are images, or percentages of the
+    row where the unit is another. More than 30 classes are drawn without numbers and names, for the pattern alone.
 
     Args:
         confusion: (K, K) counts, ``confusion[truth][predicted]``, or some rows and the same columns of it.
         support: (K,) images of each class, those taken for a class that is left out too.
         names: of the K classes.
+        unit: what is counted.
 
     Returns:
         A PNG file.
@@ -110,7 +119,7 @@ def draw_confusion(confusion: Tensor, support: Tensor, names: Sequence[str]) -> 
     scale = PowerNorm(1.0 if named else 0.4, 0, 1)  # the faint ones have to be seen where no number tells of them
     look = "nearest" if named else "auto"
     picture = axes.imshow(shares.numpy(), cmap="Blues", norm=scale, interpolation=look)
-    bar = figure.colorbar(picture, ax=axes, shrink=0.7, format=_percent(), label="share of the true class's images")
+    bar = figure.colorbar(picture, ax=axes, shrink=0.7, format=_percent(), label=f"share of the true class's {unit}")
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=9)
     axes.set(xlabel="predicted", ylabel="truth")
@@ -129,9 +138,11 @@ def draw_confusion(confusion: Tensor, support: Tensor, names: Sequence[str]) -> 
     size = 10 if k <= 12 else 8 if k <= 22 else 6.5
     for row, values in enumerate(confusion.tolist()):
         for column, count in enumerate(values):
-            if count:
-                colour = "white" if shares[row, column] > 0.55 else _INK
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=size)
+            share = float(shares[row, column])
+            text = str(count) if unit == "images" else f"{100 * share:.0f}"
+            if count and text != "0":
+                colour = "white" if share > 0.55 else _INK
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
     return _png(figure)
 
 
@@ -204,6 +215,40 @@ def draw_per_class(rows: Sequence[Mapping[str, Any]]) -> bytes:
     axes.set_xlim(lowest - 0.01, 1.01)
     axes.xaxis.set_major_formatter(_percent())
     figure.legend(frameon=False, fontsize=9, loc="outside upper left", ncols=3)
+    return _png(figure)
+
+
+def draw_scores(rows: Sequence[Mapping[str, Any]], score: str, label: str) -> bytes:
+    """Draw a score of each class, with its 95 % interval where it is known, in the order given.
+
+    Args:
+        rows: each with ``class``, ``NAME`` of the score, and perhaps ``NAME_low`` and ``NAME_high``; None where not
+            defined.
+        score: NAME.
+        label: what the axis is called.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        ImportError: if Matplotlib is missing.
+    """
+    figure = _figure(8.2, 1.1 + 0.34 * len(rows))
+    axes = figure.subplots()
+    _plain(axes, "")
+    for place, row in enumerate(rows):
+        if row[score] is None:
+            continue
+        axes.barh(place, row[score], height=0.62, color="#9cc7f5")
+        low, high = (row.get(f"{score}_{end}") for end in ("low", "high"))
+        if low is not None and high is not None:
+            axes.plot([low, high], [place] * 2, color=_BLUE, linewidth=2.2)
+        axes.plot(row[score], place, "o", color=_BLUE, markersize=5)
+    axes.set_yticks(range(len(rows)), [shorten(row["class"]) for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(0, 1.01)
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_formatter(_percent())
     return _png(figure)
 
 

@@ -140,7 +140,8 @@ def find_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:
     if not layers:
         return [own] if own else []
     if isinstance(getattr(network, "backbone", None), nn.Module):
-        body, head = [], {}
+        body: list[dict[str, nn.Parameter]] = []
+        head: dict[str, nn.Parameter] = {}
         for layer in layers:
             if any(name.startswith("backbone.") for name in layer):
                 body.append(layer)

@@ -43,9 +43,11 @@ thead th { color: var(--quiet); font-weight: 600; white-space: nowrap; }
 tbody th { font-weight: 500; }
 th.number, td.number { text-align: right; padding: 5px 14px; white-space: nowrap; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(164px, 1fr)); gap: 20px 16px; }
+.gallery.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); }
 .gallery figure { margin: 0; }
 .gallery img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--card);
   border: 1px solid var(--line); border-radius: 8px; }
+.gallery.wide img { aspect-ratio: auto; }
 .gallery figcaption { margin-top: 6px; font-size: 13px; line-height: 1.4; overflow-wrap: anywhere; }
 .gallery figcaption span { display: block; }
 .gallery figcaption span:first-child { color: var(--ink); font-weight: 600; }
@@ -147,13 +149,20 @@ def _width(png: bytes) -> int:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures side by side; the first line of a caption stands out."""
+    """Pictures side by side; the first line of a caption stands out.
+
+    Args:
+        pictures: square ones, or of any shape where there is room.
+        wide: give them room.
+    """
 
     pictures: Sequence[Picture]
+    wide: bool = False
 
     def html(self) -> str:
         """Render."""
-        return f'<div class="gallery">\n{"".join(picture.html() for picture in self.pictures)}\n</div>'
+        kind = "gallery wide" if self.wide else "gallery"
+        return f'<div class="{kind}">\n{"".join(picture.html() for picture in self.pictures)}\n</div>'
 
 
 Part = Text | Tiles | Table | Picture | Gallery

@@ -1,8 +1,5 @@
 """A report of a run: what a classifier gets right and wrong, as pictures, tables, numbers and one HTML page."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +11,7 @@ from torch import Tensor
 from kornia_mvit.training import figures
 from kornia_mvit.training.evaluation import Evaluation, Mistake, classification_metrics, name_of
 from kornia_mvit.training.page import Gallery, Part, Picture, Section, Table, Text, Tiles, render_page
+from kornia_mvit.training.report_parts import curves, percent, png, settings_table, write_files
 from kornia_mvit.visualize import draw_predictions
 
 if TYPE_CHECKING:
@@ -75,33 +73,18 @@ def write_report(
     confusion = torch.tensor(metrics["confusion"])
     pictures = _draw(metrics, confusion, names, evaluation.mistakes, history, best)
     sections = [
-        *([_curves(pictures["curves"], best)] if "curves" in pictures else []),
+        *([curves(pictures["curves"], best)] if "curves" in pictures else []),
         _confusion(pictures, metrics, confusion, names),
         _per_class(pictures["per_class"], metrics),
         _reliability(pictures["reliability"], metrics),
         _mistakes(evaluation, metrics, names),
-        *([_settings(settings)] if settings else []),
+        *([settings_table(settings)] if settings else []),
     ]
     page = render_page(title, [Text([*about, *_warnings(metrics)]), _summary(metrics)], sections)
     data = {**metrics, "worst": [_worst(mistake, names) for mistake in evaluation.mistakes]}
     data |= {"about": list(about), "history": [dict(row) for row in history]}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:
-        path = folder / f"{name}.png"
-        if name in pictures:
-            path.write_bytes(pictures[name])
-        else:
-            path.unlink(missing_ok=True)
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(_plain(value))}" for name, value in data.items())
-    (folder / "metrics.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(metrics["per_class"][0]))
-        writer.writeheader()
-        writer.writerows(metrics["per_class"])
-    path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
-    return path
+    files = {name: pictures.get(name) for name in _FILES}
+    return write_files(Path(folder), page, data, files, {"per_class": metrics["per_class"]})
 
 
 def _draw(
@@ -124,7 +107,7 @@ def _draw(
         block = confusion[chosen][:, chosen]
         pictures["confusion_part"] = figures.draw_confusion(block, confusion.sum(1)[chosen], [names[i] for i in chosen])
     if mistakes:
-        pictures["mistakes"] = _png(draw_mistakes(mistakes, names))
+        pictures["mistakes"] = png(draw_mistakes(mistakes, names))
     return pictures
 
 
@@ -157,13 +140,13 @@ def _summary(metrics: dict[str, Any]) -> Tiles:
     for name, text in (("top1", "Accuracy"), ("top5", "Among the top 5")):
         if name in metrics:
             share = metrics[name]
-            interval = f"95\u00a0% interval {_percent(share['low'])} to {_percent(share['high'])}"
-            tiles.append((text, _percent(share["value"]), interval))
+            interval = f"95\u00a0% interval {percent(share['low'])} to {percent(share['high'])}"
+            tiles.append((text, percent(share["value"]), interval))
     tiles += [
         ("Mistakes", f"{metrics['mistakes']:,}", f"of {metrics['images']:,} images, {metrics['classes']:,} classes"),
-        ("Mean F1", _percent(metrics["f1"]), "each class counts alike"),
+        ("Mean F1", percent(metrics["f1"]), "each class counts alike"),
         ("Cross-entropy", _decimal(metrics["loss"]), "mean, in nats"),
-        ("Calibration error", _percent(metrics["calibration_error"]), "expected, over 15 bins of confidence"),
+        ("Calibration error", percent(metrics["calibration_error"]), "expected, over 15 bins of confidence"),
     ]
     return Tiles(tiles)
 
@@ -174,16 +157,6 @@ def _warnings(metrics: dict[str, Any]) -> list[str]:
     return [
         f"The loss of {metrics['not_finite']:,} images is not finite: the training diverged, or an image is broken."
     ]
-
-
-def _curves(picture: bytes, best: float | None) -> Section:
-    text = [
-        "Training values are means over an epoch's augmented batches, during which the weights changed; validation "
-        "values are of images as they are, at the end. So the two need not meet."
-    ]
-    if best is not None:
-        text.append(f"The dashed line marks what this report is about: the weights after epoch {best:g}.")
-    return Section("Curves", [Picture(picture, "Metrics and learning rate over the epochs"), Text(text)])
 
 
 def _confusion(
@@ -202,7 +175,7 @@ def _confusion(
     rows = []
     for truth, predicted in pairs[order].tolist():
         count = int(off[truth, predicted])
-        share = _percent(count / int(confusion[truth].sum()))
+        share = percent(count / int(confusion[truth].sum()))
         rows.append([names[truth], names[predicted], f"{count:,}", share])
     if rows:
         head = ["truth", "taken for", "images", "of the class"]
@@ -228,10 +201,10 @@ def _per_class(picture: bytes, metrics: dict[str, Any]) -> Section:
     head = ["class", "images", "right", "recall", "95 % interval", "precision", "F1", "predicted"]
     rows = []
     for row in weakest[:_ROWS]:
-        interval = f"{_percent(row['recall_low'])} – {_percent(row['recall_high'])}" if row["support"] else "–"
-        shares = [_percent(row[name]) for name in ("precision", "f1")]
+        interval = f"{percent(row['recall_low'])} – {percent(row['recall_high'])}" if row["support"] else "–"
+        shares = [percent(row[name]) for name in ("precision", "f1")]
         numbers = [f"{row[name]:,}" for name in ("support", "right", "predicted")]
-        rows.append([row["class"], numbers[0], numbers[1], _percent(row["recall"]), interval, *shares, numbers[2]])
+        rows.append([row["class"], numbers[0], numbers[1], percent(row["recall"]), interval, *shares, numbers[2]])
     text = "Recall is the accuracy among a class's own images. Precision is the share of the images taken for a class "
     text += "that are of it. F1 is their harmonic mean."
     alt = "Precision, recall and F1 of classes"
@@ -247,8 +220,8 @@ def _reliability(picture: bytes, metrics: dict[str, Any]) -> Section:
     text = [
         "Confidence is the probability of the predicted class. Where it can be trusted, of the images predicted with "
         "80 % some 80 % are right, and the dots lie on the dashed line.",
-        f"Mean confidence {_percent(mean)}, accuracy {_percent(accuracy)}: on the whole {how} right. "
-        f"Expected calibration error {_percent(metrics['calibration_error'])}.",
+        f"Mean confidence {percent(mean)}, accuracy {percent(accuracy)}: on the whole {how} right. "
+        f"Expected calibration error {percent(metrics['calibration_error'])}.",
     ]
     return Section("Reliability", [Text(text), Picture(picture, "Accuracy and number of images by confidence")])
 
@@ -263,23 +236,18 @@ def _mistakes(evaluation: Evaluation, metrics: dict[str, Any], names: Sequence[s
     for mistake in evaluation.mistakes:
         truth, predicted = names[mistake.label], names[mistake.predicted]
         share = mistake.probabilities.tolist()
-        lines = [f"{predicted}: {_percent(mistake.confidence)}", f"is {truth} ({_percent(share[mistake.label])})"]
+        lines = [f"{predicted}: {percent(mistake.confidence)}", f"is {truth} ({percent(share[mistake.label])})"]
         others = [i for i in mistake.probabilities.topk(min(3, len(names))).indices.tolist() if i != mistake.label]
-        lines += [f"or {names[i]} ({_percent(share[i])})" for i in others[1:2]]
+        lines += [f"or {names[i]} ({percent(share[i])})" for i in others[1:2]]
         lines.append("/".join(Path(mistake.name).parts[-2:]))
         alt = f"An image of {truth} taken for {predicted}"
-        pictures.append(Picture(_png(_picture(mistake.image)), alt, lines, chart=False))
+        pictures.append(Picture(png(_picture(mistake.image)), alt, lines, chart=False))
     some, all_ = len(pictures), metrics["mistakes"]
     which = (
         "All mistakes, the most confident first" if some == all_ else f"The most confident {some} of {all_:,} mistakes"
     )
     text = f"{which}: what was predicted, what it is, and the probability of each. Look for wrong labels here first."
     return Section(title, [Text([text]), Gallery(pictures)])
-
-
-def _settings(settings: Mapping[str, Any]) -> Section:
-    rows = [[str(name), str(value)] for name, value in settings.items()]
-    return Section("Settings", [Table(["name", "value"], rows, words=2)])
 
 
 # ----------------------------------------------------------------------------------------------------------- helpers
@@ -293,22 +261,6 @@ def _worst(mistake: Mistake, names: Sequence[str]) -> dict[str, Any]:
         "confidence": mistake.confidence,
         "truth_probability": float(mistake.probabilities[mistake.label]),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Put None, which JSON has, in the place of numbers that are not finite, which it has not."""
-    match value:
-        case dict():
-            return {name: _plain(one) for name, one in value.items()}
-        case list():
-            return [_plain(one) for one in value]
-        case float() if not -float("inf") < value < float("inf"):
-            return None
-    return value
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}".replace("%", "\u00a0%")
 
 
 def _decimal(value: float | None) -> str:
@@ -325,9 +277,3 @@ def _square(image: Tensor, side: int) -> Tensor:
     """Lay an image in the middle of a white square."""
     below, right = side - image.shape[1], side - image.shape[2]
     return F.pad(image, (right // 2, right - right // 2, below // 2, below - below // 2), value=255)
-
-
-def _png(picture: "Image.Image") -> bytes:
-    data = io.BytesIO()
-    picture.save(data, format="PNG")
-    return data.getvalue()

@@ -1,7 +1,8 @@
 """Callbacks that show how a run went: a report, pictures in the log, a table of the log."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
 
 from kornia_mvit import __version__
 from kornia_mvit.augmentation.preprocess import Preprocess
@@ -19,11 +19,55 @@ from kornia_mvit.data.batch import Batch
 from kornia_mvit.training.evaluation import Collector, Evaluation
 from kornia_mvit.training.report import draw_mistakes, write_report
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
+from kornia_mvit.training.segmentation_evaluation import SegmentationCollector, SegmentationEvaluation
+from kornia_mvit.training.segmentation_report import draw_worst_masks, write_segmentation_report
 from kornia_mvit.visualize import draw_batch
 
 __all__ = ["CSVLog", "LogPictures", "Report"]
 
 _VALIDATION = "val"  # what the names of validation's metrics begin with
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is kept of the predictions of a task, and how it is shown.
+
+    Args:
+        collector: takes ``worst``; has ``add`` for the predictions of a batch, and ``evaluation()``.
+        evaluation: what the collector gives: numbers of all images, with ``concatenate``, ``to_dict`` and
+            ``from_dict``.
+        write: writes the report of an evaluation.
+        draw: draws the pictures that an evaluation keeps, or gives None where it keeps none.
+        output: what a step's dictionary has to hold.
+        collect: puts a step's dictionary and its batch into the collector.
+    """
+
+    collector: type
+    evaluation: Any
+    write: Callable[..., Path]
+    draw: Callable[[Any, Sequence[str] | None], Any]
+    output: str
+    collect: Callable[[Any, Mapping[str, Any], Batch, Preprocess | None], None]
+
+
+_KINDS = {
+    "classification": Kind(
+        Collector,
+        Evaluation,
+        write_report,
+        lambda found, names: draw_mistakes(found.mistakes, names) if found.mistakes else None,
+        "logits",
+        lambda collector, outputs, batch, preprocess: collector.add(outputs["logits"], batch, preprocess),
+    ),
+    "segmentation": Kind(
+        SegmentationCollector,
+        SegmentationEvaluation,
+        write_segmentation_report,
+        lambda found, names: draw_worst_masks(found.worst, names) if found.worst else None,
+        "prediction",
+        lambda collector, outputs, batch, _: collector.add(outputs, batch),
+    ),
+}
 
 
 class Report(pl.Callback):
@@ -32,8 +76,9 @@ class Report(pl.Callback):
     It is about the validation with the best value of what the trainer's first ModelCheckpoint monitors, and so about
     the weights of its best checkpoint; without a monitor, about the last validation. The predictions are taken from
     the validations as they run, so no pass is made for the report, and a distributed run writes it from all
-    processes' images. Of each image the five most probable classes are kept, and of the worst mistakes small pictures.
-    They go into checkpoints, as do the metrics of all epochs, so that the report of a resumed run is about all of it.
+    processes' images. Of each image what its numbers follow from is kept, such as the five most probable classes, and
+    of the worst ones small pictures. They go into checkpoints, as do the metrics of all epochs, so that the report of
+    a resumed run is about all of it.
 
     Reports of fits are in the folder ``report`` of the log, those of ``validate`` and ``test`` in ``report-validate``
     and ``report-test``. With several loaders the first is reported. A sampler that repeats images to even out
@@ -41,11 +86,11 @@ class Report(pl.Callback):
 
     Args:
         folder: where fits are reported, in place of the log's folder.
-        worst: mistakes to show.
+        worst: mistakes to show; of segmentation a third as many images, and as many of the best.
 
     Raises:
         ValueError: for a negative ``worst``, and if it stands behind a callback that saves at the end of an epoch.
-        TypeError: in the first validation, if ``validation_step`` gives no logits.
+        TypeError: in the first validation, if ``validation_step`` does not give what the tasks' own gives.
 
     Example:
         >>> from pytorch_lightning.callbacks import ModelCheckpoint
@@ -58,8 +103,8 @@ class Report(pl.Callback):
         self.folder = folder
         self.worst = worst
         self._log = Path()
-        self._collector: Collector | None = None
-        self._latest: Evaluation | None = None
+        self._collector: Any = None
+        self._latest: Any = None
         self._best: dict[str, Any] | None = None  # evaluation, epoch, monitor and score, as plain data
         self._history: list[dict[str, float]] = []
         self._resumed_at = 0.0
@@ -86,7 +131,7 @@ class Report(pl.Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin."""
-        self._collector = None if trainer.sanity_checking else Collector(self.worst)
+        self._collector = None if trainer.sanity_checking else _kind(pl_module).collector(self.worst)
 
     def on_validation_batch_end(
         self,
@@ -104,7 +149,8 @@ class Report(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the processes' shares together."""
         if self._collector is not None:
-            self._latest, self._collector = _gather(trainer, self._collector.evaluation(), self.worst), None
+            own = self._collector.evaluation()
+            self._latest, self._collector = _gather(trainer, own, self.worst, _kind(pl_module).evaluation), None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the metrics, and the predictions if they are the best so far."""
@@ -118,7 +164,7 @@ class Report(pl.Callback):
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin."""
-        self._collector = Collector(self.worst)
+        self._collector = _kind(pl_module).collector(self.worst)
 
     def on_test_batch_end(
         self,
@@ -153,11 +199,11 @@ class Report(pl.Callback):
             rank_zero_info("no report: there was no validation")
             return
         best = self._best
-        count = len(best["evaluation"]["label"])
+        evaluation = _kind(pl_module).evaluation.from_dict(best["evaluation"])
         when = f"after epoch {best['epoch']:g} of {max(row['epoch'] for row in self._history):g}"
         if best["monitor"] is not None:
             when += f", where {best['monitor']} was best ({best['score']:.4f})"
-        about = [f"{count:,} validation images, {_weights(trainer)} {when}."]
+        about = [f"{len(evaluation):,} validation images, {_weights(trainer)} {when}."]
         kept = trainer.checkpoint_callback
         if isinstance(kept, ModelCheckpoint) and kept.monitor is not None and kept.best_model_score is not None:
             if kept.monitor == best["monitor"] and float(kept.best_model_score) == best["score"]:
@@ -165,7 +211,7 @@ class Report(pl.Callback):
             elif best["epoch"] <= self._resumed_at:
                 about.append("That was before the run was resumed; the checkpoint lies with the log of that time.")
         folder = self._log / "report" if self.folder is None else Path(self.folder)
-        self._write(trainer, pl_module, folder, Evaluation.from_dict(best["evaluation"]), about)
+        self._write(trainer, pl_module, folder, evaluation, about)
 
     def _write_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, images: str, command: str) -> None:
         assert self._latest is not None
@@ -178,7 +224,7 @@ class Report(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         folder: Path,
-        evaluation: Evaluation,
+        evaluation: Any,
         about: list[str],
     ) -> None:
         if not trainer.is_global_zero:
@@ -192,7 +238,7 @@ class Report(pl.Callback):
         given = pl_module.hparams.items()  # the names that Lightning adds begin with an underscore
         settings |= {name: value for name, value in given if value is not None and not name.startswith("_")}
         settings |= {"kornia_mvit": __version__, "torch": torch.__version__}
-        path = write_report(
+        path = _kind(pl_module).write(
             folder,
             evaluation,
             history=self._history,
@@ -218,7 +264,7 @@ class Report(pl.Callback):
         row = self._row(trainer)
         row |= {name: float(value) for name, value in trainer.callback_metrics.items() if wanted(name)}
 
-    def _keep_best(self, trainer: pl.Trainer, latest: Evaluation) -> None:
+    def _keep_best(self, trainer: pl.Trainer, latest: Any) -> None:
         kept = trainer.checkpoint_callback
         monitor = kept.monitor if isinstance(kept, ModelCheckpoint) else None
         if monitor is None or not monitor.startswith(_VALIDATION) or monitor not in trainer.callback_metrics:
@@ -238,7 +284,7 @@ class LogPictures(pl.Callback):
     """Put pictures of augmented batches and of the worst mistakes into the log.
 
     TensorBoard's log gets them as images. They are also written as PNG files into the folder ``pictures`` of the log.
-    Mistakes are shown where validation gives logits, those of the main process's share of the images.
+    Mistakes are shown where validation gives predictions, those of the main process's share of the images.
 
     Args:
         every_n_epochs: epochs from one picture to the next; the first has one.
@@ -254,7 +300,7 @@ class LogPictures(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self.count = count
         self._log = Path()
-        self._collector: Collector | None = None
+        self._collector: Any = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Ask for the folder while all processes are here to agree on it."""
@@ -272,7 +318,7 @@ class LogPictures(pl.Callback):
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin."""
         due = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_due(trainer)
-        self._collector = Collector(self.count) if due else None
+        self._collector = _kind(pl_module).collector(self.count) if due else None
 
     def on_validation_batch_end(
         self,
@@ -284,15 +330,17 @@ class LogPictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in a batch."""
-        if self._collector is not None and dataloader_idx == 0 and isinstance(outputs, dict) and "logits" in outputs:
+        known = isinstance(outputs, dict) and _kind(pl_module).output in outputs
+        if self._collector is not None and dataloader_idx == 0 and known:
             _collect(self._collector, pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the worst mistakes, if there are any."""
         found = None if self._collector is None else self._collector.evaluation()
         self._collector = None
-        if found is not None and found.mistakes:
-            self._put(trainer, "mistakes", draw_mistakes(found.mistakes, getattr(pl_module, "class_names", None)))
+        picture = None if found is None else _kind(pl_module).draw(found, getattr(pl_module, "class_names", None))
+        if picture is not None:
+            self._put(trainer, "mistakes", picture)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
         return trainer.is_global_zero and trainer.current_epoch % self.every_n_epochs == 0
@@ -332,24 +380,28 @@ def _preprocess(module: pl.LightningModule) -> Preprocess | None:
     return preprocess if isinstance(preprocess, Preprocess) else None
 
 
-def _collect(collector: Collector, module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-    logits = outputs.get("logits") if isinstance(outputs, dict) else None
-    if not isinstance(logits, Tensor) or not isinstance(batch, Batch):
+def _kind(module: pl.LightningModule) -> Kind:
+    return _KINDS[getattr(module, "task_name", "classification")]
+
+
+def _collect(collector: Any, module: pl.LightningModule, outputs: Any, batch: Any) -> None:
+    kind = _kind(module)
+    if not isinstance(outputs, dict) or kind.output not in outputs or not isinstance(batch, Batch):
         raise TypeError(
-            f"a report needs a Batch, and steps that return {{'logits': (B, K)}}; {type(module).__name__} "
-            f"returned {type(outputs).__name__} for a {type(batch).__name__}"
+            f"a report needs a Batch, and steps that return {{'{kind.output}': …}} as the project's tasks do; "
+            f"{type(module).__name__} returned {type(outputs).__name__} for a {type(batch).__name__}"
         )
-    collector.add(logits, batch, _preprocess(module))
+    kind.collect(collector, outputs, batch, _preprocess(module))
 
 
-def _gather(trainer: pl.Trainer, own: Evaluation | None, worst: int) -> Evaluation | None:
+def _gather(trainer: pl.Trainer, own: Any, worst: int, kind: Any = Evaluation) -> Any:
     """Put the evaluations of all processes together, on each of them."""
     if trainer.world_size == 1:
         return own
     shares: list[dict[str, Any] | None] = [None] * trainer.world_size
     torch.distributed.all_gather_object(shares, None if own is None else own.to_dict())
-    found = [Evaluation.from_dict(share) for share in shares if share is not None]
-    return Evaluation.concatenate(found, worst) if found else None
+    found = [kind.from_dict(share) for share in shares if share is not None]
+    return kind.concatenate(found, worst) if found else None
 
 
 def _weights(trainer: pl.Trainer) -> str:

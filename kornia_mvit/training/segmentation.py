@@ -18,11 +18,12 @@ from kornia_mvit.models.mobilevit import MobileViTConfig
 from kornia_mvit.ops.losses import pixel_cross_entropy, pixel_dice, pixel_lovasz
 from kornia_mvit.training.base import ImageTask, build_pipeline
 from kornia_mvit.training.optimization import SHAPES
+from kornia_mvit.training.segmentation_evaluation import class_iou
 from kornia_mvit.weights.cards import find_config, model_card
 from kornia_mvit.weights.checkpoints import load_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 
-__all__ = ["SegmentationTask", "class_iou"]
+__all__ = ["SegmentationTask"]
 
 Size = int | tuple[int, int]
 
@@ -99,6 +100,8 @@ class SegmentationTask(ImageTask):
         >>> task(torch.rand(2, 3, 64, 96)).shape
         torch.Size([2, 3, 64, 96])
     """
+
+    task_name = "segmentation"
 
     def __init__(
         self,
@@ -234,10 +237,9 @@ class SegmentationTask(ImageTask):
         if weight:
             network = cast(DeepLabV3, self.network)
             logits, aux = network.forward_with_aux(self.arrange(batch.image))
-            loss = self.loss(logits, mask) + weight * self.loss(aux, mask)
+            loss = self.loss(logits, mask) + cast(float, weight) * self.loss(aux, mask)
         else:
-            logits = self(batch.image)
-            loss = self.loss(logits, mask)
+            loss = self.loss(self(batch.image), mask)
         self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch))
         return loss
 
@@ -273,8 +275,9 @@ class SegmentationTask(ImageTask):
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Log loss and metrics.
 
-        Gives ``loss``, and ``prediction`` (B, H, W): the class of each pixel of the stored images, ``ignore_index``
-        beside them and where the Preprocess cut them off.
+        Gives ``loss``; ``prediction`` (B, H, W), the class of each pixel of the stored images, ``ignore_index``
+        beside them and where the Preprocess cut them off; and ``counts`` (B, K, K), the labelled pixels of each image
+        by their class and by what they were taken for.
         """
         return self._evaluate(batch, "val")
 
@@ -301,6 +304,8 @@ class SegmentationTask(ImageTask):
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         whole, ignored = _mask_of(batch), self.pipeline.ignore_index
         prediction = torch.full_like(whole, ignored, dtype=torch.long)
+        k = self.hparams["num_classes"]
+        counts = torch.zeros(len(batch), k, k, dtype=torch.long, device=whole.device)
         total, count = torch.zeros((), device=whole.device), 0
         for rows, logits, valid in predict_maps(self.predict_logits, batch, self.pipeline):
             height, width = logits.shape[-2:]
@@ -310,11 +315,12 @@ class SegmentationTask(ImageTask):
             weight = int(labelled.sum())
             total, count = total + self.loss(logits, mask) * weight, count + weight
             self.confusion.update(chosen[labelled], mask[labelled])
+            counts[rows] += _count(mask, chosen, labelled, k)
             prediction[rows, :height, :width] = chosen.masked_fill(~valid[:, 0], ignored)
         loss = total / max(count, 1)
         log = partial(self.log, on_step=False, on_epoch=True, sync_dist=True, prog_bar=True)
         log(f"{stage}/loss", loss, batch_size=max(count, 1))  # of all pixels of an epoch
-        return {"loss": loss, "prediction": prediction}
+        return {"loss": loss, "prediction": prediction, "counts": counts}
 
     def _log_counts(self, stage: str) -> None:
         counts: Tensor = self.confusion.compute().double()  # of all processes
@@ -332,24 +338,14 @@ class SegmentationTask(ImageTask):
 
     def card(self) -> dict[str, Any]:
         """Say in plain data what a checkpoint holds."""
-        return model_card(self.network, self.class_names, self.preprocess, "segmentation")
+        return model_card(self.network, self.class_names, self.preprocess, self.task_name)
 
 
-def class_iou(counts: Tensor) -> Tensor:
-    """Give the intersection over union of each class.
-
-    Args:
-        counts: (K, K) pixels of each class, by what they were taken for.
-
-    Returns:
-        (K,), NaN for classes that neither labels nor predictions have.
-
-    Example:
-        >>> class_iou(torch.tensor([[3.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
-        tensor([0.7500, 0.5000,    nan])
-    """
-    right = counts.diagonal()
-    return right / (counts.sum(0) + counts.sum(1) - right)
+def _count(mask: Tensor, chosen: Tensor, labelled: Tensor, num_classes: int) -> Tensor:
+    """Count the labelled pixels (B, H, W) of each image, by their class and the chosen one: (B, K, K)."""
+    places = (torch.arange(len(mask), device=mask.device)[:, None, None] * num_classes + mask) * num_classes + chosen
+    shape = (len(mask), num_classes, num_classes)
+    return torch.bincount(places[labelled], minlength=shape[0] * shape[1] * shape[2]).view(shape)
 
 
 def _mask_of(batch: Batch) -> Tensor:
