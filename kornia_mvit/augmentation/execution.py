@@ -100,14 +100,16 @@ class Execution:
             self._carry_out(operation, entry["data"], index)
 
     def resize(self, size: tuple[int, int], preprocess: PreprocessModule) -> None:
-        """Resize to a height and width, antialiased, if the images have others."""
+        """Resize to a height and width, antialiased, if the images have others; into the letterbox, if it is one."""
         if self.geometry.sizes[-1] == size:
             return
         self.finish()
-        self.geometry.append(
-            Step("resize", scale_matrix(len(self.batch), _size(self.image), size), size, covers=True, aligned=True)
-        )
-        self.image = preprocess.resize(self.image, size)
+        given, record = _size(self.image), preprocess.preprocess
+        boxed = record.letterbox and size == record.output_size
+        scaled = record.resized_size(*given) if boxed else size
+        matrix = scale_matrix(len(self.batch), given, scaled)
+        self.geometry.append(Step("resize", matrix, size, covers=not boxed, aligned=True))
+        self.image = preprocess.geometry(self.image) if boxed else preprocess.resize(self.image, size)
         self._image_at = len(self.geometry)
 
     def finish(self) -> Tensor:

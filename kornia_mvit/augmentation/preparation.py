@@ -24,11 +24,16 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
     geometry = Geometry((int(image.shape[-2]), int(image.shape[-1])), batch.size, len(batch), image.device)
     if batch.size is None:
         out = module(image)
-        window, size = _window(module, (int(image.shape[-2]), int(image.shape[-1])))
+        given = (int(image.shape[-2]), int(image.shape[-1]))
+        window, size = _window(module, given)
+        boxed = module.preprocess.letterbox
         if size != geometry.sizes[0] or window != (0.0, 0.0, float(size[1]), float(size[0])):
             matrix = window_matrix(torch.tensor([window], dtype=torch.float64), size)
-            geometry.append(Step("preprocess", matrix, size, covers=True, aligned=True))
-        return out, geometry, None
+            geometry.append(Step("preprocess", matrix, size, covers=not boxed, aligned=True))
+        if not boxed:
+            return out, geometry, None
+        filled = torch.tensor(module.preprocess.resized_size(*given), device=image.device)
+        return out, geometry, filled.expand(len(batch), 2).clone()
 
     raw = image if image.dtype == torch.uint8 and image.device.type == "cpu" else to_float(image)
     sizes = [(int(height), int(width)) for height, width in batch.size.tolist()]
@@ -50,8 +55,9 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
         )
         window, result = _window(module, size)
         matrices[chosen] = window_matrix(torch.tensor([window], dtype=torch.float64), result)
-        results[chosen] = torch.tensor(result, dtype=results.dtype)
-    uneven = len({tuple(part.shape[-2:]) for part in parts.values()}) > 1
+        filled = module.preprocess.resized_size(*size) if module.preprocess.letterbox else result
+        results[chosen] = torch.tensor(filled, dtype=results.dtype)
+    uneven = module.preprocess.letterbox or len({tuple(part.shape[-2:]) for part in parts.values()}) > 1
     geometry.append(Step("preprocess", matrices, (height, width), covers=not uneven, aligned=True))
     out = module.values(to_float(out))
     results = results.to(image.device)
@@ -61,9 +67,15 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
 def _window(
     module: PreprocessModule, size: tuple[int, int]
 ) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """Give the part of an image that a Preprocess shows, in the image's own pixels, and the size it is shown at."""
+    """Give the part of an image that a Preprocess shows, in the image's own pixels, and the size it is shown at.
+
+    That of a letterbox is larger than the image.
+    """
     record = module.preprocess
     h, w = record.resized_size(*size)
+    if record.letterbox and record.output_size is not None:
+        height, width = record.output_size
+        return (0.0, 0.0, width * size[1] / w, height * size[0] / h), (height, width)
     top, left, height, width = record.crop_box(h, w)
     sy, sx = size[0] / h, size[1] / w
     return (left * sx, top * sy, (left + width) * sx, (top + height) * sy), (height, width)

@@ -27,10 +27,12 @@ class Preprocess:
         channel_order: the order of the channels that the network takes; images are RGB.
         mean: subtracted from each channel of an image in [0, 1]; None for nothing.
         std: what each channel is divided by afterwards; None for nothing.
+        letterbox: keep the aspect where the size is a height and a width: the image is resized to fit, and black is
+            laid below it or at its right.
 
     Raises:
         ValueError: for sizes that are not positive, a crop that the resized image cannot hold, an unknown
-            interpolation or channel order, or a std of zero.
+            interpolation or channel order, a std of zero, or a letterbox without a height and width or with a crop.
 
     Example:
         >>> apple = Preprocess(size=288, crop=256)
@@ -46,6 +48,7 @@ class Preprocess:
     channel_order: str = "rgb"
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    letterbox: bool = False
 
     def __post_init__(self) -> None:
         for name in ("size", "crop", "mean", "std"):  # lists, as YAML and JSON have them, become tuples
@@ -60,6 +63,10 @@ class Preprocess:
             raise ValueError(f"unknown channel order {self.channel_order!r}; available: 'rgb', 'bgr'")
         if self.std is not None and not all(s > 0 for s in self.std):
             raise ValueError(f"std {self.std} is not positive; None leaves the values alone")
+        if self.letterbox and (not isinstance(self.size, tuple) or self.crop is not None):
+            raise ValueError(
+                f"a letterbox has a height and a width, and no crop; size is {self.size} and crop {self.crop}"
+            )
         if self.size is not None and self.crop is not None:
             held = (self.size, self.size) if isinstance(self.size, int) else self.size
             height, width = _pair(self.crop)
@@ -74,9 +81,13 @@ class Preprocess:
         return self.size if isinstance(self.size, tuple) else None
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that an image of the given ones is resized to, before the crop."""
+        """Height and width that an image of the given ones is resized to, before the crop or the letterbox."""
         if self.size is None:
             return height, width
+        if self.letterbox:
+            full = _pair(self.size)
+            scale = min(full[0] / height, full[1] / width)
+            return min(full[0], max(1, round(height * scale))), min(full[1], max(1, round(width * scale)))
         if isinstance(self.size, tuple):
             return self.size
         short, long = min(height, width), max(height, width)
@@ -150,12 +161,15 @@ class PreprocessModule(nn.Module):
         return out.to(image.dtype) if image.is_floating_point() else out
 
     def geometry(self, image: Tensor) -> Tensor:
-        """Resize and crop images; uint8 ones on the CPU only.
+        """Resize and crop images, or lay them in their letterbox; uint8 ones on the CPU only.
 
         Raises:
             ValueError: if an image is smaller than the crop and no resize is asked for.
         """
         image = self.resize(image, self.preprocess.resized_size(image.shape[-2], image.shape[-1]))
+        if self.preprocess.letterbox:
+            height, width = _pair(self.preprocess.size or 0)
+            return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
         if self.preprocess.crop is None:
             return image
         top, left, height, width = self.preprocess.crop_box(image.shape[-2], image.shape[-1])

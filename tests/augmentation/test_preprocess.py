@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from kornia_mvit import Preprocess
+from kornia_mvit import AugmentationPipeline, Batch, Preprocess
 from tests.tester import BaseTester
 
 SIZES = st.one_of(st.integers(8, 90), st.tuples(st.integers(8, 90), st.integers(8, 90)))
@@ -39,6 +40,8 @@ class TestPreprocess(BaseTester):
             ({"interpolation": "nearest"}, "available: 'bilinear', 'bicubic'"),
             ({"channel_order": "gbr"}, "available: 'rgb', 'bgr'"),
             ({"std": (1.0, 0.0, 1.0)}, "std (1.0, 0.0, 1.0) is not positive"),
+            ({"size": 64, "letterbox": True}, "a letterbox has a height and a width, and no crop; size is 64"),
+            ({"size": (64, 64), "crop": 32, "letterbox": True}, "and no crop; size is (64, 64) and crop 32"),
         ],
     )
     def test_exception_of_record(self, arguments, message):
@@ -127,3 +130,42 @@ class TestPreprocess(BaseTester):
         self.assert_close(compiled(image), module(image))
         photo = photos()[2]
         self.assert_close(compiled(photo), module(photo), atol=1.07 / 255)
+
+    @given(st.integers(8, 90), st.integers(8, 90), st.integers(8, 60), st.integers(8, 60))
+    def test_letterbox(self, height, width, tall, wide):
+        """The whole image is there, its aspect kept to a pixel, and black beside it."""
+        record = Preprocess((tall, wide), letterbox=True)
+        assert Preprocess.from_dict(record.to_dict()) == record
+        out = record.module()(torch.ones(1, 3, height, width))
+        assert out.shape == (1, 3, tall, wide)
+        h, w = record.resized_size(height, width)
+        assert h == tall or w == wide
+        scale = min(tall / height, wide / width)
+        assert abs(h - height * scale) <= 1
+        assert abs(w - width * scale) <= 1
+        torch.testing.assert_close(out[..., :h, :w], torch.ones(1, 3, h, w))
+        assert out.sum() == pytest.approx(3 * h * w, rel=1e-5)
+
+    @given(st.integers(8, 90), st.integers(8, 90), st.booleans(), st.booleans())
+    def test_letterbox_takes_targets_along_and_back(self, height, width, training, canvas):
+        """Alike in training without augmentation and in evaluation, with and without a canvas beside the image."""
+        pipeline = AugmentationPipeline(preprocess=Preprocess((40, 56), letterbox=True)).train(training)
+        box = torch.tensor([[[0.0, 0.0, width, height], [width / 4, height / 4, width / 2, height]]])
+        grey = torch.full((1, 3, height, width), 0.5)
+        more = {}
+        if canvas:
+            grey = F.pad(grey, (0, 9, 0, 5))
+            more["size"] = torch.tensor([[height, width]])
+        mask = torch.ones(1, *grey.shape[2:], dtype=torch.long)
+        batch = Batch(grey, boxes=box, box_label=torch.zeros(1, 2, dtype=torch.long), mask=mask, **more)
+        if training and canvas:
+            return  # the canvas is part of what training without a policy shows
+        out, params = pipeline.augment(batch) if training else pipeline.prepare(batch)
+        h, w = pipeline.preprocess.resized_size(height, width)
+        torch.testing.assert_close(out.boxes[0, 0], torch.tensor([0.0, 0.0, w, h]), atol=1e-3, rtol=0)
+        torch.testing.assert_close(pipeline.inverse_boxes(out.boxes, params), box, atol=1e-3, rtol=0)
+        assert torch.equal(out.mask[0] == 1, out.image[0, 0] > 0)
+        assert (out.mask[0, h:] == 255).all()
+        maps, valid = pipeline.inverse(torch.full_like(out.image, 0.5), params)
+        torch.testing.assert_close(maps[..., :height, :width], torch.full((1, 3, height, width), 0.5))
+        assert valid[..., :height, :width].all()
