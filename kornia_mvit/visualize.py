@@ -183,6 +183,43 @@ def draw_overlay(
     return add_legend(painted, classes_in(mask, ignore_index), class_names, colours)
 
 
+def draw_detections(
+    image: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    scores: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    ignore: Tensor | None = None,
+) -> "Image.Image":
+    """Draw boxes over an image, at the image's own size, in the colours of their classes.
+
+    Args:
+        image: (3, H, W), uint8.
+        boxes: (n, 4) left, top, right and bottom edges in pixels of the image.
+        labels: (n,) classes from 0.
+        scores: (n,) in [0, 1], written beside the names.
+        class_names: names of the classes; their numbers are shown when None.
+        ignore: (n,) bool, boxes to be framed in grey.
+
+    Returns:
+        A Pillow image.
+
+    Raises:
+        ImportError: if Pillow is missing.
+    """
+    pillow, drawing, fonts = _pillow()
+    picture: Image.Image = pillow.fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
+    pen = drawing.Draw(picture)
+    font = fonts.load_default(size=max(9, max(picture.size) // 30))
+    for k in range(len(boxes) - 1, -1, -1):  # the best last, on top
+        label = int(labels[k])
+        text = _name(label, class_names) + ("" if scores is None else f" {float(scores[k]):.0%}")
+        colour = _IGNORED if ignore is not None and bool(ignore[k]) else _colour(label)
+        _draw_box(pen, picture.size, boxes[k].tolist(), text, colour, font)
+    return picture
+
+
 def draw_segmentation(
     image: Tensor, masks: Sequence[Tensor], colours: Colours | None = None, *, ignore_index: int = 255
 ) -> "Image.Image":
@@ -322,7 +359,7 @@ def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: 
     pen = drawing.Draw(picture)
     height, width = batch.image.shape[-2:]
     across, down = picture.width / width, picture.height / height
-    line = max(1, max(picture.size) // 160)
+    line = _line(picture.size)
     if batch.boxes is not None and batch.box_label is not None:
         font = fonts.load_default(size=max(9, max(picture.size) // 26))
         for k, (box, label) in enumerate(
@@ -331,20 +368,33 @@ def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: 
             if label < 0:
                 continue
             ignored = batch.box_ignore is not None and bool(batch.box_ignore[index, k])
-            colour = _IGNORED if ignored else _colour(label)
-            left, top, right, bottom = (v * s for v, s in zip(box, (across, down) * 2, strict=True))
-            right, bottom = max(left, min(right, picture.width) - 1), max(top, min(bottom, picture.height) - 1)
-            pen.rectangle((left, top, right, bottom), outline=colour, width=line)
-            name = _name(label, class_names)
-            tag = pen.textbbox((left + line, top), name, font=font)
-            if tag[2] - tag[0] < right - left:
-                pen.rectangle((left, top, tag[2] + line, tag[3] + 1), fill=colour)
-                pen.text((left + line, top), name, fill=_contrast(colour), font=font)
+            scaled = [v * s for v, s in zip(box, (across, down) * 2, strict=True)]
+            _draw_box(
+                pen, picture.size, scaled, _name(label, class_names), _IGNORED if ignored else _colour(label), font
+            )
     if batch.keypoints is not None and batch.keypoint_visible is not None:
         for point, visible in zip(batch.keypoints[index].tolist(), batch.keypoint_visible[index].tolist(), strict=True):
             if visible:
                 x, y, r = point[0] * across, point[1] * down, 1.5 * line + 1
                 pen.ellipse((x - r, y - r, x + r, y + r), fill=_POINT, outline=_PAPER)
+
+
+def _line(size: tuple[int, int]) -> int:
+    return max(1, max(size) // 160)
+
+
+def _draw_box(
+    pen: Any, size: tuple[int, int], box: Sequence[float], text: str, colour: tuple[int, int, int], font: Any
+) -> None:
+    """Draw a frame, and its name where there is room for it."""
+    line = _line(size)
+    left, top, right, bottom = box
+    right, bottom = max(left, min(right, size[0]) - 1), max(top, min(bottom, size[1]) - 1)
+    pen.rectangle((left, top, right, bottom), outline=colour, width=line)
+    tag = pen.textbbox((left + line, top), text, font=font)
+    if tag[2] - tag[0] < right - left:
+        pen.rectangle((left, top, tag[2] + line, tag[3] + 1), fill=colour)
+        pen.text((left + line, top), text, fill=_contrast(colour), font=font)
 
 
 def _contrast(colour: tuple[int, int, int]) -> str:

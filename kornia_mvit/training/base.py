@@ -34,6 +34,7 @@ class ImageTask(pl.LightningModule):
     """
 
     task_name = "classification"
+    prepares = True  # for evaluation; False where a step does, which then can bring predictions back
     network: nn.Module
     pipeline: AugmentationPipeline
     class_names: tuple[str, ...] | None
@@ -84,6 +85,8 @@ class ImageTask(pl.LightningModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment or preprocess the batch, where it is."""
+        if not self.prepares and not self.pipeline.training:
+            return batch
         out: Batch = self.pipeline(batch)
         return out
 
@@ -174,6 +177,7 @@ def build_pipeline(
     *,
     multi_scale: tuple[int, int, int] | None = None,
     ignore_index: int = 255,
+    min_box_visibility: float = 0.0,
     **defaults: Any,
 ) -> AugmentationPipeline:
     """Build a pipeline from a policy's name.
@@ -187,6 +191,7 @@ def build_pipeline(
         preprocess: what comes after it, and alone in evaluation.
         multi_scale: least and greatest side in pixels and their number, of the sizes that each step draws from.
         ignore_index: number of the pixels to ignore in masks.
+        min_box_visibility: share of a box that has to stay in view.
         defaults: further arguments of the policy, taken where it has such and they are not given.
 
     Raises:
@@ -203,6 +208,7 @@ def build_pipeline(
         build(image_size, **given),
         preprocess=preprocess,
         ignore_index=ignore_index,
+        min_box_visibility=min_box_visibility,
         multi_scale=None if multi_scale is None else multiscale_sizes(*multi_scale),
         seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
     )

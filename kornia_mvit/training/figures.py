@@ -27,7 +27,7 @@ __all__ = [
 
 _INK, _QUIET, _LINE = "#1f2328", "#59636e", "#d1d9e0"
 _BLUE, _ORANGE, _GREEN = "#0969da", "#bc4c00", "#1a7f37"
-_SHARES = ("accuracy", "top5", "class_accuracy", "calibration_error", "miou")
+_SHARES = ("accuracy", "top5", "class_accuracy", "calibration_error", "miou", "map", "map_50", "map_75")
 _NAMED = 30  # classes that a chart has room to name
 _LONGEST = 22  # letters of a name
 
@@ -249,6 +249,37 @@ def draw_scores(rows: Sequence[Mapping[str, Any]], score: str, label: str) -> by
     axes.set_xlim(0, 1.01)
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(_percent())
+    return _png(figure)
+
+
+def draw_precision_recall(curves: Mapping[str, Sequence[float]], mean: Sequence[float]) -> bytes:
+    """Draw the precision of classes over their recall, and the mean of all.
+
+    Args:
+        curves: of each class to draw, the precision at evenly spaced recalls from 0 to 1.
+        mean: over all classes.
+
+    Returns:
+        A PNG file.
+
+    Raises:
+        ImportError: if Matplotlib is missing.
+    """
+    figure = _figure(7.2, 4.6)
+    axes = figure.subplots()
+    _plain(axes, "")
+    from matplotlib import colormaps  # there if _figure went well
+
+    recall = torch.linspace(0, 1, len(mean)).tolist()
+    palette = colormaps["tab10"].colors
+    for place, (name, precision) in enumerate(curves.items()):
+        axes.plot(recall, precision, color=palette[place % len(palette)], linewidth=1.4, label=shorten(name))
+    if len(curves) != 1:
+        axes.plot(recall, mean, color=_INK, linewidth=2.4, label="mean of all")
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.xaxis.set_major_formatter(_percent())
+    axes.yaxis.set_major_formatter(_percent())
+    figure.legend(frameon=False, fontsize=9, loc="outside right center")
     return _png(figure)
 
 

@@ -102,6 +102,7 @@ class SegmentationTask(ImageTask):
     """
 
     task_name = "segmentation"
+    prepares = False
 
     def __init__(
         self,
@@ -224,10 +225,6 @@ class SegmentationTask(ImageTask):
                 f"the data ignore pixels of {found}, the task those of {self.pipeline.ignore_index}; give both the "
                 "same ignore_index"
             )
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment the batch, where it is; evaluation needs it as it is stored."""
-        return super().on_after_batch_transfer(batch, dataloader_idx) if self.pipeline.training else batch
 
     # ------------------------------------------------------------------------------------------------------- training
 
