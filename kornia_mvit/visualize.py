@@ -282,7 +282,7 @@ def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":
 
 def classes_in(mask: Tensor, ignore_index: int) -> list[int]:
     """List the classes that masks hold, but for the one that is none."""
-    return sorted(set(mask.unique().tolist()) - {ignore_index})
+    return sorted(set(torch.unique(mask).tolist()) - {ignore_index})
 
 
 def _look(image: Tensor, preprocess: Preprocess | None) -> Tensor:

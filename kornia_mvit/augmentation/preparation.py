@@ -55,8 +55,9 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
         )
         window, result = _window(module, size)
         matrices[chosen] = window_matrix(torch.tensor([window], dtype=torch.float64), result)
-        filled = module.preprocess.resized_size(*size) if module.preprocess.letterbox else result
-        results[chosen] = torch.tensor(filled, dtype=results.dtype)
+        if module.preprocess.letterbox:
+            result = module.preprocess.resized_size(*size)
+        results[chosen] = torch.tensor(result, dtype=results.dtype)
     uneven = module.preprocess.letterbox or len({tuple(part.shape[-2:]) for part in parts.values()}) > 1
     geometry.append(Step("preprocess", matrices, (height, width), covers=not uneven, aligned=True))
     out = module.values(to_float(out))

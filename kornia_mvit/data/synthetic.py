@@ -77,7 +77,9 @@ class Shapes(Dataset[dict[str, Any]]):
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         image = 100 + 40 * torch.rand(1, *self.size, generator=generator).expand(3, -1, -1)
         mask = torch.zeros(self.size, dtype=torch.long)
-        boxes, labels, areas = [], [], []
+        boxes: list[list[int]] = []
+        labels: list[int] = []
+        areas: list[int] = []
         for kind, inside in self._draw(generator):
             colour = torch.randint(0, 256, (3, 1), generator=generator).float()
             colour[int(torch.randint(3, (1,), generator=generator))] = 250 * (len(labels) % 2)  # never the ground's
@@ -105,7 +107,7 @@ class Shapes(Dataset[dict[str, Any]]):
         height, width = self.size
         wanted = int(torch.randint(self.shapes[0], self.shapes[1] + 1, (1,), generator=generator))
         found: list[tuple[float, float, float]] = []
-        out = []
+        out: list[tuple[int, Tensor]] = []
         for _ in range(20 * wanted):
             if len(out) == wanted:
                 break

@@ -268,12 +268,9 @@ def draw_precision_recall(curves: Mapping[str, Sequence[float]], mean: Sequence[
     figure = _figure(7.2, 4.6)
     axes = figure.subplots()
     _plain(axes, "")
-    from matplotlib import colormaps  # there if _figure went well
-
     recall = torch.linspace(0, 1, len(mean)).tolist()
-    palette = colormaps["tab10"].colors
     for place, (name, precision) in enumerate(curves.items()):
-        axes.plot(recall, precision, color=palette[place % len(palette)], linewidth=1.4, label=shorten(name))
+        axes.plot(recall, precision, color=f"C{place % 10}", linewidth=1.4, label=shorten(name))
     if len(curves) != 1:
         axes.plot(recall, mean, color=_INK, linewidth=2.4, label="mean of all")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
