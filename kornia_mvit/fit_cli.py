@@ -250,7 +250,7 @@ _EVALUATION_OPTIONS = {
 }
 _MORE_HELP = {
     "--model.help": "those of the task",
-    "--data.help[=TableData]": "those of the data: FolderData, TableData, ShardData, SegmentationFolderData, ...",
+    "--data.help[=TableData]": "those of the data, such as FolderData or SegmentationFolderData",
     "--help all": "those of Lightning's Trainer too",
     "--config RECIPE --print_config": "the recipe whole, as YAML",
 }

@@ -1,7 +1,12 @@
 """A loader that goes on in the middle of an epoch."""
 
+import multiprocessing
+import os
 import signal
+import weakref
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -71,7 +76,10 @@ class ResumableLoader(DataLoader[Batch]):
         self._state = state
         sampler.load_state_dict({"epoch": state["epoch"], "position": state["consumed"]})
         self.generator.manual_seed(combine_seed(sampler.seed, sampler.rank, sampler.epoch))
-        for batch in super().__iter__():
+        before = set(multiprocessing.active_children())
+        batches = super().__iter__()
+        _end_with_this_process(set(multiprocessing.active_children()) - before)
+        for batch in batches:
             state["consumed"] += 1
             yield batch
 
@@ -93,3 +101,25 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+_WORKERS: "weakref.WeakSet[BaseProcess]" = weakref.WeakSet()
+_OWNER: list[int] = []  # number of the process whose workers these are
+
+
+def _end_with_this_process(workers: set[BaseProcess]) -> None:
+    """Have workers killed when this process ends and has not yet done with them, as after an error.
+
+    Python asks them by SIGTERM, which they ignore, and would wait for ever.
+    """
+    if _OWNER != [os.getpid()]:  # a fork inherits both
+        _OWNER[:] = [os.getpid()]
+        _WORKERS.clear()
+        Finalize(None, _kill_workers, exitpriority=10)
+    _WORKERS.update(worker for worker in workers if worker.daemon)
+
+
+def _kill_workers() -> None:
+    for worker in list(_WORKERS):
+        if worker.is_alive():
+            worker.kill()

@@ -292,7 +292,8 @@ class TestSegmentationFolderData:
             str(make_masks(tmp_path, mode)), 3, 0, 60, class_names=["sky", "road"], ignore_label=11
         )
         data.setup()
-        batch = next(iter(data.val_dataloader()))
+        assert next(iter(data.val_dataloader())).mask.shape == (3, 30, 40)  # which are scored at their own size
+        batch = next(iter(data.train_dataloader()))
         assert batch.image.shape == (3, 3, 60, 80)
         assert batch.mask.shape == (3, 60, 80)
         for value, count in ((1, 40 * 60 - 64), (255, 64), (0, 40 * 60)):

@@ -1,5 +1,9 @@
 """ResumableLoader, over EpochBatchSampler."""
 
+import subprocess
+import sys
+import textwrap
+
 import pytest
 import torch
 from hypothesis import given
@@ -72,6 +76,23 @@ class TestResumableLoader:
         before = torch.get_rng_state()
         labels(make())
         assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize("end", ["raise KeyError", "sys.exit(3)", "pass"])
+    def test_a_process_ends_that_has_not_done_with_its_workers(self, end):
+        """Which ignore the signal by which Python asks them to end; an error keeps the iterator in its traceback."""
+        code = f"""
+        import sys
+        from tests.data.test_loaders import make
+        batches = iter(make(workers=1))
+        next(batches)
+        sys.kept = batches
+        {end}
+        """
+        run = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=60, check=False
+        )
+        assert run.returncode == {"raise KeyError": 1, "sys.exit(3)": 3, "pass": 0}[end]
+        assert (b"KeyError" in run.stderr) == (end == "raise KeyError")
 
 
 class TestEpochBatchSampler:
