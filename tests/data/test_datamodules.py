@@ -236,11 +236,11 @@ class TestVOCData:
             "has no area",
             "lies outside the image",
             "is incomplete",
-            "bird is not a class",
+            "is of the unknown class bird",
         ]
         data.setup()
         sample = data.splits["test"][1]
-        assert sample["boxes"].tolist() == [[0.0, 0.0, sample["image"].shape[2], 256.0]], "clipped to the image"
+        assert sample["boxes"].tolist() == [[0.0, 0.0, sample["image"].shape[2], 30.0]], "clipped to the image"
         with pytest.raises(DataError, match=r"16 boxes in .* cannot be used:\n1.xml: cat"):
             VOCData(str(tmp_path), class_names=["cat"], on_bad_box="raise")
 
