@@ -226,9 +226,7 @@ class CocoMetrics(Metric):
         for row, score in zip(found_rows, scores, strict=True):
             row |= {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score}
         images = [{"id": place} for place in range(len(order))]
-        return images, *(
-            sorted((r for r in rows if r["image_id"] >= 0), key=_image) for rows in (truth_rows, found_rows)
-        )
+        return images, _in_order(truth_rows), _in_order(found_rows)
 
     def _rows(self, name: str) -> Tensor:
         rows = getattr(self, name)

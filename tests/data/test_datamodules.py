@@ -235,8 +235,8 @@ class TestVOCData:
         assert [reason.split(") ")[-1] for reason in reasons] == [
             "has no area",
             "lies outside the image",
-            "is incomplete",
             "is of the unknown class bird",
+            "is incomplete",
         ]
         data.setup()
         sample = data.splits["test"][1]
