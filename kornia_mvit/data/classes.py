@@ -9,7 +9,7 @@ from typing import Any
 
 from kornia_mvit.data.datasets import DataError
 
-__all__ = ["Colour", "LabelClasses", "read_classes", "voc_colours"]
+__all__ = ["Colour", "LabelClasses", "parse_file", "read_classes", "voc_colours"]
 
 Colour = tuple[int, int, int]
 
@@ -80,7 +80,7 @@ def read_classes(path: str | Path) -> LabelClasses:
         DataError: naming the file, if it is missing or says something else.
         ImportError: for a YAML file where PyYAML is missing.
     """
-    data = _parse(Path(path))
+    data = parse_file(Path(path))
     try:
         ignored: list[Any] = []
         if isinstance(data, Mapping) and "classes" in data:
@@ -100,7 +100,13 @@ def read_classes(path: str | Path) -> LabelClasses:
         raise DataError(f"{path}: {error}") from None
 
 
-def _parse(path: Path) -> Any:
+def parse_file(path: Path) -> Any:
+    """Give what a JSON or YAML file with names of classes holds; one named ``.json`` is JSON, any other YAML.
+
+    Raises:
+        DataError: naming the file, if it is missing or neither.
+        ImportError: for a YAML file where PyYAML is missing.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

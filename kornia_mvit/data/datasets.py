@@ -1,8 +1,6 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,12 +16,11 @@ __all__ = [
     "DataError",
     "ImageFiles",
     "MaskFiles",
-    "VOCFiles",
     "find_classes",
     "find_images",
     "read_image",
     "read_mask",
-    "read_voc",
+    "read_size",
     "unknown_label",
 ]
 
@@ -76,6 +73,27 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
         raise DataError(f"cannot read image {name}: {error}") from None
     data = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
     return data.view(rgb.height, rgb.width, 3).permute(2, 0, 1).contiguous()
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """Give height and width of the image that :func:`read_image` gives, without decoding it.
+
+    Raises:
+        DataError: naming the file, if it is missing or not an image.
+        ImportError: if Pillow is missing.
+    """
+    try:
+        from PIL import ExifTags, Image
+    except ImportError as error:
+        raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except FileNotFoundError:
+        raise DataError(f"no such image: {path}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read image {path}: {error}") from None
 
 
 def _to_rgb(image: "Image.Image") -> "Image.Image":
@@ -208,77 +226,6 @@ def _mask_of_colours(
     return mask
 
 
-@dataclass
-class Annotation:
-    """The objects of one image, and what was wrong with others.
-
-    Args:
-        boxes: left, top, right and bottom edges in pixels.
-        names: of the objects' classes.
-        difficult: whether each is marked so.
-        bad: why other objects were left out.
-    """
-
-    boxes: list[list[float]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    difficult: list[bool] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)
-
-
-def read_voc(path: str | Path, *, origin: int = 1) -> Annotation:
-    """Read a Pascal VOC annotation.
-
-    VOC counts pixels from 1 and names the last one of a box: one of the first two pixels of the first two rows is
-    (1, 1, 2, 2), and (0, 0, 2, 2) in edges. Where the last pixel is the first, nothing was boxed.
-
-    Args:
-        path: an XML file.
-        origin: number of the first pixel; 0 for files that count from there. Either way the last one is named.
-
-    Returns:
-        The objects, boxes clipped to the image where the file tells its size. Those without an area, outside the
-        image, or with numbers that are none, are left out and told of.
-
-    Raises:
-        DataError: naming the file, if it is missing or not such a file.
-        ImportError: if defusedxml is missing.
-    """
-    try:
-        from defusedxml import DefusedXmlException, ElementTree  # type: ignore[import-untyped]  # it has no stubs
-    except ImportError as error:
-        raise ImportError("reading VOC annotations needs defusedxml; install kornia-mvit[train]") from error
-    try:
-        root = ElementTree.parse(path).getroot()
-    except FileNotFoundError:
-        raise DataError(f"no such annotation: {path}") from None
-    except (ElementTree.ParseError, DefusedXmlException, OSError) as error:
-        raise DataError(f"cannot read annotation {path}: {error}") from None
-    width, height = (float(root.findtext(f"size/{side}") or 0) or math.inf for side in ("width", "height"))
-    out = Annotation()
-    for item in root.findall("object"):
-        name = (item.findtext("name") or "").strip()
-        try:
-            low_x, low_y, high_x, high_y = (
-                float(item.findtext(f"bndbox/{side}") or "nan") for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-        except ValueError:
-            low_x = low_y = high_x = high_y = math.nan
-        given = f"{name or 'an object without a name'} ({low_x:g}, {low_y:g}, {high_x:g}, {high_y:g})"
-        box = [low_x - origin, low_y - origin, high_x + 1 - origin, high_y + 1 - origin]
-        clipped = [max(box[0], 0.0), max(box[1], 0.0), min(box[2], width), min(box[3], height)]
-        if not name or any(math.isnan(v) for v in box):
-            out.bad.append(f"{given} is incomplete")
-        elif high_x <= low_x or high_y <= low_y:
-            out.bad.append(f"{given} has no area")
-        elif clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-            out.bad.append(f"{given} lies outside the image")
-        else:
-            out.boxes.append(clipped)
-            out.names.append(name)
-            out.difficult.append((item.findtext("difficult") or "0").strip() == "1")
-    return out
-
-
 class ImageFiles(Dataset[dict[str, Any]]):
     """Image files with their classes.
 
@@ -305,49 +252,6 @@ class ImageFiles(Dataset[dict[str, Any]]):
         """Give a sample as :meth:`Batch.collate` takes it."""
         path = self.files[index]
         sample = {"image": read_image(path), "label": self.labels[index], "meta": {"path": str(path)}}
-        return sample if self.transform is None else dict(self.transform(sample))
-
-
-class VOCFiles(Dataset[dict[str, Any]]):
-    """Image files with boxes.
-
-    Args:
-        files: paths of the images.
-        annotations: the objects of each.
-        class_names: names of the classes, in the order of their labels.
-        transform: what a sample goes through, such as a resize to the storage size.
-
-    Raises:
-        DataError: when an image is fetched that cannot be read, naming the file.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[Path],
-        annotations: Sequence[Annotation],
-        class_names: Sequence[str],
-        transform: Transform | None = None,
-    ) -> None:
-        if len(files) != len(annotations):
-            raise ValueError(f"{len(files)} files, but {len(annotations)} annotations")
-        self.files = list(files)
-        self.annotations = list(annotations)
-        self.labels = {name: label for label, name in enumerate(class_names)}
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give a sample as :meth:`Batch.collate` takes it."""
-        path, found = self.files[index], self.annotations[index]
-        sample = {
-            "image": read_image(path),
-            "boxes": torch.tensor(found.boxes).reshape(-1, 4),
-            "box_label": torch.tensor([self.labels[name] for name in found.names], dtype=torch.long),
-            "box_ignore": torch.tensor(found.difficult, dtype=torch.bool),
-            "meta": {"path": str(path)},
-        }
         return sample if self.transform is None else dict(self.transform(sample))
 
 

@@ -235,12 +235,12 @@ class TestVOCData:
         assert [reason.split(") ")[-1] for reason in reasons] == [
             "has no area",
             "lies outside the image",
+            "is of the unknown class bird",
             "is incomplete",
-            "bird is not a class",
         ]
         data.setup()
         sample = data.splits["test"][1]
-        assert sample["boxes"].tolist() == [[0.0, 0.0, sample["image"].shape[2], 256.0]], "clipped to the image"
+        assert sample["boxes"].tolist() == [[0.0, 0.0, sample["image"].shape[2], 30.0]], "clipped to the image"
         with pytest.raises(DataError, match=r"16 boxes in .* cannot be used:\n1.xml: cat"):
             VOCData(str(tmp_path), class_names=["cat"], on_bad_box="raise")
 

@@ -17,10 +17,10 @@ from kornia_mvit.data.loaders import ResumableLoader
 from kornia_mvit.data.samplers import EpochBatchSampler, MultiScaleBatchSampler
 from kornia_mvit.data.storage import StorageResize
 
-__all__ = ["ImageData", "check_on_error", "list_classes"]
+__all__ = ["ImageData", "Samples", "check_on_error", "list_classes"]
 
 
-class _Samples(Protocol):
+class Samples(Protocol):
     """A dataset with a length."""
 
     def __len__(self) -> int: ...
@@ -109,8 +109,8 @@ class ImageData(pl.LightningDataModule):
         """Give the seed of Lightning's ``seed_everything``."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
-    def _samples(self, name: str) -> _Samples:
-        return cast(_Samples, self.splits[name])
+    def _samples(self, name: str) -> Samples:
+        return cast(Samples, self.splits[name])
 
     def _scales(self) -> tuple[tuple[tuple[int, int], ...], tuple[int, int], int] | None:
         """Give the sizes that the task's pipeline draws from, the one that ``batch_size`` is for, and its seed."""
@@ -122,7 +122,7 @@ class ImageData(pl.LightningDataModule):
             raise DataError("batches of many sizes need a Preprocess with a size, for which batch_size holds")
         return pipeline.multi_scale, base, pipeline.counter.seed
 
-    def _loader(self, data: _Samples, sampler: EpochBatchSampler) -> DataLoader[Batch]:
+    def _loader(self, data: Samples, sampler: EpochBatchSampler) -> DataLoader[Batch]:
         return ResumableLoader(
             data,
             sampler,

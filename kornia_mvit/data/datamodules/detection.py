@@ -1,31 +1,177 @@
-"""Images with boxes."""
+"""Images with boxes, of Pascal VOC and COCO."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
 
+import torch
 from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 
-from kornia_mvit.data.datamodules.base import ImageData
-from kornia_mvit.data.datasets import DataError, VOCFiles, find_images, read_voc
+from kornia_mvit.data.annotations import Annotation, CocoFile, read_coco, read_voc
+from kornia_mvit.data.boxes import BoxFiles, BoxRows, BoxTable, build_table
+from kornia_mvit.data.datamodules.base import ImageData, Samples, list_classes
+from kornia_mvit.data.datasets import DataError, find_images, read_size
+from kornia_mvit.data.storage import StorageResize
 
-__all__ = ["VOCData"]
+__all__ = ["BoxData", "COCOData", "VOCData"]
+
+_LISTED = 20  # faults that a message lists
 
 
-class VOCData(ImageData):
+@dataclass
+class _Part:
+    """The images of a split, with their boxes."""
+
+    files: list[Path]
+    table: BoxTable
+    image_ids: Sequence[int] | None = None
+
+
+class BoxData(ImageData):
+    """What data modules of images with boxes share.
+
+    Training images are brought to the storage size. Those of other splits keep the file's, at which they are scored,
+    unless ``storage_size`` is given; their boxes are scaled with them, and ``original_size`` leads back.
+
+    Attributes:
+        bad_boxes: boxes that were left out, each with its file and what is wrong with it.
+        clipped_boxes: number of boxes that reached out of their image.
+    """
+
+    def __init__(self, batch_size: int, num_workers: int, storage_size: int | None, on_bad_box: str) -> None:
+        super().__init__(batch_size, num_workers, storage_size)
+        if on_bad_box not in ("drop", "raise"):
+            raise ValueError(f"unknown on_bad_box {on_bad_box!r}; available: 'drop', 'raise'")
+        self._on_bad_box = on_bad_box
+        self.bad_boxes: list[str] = []
+        self.clipped_boxes = 0
+        self._class_names: tuple[str, ...] = ()
+        self._place = ""
+        self._parts: dict[str, _Part] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names that were given, or found."""
+        return self._class_names
+
+    def count_boxes(self, split: str) -> dict[str, int]:
+        """Give the number of boxes of each class in a split, without those that loss and score leave out."""
+        table = self._parts[split].table
+        counts = torch.bincount(table.labels[~table.ignore], minlength=self.num_classes)
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Make the splits, and tell of boxes that were left out or clipped."""
+        for split, part in self._parts.items():
+            if split == "train":
+                transform: StorageResize | None = self.storage()
+            else:
+                transform = None if self.storage_size is None else StorageResize(self.storage_size)
+            self.splits[split] = BoxFiles(part.files, part.table, transform, image_ids=part.image_ids)
+        counts = ", ".join(
+            f"{len(part.files)} images with {len(part.table.labels)} boxes in {split}"
+            for split, part in self._parts.items()
+        )
+        rank_zero_info(f"{self._place}: {list_classes(self.class_names)}, {counts}")
+        if self.bad_boxes:
+            rank_zero_info(f"left out {len(self.bad_boxes)} boxes:\n{_list(self.bad_boxes)}")
+        if self.clipped_boxes:
+            rank_zero_info(f"clipped {self.clipped_boxes} boxes to their images")
+
+    def _samples(self, name: str) -> Samples:
+        if name not in self.splits:
+            raise DataError(f"{self._place} has no {name} split; it has {', '.join(self.splits)}")
+        return super()._samples(name)
+
+    def _fill(
+        self,
+        splits: Mapping[str, Sequence[Path]],
+        found: Mapping[Path, Annotation],
+        places: Mapping[Path, str],
+        *,
+        relative: bool = False,
+    ) -> None:
+        """Take in what was found for the images of all splits, each image once.
+
+        Args:
+            splits: the images of each.
+            found: the objects of each image.
+            places: what messages call the annotation of each image.
+            relative: whether boxes are shares of width and height.
+        """
+        rows = _collect_rows([*found.values()], self.class_names)
+        sizes = torch.tensor([annotation.size for annotation in found.values()]).reshape(-1, 2)
+        table, faults, clipped = build_table(rows, sizes, relative=relative)
+        self._note(faults, clipped, [f"{places[path]}: {given}" for path in found for given in found[path].given])
+        numbers = {path: number for number, path in enumerate(found)}
+        for split, files in splits.items():
+            self._parts[split] = _Part([*files], table.select([numbers[path] for path in files]))
+        self._check_boxes()
+
+    def _note(self, faults: Mapping[int, str], clipped: int, given: Mapping[int, str] | Sequence[str]) -> None:
+        self.bad_boxes += [f"{given[row]} {fault}" for row, fault in faults.items()]
+        self.clipped_boxes += clipped
+
+    def _check_boxes(self) -> None:
+        """Raise a DataError if a box is bad and the user wants no such data."""
+        if self.bad_boxes and self._on_bad_box == "raise":
+            raise DataError(
+                f"{len(self.bad_boxes)} boxes in {self._place} cannot be used:\n{_list(self.bad_boxes, indent='')}"
+            )
+
+
+def _list(faults: Sequence[str], indent: str = "  ") -> str:
+    more = len(faults) - _LISTED
+    lines = [*faults[:_LISTED], *([f"and {more} more, all in the data module's bad_boxes"] if more > 0 else [])]
+    return "\n".join(indent + line for line in lines)
+
+
+def _collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) -> BoxRows:
+    """Put the objects of images together, those of unknown classes with a fault."""
+    labels = {name: label for label, name in enumerate(class_names)}
+    boxes, names, difficult = (
+        list(chain.from_iterable(getattr(found, column) for found in annotations))
+        for column in ("boxes", "names", "difficult")
+    )
+    faults = {row: f"is of the unknown class {name}" for row, name in enumerate(names) if name not in labels}
+    starts = accumulate((len(found.names) for found in annotations), initial=0)
+    for start, found in zip(starts, annotations, strict=False):  # the last start is the end
+        faults |= {start + place: fault for place, fault in found.faults.items()}
+    images = [number for number, found in enumerate(annotations) for _ in found.names]
+    return BoxRows(
+        torch.tensor(images, dtype=torch.long),
+        torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        torch.tensor([labels.get(name, -1) for name in names], dtype=torch.long),
+        torch.tensor(difficult, dtype=torch.bool),
+        torch.zeros(len(names), dtype=torch.bool),
+        torch.full((len(names),), torch.nan, dtype=torch.float64),
+        faults,
+    )
+
+
+class VOCData(BoxData):
     """Images with boxes in the layout of Pascal VOC.
 
     ``root/JPEGImages/NAME.*``, ``root/Annotations/NAME.xml``, and ``root/ImageSets/Main/{train,val,test}.txt`` with a
-    name in each line, of which test may be missing. Images without a box stay, as background.
+    name in each line, of which test may be missing. Images without a box stay, as background; difficult objects are
+    left out of loss and score.
 
     Args:
         root: the folder.
         batch_size: images in a batch.
         num_workers: processes that decode.
-        storage_size: see :class:`FolderData`.
+        storage_size: of training images, see :class:`FolderData`. Others keep their size, at which they are scored,
+            unless it is given.
         class_names: names of the classes in the order of their labels; those found in train, sorted, when None.
         on_bad_box: boxes without an area, outside their image, incomplete, or of an unknown class: ``'drop'`` counts
             and lists them with their files, ``'raise'`` refuses the dataset.
         origin: number of the first pixel in the annotations.
+        train_list: name of the list to train on.
+        val_list: name of the list to validate on.
+        test_list: name of the list to test on.
 
     Raises:
         DataError: naming the file or folder, if one is missing or broken.
@@ -44,55 +190,145 @@ class VOCData(ImageData):
         class_names: Sequence[str] | None = None,
         on_bad_box: str = "drop",
         origin: int = 1,
+        train_list: str = "train",
+        val_list: str = "val",
+        test_list: str = "test",
     ) -> None:
-        super().__init__(batch_size, num_workers, storage_size)
-        if on_bad_box not in ("drop", "raise"):
-            raise ValueError(f"unknown on_bad_box {on_bad_box!r}; available: 'drop', 'raise'")
+        super().__init__(batch_size, num_workers, storage_size, on_bad_box)
         self.root = Path(root)
-        self.bad_boxes: list[str] = []
-        self._files = {name: self._list(name) for name in ("train", "val", "test")}
-        names = {stem for stems in self._files.values() for stem in stems}
-        found = {stem: read_voc(self.root / "Annotations" / f"{stem}.xml", origin=origin) for stem in sorted(names)}
-        given = class_names or sorted({name for stem in self._files["train"] for name in found[stem].names})
-        if not given:
+        self._place = str(root)
+        lists = {"train": train_list, "val": val_list, "test": test_list}
+        found = {split: self._list(name, needed=split != "test") for split, name in lists.items()}
+        splits = {split: files for split, files in found.items() if files}
+        images = {path: stem for files in splits.values() for stem, path in files.items()}
+        annotations = {
+            path: read_voc(self.root / "Annotations" / f"{stem}.xml", origin=origin)
+            for path, stem in sorted(images.items())
+        }
+        for path, annotation in annotations.items():
+            if annotation.size == (0, 0):
+                annotation.size = read_size(path)
+        seen = {name for path in splits["train"].values() for name in annotations[path].names if name}
+        self._class_names = tuple(class_names or sorted(seen))
+        if not self._class_names:
             raise DataError(f"no object is annotated in the train images of {self.root}; give class_names")
-        self._class_names = tuple(given)
-        for stem, annotation in found.items():
-            unknown = [i for i, name in enumerate(annotation.names) if name not in self._class_names]
-            annotation.bad += [f"{annotation.names[i]} is not a class" for i in unknown]
-            for i in reversed(unknown):
-                del annotation.boxes[i], annotation.names[i], annotation.difficult[i]
-            self.bad_boxes += [f"{stem}.xml: {reason}" for reason in annotation.bad]
-        if self.bad_boxes and on_bad_box == "raise":
-            raise DataError(f"{len(self.bad_boxes)} boxes in {self.root} cannot be used:\n" + "\n".join(self.bad_boxes))
-        self._annotations = found
+        self._fill(
+            {split: [*files.values()] for split, files in splits.items()},
+            annotations,
+            {path: f"{stem}.xml" for path, stem in images.items()},
+        )
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names that were given, or found."""
-        return self._class_names
-
-    def setup(self, stage: str | None = None) -> None:
-        """Make the splits, and tell of boxes that were left out."""
-        transform = self.storage()
-        for split, stems in self._files.items():
-            if stems:
-                annotations = [self._annotations[stem] for stem in stems]
-                self.splits[split] = VOCFiles(list(stems.values()), annotations, self.class_names, transform)
-        counts = ", ".join(f"{len(stems)} images in {name}" for name, stems in self._files.items() if stems)
-        rank_zero_info(f"{self.root}: {self.num_classes} classes ({', '.join(self.class_names)}), {counts}")
-        if self.bad_boxes:
-            rank_zero_info(f"left out {len(self.bad_boxes)} boxes:\n" + "\n".join(f"  {b}" for b in self.bad_boxes))
-
-    def _list(self, split: str) -> dict[str, Path]:
-        """Find the images of a split, by their names."""
-        file = self.root / "ImageSets" / "Main" / f"{split}.txt"
+    def _list(self, name: str, needed: bool) -> dict[str, Path]:
+        """Find the images of a list, by their names."""
+        file = self.root / "ImageSets" / "Main" / f"{name}.txt"
         if not file.is_file():
-            if split == "test":
+            if not needed:
                 return {}
             raise DataError(f"no such list: {file}; root (--data.root) has ImageSets, Annotations and JPEGImages")
         images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
         stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        if not stems and needed:
+            raise DataError(f"{file} names no image")
         if missing := [stem for stem in stems if stem not in images]:
             raise DataError(f"{file} names {len(missing)} images that are not in JPEGImages, such as {missing[0]}")
         return {stem: images[stem] for stem in stems}
+
+
+class COCOData(BoxData):
+    """Images with boxes in the layout of COCO: a JSON file and a folder of images for each split.
+
+    A category's label is its place in the order of their numbers, which ``category_ids`` has. Images without a box
+    stay, as background. Boxes around crowds are left out of the loss, and scored as COCO does; small, medium and large
+    objects are told apart by the file's ``area``, that of the outline where there is one.
+
+    Args:
+        root: the folder.
+        batch_size: images in a batch.
+        num_workers: processes that decode.
+        storage_size: of training images, see :class:`FolderData`. Others keep their size, at which they are scored,
+            unless it is given.
+        train_file: annotations to train on, below the root; None for data that are only evaluated.
+        train_images: folder of their images, below the root.
+        val_file: annotations to validate on.
+        val_images: folder of their images.
+        test_file: annotations to test on, if there are some.
+        test_images: folder of their images.
+        on_bad_box: boxes without an area, outside their image, incomplete, or of an image or a category that the file
+            does not have: ``'drop'`` counts and lists them with file and number, ``'raise'`` refuses the dataset.
+
+    Attributes:
+        category_ids: the file's number of each class, in the order of labels.
+
+    Raises:
+        DataError: naming the file, if an image or annotations are missing or broken, or if the splits differ in their
+            categories.
+        ValueError: for a file of test annotations without a folder.
+
+    References:
+        T.-Y. Lin et al.: Microsoft COCO: Common Objects in Context. ECCV 2014. https://cocodataset.org
+    """
+
+    _TEST = "give test_file and test_images"
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        *,
+        train_file: str | None = "annotations/instances_train2017.json",
+        train_images: str = "train2017",
+        val_file: str = "annotations/instances_val2017.json",
+        val_images: str = "val2017",
+        test_file: str | None = None,
+        test_images: str | None = None,
+        on_bad_box: str = "drop",
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size, on_bad_box)
+        self.root = Path(root)
+        self._place = str(root)
+        self.category_ids: tuple[int, ...] = ()
+        if (test_file is None) != (test_images is None):
+            raise ValueError(f"test_file {test_file!r} and test_images {test_images!r} go together; give both")
+        sources = {"train": (train_file, train_images), "val": (val_file, val_images), "test": (test_file, test_images)}
+        parts: dict[tuple[str, str], _Part] = {}
+        for split, (file, folder) in sources.items():
+            if file is not None and folder is not None:
+                if (file, folder) not in parts:
+                    parts[file, folder] = self._read(file, folder)
+                self._parts[split] = parts[file, folder]
+        self._check_boxes()
+
+    def _read(self, file: str, folder: str) -> _Part:
+        found = read_coco(self.root / file)
+        if not found.files or not found.category_ids:
+            raise DataError(
+                f"{self.root / file} has {len(found.files)} images and {len(found.category_ids)} categories"
+            )
+        if not (self.root / folder).is_dir():
+            raise DataError(f"no such folder: {self.root / folder}, for the images of {file}")
+        there = {*os.listdir(self.root / folder)}  # one look, not one for each image
+        files = [self.root / folder / name for name in found.files]
+        absent = (path for path, name in zip(files, found.files, strict=True) if name not in there)
+        if missing := [path for path in absent if not path.is_file()]:
+            raise DataError(f"{self.root / file} names {len(missing)} images that are missing, such as {missing[0]}")
+        for number in (found.sizes == 0).any(-1).nonzero().flatten().tolist():
+            found.sizes[number] = torch.tensor(read_size(files[number]))
+        found.rows.labels = self._translate(file, found)[found.rows.labels]
+        table, faults, clipped = build_table(found.rows, found.sizes)
+        self._note(faults, clipped, {row: f"{file}: annotation {found.given[row]}" for row in faults})
+        return _Part(files, table, found.image_ids)
+
+    def _translate(self, file: str, found: CocoFile) -> Tensor:
+        """Give the label of each of a file's categories; those of the first file are the classes."""
+        if not self.category_ids:
+            self.category_ids, self._class_names = found.category_ids, found.class_names
+        known = dict(zip(self.category_ids, self._class_names, strict=True))
+        for number, name in zip(found.category_ids, found.class_names, strict=True):
+            if known.get(number) != name:
+                raise DataError(
+                    f"{self.root / file} calls category {number} {name!r}, the first file {known.get(number)!r}; the "
+                    "splits need the same categories"
+                )
+        return torch.tensor([self.category_ids.index(number) for number in found.category_ids])

@@ -1,0 +1,208 @@
+"""Images with boxes: the boxes of many images in a few tensors, what is wrong with some, and a dataset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kornia_mvit.data.datasets import DataError, Transform, read_image
+
+__all__ = ["BoxFiles", "BoxRows", "BoxTable", "build_table"]
+
+_ROUNDING = 1e-3  # of an image's side: formats with few digits put boxes so far beyond it
+
+
+# N boxes, M images
+@dataclass
+class BoxRows:
+    """Boxes as an annotation tells of them, right or wrong, in any order.
+
+    Args:
+        image: (N,) number of the image of each, integer; any number where ``faults`` has the box.
+        boxes: (N, 4) left, top, right and bottom edges, float64; NaN for what is no number.
+        labels: (N,) classes from 0, integer; any number where ``faults`` has the box.
+        difficult: (N,) bool, boxes to leave out of loss and score.
+        crowd: (N,) bool, boxes around many objects, to leave out, too.
+        areas: (N,) of the objects, float64; NaN for the area of the box.
+        faults: what is wrong with a box besides its edges, by its row.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    difficult: Tensor
+    crowd: Tensor
+    areas: Tensor
+    faults: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class BoxTable:
+    """The boxes of many images. Few tensors take little memory, and the processes that load images share it.
+
+    Args:
+        boxes: (N, 4) left, top, right and bottom edges, float32, in pixels; those of an image stand together.
+        labels: (N,) classes from 0, int64.
+        ignore: (N,) bool, boxes to leave out of loss and score.
+        crowd: (N,) bool, those of them that surround many objects.
+        areas: (N,) of the objects in square pixels, float32.
+        starts: (M + 1,) row of the first box of each image, and the number of boxes, int64.
+        sizes: (M, 2) height and width of each image in pixels, int64; 0 where they are not known.
+        relative: whether boxes and areas are shares of width and height, not pixels.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+    crowd: Tensor
+    areas: Tensor
+    starts: Tensor
+    sizes: Tensor
+    relative: bool = False
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.starts) - 1
+
+    def select(self, images: Sequence[int]) -> "BoxTable":
+        """Give the table of the chosen images, in their order."""
+        chosen = torch.tensor(images, dtype=torch.long)
+        counts = self.starts.diff()[chosen]
+        starts = torch.zeros(len(chosen) + 1, dtype=torch.long)
+        starts[1:] = counts.cumsum(0)
+        shift = (self.starts[chosen] - starts[:-1]).repeat_interleave(counts)
+        rows = torch.arange(len(shift)) + shift
+        return BoxTable(
+            self.boxes[rows],
+            self.labels[rows],
+            self.ignore[rows],
+            self.crowd[rows],
+            self.areas[rows],
+            starts,
+            self.sizes[chosen],
+            self.relative,
+        )
+
+
+def build_table(rows: BoxRows, sizes: Tensor, *, relative: bool = False) -> tuple[BoxTable, dict[int, str], int]:
+    """Clip boxes to their images, leave out those that cannot be used, and put those of an image together.
+
+    Args:
+        rows: the boxes.
+        sizes: (M, 2) height and width of each image in pixels; not looked at for relative boxes.
+        relative: whether boxes and areas are shares of width and height, not pixels.
+
+    Returns:
+        The table; what is wrong with the boxes that it leaves out, by their rows; and the number of those in it that
+        reached out of their image by more than a thousandth of its side.
+    """
+    count = len(rows.boxes)
+    image = rows.image.clamp(0, max(0, len(sizes) - 1))
+    limits = torch.ones(count, 4, dtype=torch.float64)
+    if not relative and count:
+        limits = sizes.double().flip(-1).repeat(1, 2)[image]
+    boxes, clipped = rows.boxes.float(), rows.boxes.clamp_min(0).minimum(limits).float()
+    faults: dict[int, str] = {}
+    for reason, right in (
+        ("lies outside the image", _has_area(clipped)),
+        ("has no area", _has_area(boxes)),
+        ("is incomplete", boxes.isfinite().all(-1)),  # what is too large for float32, too
+    ):
+        faults |= dict.fromkeys((~right).nonzero().flatten().tolist(), reason)
+    faults |= rows.faults
+    kept = torch.ones(count, dtype=torch.bool)
+    kept[torch.tensor(sorted(faults), dtype=torch.long)] = False
+    beyond = ((clipped.double() - rows.boxes).abs() > _ROUNDING * limits).any(-1)
+    order = kept.nonzero().flatten()
+    order = order[torch.argsort(image[order], stable=True)]
+    starts = torch.zeros(len(sizes) + 1, dtype=torch.long)
+    starts[1:] = torch.bincount(image[order], minlength=len(sizes)).cumsum(0)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    areas = torch.where(rows.areas.isfinite() & (rows.areas >= 0), rows.areas.float(), sides.prod(-1))
+    table = BoxTable(
+        clipped[order],
+        rows.labels[order].long(),
+        (rows.difficult | rows.crowd)[order],
+        rows.crowd[order],
+        areas[order],
+        starts,
+        torch.zeros_like(sizes) if relative else sizes,
+        relative,
+    )
+    return table, dict(sorted(faults.items())), int((beyond & kept).sum())
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] > boxes[:, :2]).all(-1)
+
+
+class BoxFiles(Dataset[dict[str, Any]]):
+    """Image files with boxes.
+
+    Args:
+        files: paths of the images.
+        table: their boxes.
+        transform: what a sample goes through, such as a resize to the storage size.
+        image_ids: number of each image in its annotations; its place in ``files`` when None.
+
+    Raises:
+        DataError: when an image is fetched that cannot be read, or has not the size that annotations tell, naming the
+            file.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        table: BoxTable,
+        transform: Transform | None = None,
+        *,
+        image_ids: Sequence[int] | None = None,
+    ) -> None:
+        if len(files) != len(table):
+            raise ValueError(f"{len(files)} files, but boxes of {len(table)} images")
+        self.files = list(files)
+        self.table = table
+        self.transform = transform
+        self.image_ids = torch.arange(len(files)) if image_ids is None else torch.tensor(image_ids, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Give a sample as :meth:`Batch.collate` takes it.
+
+        ``original_size`` is height and width of the file's image, to whose pixels a change of size can be undone.
+        ``meta`` has the file's ``path``, its ``image_id`` and, for the score, of each box ``box_area``, that of the
+        object in square pixels of the file's image, and ``box_crowd``. Augmentation leaves ``meta`` as it is, also
+        where it drops boxes.
+        """
+        path, table = self.files[index], self.table
+        image = read_image(path)
+        height, width = image.shape[1:]
+        told = tuple(table.sizes[index].tolist())
+        if told not in ((0, 0), (height, width)):
+            raise DataError(
+                f"{path} is {height}x{width}, turned as its EXIF data tell, but its annotation says {told[0]}x{told[1]}"
+            )
+        rows = slice(int(table.starts[index]), int(table.starts[index + 1]))
+        boxes, areas = table.boxes[rows].clone(), table.areas[rows]
+        if table.relative:
+            boxes, areas = boxes * torch.tensor([width, height]).repeat(2), areas * (height * width)
+        sample = {
+            "image": image,
+            "boxes": boxes,
+            "box_label": table.labels[rows].clone(),
+            "box_ignore": table.ignore[rows].clone(),
+            "original_size": torch.tensor([height, width]),
+            "meta": {
+                "path": str(path),
+                "image_id": int(self.image_ids[index]),
+                "box_area": areas.tolist(),
+                "box_crowd": table.crowd[rows].tolist(),
+            },
+        }
+        return sample if self.transform is None else dict(self.transform(sample))

@@ -1,0 +1,165 @@
+"""Images with boxes, as YOLO's tools lay them out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kornia_mvit.data.annotations import Annotation, read_yolo
+from kornia_mvit.data.classes import parse_file
+from kornia_mvit.data.datamodules.detection import BoxData
+from kornia_mvit.data.datasets import DataError, find_images
+
+__all__ = ["YOLOData"]
+
+
+@dataclass
+class _Layout:
+    """Where the images of each split are, and what the classes are called."""
+
+    folder: Path
+    splits: dict[str, list[str]]
+    names: tuple[str, ...] = field(default=())
+
+
+class YOLOData(BoxData):
+    """Images with boxes in YOLO's layout, as Ultralytics and many tools write it.
+
+    ``root/images/{train,val}/NAME.*`` with ``root/labels/{train,val}/NAME.txt``, and test if there is one, or whatever
+    places ``root/data.yaml`` tells: ``train``, ``val`` and ``test`` are folders, files that list images, or lists of
+    either, relative to ``path``; the labels of ``.../images/NAME.jpg`` are in ``.../labels/NAME.txt``. Each line has a
+    class number, centre, width and height, as shares of the image's sides, or the class and an outline, whose box is
+    taken. Images without a label file, or with an empty one, stay as background.
+
+    Args:
+        root: the folder.
+        batch_size: images in a batch.
+        num_workers: processes that decode.
+        storage_size: of training images, see :class:`FolderData`. Others keep their size, at which they are scored,
+            unless it is given.
+        file: the file with ``names``, and perhaps ``path``, ``train``, ``val`` and ``test``, below the root;
+            ``data.yaml`` when None, if there is one.
+        class_names: names of the classes in the order of their numbers; those of the file when None.
+        on_bad_box: boxes without an area, outside their image, incomplete, with a wrong count of numbers, or of an
+            unknown class: ``'drop'`` counts and lists them with file and line, ``'raise'`` refuses the dataset.
+
+    Raises:
+        DataError: naming the file or folder, if one is missing or broken, or if there are no labels at all.
+
+    References:
+        https://docs.ultralytics.com/datasets/detect
+    """
+
+    _TEST = "add images/test, or name test in data.yaml"
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        *,
+        file: str | None = None,
+        class_names: Sequence[str] | None = None,
+        on_bad_box: str = "drop",
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size, on_bad_box)
+        self.root = Path(root)
+        self._place = str(root)
+        layout = _find_layout(self.root, file)
+        self._class_names = tuple(class_names or layout.names)
+        if not self._class_names:
+            raise DataError(f"{self.root} does not tell the names of its classes; give class_names, or a data.yaml")
+        splits: dict[str, list[Path]] = {}
+        for split, places in layout.splits.items():
+            images = [path for place in places for path in _list_images(layout.folder, place)]
+            splits[split] = list(dict.fromkeys(images))
+        labels = {path: _label_file(path) for files in splits.values() for path in files}
+        found = {path: read_yolo(label) if label.is_file() else Annotation() for path, label in labels.items()}
+        if not any(label.is_file() for label in labels.values()):
+            first, label = next(iter(labels.items()))
+            raise DataError(f"no image of {self.root} has labels; those of {first} would be in {label}")
+        for annotation in found.values():
+            annotation.names = [_name(number, self._class_names) for number in annotation.names]
+        self._fill(splits, found, {path: _below(label, self.root) for path, label in labels.items()}, relative=True)
+
+
+def _name(number: str, names: Sequence[str]) -> str:
+    """Give a class's name; its number, if there is none."""
+    return names[int(number)] if number.isdecimal() and int(number) < len(names) else number
+
+
+def _below(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _find_layout(root: Path, name: str | None) -> _Layout:
+    if not root.is_dir():
+        raise DataError(f"no such folder: {root}; root (--data.root) has images and labels, or a data.yaml")
+    file = root / (name or "data.yaml")
+    if name is None and not file.is_file():
+        return _Layout(root, _usual_places(root))
+    data = parse_file(file)
+    if not isinstance(data, Mapping):
+        raise DataError(f"{file} is not a mapping with names, train and val")
+    folder = file.parent / str(data.get("path") or "")
+    if not folder.is_dir():  # where the data were when the file was written
+        folder = file.parent
+    given = {split: data[split] for split in ("train", "val", "test") if data.get(split)}
+    splits = {}
+    for split, places in given.items():
+        splits[split] = places if isinstance(places, list) else [places]
+        if not all(isinstance(place, str) for place in splits[split]):
+            raise DataError(f"{file}: {split} is {places!r}, not a folder, a file or a list of them")
+    if splits and (lacking := [split for split in ("train", "val") if split not in splits]):
+        raise DataError(f"{file} names no {lacking[0]} images")
+    return _Layout(folder, splits or _usual_places(folder), _names(file, data.get("names")))
+
+
+def _usual_places(root: Path) -> dict[str, list[str]]:
+    names = [name for name in ("train", "val", "test") if name != "test" or (root / "images" / name).is_dir()]
+    return {name: [f"images/{name}"] for name in names}
+
+
+def _names(file: Path, names: Any) -> tuple[str, ...]:
+    """Give the names of classes, which a file has as a list or by their numbers."""
+    if names is None:
+        return ()
+    if isinstance(names, Mapping):
+        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+            raise DataError(f"{file}: the classes have the numbers {', '.join(map(str, names))}, not those from 0")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+        raise DataError(f"{file}: names is {names!r}, not a list of names, or names by their numbers")
+    found = tuple(map(str, names))
+    if len(set(found)) < len(found):
+        raise DataError(f"{file}: a name occurs twice among {', '.join(found)}")
+    return found
+
+
+def _list_images(folder: Path, place: str) -> list[Path]:
+    """Find the images of a folder, or those that a file lists, one in each line."""
+    path = folder / place
+    if not path.exists() and place.startswith("../"):  # as Roboflow writes it, from a folder beside
+        path = folder / place.removeprefix("../")
+    if path.suffix != ".txt":
+        return find_images(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {path}: {error}") from None
+    files = [path.parent / line.strip() for line in lines if line.strip()]
+    if not files:
+        raise DataError(f"{path} names no image")
+    if missing := [file for file in files if not file.is_file()]:
+        raise DataError(f"{path} names {len(missing)} images that are missing, such as {missing[0]}")
+    return files
+
+
+def _label_file(image: Path) -> Path:
+    """Give the place of an image's labels: the last folder named images becomes labels."""
+    parts = list(image.with_suffix(".txt").parts)
+    places = [n for n, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts)

@@ -1,0 +1,144 @@
+"""COCO's score against pycocotools, the reference."""
+
+import contextlib
+import io
+
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from kornia_mvit.data.batch import Batch
+from kornia_mvit.training.detection_metrics import CocoMetrics, truths_of
+
+NAMES = ("a", "b", "c", "d")
+SCORES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large")
+
+
+def draw(seed, images=30):
+    """Predictions near truths and astray; crowds; images without either; the last class has no truth."""
+    g = torch.Generator().manual_seed(seed)
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=g)
+
+    predictions, truths = [], []
+    for i in range(images):
+        count = int(rand(1) * 8)
+        sides, corner = (rand(count, 2) * 6).exp() + 2, rand(count, 2) * 300
+        boxes, labels = torch.cat([corner, corner + sides], 1), (rand(count) * 3).long()
+        near = (rand(int(rand(1) * 6)) * max(count, 1)).long() if count else torch.zeros(0).long()
+        found = boxes[near] + (rand(len(near), 4) - 0.5) * sides[near].repeat(1, 2) * 0.4
+        found[:, 2:] = torch.maximum(found[:, 2:], found[:, :2] + 1)
+        corner = rand(int(rand(1) * 4), 2) * 300
+        astray = torch.cat([corner, corner + (rand(len(corner), 2) * 6).exp()], 1)
+        kinds = torch.where(rand(len(near)) < 0.8, labels[near], (rand(len(near)) * 4).long())
+        found, kinds = torch.cat([found, astray]), torch.cat([kinds, (rand(len(corner)) * 4).long()])
+        scores = rand(len(found))
+        predictions.append(
+            {"boxes": found, "scores": (scores * 20).round() / 20 if seed % 2 else scores, "labels": kinds}
+        )
+        area, crowd = sides.prod(-1) * (0.3 + 0.7 * rand(count)), rand(count) < 0.15
+        truths.append({"boxes": boxes, "labels": labels, "crowd": crowd, "area": area, "image_id": i})
+    return predictions, truths
+
+
+def reference(predictions, truths):
+    def rows(entries, i):
+        boxes = entries["boxes"].double()
+        xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
+        return [
+            {"image_id": i, "category_id": k, "bbox": b} for k, b in zip(entries["labels"].tolist(), xywh, strict=True)
+        ]
+
+    annotations, results = [], []
+    for i, (found, truth) in enumerate(zip(predictions, truths, strict=True)):
+        for row, crowd, area in zip(rows(truth, i), truth["crowd"].tolist(), truth["area"].tolist(), strict=True):
+            annotations.append(row | {"id": len(annotations) + 1, "iscrowd": int(crowd), "area": area})
+        results += [r | {"score": s} for r, s in zip(rows(found, i), found["scores"].tolist(), strict=True)]
+    gt = COCO()
+    images, categories = [{"id": i} for i in range(len(truths))], [{"id": k} for k in range(len(NAMES))]
+    gt.dataset = {"images": images, "annotations": annotations, "categories": categories}
+    with contextlib.redirect_stdout(io.StringIO()):
+        gt.createIndex()
+        out = COCOeval(gt, gt.loadRes(results), "bbox")
+        out.evaluate()
+        out.accumulate()
+        out.summarize()
+    return out
+
+
+class TestCocoMetrics:
+    @pytest.mark.parametrize("seed", range(4))
+    def test_equals_pycocotools(self, seed):
+        predictions, truths = draw(seed)
+        metrics = CocoMetrics(NAMES)
+        for i in range(0, 30, 7):
+            metrics.update(predictions[i : i + 7], truths[i : i + 7])
+        scores, expected = metrics.compute(), reference(predictions, truths)
+        for name, value in zip(SCORES, expected.stats, strict=False):
+            assert float(scores[name]) == pytest.approx(value, abs=1e-6)
+        assert float(scores["mar_100"]) == pytest.approx(expected.stats[8], abs=1e-6)
+        for label, name in enumerate(NAMES[:3]):
+            precision = torch.tensor(expected.eval["precision"][:, :, label, 0, 2])
+            assert float(scores[f"ap/{name}"]) == pytest.approx(float(precision.mean()), abs=1e-6)
+            torch.testing.assert_close(scores[f"precision_50/{name}"], precision[0].float())
+        assert "ap/d" not in scores
+
+    def test_the_order_of_images_and_repetitions_change_nothing(self):
+        predictions, truths = draw(1)
+        scores = []
+        for order in (range(30), [*reversed(range(30)), 4, 7]):
+            metrics = CocoMetrics(NAMES)
+            metrics.update([predictions[i] for i in order], [truths[i] for i in order])
+            scores.append(metrics.compute())
+        assert scores[0].keys() == scores[1].keys()
+        for name, value in scores[0].items():
+            assert torch.equal(value, scores[1][name])
+
+    def test_difficult_truths_are_neither_missed_nor_found(self):
+        boxes = torch.tensor([[0.0, 0, 50, 50], [100, 100, 150, 150]])
+        truth = {"boxes": boxes, "labels": torch.tensor([0, 0]), "ignore": torch.tensor([False, True])}
+        for found, expected in (([0], 1.0), ([0, 1], 1.0), ([1], 0.0)):
+            metrics = CocoMetrics(NAMES)
+            metrics.update(
+                [{"boxes": boxes[found], "scores": torch.ones(len(found)), "labels": torch.zeros(len(found)).long()}],
+                [truth],
+            )
+            assert float(metrics.compute()["map"]) == expected
+
+    def test_nothing_at_all(self):
+        scores = CocoMetrics(NAMES)
+        empty = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
+        scores.update([empty], [empty])
+        out = scores.compute()
+        assert out["map"].isnan()
+        assert not any("/" in name for name in out)
+
+    def test_exception(self):
+        box, metrics = {"boxes": torch.zeros(1, 4), "labels": torch.tensor([4])}, CocoMetrics(NAMES)
+        with pytest.raises(ValueError, match="predictions of 0 images, but truths of 1"):
+            metrics.update([], [box])
+        with pytest.raises(ValueError, match="prediction 0 has labels from 4 to 4, but there are 4 classes"):
+            metrics.update([box | {"scores": torch.ones(1)}], [box])
+        with pytest.raises(ValueError, match="there are no classes"):
+            CocoMetrics([])
+
+
+class TestTruthsOf:
+    def test_original_pixels(self):
+        meta = [{"image_id": 9, "box_area": [5.0], "box_crowd": [True]}]
+        batch = Batch(
+            torch.zeros(1, 3, 40, 50, dtype=torch.uint8),
+            boxes=torch.tensor([[[2.0, 4, 20, 40], [0, 0, 0, 0]]]),
+            box_label=torch.tensor([[1, -1]]),
+            size=torch.tensor([[40, 20]]),
+            original_size=torch.tensor([[80, 60]]),
+            meta=meta,
+        )
+        (truth,) = truths_of(batch)
+        assert truth["boxes"].tolist() == [[6.0, 8.0, 60.0, 80.0]]
+        assert (truth["image_id"], truth["area"].tolist(), truth["crowd"].tolist()) == (9, [5.0], [True])
+        meta[0]["box_area"] = []
+        with pytest.raises(ValueError, match="measure batches as they are stored"):
+            truths_of(batch)
