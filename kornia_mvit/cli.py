@@ -202,7 +202,8 @@ def _info(args: argparse.Namespace) -> int:
     print(f"task        {found.task or 'none: a backbone'}")
     print(f"model       MobileViT {found.mode or 'of no known size'}, variant {found.variant}, {count:,} parameters")
     print(f"input       {found.in_channels} channels")
-    print(f"classes     {f'{found.num_classes}: {classes}' if found.num_classes else 'none'}")
+    number = f"{found.num_classes - 1} and the background" if found.task == "detection" else f"{found.num_classes}"
+    print(f"classes     {f'{number}: {classes}' if found.num_classes else 'none'}")
     print(f"preprocess  {Preprocess.from_dict(card['preprocess']) if card.get('preprocess') else 'not known'}")
     return 0
 
