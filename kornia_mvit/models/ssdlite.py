@@ -85,7 +85,8 @@ class DetectionHead(nn.Module):
 
     def _list(self, y: Tensor) -> Tensor:
         """Give each anchor a row, as :func:`make_anchors` orders them: (B, shapes n, h, w) -> (B, h w shapes, n)."""
-        return y.permute(0, 2, 3, 1).unflatten(-1, (self.shapes, -1)).flatten(1, 3)
+        b, c, h, w = y.shape
+        return y.permute(0, 2, 3, 1).reshape(b, h * w * self.shapes, c // self.shapes)
 
     def init_weights(self) -> None:
         """Fill the layers by Xavier's rule, the last two as the one that they are in Apple's code."""
@@ -214,7 +215,7 @@ class SSDLite(nn.Module):
         return make_anchors([*sizes, (1, 1)], self.aspect_ratios, self.scales, device=device, dtype=dtype)  # type: ignore[list-item]  # pairs
 
     def locate(self, logits: Tensor, deltas: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Give boxes and probabilities of all anchors, overlapping as they are; tensors alone, fit for an exported graph.
+        """Give boxes and probabilities of all anchors, overlapping as they are; fit for an exported graph.
 
         Args:
             logits: (B, A, K + 1), as :meth:`forward` gives them.
@@ -226,10 +227,9 @@ class SSDLite(nn.Module):
         """
         dtype = torch.promote_types(deltas.dtype, torch.float32)
         anchors = self.anchors(image_size, device=deltas.device, dtype=dtype)
-        low, high = decode_boxes(deltas.to(dtype), anchors).clamp(0, 1).chunk(2, -1)
+        left, top, right, bottom = decode_boxes(deltas.to(dtype), anchors).clamp(0, 1).unbind(-1)
         height, width = image_size
-        x, y = torch.stack([low[..., 0], high[..., 0]], -1) * width, torch.stack([low[..., 1], high[..., 1]], -1) * height
-        boxes = torch.stack([x, y], -1).flatten(-2)
+        boxes = torch.stack([left * width, top * height, right * width, bottom * height], -1)
         return boxes, logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)[..., 1:]
 
     @torch.no_grad()
@@ -266,7 +266,7 @@ class SSDLite(nn.Module):
             (2, torch.Size([5, 4]))
         """
         try:
-            from torchvision.ops import batched_nms
+            from torchvision.ops import batched_nms  # type: ignore[import-untyped]  # it comes without stubs
         except ImportError as error:
             raise ImportError(
                 "to suppress overlapping boxes needs torchvision; install kornia-mvit[train], or use locate()"
@@ -315,7 +315,7 @@ class SSDLite(nn.Module):
 
     def _check_statistics(self, x: Tensor) -> None:
         """Raise where batch normalisation would find a single value to normalise."""
-        last = self.extras[2].depthwise.norm
+        last = self.get_submodule("extras.2.depthwise.norm")
         # SyncBatchNorm, which is no BatchNorm2d, may still find a second value on another device
         if x.shape[0] == 1 and max(x.shape[-2:]) <= STRIDES[-1] and last.training and isinstance(last, nn.BatchNorm2d):
             raise ValueError(

@@ -69,7 +69,9 @@ def make_anchors(
                 [0.7500, 0.5000, 0.5000, 0.5000]])
     """
     if len(map_sizes) != len(aspect_ratios):
-        raise ValueError(f"{len(map_sizes)} maps and {len(aspect_ratios)} lists of aspect ratios; give one for each map")
+        raise ValueError(
+            f"{len(map_sizes)} maps and {len(aspect_ratios)} lists of aspect ratios; give one for each map"
+        )
     out = []
     for (height, width), shapes in zip(map_sizes, anchor_shapes(aspect_ratios, scales), strict=True):
         side = torch.tensor(shapes, dtype=dtype, device=device)
@@ -161,11 +163,11 @@ class Matches(NamedTuple):
 
     Args:
         labels: (B, A) class of each anchor's box, 0 for the background, -1 for an anchor that does not count.
-        index: (B, A) the box, among the M of the image; of other anchors the one that they overlap most.
+        box: (B, A) its number among the M of the image; of other anchors that which they overlap most.
     """
 
     labels: Tensor
-    index: Tensor
+    box: Tensor
 
 
 @torch.no_grad()
@@ -281,5 +283,5 @@ def assign_targets(
     matches = match_anchors(anchors, boxes, labels, ignore, iou_threshold)
     if not boxes.shape[1]:
         return matches.labels, boxes.new_zeros(*matches.labels.shape, 4)
-    deltas = encode_boxes(boxes.gather(1, matches.index[..., None].expand(-1, -1, 4)), anchors, variances)
+    deltas = encode_boxes(boxes.gather(1, matches.box[..., None].expand(-1, -1, 4)), anchors, variances)
     return matches.labels, torch.where(matches.labels[..., None] > 0, deltas, 0)

@@ -63,7 +63,9 @@ class Weights:
     @property
     def classifier(self) -> dict[str, Tensor]:
         """Weight and bias of the last layer, if there is one; of a detector's, those of the first level."""
-        prefix = {"segmentation": "head.classifier.", "detection": "heads.0.classifier."}.get(str(self.task), "classifier.")
+        prefix = {"segmentation": "head.classifier.", "detection": "heads.0.classifier."}.get(
+            str(self.task), "classifier."
+        )
         return {key.removeprefix(prefix): value for key, value in self.head.items() if key.startswith(prefix)}
 
     @property
@@ -83,7 +85,7 @@ class Weights:
     @property
     def arguments(self) -> dict[str, Any]:
         """What builds a model for the weights, as far as their shapes tell it."""
-        known = {"mode": self.mode, "variant": self.variant, "in_channels": self.in_channels}
+        known: dict[str, Any] = {"mode": self.mode, "variant": self.variant, "in_channels": self.in_channels}
         if self.task is not None:
             known["num_classes"] = self.num_classes
         if self.task == "segmentation":

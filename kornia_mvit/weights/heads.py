@@ -158,14 +158,14 @@ def head_to_native(state: Mapping[str, Tensor], layout: str, task: str) -> dict[
         if not value.ndim or value.shape[0] % count or value.shape[0] // count <= 4:
             theirs = f"{their_module(f'{owner}.both', layout, task)}.{leaf}"
             raise CheckpointError(f"{theirs} {tuple(value.shape)} is not four rows and one a class for {count} anchors")
-        rows = value.unflatten(0, (count, -1))
+        rows = value.reshape(count, -1, *value.shape[1:])
         out[f"{owner}.box.{leaf}"] = rows[:, :4].flatten(0, 1)
         out[f"{owner}.classifier.{leaf}"] = rows[:, 4:].flatten(0, 1)
     return out
 
 
 def head_from_native(state: Mapping[str, Tensor], layout: str, task: str) -> dict[str, Tensor]:
-    """Give the weights beside the backbone the names of another layout; undoes :func:`head_name` and :func:`head_to_native`.
+    """Give the weights beside the backbone another layout's names; undoes :func:`head_name` and :func:`head_to_native`.
 
     Raises:
         KeyError: for a name that the layout has none for, or of another number of anchors than it has.
@@ -190,7 +190,7 @@ def _joined(state: Mapping[str, Tensor], shapes: Mapping[str, int]) -> dict[str,
                 continue
             if box.shape[0] != 4 * count:
                 raise KeyError(f"{owner}.box")
-            rows = (box.unflatten(0, (count, -1)), classifier.unflatten(0, (count, -1)))
+            rows = [value.reshape(count, -1, *value.shape[1:]) for value in (box, classifier)]
             out[f"{owner}.both.{leaf}"] = torch.cat(rows, 1).flatten(0, 1)
     return out
 

@@ -199,8 +199,9 @@ def from_pretrained(
 
     Returns:
         The model in eval mode, a :class:`~kornia_mvit.MobileViTClassifier`, :class:`~kornia_mvit.DeepLabV3` or
-        :class:`~kornia_mvit.SSDLite` as the weights are, which takes RGB. ``model.preprocess`` is the :class:`~kornia_mvit.Preprocess` of its images,
-        ``model.class_names`` the names of its classes, or None where they are not known.
+        :class:`~kornia_mvit.SSDLite` as the weights are, which takes RGB. ``model.preprocess`` is the
+        :class:`~kornia_mvit.Preprocess` of its images, ``model.class_names`` the names of its classes, or None where
+        they are not known.
 
     Warns:
         UserWarning: where nothing says what images go through, and Apple's evaluation is assumed.

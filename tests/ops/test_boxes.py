@@ -108,7 +108,7 @@ class TestForms:
         """Of all anchors, those of the background among them."""
         boxes, labels = truth(case)
         anchors = anchors_of(*case["shape"][2:])
-        index = match_anchors(anchors, boxes, labels).index
+        index = match_anchors(anchors, boxes, labels).box
         check_golden(encode_boxes(boxes[0, index[0]], anchors), case["match"]["targets"])
 
     @given(seed=st.integers(0, 2**31), batch=st.integers(1, 3))
@@ -163,7 +163,7 @@ class TestMatchAnchors:
         for b in range(batch):
             expected = plain_match(SMALL, boxes[b], labels[b], ignore[b])
             assert found.labels[b].tolist() == [label for label, _ in expected]
-            for m, (label, best) in zip(found.index[b].tolist(), expected, strict=True):
+            for m, (label, best) in zip(found.box[b].tolist(), expected, strict=True):
                 assert label <= 0 or torch.equal(boxes[b, m], boxes[b, best])  # of two that are equal either will do
 
     @given(
@@ -175,7 +175,7 @@ class TestMatchAnchors:
         boxes[:, count // 2 :] = boxes[:, :1]  # many in one place
         found = match_anchors(anchors_of(*size), boxes, labels)
         for b in range(2):
-            held = {m for m, label in zip(found.index[b].tolist(), found.labels[b].tolist(), strict=True) if label > 0}
+            held = {m for m, label in zip(found.box[b].tolist(), found.labels[b].tolist(), strict=True) if label > 0}
             assert held == set((labels[b] > 0).nonzero().flatten().tolist())
 
     @given(
@@ -234,7 +234,7 @@ class TestAssignTargets:
         found = match_anchors(anchors, boxes, classes)
         positive = labels[0] > 0
         assert torch.equal(labels, found.labels)
-        torch.testing.assert_close(decode_boxes(deltas[0], anchors)[positive], boxes[0, found.index[0, positive]])
+        torch.testing.assert_close(decode_boxes(deltas[0], anchors)[positive], boxes[0, found.box[0, positive]])
         assert not deltas[0, ~positive].any()
 
     def test_keeps_dtype(self):

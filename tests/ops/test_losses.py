@@ -12,10 +12,10 @@ from tests.ops.test_boxes import SMALL, draw_boxes
 from tests.tester import BaseTester
 
 
-def outputs(batch, seed=0, classes=4, anchors=len(SMALL)):
+def outputs(batch, seed=0):
     """Logits and deltas."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(batch, anchors, n, generator=generator, dtype=torch.float64) for n in (classes, 4))
+    return tuple(torch.randn(batch, len(SMALL), n, generator=generator, dtype=torch.float64) for n in (4, 4))
 
 
 def plain_loss(logits, deltas, labels, targets, ratio=3, smoothing=0.0):
@@ -72,16 +72,16 @@ class TestMultiboxLoss(BaseTester):
         for one, two in zip(loss, plain_loss(logits, deltas, labels, targets, ratio, smoothing), strict=True):
             torch.testing.assert_close(one, torch.as_tensor(two, dtype=torch.float64), rtol=1e-9, atol=1e-9)
 
-    @given(seed=st.integers(0, 2**31), count=st.integers(0, 6), extra=st.integers(0, 4), grid=st.sampled_from([None, 3]))
+    @given(
+        seed=st.integers(0, 2**31), count=st.integers(0, 6), extra=st.integers(0, 4), grid=st.sampled_from([None, 3])
+    )
     def test_order_and_padding(self, seed, count, extra, grid):
         """Bit for bit the same loss."""
         logits, deltas = outputs(2, seed)
         boxes, classes, ignore = draw_boxes(2, count, seed, grid=grid)
         more, none, flags = draw_boxes(2, extra, seed + 1)
         shuffle = torch.randperm(count + extra, generator=torch.Generator().manual_seed(seed))
-        other = [
-            torch.cat(pair, 1)[:, shuffle] for pair in ((boxes, more), (classes, none.fill_(-1)), (ignore, flags))
-        ]
+        other = [torch.cat(pair, 1)[:, shuffle] for pair in ((boxes, more), (classes, none.fill_(-1)), (ignore, flags))]
         one = multibox_loss(logits, deltas, *assign_targets(SMALL, boxes, classes, ignore))
         two = multibox_loss(logits, deltas, *assign_targets(SMALL, *other))
         assert torch.equal(torch.stack(one), torch.stack(two))
