@@ -74,9 +74,7 @@ def run(args: argparse.Namespace) -> int:
         warnings.simplefilter("always")
         model = from_pretrained(args.checkpoint)
     if isinstance(model, SSDLite):
-        raise ValueError(
-            f"{args.checkpoint} is for detection, which predict cannot do; use from_pretrained and decode"
-        )
+        raise ValueError(f"{args.checkpoint} is for detection, which predict cannot do; use from_pretrained and decode")
     foreign = ("top", "batch_size") if isinstance(model, DeepLabV3) else ("labels", "classes", "window", "stride")
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
         raise ValueError(f"{args.checkpoint} is for {task_of(model)}; leave out {', '.join(given)}")

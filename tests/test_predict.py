@@ -51,7 +51,8 @@ class TestPredict:
                 assert share == pytest.approx((mask == k).float().mean().item(), abs=1e-6)
         pictures = sorted((tmp_path / "pictures").iterdir())
         assert [path.name for path in pictures] == ["0000_a.png", "0001_a.png"]
-        assert Image.open(pictures[0]).width == 52
+        with Image.open(pictures[0]) as picture:
+            assert picture.width == 52
 
     def test_colours_and_windows(self, given, tmp_path, capsys):
         classes = tmp_path / "classes.json"

@@ -145,9 +145,9 @@ class SSDLite(nn.Module):
         >>> model = SSDLite('xxs', num_classes=4).eval()
         >>> logits, deltas = model(torch.rand(2, 3, 160, 200))
         >>> logits.shape, deltas.shape
-        (torch.Size([2, 1068, 4]), torch.Size([2, 1068, 4]))
+        (torch.Size([2, 1096, 4]), torch.Size([2, 1096, 4]))
         >>> model.anchors((160, 200)).shape
-        torch.Size([1068, 4])
+        torch.Size([1096, 4])
     """
 
     class_names: tuple[str, ...] | None = None
