@@ -159,6 +159,28 @@ class TestSSDLite(BaseTester):
         with pytest.raises(ValueError, match="num_classes 1"):
             model.reset_classifier(1)
 
+    def test_initialisation(self):
+        """Xavier's uniform rule in the heads; the last two layers by the widths of the one that they are with Apple."""
+
+        def check(layer, fans):
+            bound = (6 / fans) ** 0.5
+            assert 0.97 * bound < layer.weight.abs().max() <= bound * (1 + 1e-6)
+            assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+            assert layer.bias is None or not layer.bias.any()
+
+        model = SSDLite("xxs")
+        head = model.heads[0]
+        check(head.project.conv, 64 + 512)
+        check(head.depthwise.conv, 9 + 9 * 512)
+        for layer in (head.box, head.classifier):
+            check(layer, 512 + 6 * 85)
+        check(model.heads[5].classifier, 64 + 4 * 85)
+        model.reset_classifier(5)
+        check(head.box, 512 + 6 * 85)
+        check(head.classifier, 512 + 6 * 9)
+        extra = model.extras[0].pointwise.conv.weight  # Kaiming's normal rule
+        assert extra.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.05)
+
     def test_starts_near_guessing(self):
         """A first cross-entropy near that of equal odds."""
         model = SSDLite("xxs").eval()

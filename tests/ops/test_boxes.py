@@ -55,6 +55,7 @@ def draw_boxes(batch, count, seed, *, grid=None, share=0.7):
     boxes = torch.cat([low * (1 - size), low * (1 - size) + size], -1)
     if grid:
         boxes = (boxes * grid).round() / grid
+        boxes[..., 2:] = torch.maximum(boxes[..., 2:], boxes[..., :2] + 1 / grid)
     labels = torch.randint(1, 4, (batch, count), generator=generator)
     labels[torch.rand(batch, count, generator=generator) > share] = -1
     return boxes, labels, torch.rand(batch, count, generator=generator) < 0.2
@@ -217,11 +218,23 @@ class TestMatchAnchors:
         tiny = torch.tensor([[[0.7, 0.0, 0.8, 0.1]]])
         assert match_anchors(anchors, tiny, labels[:, :1], ignored[:, :1]).labels.tolist() == [[0, 0, 0]]
 
+    def test_threshold(self):
+        """An overlap of just that much is enough."""
+        anchors = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
+        boxes, labels = torch.tensor([[[0.0, 0.0, 0.5, 1.0]]]), torch.tensor([[3]])
+        assert match_anchors(anchors, boxes, labels).labels.tolist() == [[3, 3, 0]]
+        assert match_anchors(anchors, boxes, labels, iou_threshold=0.51).labels.tolist() == [[0, 3, 0]]
+
     def test_boxes_without_extent_are_padding(self):
-        boxes = torch.tensor([[[0.2, 0.2, 0.2, 0.9], [0.5, 0.5, 0.4, 0.6]]], dtype=torch.float64)
-        labels, deltas = assign_targets(SMALL, boxes, torch.tensor([[1, 2]]))
+        rows = [[0.2, 0.2, 0.2, 0.9], [0.5, 0.5, 0.4, 0.6], [math.nan, 0.1, 0.5, 0.6]]
+        boxes = torch.tensor([rows], dtype=torch.float64)
+        labels, deltas = assign_targets(SMALL, boxes, torch.tensor([[1, 2, 3]]))
         assert not labels.any()
         assert not deltas.any()
+        good = torch.tensor([[[0.1, 0.1, 0.6, 0.6]]], dtype=torch.float64)
+        beside = assign_targets(SMALL, torch.cat([boxes, good], 1), torch.tensor([[1, 2, 3, 4]]))
+        for one, two in zip(beside, assign_targets(SMALL, good, torch.tensor([[4]])), strict=True):
+            assert torch.equal(one, two)
 
 
 class TestAssignTargets:

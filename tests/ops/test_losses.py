@@ -105,6 +105,7 @@ class TestMultiboxLoss(BaseTester):
         logits, deltas = (x.requires_grad_() for x in outputs(2))
         labels = torch.zeros(2, len(SMALL), dtype=torch.long)
         labels[0, 5], labels[0, 7] = 2, -1
+        logits.data[0, 7, 0] = -50.0  # it would be the hardest
         multibox_loss(logits, deltas, labels, torch.zeros(2, len(SMALL), 4)).total.backward()
         assert ((logits.grad.abs().sum(-1) > 0).sum(1)).tolist() == [4, 3]
         assert not logits.grad[0, 7].any(), "anchors that do not count have no gradient"
