@@ -9,6 +9,7 @@ from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
 from kornia_mvit.models.registration import register_in_kornia
+from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.visualize import draw_batch
 from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
 from kornia_mvit.weights.registry import from_pretrained, list_weights
@@ -24,6 +25,7 @@ __all__ = [
     "MobileViTClassifier",
     "MobileViTConfig",
     "Preprocess",
+    "SSDLite",
     "TestTimeAugmentation",
     "draw_batch",
     "from_pretrained",

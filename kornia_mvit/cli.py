@@ -202,17 +202,21 @@ def _info(args: argparse.Namespace) -> int:
     print(f"task        {found.task or 'none: a backbone'}")
     print(f"model       MobileViT {found.mode or 'of no known size'}, variant {found.variant}, {count:,} parameters")
     print(f"input       {found.in_channels} channels")
-    print(f"classes     {f'{found.num_classes}: {classes}' if found.num_classes else 'none'}")
+    number = f"{found.num_classes - 1} and the background" if found.task == "detection" else f"{found.num_classes}"
+    print(f"classes     {f'{number}: {classes}' if found.num_classes else 'none'}")
     print(f"preprocess  {Preprocess.from_dict(card['preprocess']) if card.get('preprocess') else 'not known'}")
     return 0
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from kornia_mvit.weights.checkpoints import load_checkpoint, read_card, read_weights, save_checkpoint
+    from kornia_mvit.weights.checkpoints import from_card, load_checkpoint, read_card, read_weights, save_checkpoint
     from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 
     data = read_checkpoint(args.source)
-    model = read_weights(data, name=args.source).build()
+    known = data.get(CARD_KEY, {}).get("model") or {}
+    # What a file says of itself is more than its weights show, such as dilations and anchors.
+    whole = isinstance(known.get("mode"), str)
+    model = from_card(data, args.source) if whole else read_weights(data, name=args.source).build()
     order = args.from_order or data.get(CARD_KEY, {}).get("channel_order", "rgb")
     report = load_checkpoint(model, data, channel_order=order, name=args.source)
     if CARD_KEY in data and not isinstance(model, MobileViT):

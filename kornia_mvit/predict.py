@@ -19,6 +19,7 @@ from kornia_mvit.augmentation.tta import TestTimeAugmentation
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import MobileViTClassifier
+from kornia_mvit.models.ssdlite import SSDLite
 
 __all__ = ["add_arguments", "run"]
 
@@ -72,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = from_pretrained(args.checkpoint)
+    if isinstance(model, SSDLite):
+        raise ValueError(f"{args.checkpoint} is for detection, which predict cannot do; use from_pretrained and decode")
     foreign = ("top", "batch_size") if isinstance(model, DeepLabV3) else ("labels", "classes", "window", "stride")
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
         raise ValueError(f"{args.checkpoint} is for {task_of(model)}; leave out {', '.join(given)}")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kornia_mvit import MobileViTClassifier, __version__, save_checkpoint
+from kornia_mvit import MobileViTClassifier, SSDLite, __version__, save_checkpoint
 from kornia_mvit.cli import main
 from kornia_mvit.training import list_recipes
 from kornia_mvit.weights.registry import from_pretrained
@@ -266,6 +266,25 @@ class TestConvert:
         assert "kornia-mvit: warning: " in err
         assert "says nothing of its preprocessing or class names" in err
 
+    def test_detector(self, tmp_path, capsys):
+        """Apple's names, ours and back; what a native file says of its anchors stays."""
+        model = SSDLite("xxs", 3, widths=(8, 8, 8, 8, 8, 4), scales=(0.2, 0.9))
+        model.class_names = ("cat", "dog")
+        native, apple, again = (tmp_path / name for name in ("a.ckpt", "b.pt", "c.safetensors"))
+        save_checkpoint(model, native)
+        status, out, _ = run(capsys, "info", native)
+        assert status == 0
+        assert "task        detection" in out
+        assert "classes     2 and the background: cat, dog" in out
+        assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in out
+        status, out, _ = run(capsys, "convert", native, apple, "--to", "apple")
+        assert f"{native}: SSDLite on MobileViT xxs of 3 classes in layout 'native'" in out
+        assert run(capsys, "convert", apple, again, "--to", "native")[0] == 0
+        assert all(torch.equal(a, b) for a, b in zip(_state(again), model.state_dict().values(), strict=True))
+        assert run(capsys, "convert", native, again, "--to", "native")[0] == 0
+        assert from_pretrained(again).scales == (0.2, 0.9)
+        assert from_pretrained(again).class_names == ("cat", "dog")
+
     def test_exception(self, tmp_path, capsys):
         text = tmp_path / "a.txt"
         text.write_text("hello")
@@ -275,6 +294,10 @@ class TestConvert:
         with pytest.raises(SystemExit):
             main(["convert", "a", "b", "--to", "jax"])
         assert "invalid choice: 'jax'" in capsys.readouterr().err
+
+
+def _state(path):
+    return from_pretrained(path).state_dict().values()
 
 
 class TestMain:

@@ -76,6 +76,7 @@ PUBLIC_NAMES = (
     "MobileViT",
     "MobileViTClassifier",
     "Preprocess",
+    "SSDLite",
     "policies",
     "register_in_kornia",
 )

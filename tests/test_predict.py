@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, save_checkpoint
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
 from kornia_mvit.data.datasets import read_image, read_mask
 from kornia_mvit.data.synthetic import Shapes
 from tests.test_cli import run
@@ -27,6 +27,14 @@ def given(tmp_path_factory):
 
 
 class TestPredict:
+    def test_detectors_are_refused(self, given, tmp_path, capsys):
+        model = SSDLite("xxs", 3, widths=(8, 8, 8, 8, 8, 4))
+        model.class_names, model.preprocess = ("a", "b"), Preprocess((64, 64))
+        save_checkpoint(model, tmp_path / "a.ckpt")
+        status, _, err = run(capsys, "predict", given / "images", "--checkpoint", tmp_path / "a.ckpt")
+        assert status == 2
+        assert "a.ckpt is for detection, which predict cannot do; use from_pretrained and decode" in err
+
     def test_label_images_overlays_and_shares(self, given, tmp_path, capsys):
         arguments = [given / "images", "--checkpoint", given / "model.ckpt", "--labels", tmp_path / "labels"]
         status, out, _ = run(capsys, "predict", *arguments, "--draw", tmp_path / "pictures", "--tta", "flip")

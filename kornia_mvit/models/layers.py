@@ -8,7 +8,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["MIN_SIDE", "ConvNormAct", "DropPath", "InvertedResidual", "check_image", "init_weights", "recompute"]
+__all__ = [
+    "MIN_SIDE",
+    "ConvNormAct",
+    "DropPath",
+    "InvertedResidual",
+    "SeparableConv",
+    "check_image",
+    "init_weights",
+    "recompute",
+]
 
 MIN_SIDE = 32  # pixels; the deepest map of a smaller image would have nothing to attend to
 
@@ -107,6 +116,33 @@ class InvertedResidual(nn.Module):
         """Widen, filter and narrow; add the input where stride and widths allow."""
         y: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + self.drop_path(y) if self.residual else y
+
+
+class SeparableConv(nn.Module):
+    """Filter each channel with a 3x3, linearly, then mix them with a 1x1 and an activation.
+
+    Args:
+        in_channels: channels of the input map.
+        out_channels: channels of the output map.
+        stride: of the 3x3.
+        act: class of the activation.
+
+    Example:
+        >>> SeparableConv(4, 8, stride=2)(torch.rand(1, 4, 5, 6)).shape
+        torch.Size([1, 8, 3, 3])
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, act: type[nn.Module] | None = nn.ReLU
+    ) -> None:
+        super().__init__()
+        self.depthwise = ConvNormAct(in_channels, in_channels, 3, stride, groups=in_channels, act=None)
+        self.pointwise = ConvNormAct(in_channels, out_channels, 1, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter, then mix."""
+        y: Tensor = self.pointwise(self.depthwise(x))
+        return y
 
 
 def check_image(x: Tensor, channels: int) -> None:

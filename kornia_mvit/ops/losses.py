@@ -1,11 +1,13 @@
-"""Losses of pixels, some of which are to be ignored."""
+"""Losses of pixels, some of which are to be ignored, and of a detector's anchors."""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from kornia.losses import dice_loss, lovasz_softmax_loss
 from torch import Tensor
 
-__all__ = ["pixel_cross_entropy", "pixel_dice", "pixel_lovasz"]
+__all__ = ["MultiboxLoss", "multibox_loss", "pixel_cross_entropy", "pixel_dice", "pixel_lovasz"]
 
 
 def pixel_cross_entropy(
@@ -81,3 +83,79 @@ def _pick(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Te
     valid = target != ignore_index
     chosen = logits.float().permute(0, 2, 3, 1)[valid]
     return None if not len(chosen) else (chosen.T[None, :, :, None], target[valid].long()[None, :, None])
+
+
+class MultiboxLoss(NamedTuple):
+    """The parts of a detector's loss, scalars.
+
+    Args:
+        total: the sum of the others.
+        classification: cross-entropy of the anchors that have a box to find, and of the hardest of the background.
+        regression: smooth L1 of what boxes depart from their anchors.
+    """
+
+    total: Tensor
+    classification: Tensor
+    regression: Tensor
+
+
+def multibox_loss(
+    logits: Tensor,
+    deltas: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    *,
+    negative_ratio: int = 3,
+    label_smoothing: float = 0.0,
+) -> MultiboxLoss:
+    """SSD's loss: cross-entropy with hard negatives, and smooth L1, each a sum divided by the number of positives.
+
+    The negatives of an image are those of its background anchors which are least sure to be background, in proportion
+    to its positives. An image without any is mined and counted as if it had one, so that it too teaches what background
+    is; a batch that has no box at all then weighs as much as another.
+
+    Args:
+        logits: (B, A, K + 1), the background's first.
+        deltas: (B, A, 4).
+        labels: (B, A) classes from 1, 0 for the background, -1 for anchors that do not count.
+        targets: (B, A, 4) what ``deltas`` should be; read where a label is above 0.
+        negative_ratio: negatives for each positive.
+        label_smoothing: share of a target that is spread over all classes.
+
+    Returns:
+        The loss and its parts, float32 or wider.
+
+    Example:
+        >>> logits, deltas = torch.zeros(1, 9, 3), torch.zeros(1, 9, 4)
+        >>> labels = torch.tensor([[2, 0, 0, 0, 0, 0, 0, 0, -1]])
+        >>> total, classification, regression = multibox_loss(logits, deltas, labels, torch.ones(1, 9, 4))
+        >>> classification / 4, regression
+        (tensor(1.0986), tensor(2.))
+    """
+    logits, deltas = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (logits, deltas))
+    positive = labels > 0
+    count = positive.sum(1, keepdim=True).clamp_min(1)
+    chosen = positive | _hardest(logits, labels == 0, negative_ratio * count)
+    classes = F.cross_entropy(logits[chosen], labels[chosen], reduction="sum", label_smoothing=label_smoothing)
+    places = F.smooth_l1_loss(deltas[positive], targets[positive].to(deltas.dtype), reduction="sum")
+    classes, places = classes / count.sum(), places / count.sum()
+    return MultiboxLoss(classes + places, classes, places)
+
+
+@torch.no_grad()
+def _hardest(logits: Tensor, background: Tensor, count: Tensor) -> Tensor:
+    """Choose the background anchors that are least sure to be background.
+
+    Args:
+        logits: (B, A, K + 1).
+        background: (B, A), the anchors to choose from.
+        count: (B, 1), how many of an image.
+
+    Returns:
+        (B, A), where they are.
+    """
+    loss = (logits.logsumexp(-1) - logits[..., 0]).masked_fill(~background, -torch.inf)
+    order = loss.argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
+    return background & (rank < count)

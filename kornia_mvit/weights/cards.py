@@ -10,14 +10,16 @@ from torch import nn
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier, MobileViTConfig, Stage
+from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError
 
 __all__ = ["MODELS", "Model", "find_config", "from_card", "model_card", "read_card", "task_of"]
 
-Model = MobileViTClassifier | DeepLabV3
-MODELS: dict[str, type[MobileViTClassifier] | type[DeepLabV3]] = {
+Model = MobileViTClassifier | DeepLabV3 | SSDLite
+MODELS: dict[str, type[MobileViTClassifier] | type[DeepLabV3] | type[SSDLite]] = {
     "classification": MobileViTClassifier,
     "segmentation": DeepLabV3,
+    "detection": SSDLite,
 }
 
 
@@ -35,9 +37,9 @@ def model_card(
     """Say in plain data what a checkpoint holds.
 
     Args:
-        network: the model; the arguments of a :class:`~kornia_mvit.MobileViTClassifier` or
-            :class:`~kornia_mvit.DeepLabV3` are kept, no others.
-        class_names: names of the classes, in the order of the logits, if known.
+        network: the model; the arguments of a :class:`~kornia_mvit.MobileViTClassifier`,
+            :class:`~kornia_mvit.DeepLabV3` or :class:`~kornia_mvit.SSDLite` are kept, no others.
+        class_names: names of the classes, in the order of the logits, if known; without SSDLite's background.
         preprocess: what images go through before the network, if known.
         task: what a network of another kind is for.
     """
@@ -62,8 +64,14 @@ def _arguments(model: Model) -> dict[str, Any]:
         "num_classes": model.num_classes,
         "in_channels": model.backbone.in_channels,
         "patch_size": list(model.backbone.patch_size),
-        "output_stride": max(8, model.backbone.feature_strides[-1]),  # 8 is the least that can be asked for
     }
+    if isinstance(model, SSDLite):
+        return arguments | {
+            "widths": list(model.widths),
+            "aspect_ratios": [list(ratios) for ratios in model.aspect_ratios],
+            "scales": list(model.scales),
+        }
+    arguments["output_stride"] = max(8, model.backbone.feature_strides[-1])  # 8 is the least that can be asked for
     if isinstance(model, DeepLabV3):
         arguments |= {
             "aspp_channels": model.aspp_channels,

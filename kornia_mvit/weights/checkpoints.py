@@ -12,7 +12,7 @@ from torch import Tensor
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTConfig
 from kornia_mvit.weights.cards import MODELS, Model, find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
-from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name
+from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name, head_to_native, their_module
 from kornia_mvit.weights.layouts import LAYOUTS, find_prefix, from_native, module_map, to_native
 
 __all__ = [
@@ -30,7 +30,8 @@ __all__ = [
 
 STEM = "stem.conv.weight"
 # What stands on a backbone, by task.
-_PARTS = {"classification": "classifier", "segmentation": "segmentation head"}
+_PARTS = {"classification": "classifier", "segmentation": "segmentation head", "detection": "detection head"}
+_NAMES = {"segmentation": "DeepLabV3 on MobileViT", "detection": "SSDLite on MobileViT"}
 # Keys under which training programs keep the weights, averaged ones first.
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model")
 
@@ -47,7 +48,7 @@ class Weights:
         mode: the size of the network, or None for a width of its own.
         variant: whose network it is.
         wrapper: key of the file that the weights stood under, and what stood before their names; empty for neither.
-        task: what the model is for, ``'classification'`` or ``'segmentation'``; None for a backbone.
+        task: what the model is for, ``'classification'``, ``'segmentation'`` or ``'detection'``; None for a backbone.
     """
 
     backbone: dict[str, Tensor]
@@ -61,15 +62,20 @@ class Weights:
 
     @property
     def classifier(self) -> dict[str, Tensor]:
-        """Weight and bias of the last layer, if there is one."""
-        prefix = "head.classifier." if self.task == "segmentation" else "classifier."
+        """Weight and bias of the last layer, if there is one; of a detector's, those of the first level."""
+        prefix = {"segmentation": "head.classifier.", "detection": "heads.0.classifier."}.get(
+            str(self.task), "classifier."
+        )
         return {key.removeprefix(prefix): value for key, value in self.head.items() if key.startswith(prefix)}
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, 0 without a classifier."""
+        """Number of classes, a detector's background among them; 0 without a classifier."""
         weight = self.classifier.get("weight")
-        return 0 if weight is None else weight.shape[0]
+        if weight is None:
+            return 0
+        box = self.head.get("heads.0.box.weight")
+        return weight.shape[0] if box is None else 4 * weight.shape[0] // box.shape[0]
 
     @property
     def in_channels(self) -> int:
@@ -79,13 +85,17 @@ class Weights:
     @property
     def arguments(self) -> dict[str, Any]:
         """What builds a model for the weights, as far as their shapes tell it."""
-        known = {"mode": self.mode, "variant": self.variant, "in_channels": self.in_channels}
+        known: dict[str, Any] = {"mode": self.mode, "variant": self.variant, "in_channels": self.in_channels}
         if self.task is not None:
             known["num_classes"] = self.num_classes
         if self.task == "segmentation":
             for argument, key in (("aspp_channels", "head.aspp.project"), ("aux_channels", "aux_head.project")):
                 if (weight := self.head.get(f"{key}.conv.weight")) is not None:
                     known[argument] = weight.shape[0]
+        if self.task == "detection":
+            widths = [self.head.get(f"heads.{n}.classifier.weight") for n in range(6)]
+            if all(weight is not None for weight in widths):
+                known["widths"] = tuple(weight.shape[1] for weight in widths if weight is not None)
         return known
 
     def build(self) -> MobileViT | Model:
@@ -138,6 +148,7 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
             body[key.removeprefix(prefix)] = value
         elif key.startswith(outer):
             unknown.append(key)
+    head = head_to_native(head, chosen, task) if task else head
     backbone, foreign = to_native(body, chosen)
     mode, variant = _identify(backbone)
     where = ".".join(part for part in (wrapper, outer.rstrip(".")) if part)
@@ -206,7 +217,7 @@ class LoadReport:
     task: str | None = None
 
     def __str__(self) -> str:
-        model = "DeepLabV3 on MobileViT" if self.task == "segmentation" else "MobileViT"
+        model = _NAMES.get(str(self.task), "MobileViT")
         size = f" {self.mode}" if self.mode else ""
         classes = f" of {self.num_classes} classes" if self.num_classes else " without classifier"
         under = f", under {self.wrapper}" if self.wrapper else ""
@@ -374,15 +385,16 @@ def _check_names(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], foun
         ]
         if names:
             lines.append(f"{len(names)} {title}: {', '.join(shown)}{', …' if len(names) > 5 else ''}")
-    if found.task == "segmentation" and any(key.startswith("head_conv.") for key in missing):
-        lines.append("a segmentation model has no last 1x1 convolution; build the backbone with head_conv=False")
+    if found.task in _NAMES and any(key.startswith("head_conv.") for key in missing):
+        lines.append(f"a {found.task} model has no last 1x1 convolution; build the backbone with head_conv=False")
     raise CheckpointError(f"the names in {name} (layout {found.layout!r}) do not fit the model; {'; '.join(lines)}")
 
 
 def _their_name(key: str, found: Weights) -> str:
     module, _, leaf = key.rpartition(".")
-    heads = {} if found.task is None else HEADS[found.layout][found.task].modules
-    theirs = module_map(found.layout).get(module) or heads.get(module, (module,))
+    theirs = module_map(found.layout).get(module)
+    if theirs is None:
+        theirs = module if found.task is None else their_module(module, found.layout, found.task)
     return f"{theirs if isinstance(theirs, str) else theirs[0]}.{leaf}"
 
 

@@ -1,11 +1,14 @@
 """Names of what stands on the backbone, in the checkpoints of each layout and task, as data."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-__all__ = ["HEADS", "Head", "find_head", "head_from_native", "head_name"]
+from kornia_mvit.weights.files import CheckpointError
+
+__all__ = ["HEADS", "Head", "find_head", "head_from_native", "head_name", "head_to_native", "their_module"]
 
 
 @dataclass(frozen=True)
@@ -15,10 +18,13 @@ class Head:
     Args:
         prefix: what stands before the backbone's names.
         modules: what our modules beside the backbone are called. Of several names all are read, the first is written.
+        shapes: of modules that are two of ours in one, the anchors of a place: for each anchor four rows of ours that
+            is called ``box``, then those of ``classifier``. In ``modules`` they have the name ``both``.
     """
 
     prefix: str
     modules: Mapping[str, tuple[str, ...]]
+    shapes: Mapping[str, int] = field(default_factory=dict)
 
 
 def _deeplab(
@@ -53,11 +59,33 @@ def _deeplab(
     return Head(prefix, modules)
 
 
+def _ssd(prefix: str) -> Head:
+    """Name the parts of Apple's SSDLite."""
+    names: dict[str, str] = {}
+
+    def block(ours: str, theirs: str) -> None:
+        names.update({f"{ours}.conv": f"{theirs}.block.conv", f"{ours}.norm": f"{theirs}.block.norm"})
+
+    for n, stride in enumerate((64, 128, 256)):
+        block(f"extras.{n}.depthwise", f"extra_layers.os_{stride}.dw_conv")
+        block(f"extras.{n}.pointwise", f"extra_layers.os_{stride}.pw_conv")
+    block("extras.3.mix", "extra_layers.os_-1.1")
+    for n in range(6):
+        last = f"ssd_heads.{n}.loc_cls_layer"
+        block(f"heads.{n}.project", f"ssd_heads.{n}.proj_layer")
+        if n < 5:
+            block(f"heads.{n}.depthwise", f"{last}.dw_conv")
+        names[f"heads.{n}.both"] = f"{last}.block.conv" if n == 5 else f"{last}.pw_conv.block.conv"
+    shapes = {f"heads.{n}": 4 if n == 5 else 6 for n in range(6)}
+    return Head(prefix, {ours: (theirs,) for ours, theirs in names.items()}, shapes)
+
+
 HEADS: dict[str, dict[str, Head]] = {
     # Ours are told by their first part alone, so that a pyramid may have any number of branches.
     "native": {
         "classification": Head("backbone.", {"classifier": ("classifier",)}),
         "segmentation": Head("backbone.", {"head": ("head",), "aux_head": ("aux_head",)}),
+        "detection": Head("backbone.", {"extras": ("extras",), "heads": ("heads",)}),
     },
     # The published files are of Apple's first release, whose names come first; its later code has the others.
     "apple": {
@@ -71,6 +99,7 @@ HEADS: dict[str, dict[str, Head]] = {
             ("seg_head.aux_head.aux_projection", "seg_head.aux_head.aux_classifier.block.conv"),
             ("seg_head.aux_head.0", "seg_head.aux_head.2.block.conv"),
         ),
+        "detection": _ssd("encoder."),
     },
     "timm": {"classification": Head("", {"classifier": ("head.fc",)})},
     "transformers": {
@@ -101,19 +130,68 @@ def head_name(name: str, layout: str, task: str) -> str | None:
     return next((f"{ours}.{leaf}" for ours, theirs in modules.items() if module in theirs), None)
 
 
-def head_from_native(state: Mapping[str, Tensor], layout: str, task: str) -> dict[str, Tensor]:
-    """Give the weights beside the backbone the names of another layout; undoes :func:`head_name`.
+def their_module(module: str, layout: str, task: str) -> str:
+    """Give what a layout calls one of our modules beside the backbone; our name for one that it has not.
+
+    Example:
+        >>> their_module('heads.1.box', 'apple', 'detection')
+        'ssd_heads.1.loc_cls_layer.pw_conv.block.conv'
+    """
+    head = HEADS[layout][task]
+    owner = module.rpartition(".")[0]
+    return head.modules.get(f"{owner}.both" if owner in head.shapes else module, (module,))[0]
+
+
+def head_to_native(state: Mapping[str, Tensor], layout: str, task: str) -> dict[str, Tensor]:
+    """Take apart what is one in another layout and two with us; for weights under the names of :func:`head_name`.
 
     Raises:
-        KeyError: for a name that the layout has none for.
+        CheckpointError: for weights of another number of anchors than the layout has.
+    """
+    out = {}
+    for name, value in state.items():
+        owner, _, leaf = name.rpartition(".both.")
+        if not owner:
+            out[name] = value
+            continue
+        count = HEADS[layout][task].shapes[owner]
+        if not value.ndim or value.shape[0] % count or value.shape[0] // count <= 4:
+            theirs = f"{their_module(f'{owner}.both', layout, task)}.{leaf}"
+            raise CheckpointError(f"{theirs} {tuple(value.shape)} is not four rows and one a class for {count} anchors")
+        rows = value.reshape(count, -1, *value.shape[1:])
+        out[f"{owner}.box.{leaf}"] = rows[:, :4].flatten(0, 1)
+        out[f"{owner}.classifier.{leaf}"] = rows[:, 4:].flatten(0, 1)
+    return out
+
+
+def head_from_native(state: Mapping[str, Tensor], layout: str, task: str) -> dict[str, Tensor]:
+    """Give the weights beside the backbone another layout's names; undoes :func:`head_name` and :func:`head_to_native`.
+
+    Raises:
+        KeyError: for a name that the layout has none for, or of another number of anchors than it has.
     """
     if layout == "native":
         return dict(state)
     modules = HEADS[layout][task].modules
     out = {}
-    for name, value in state.items():
+    for name, value in _joined(state, HEADS[layout][task].shapes).items():
         module, _, leaf = name.rpartition(".")
         out[f"{modules[module][0]}.{leaf}"] = value
+    return out
+
+
+def _joined(state: Mapping[str, Tensor], shapes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Put two of ours together where they are one; undoes the taking apart of :func:`head_to_native`."""
+    out = dict(state)
+    for owner, count in shapes.items():
+        for leaf in ("weight", "bias"):
+            box, classifier = (out.pop(f"{owner}.{name}.{leaf}", None) for name in ("box", "classifier"))
+            if box is None or classifier is None:
+                continue
+            if box.shape[0] != 4 * count:
+                raise KeyError(f"{owner}.box")
+            rows = [value.reshape(count, -1, *value.shape[1:]) for value in (box, classifier)]
+            out[f"{owner}.both.{leaf}"] = torch.cat(rows, 1).flatten(0, 1)
     return out
 
 

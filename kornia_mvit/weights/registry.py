@@ -31,6 +31,8 @@ __all__ = [
 
 APPLE_EVALUATION = Preprocess(size=288, crop=256)
 APPLE_SEGMENTATION = Preprocess(size=(512, 512))
+APPLE_DETECTION = Preprocess(size=(320, 320))
+_ASSUMED = {"segmentation": APPLE_SEGMENTATION, "detection": APPLE_DETECTION}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -77,7 +79,7 @@ _LONG = {"xxs": "xx-small", "xs": "x-small", "s": "small"}
 _APPLE_TASKS = (
     ("classification", "imagenet-1k", 1000, APPLE_EVALUATION, "top-1", (69.0, 74.7, 78.3)),
     ("segmentation", "voc", 21, APPLE_SEGMENTATION, "mIoU", (72.8, 77.1, 79.3)),
-    ("detection", "coco", 81, Preprocess(size=(320, 320)), "mAP", (19.9, 24.8, 27.9)),
+    ("detection", "coco", 81, APPLE_DETECTION, "mAP", (19.9, 24.8, 27.9)),
 )
 _APPLE_FILES = {
     "classification": "classification/mobilevit_{}",
@@ -196,9 +198,10 @@ def from_pretrained(
         overrides: further arguments of the model's class, such as ``drop_path=0.1``.
 
     Returns:
-        The model in eval mode, a :class:`~kornia_mvit.MobileViTClassifier` or :class:`~kornia_mvit.DeepLabV3` as the
-        weights are, which takes RGB. ``model.preprocess`` is the :class:`~kornia_mvit.Preprocess` of its images,
-        ``model.class_names`` the names of its classes, or None where they are not known.
+        The model in eval mode, a :class:`~kornia_mvit.MobileViTClassifier`, :class:`~kornia_mvit.DeepLabV3` or
+        :class:`~kornia_mvit.SSDLite` as the weights are, which takes RGB. ``model.preprocess`` is the
+        :class:`~kornia_mvit.Preprocess` of its images, ``model.class_names`` the names of its classes, or None where
+        they are not known.
 
     Warns:
         UserWarning: where nothing says what images go through, and Apple's evaluation is assumed.
@@ -224,7 +227,7 @@ def from_pretrained(
         task = found.task or "classification"  # a backbone gives pooled features
         known = {"num_classes": found.num_classes, **found.arguments, **spec.config.get(task, {})}
         model = MODELS[task](**{**known, **overrides})
-        assumed = APPLE_SEGMENTATION if task == "segmentation" else APPLE_EVALUATION
+        assumed = _ASSUMED.get(task, APPLE_EVALUATION)
         model.class_names, model.preprocess = spec.class_names, spec.preprocess or assumed
         if spec.preprocess is None:
             warnings.warn(
@@ -265,8 +268,6 @@ def _locate(source: str | Path) -> _Spec:
         return _Spec(path)
     if source in _RECORDS:
         record = find_weights(source)
-        if record.task not in MODELS:
-            raise ValueError(f"{source} is for {record.task}; from_pretrained builds models for {', '.join(MODELS)}")
         names = class_names(record.classes)
         return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names)
     if _HUB_ID.fullmatch(source):

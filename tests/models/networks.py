@@ -34,7 +34,9 @@ CONVOLUTIONAL = MobileViTConfig(
     head_channels=10,
 )
 
-APPLE = json.loads((Path(__file__).parents[1] / "golden" / "apple_classification_xxs.json").read_text())
+_GOLDEN = Path(__file__).parents[1] / "golden"
+APPLE = json.loads((_GOLDEN / "apple_classification_xxs.json").read_text())
+DETECTION = json.loads((_GOLDEN / "apple_detection.json").read_text())  # the shapes of each name are those of its modes
 
 
 def apple_array(name: str, shape: list[int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
@@ -64,6 +66,12 @@ def load_apple_weights(model: nn.Module) -> None:
     assert [list(tensor.shape) for tensor in ours.values()] == list(APPLE["keys"].values())
     values = [torch.from_numpy(np.asarray(apple_array(name, shape))) for name, shape in APPLE["keys"].items()]
     model.load_state_dict(dict(zip(ours, values, strict=True)))
+
+
+def apple_detector(mode: str = "xxs") -> dict[str, Tensor]:
+    """The golden weights of Apple's detector, under its names."""
+    shapes = {name: sizes[DETECTION["modes"].index(mode)] for name, sizes in DETECTION["keys"].items()}
+    return {name: torch.from_numpy(np.asarray(apple_array(name, shape))) for name, shape in shapes.items()}
 
 
 def count_parameters(model: nn.Module) -> int:

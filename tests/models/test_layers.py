@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from kornia_mvit.models.layers import ConvNormAct, DropPath, init_weights, recompute
+from kornia_mvit.models.layers import ConvNormAct, DropPath, SeparableConv, init_weights, recompute
 from tests.tester import BaseTester, GraphCounter
 
 
@@ -103,6 +103,26 @@ class TestInitWeights:
     def test_leaves_norms_alone(self):
         norm = nn.Sequential(nn.BatchNorm2d(4), nn.LayerNorm(4)).apply(init_weights)
         assert [p.tolist() for p in norm.parameters()] == [[1.0] * 4, [0.0] * 4] * 2
+
+
+class TestSeparableConv:
+    @pytest.mark.parametrize("stride", [1, 2])
+    def test_feature(self, stride):
+        """A linear 3x3 of each channel, then a 1x1, normalised both, and ReLU at the end alone."""
+        layer = SeparableConv(4, 6, stride).eval()
+        x = torch.randn(2, 4, 5, 7)
+        depthwise, pointwise = layer.depthwise, layer.pointwise
+        y = depthwise.norm(nn.functional.conv2d(x, depthwise.conv.weight, stride=stride, padding=1, groups=4))
+        assert (y < 0).any()
+        y = pointwise.norm(nn.functional.conv2d(y, pointwise.conv.weight)).relu()
+        torch.testing.assert_close(layer(x), y)
+        assert layer(x).shape == (2, 6, -(-5 // stride), -(-7 // stride))
+        assert not any("bias" in name for name, _ in layer.named_parameters() if "conv" in name.split("."))
+
+    def test_act(self):
+        x = torch.randn(2, 4, 5, 7)
+        assert (SeparableConv(4, 6, act=None)(x) < 0).any()
+        assert (SeparableConv(4, 6)(x) >= 0).all()
 
 
 class TestRecompute:

@@ -5,12 +5,19 @@ import json
 import pytest
 from torch import nn
 
-from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, MobileViTConfig, Preprocess
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, MobileViTConfig, Preprocess, SSDLite
 from kornia_mvit.models.mobilevit import Stage
 from kornia_mvit.weights.cards import find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError
 
 SHALLOW = MobileViTConfig(stem=4, expand=1, stages=(Stage(4), Stage(4, dim=4, depth=1)), head_channels=4, heads=2)
+STRIDED = MobileViTConfig(
+    stem=4,
+    expand=1,
+    stages=(Stage(4, 2), Stage(4, 2), Stage(4, 2), Stage(4, 2, dim=4, depth=1)),
+    head_channels=4,
+    heads=2,
+)
 MODELS = [
     MobileViTClassifier("xxs", 3, in_channels=4, patch_size=(2, 3), output_stride=16),
     MobileViTClassifier("xxs", 0, variant="kornia"),
@@ -18,6 +25,8 @@ MODELS = [
     DeepLabV3("xxs", 3),
     DeepLabV3("xs", 4, 8, 32, in_channels=1, patch_size=3, rates=(1, 2), align_corners=True, aux_channels=8),
     DeepLabV3(SHALLOW, 3, aspp_channels=4, aux_channels=4),
+    SSDLite("xxs", 4, widths=(8, 8, 8, 8, 8, 4), scales=(0.2, 0.9), aspect_ratios=[(2,), (), (2, 3), (2,), (2,), (2,)]),
+    SSDLite(STRIDED, 2, 1, patch_size=3, widths=(4, 4, 4, 4, 4, 4)),
 ]
 
 
@@ -33,7 +42,10 @@ class TestModelCard:
         }
         assert again.backbone.feature_strides == model.backbone.feature_strides
         assert again.backbone.patch_size == model.backbone.patch_size
-        for name in ("rates", "align_corners", "aux_channels", "aspp_channels", "num_classes"):
+        for name in (
+            *("rates", "align_corners", "aux_channels", "aspp_channels", "num_classes"),
+            *("widths", "aspect_ratios", "scales"),
+        ):
             assert getattr(again, name, None) == getattr(model, name, None)
         assert again.class_names == ("a", "b")
         assert again.preprocess == Preprocess(40, crop=32)
@@ -41,6 +53,7 @@ class TestModelCard:
     def test_feature(self):
         assert model_card(MODELS[3], None, None)["task"] == "segmentation"
         assert model_card(MODELS[0], None, None)["task"] == "classification"
+        assert model_card(MODELS[-1], None, None)["task"] == "detection"
         card = model_card(nn.Linear(1, 1), None, None, "segmentation")
         assert (card["task"], card["model"], card["class_names"], card["preprocess"]) == ("segmentation", *[None] * 3)
 
@@ -63,9 +76,10 @@ class TestModelCard:
 
 
 def test_task_of():
-    assert [task_of(model) for model in (MODELS[0], MODELS[3], MobileViT(), nn.Linear(1, 1))] == [
+    assert [task_of(model) for model in (MODELS[0], MODELS[3], MODELS[-1], MobileViT(), nn.Linear(1, 1))] == [
         "classification",
         "segmentation",
+        "detection",
         None,
         None,
     ]

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier
+from kornia_mvit import DeepLabV3, MobileViTClassifier, SSDLite
 from kornia_mvit.weights.cards import MODELS
-from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name
+from kornia_mvit.weights.files import CheckpointError
+from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name, head_to_native
 from tests.weights.peers import transformers_segmentation
 
 APPLE = json.loads((Path(__file__).parents[1] / "golden" / "apple_classification_xxs.json").read_text())
@@ -67,9 +68,9 @@ class TestHeadFromNative:
     def test_there_and_back(self, layout, task):
         state = own_head(task)
         theirs = head_from_native(state, layout, task)
-        back = {head_name(name, layout, task): value for name, value in theirs.items()}
+        back = head_to_native({head_name(name, layout, task): value for name, value in theirs.items()}, layout, task)
         assert back.keys() == state.keys()
-        assert all(back[name] is value for name, value in state.items())
+        assert all(torch.equal(back[name], value) for name, value in state.items())
 
     def test_apple_is_written_as_it_was_published(self):
         theirs = head_from_native(own_head("segmentation", aux_channels=4), "apple", "segmentation")
@@ -80,6 +81,11 @@ class TestHeadFromNative:
             head_from_native(own_head("segmentation", aux_channels=4), "transformers", "segmentation")
         with pytest.raises(KeyError, match=r"head\.aspp\.atrous\.3\.conv"):
             head_from_native({"head.aspp.atrous.3.conv.weight": torch.zeros(1)}, "apple", "segmentation")
+        with pytest.raises(KeyError, match=r"heads\.2\.box"):
+            state = own_head("detection", aspect_ratios=[(2, 3), (2, 3), (2,), (2, 3), (2, 3), (2,)])
+            head_from_native(state, "apple", "detection")
+        with pytest.raises(CheckpointError, match=r"ssd_heads\.5\..*\.conv\.bias \(21,\) is not four rows"):
+            head_to_native({"heads.5.both.bias": torch.zeros(21)}, "apple", "detection")
 
 
 class TestFindHead:
@@ -91,12 +97,13 @@ class TestFindHead:
         assert find_head([*names, f"{prefix}stem"], layout, prefix) == (outer, task)
 
     def test_backbones(self):
-        """Apple's detector, whose head has no names here, keeps the prefix of its backbone."""
+        """One under a head that has no names here keeps its prefix."""
         assert find_head(["encoder.a", "ssd_head.b"], "apple", "encoder.") == ("encoder.", None)
         assert find_head(["backbone.a", "b"], "native", "backbone.") == ("", None)
         assert find_head(["a"], "native", "") == ("", None)
         assert find_head(["x.a"], "kornia", "x.") == ("x.", None)
 
     def test_the_models_of_all_tasks_are_named(self):
-        assert {MobileViTClassifier, DeepLabV3} == set(MODELS.values())
-        assert all(set(MODELS) == set(HEADS[layout]) for layout in ("native", "apple", "transformers"))
+        assert {MobileViTClassifier, DeepLabV3, SSDLite} == set(MODELS.values())
+        assert all(set(MODELS) == set(HEADS[layout]) for layout in ("native", "apple"))
+        assert set(MODELS) - set(HEADS["transformers"]) == {"detection"}

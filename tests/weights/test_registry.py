@@ -46,9 +46,6 @@ class TestListWeights:
     def test_exception(self):
         with pytest.raises(ValueError, match=r"unknown weights 'mobilevit_m'; nearest: mobilevit_"):
             from_pretrained("mobilevit_m")
-        message = "is for detection; from_pretrained builds models for classification, segmentation"
-        with pytest.raises(ValueError, match=message):
-            from_pretrained("ssdlite_mobilevit_xxs.apple_coco")
 
 
 class TestClassNames:

@@ -1,0 +1,287 @@
+"""Anchors, and what ties boxes to them: pure functions of whole batches.
+
+Boxes are left, top, right and bottom, anchors centre x and y, width and height, both in shares of the image's width and
+height. Classes are counted from 1, 0 is the background; a row of label -1 is padding.
+
+References:
+    SSD: Single Shot MultiBox Detector (arXiv 1512.02325).
+"""
+
+# B batch, M boxes of an image with padding, A anchors
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "VARIANCES",
+    "Matches",
+    "assign_targets",
+    "center_boxes",
+    "corner_boxes",
+    "decode_boxes",
+    "encode_boxes",
+    "make_anchors",
+    "match_anchors",
+    "pairwise_iou",
+]
+
+VARIANCES = (0.1, 0.2)  # what offsets of the centre and of the side are divided by, so that they are near one
+
+
+# ----------------------------------------------------------------------------------------------------------- anchors
+
+
+def make_anchors(
+    map_sizes: Sequence[tuple[int, int]],
+    aspect_ratios: Sequence[Sequence[float]],
+    scales: tuple[float, float] = (0.1, 1.05),
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    r"""Give the anchors of all places of several maps.
+
+    Scales rise linearly from the first to the last, which would be that of one map more. A place has a square of its
+    map's scale s, one of :math:`\sqrt{s s'}` with the next map's scale, and two of scale s for each ratio, wide and
+    tall. No side is longer than the image's, though an anchor may reach beyond it.
+
+    Args:
+        map_sizes: height and width of each map.
+        aspect_ratios: for each map, ratios of the sides above 1.
+        scales: the first map's and the one after the last's, in shares of the image's side.
+        device: where to.
+        dtype: of the result.
+
+    Returns:
+        (A, 4): maps in their order, of a map places row by row, of a place the anchors as above.
+
+    Raises:
+        ValueError: if there are not as many maps as lists of ratios.
+
+    Example:
+        >>> make_anchors([(1, 2)], [()], (0.25, 1.0))
+        tensor([[0.2500, 0.5000, 0.2500, 0.2500],
+                [0.2500, 0.5000, 0.5000, 0.5000],
+                [0.7500, 0.5000, 0.2500, 0.2500],
+                [0.7500, 0.5000, 0.5000, 0.5000]])
+    """
+    if len(map_sizes) != len(aspect_ratios):
+        raise ValueError(
+            f"{len(map_sizes)} maps and {len(aspect_ratios)} lists of aspect ratios; give one for each map"
+        )
+    out = []
+    for (height, width), shapes in zip(map_sizes, anchor_shapes(aspect_ratios, scales), strict=True):
+        side = torch.tensor(shapes, dtype=dtype, device=device)
+        y, x = (((torch.arange(n, device=device) + 0.5) / n).to(dtype) for n in (height, width))
+        place = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
+        grid = (height, width, len(shapes), 2)
+        out.append(torch.cat([place[:, :, None].expand(grid), side.expand(grid)], -1).flatten(0, 2))
+    return torch.cat(out)
+
+
+def anchor_shapes(
+    aspect_ratios: Sequence[Sequence[float]], scales: tuple[float, float]
+) -> list[list[tuple[float, float]]]:
+    """Give width and height of the anchors of a place, for each map; see :func:`make_anchors`."""
+    first, last = scales
+    steps = [first + (last - first) * n / len(aspect_ratios) for n in range(len(aspect_ratios) + 1)]
+    out = []
+    for n, ratios in enumerate(aspect_ratios):
+        scale, between = steps[n], (steps[n] * steps[n + 1]) ** 0.5
+        shapes = [(scale, scale), (between, between)]
+        for ratio in ratios:
+            root = ratio**0.5
+            shapes += [(scale * root, scale / root), (scale / root, scale * root)]
+        out.append([(min(1.0, width), min(1.0, height)) for width, height in shapes])
+    return out
+
+
+# -------------------------------------------------------------------------------------------------------------- forms
+
+
+def corner_boxes(boxes: Tensor) -> Tensor:
+    """Bring centre x, y, width and height to left, top, right and bottom: (..., 4) -> (..., 4)."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def center_boxes(boxes: Tensor) -> Tensor:
+    """Bring left, top, right and bottom to centre x, y, width and height: (..., 4) -> (..., 4)."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
+
+
+def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
+    """Say how boxes depart from anchors; undone by :func:`decode_boxes`.
+
+    Args:
+        boxes: (..., A, 4), of positive width and height.
+        anchors: (A, 4).
+        variances: what offsets of the centre, and logarithms of the ratio of the sides, are divided by.
+
+    Returns:
+        (..., A, 4): offsets x and y in sides of the anchor, and logarithms of the ratios.
+
+    Example:
+        >>> encode_boxes(torch.tensor([[0.25, 0.25, 0.75, 0.75]]), torch.tensor([[0.25, 0.5, 0.5, 0.5]]))
+        tensor([[5., 0., 0., 0.]])
+    """
+    boxes = center_boxes(boxes)
+    offset = (boxes[..., :2] - anchors[..., :2]) / anchors[..., 2:]
+    return torch.cat([offset / variances[0], (boxes[..., 2:] / anchors[..., 2:]).log() / variances[1]], -1)
+
+
+def decode_boxes(deltas: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
+    """Give the boxes that depart from anchors by what :func:`encode_boxes` says: (..., A, 4), (A, 4) -> (..., A, 4)."""
+    centre = deltas[..., :2] * variances[0] * anchors[..., 2:] + anchors[..., :2]
+    return corner_boxes(torch.cat([centre, (deltas[..., 2:] * variances[1]).exp() * anchors[..., 2:]], -1))
+
+
+@torch.no_grad()
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Give intersection over union of boxes, for many of them: (..., N, 4), (..., M, 4) -> (..., N, M).
+
+    As :func:`kornia_mvit.ops.geometry.box_iou`, in a fraction of its time and memory, and without a gradient.
+    """
+    left, top, right, bottom = (side[..., None] for side in a.unbind(-1))
+    left2, top2, right2, bottom2 = (side[..., None, :] for side in b.unbind(-1))
+    shared = torch.minimum(right, right2).sub_(torch.maximum(left, left2)).clamp_min_(0)
+    shared *= torch.minimum(bottom, bottom2).sub_(torch.maximum(top, top2)).clamp_min_(0)
+    area = ((right - left).clamp_min(0) * (bottom - top).clamp_min(0), (right2 - left2) * (bottom2 - top2))
+    union = (area[0] + area[1].clamp_min(0)).sub_(shared).clamp_min_(torch.finfo(shared.dtype).tiny)
+    return shared.div_(union)
+
+
+# ----------------------------------------------------------------------------------------------------------- matching
+
+
+class Matches(NamedTuple):
+    """What the anchors of a batch are to find.
+
+    Args:
+        labels: (B, A) class of each anchor's box, 0 for the background, -1 for an anchor that does not count.
+        box: (B, A) its number among the M of the image; of other anchors that which they overlap most.
+    """
+
+    labels: Tensor
+    box: Tensor
+
+
+@torch.no_grad()
+def match_anchors(
+    anchors: Tensor, boxes: Tensor, labels: Tensor, ignore: Tensor | None = None, iou_threshold: float = 0.5
+) -> Matches:
+    """Say which box each anchor is to find.
+
+    An anchor takes the box that it overlaps most, if by the threshold or more. Besides, every box has an anchor: the
+    one that it overlaps most of all, whatever the threshold. Of boxes that want the same one, that which overlaps it
+    more has it, and the others take the next best that is left to them. Neither the order of the boxes nor padding
+    among them changes what anchors find.
+
+    Args:
+        anchors: (A, 4).
+        boxes: (B, M, 4). One without width or height counts as padding.
+        labels: (B, M) classes from 1; -1 for padding.
+        ignore: (B, M) boxes that are neither to be found nor to be missed, as crowds and difficult objects are:
+            anchors that overlap one of them most, by the threshold or more, do not count. They claim none.
+        iou_threshold: intersection over union from which on an anchor is to find a box.
+
+    Example:
+        >>> anchors = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
+        >>> boxes = torch.tensor([[[0.0, 0.0, 0.5, 0.9], [0.0, 0.0, 0.0, 0.0]]])
+        >>> match_anchors(anchors, boxes, torch.tensor([[7, -1]])).labels
+        tensor([[7, 0]])
+    """
+    count, (batch, total) = len(anchors), labels.shape
+    if ignore is None:
+        ignore = torch.zeros_like(labels, dtype=torch.bool)
+    valid = (labels > 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+    order = _sort(valid, labels, ignore, boxes)
+    # what the longest image has; one row more where none has any, for there to be something to reduce over
+    order = order[:, : max(1, int(valid.sum(1).max()))] if total else order.new_zeros(batch, 0)
+    if not order.shape[1]:
+        return Matches(labels.new_zeros(batch, count), order.new_zeros(batch, count))
+    valid, ignore, labels = (rows.gather(1, order) for rows in (valid, ignore, labels))
+    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+
+    iou = pairwise_iou(boxes, corner_boxes(anchors).to(boxes.dtype))
+    iou.masked_fill_(~valid[..., None], -1.0)
+    overlap, index = iou.max(1)
+    # of boxes that an anchor does not touch, the first, whichever that is
+    found = torch.where(ignore, -1, labels).gather(1, index)
+    found = torch.where(overlap >= iou_threshold, found, 0)
+    holder = _claim(iou, valid & ~ignore)
+    claimed = holder >= 0
+    index = torch.where(claimed, holder, index)
+    found = torch.where(claimed, labels.gather(1, index), found)
+    return Matches(found, torch.where(overlap > 0, order.gather(1, index), 0))
+
+
+def _sort(valid: Tensor, labels: Tensor, ignore: Tensor, boxes: Tensor) -> Tensor:
+    """Give an order of the boxes of each image that does not depend on the one they have, padding last: (B, M)."""
+    keys = [*boxes.unbind(-1), ignore, labels, ~valid]
+    order = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    for key in keys:
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
+    return order
+
+
+def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
+    """Give each box an anchor of its own, by deferred acceptance (Gale and Shapley).
+
+    Args:
+        iou: (B, M, A), changed in place.
+        claiming: (B, M) boxes that take part.
+
+    Returns:
+        (B, A) the box that holds an anchor, -1 for none. A box that overlaps no anchor has none.
+    """
+    batch, rows, count = iou.shape
+    number = torch.arange(rows, device=iou.device).expand(batch, rows)
+    best, anchor = iou.max(2)
+    while True:
+        active = claiming & (best > 0)
+        bid = torch.where(active, best, 0)
+        highest = bid.new_zeros(batch, count).scatter_reduce(1, anchor, bid, "amax")
+        wins = active & (bid == highest.gather(1, anchor))
+        holder = number.new_full((batch, count), rows)
+        holder = holder.scatter_reduce(1, anchor, torch.where(wins, number, rows), "amin")
+        lost = active & (holder.gather(1, anchor) != number)
+        image, box = lost.nonzero(as_tuple=True)
+        if not len(image):
+            return torch.where(holder < rows, holder, -1)
+        iou[image, box, anchor[image, box]] = 0
+        best[image, box], anchor[image, box] = iou[image, box].max(1)
+
+
+@torch.no_grad()
+def assign_targets(
+    anchors: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    ignore: Tensor | None = None,
+    iou_threshold: float = 0.5,
+    variances: tuple[float, float] = VARIANCES,
+) -> tuple[Tensor, Tensor]:
+    """Say what a detector's head is to give: the targets of :func:`kornia_mvit.ops.losses.multibox_loss`.
+
+    Args:
+        anchors: (A, 4).
+        boxes: (B, M, 4).
+        labels: (B, M) classes from 1; -1 for padding.
+        ignore: see :func:`match_anchors`.
+        iou_threshold: see :func:`match_anchors`.
+        variances: see :func:`encode_boxes`.
+
+    Returns:
+        (B, A) classes, 0 for the background and -1 for what does not count, and (B, A, 4) how boxes depart from the
+        anchors; zeros for those that have none to find.
+    """
+    matches = match_anchors(anchors, boxes, labels, ignore, iou_threshold)
+    if not boxes.shape[1]:
+        return matches.labels, boxes.new_zeros(*matches.labels.shape, 4)
+    deltas = encode_boxes(boxes.gather(1, matches.box[..., None].expand(-1, -1, 4)), anchors, variances)
+    return matches.labels, torch.where(matches.labels[..., None] > 0, deltas, 0)

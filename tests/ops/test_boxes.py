@@ -1,0 +1,256 @@
+"""Anchors, matching and targets: against Apple's, against a plain loop, and by their properties."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from kornia_mvit.ops import geometry
+from kornia_mvit.ops.boxes import (
+    VARIANCES,
+    assign_targets,
+    center_boxes,
+    corner_boxes,
+    decode_boxes,
+    encode_boxes,
+    make_anchors,
+    match_anchors,
+    pairwise_iou,
+)
+from tests.models.networks import DETECTION
+
+RATIOS = ((2, 3), (2, 3), (2, 3), (2, 3), (2, 3), (2,))
+STRIDES = (16, 32, 64, 128, 256)
+IDS = [f"{case['shape'][2]}x{case['shape'][3]}" for case in DETECTION["cases"]]
+
+
+def anchors_of(height, width, dtype=torch.float64):
+    return make_anchors([*((-(-height // s), -(-width // s)) for s in STRIDES), (1, 1)], RATIOS, dtype=dtype)
+
+
+SMALL = make_anchors([(4, 5), (2, 3), (1, 1)], [(2,), (2,), ()], (0.2, 0.8), dtype=torch.float64)
+
+
+def check_golden(values, golden):
+    assert list(values.shape) == golden["shape"]
+    sample = values.flatten()[golden["sample_index"]]
+    assert (sample - torch.tensor(golden["sample"], dtype=values.dtype)).abs().max() < 2e-5
+    assert abs(values.mean().item() - golden["mean"]) < 2e-5
+    assert abs(values.std(correction=0).item() - golden["std"]) < 2e-5
+
+
+def truth(case):
+    """The boxes and classes of a golden case, as a batch of one."""
+    match = case["match"]
+    return torch.tensor(match["gt_boxes_xyxy"], dtype=torch.float64)[None], torch.tensor(match["gt_labels"])[None]
+
+
+def draw_boxes(batch, count, seed, *, grid=None, share=0.7):
+    """Boxes with classes, some of them padding or to be ignored; on a grid, overlaps tie and boxes repeat."""
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.rand(batch, count, 2, generator=generator, dtype=torch.float64)
+    size = torch.rand(batch, count, 2, generator=generator, dtype=torch.float64) ** 2
+    boxes = torch.cat([low * (1 - size), low * (1 - size) + size], -1)
+    if grid:
+        boxes = (boxes * grid).round() / grid
+        boxes[..., 2:] = torch.maximum(boxes[..., 2:], boxes[..., :2] + 1 / grid)
+    labels = torch.randint(1, 4, (batch, count), generator=generator)
+    labels[torch.rand(batch, count, generator=generator) > share] = -1
+    return boxes, labels, torch.rand(batch, count, generator=generator) < 0.2
+
+
+def plain_match(anchors, boxes, labels, ignore, threshold=0.5):
+    """Match the anchors of one image in a loop: the largest overlap of all is granted first, then the next."""
+    iou = geometry.box_iou(corner_boxes(anchors), boxes).tolist()
+    rows = sorted(
+        (m for m in range(len(boxes)) if labels[m] > 0 and (boxes[m, 2:] > boxes[m, :2]).all()),
+        key=lambda m: (labels[m].item(), ignore[m].item(), *boxes[m].flip(0).tolist()),
+    )
+    found = []
+    for row in iou:
+        best = max(rows, key=lambda m: row[m], default=None)
+        hit = best is not None and row[best] >= threshold
+        found.append((0 if not hit else -1 if ignore[best] else labels[best].item(), best))
+    wishes = [(iou[a][m], -rows.index(m), -a, m) for m in rows if not ignore[m] for a in range(len(iou))]
+    granted = {}
+    for overlap, _, place, m in sorted(wishes, reverse=True):
+        if overlap > 0 and m not in granted.values() and -place not in granted:
+            granted[-place] = m
+    for a, m in granted.items():
+        found[a] = (labels[m].item(), m)
+    return found
+
+
+class TestMakeAnchors:
+    @pytest.mark.parametrize("case", DETECTION["cases"], ids=IDS)
+    def test_feature(self, case):
+        check_golden(anchors_of(*case["shape"][2:])[None], case["anchors"])
+
+    def test_order_and_form(self):
+        anchors = make_anchors([(2, 1), (1, 1)], [(4,), ()], (0.2, 1.2))
+        assert anchors.shape == (2 * 4 + 2, 4)
+        between = math.sqrt(0.2 * 0.7)
+        shapes = [(0.2, 0.2), (between, between), (0.4, 0.1), (0.1, 0.4)]
+        expected = [(0.5, y, *shape) for y in (0.25, 0.75) for shape in shapes]
+        expected += [(0.5, 0.5, 0.7, 0.7), (0.5, 0.5, math.sqrt(0.7 * 1.2), math.sqrt(0.7 * 1.2))]
+        torch.testing.assert_close(anchors, torch.tensor(expected))
+        assert make_anchors([(1, 1)], [(9,)], (0.5, 1.0))[2, 2] == 1, "no side is longer than the image's"
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="2 maps and 1 lists of aspect ratios; give one for each map"):
+            make_anchors([(1, 1), (2, 2)], [(2,)])
+
+
+class TestForms:
+    @pytest.mark.parametrize("case", DETECTION["cases"], ids=IDS)
+    def test_targets(self, case):
+        """Of all anchors, those of the background among them."""
+        boxes, labels = truth(case)
+        anchors = anchors_of(*case["shape"][2:])
+        index = match_anchors(anchors, boxes, labels).box
+        check_golden(encode_boxes(boxes[0, index[0]], anchors), case["match"]["targets"])
+
+    @given(seed=st.integers(0, 2**31), batch=st.integers(1, 3))
+    def test_decode_undoes_encode(self, seed, batch):
+        boxes, *_ = draw_boxes(batch, len(SMALL), seed)
+        boxes[..., 2:] += 1e-3
+        again = decode_boxes(encode_boxes(boxes, SMALL), SMALL)
+        torch.testing.assert_close(again, boxes, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(corner_boxes(center_boxes(boxes)), boxes)
+
+    @given(seed=st.integers(0, 2**31))
+    def test_encode_undoes_decode(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        deltas = torch.randn(2, len(SMALL), 4, generator=generator, dtype=torch.float64) * 3
+        again = encode_boxes(decode_boxes(deltas, SMALL), SMALL)
+        torch.testing.assert_close(again, deltas, rtol=1e-6, atol=1e-9)
+
+    def test_variances(self):
+        """An offset of a tenth of the anchor's side is one; so is a side that is exp(0.2) of the anchor's."""
+        assert VARIANCES == (0.1, 0.2)
+        anchor = torch.tensor([[0.5, 0.5, 0.4, 0.2]])
+        moved = corner_boxes(torch.tensor([[0.54, 0.52, 0.4 * math.exp(0.2), 0.2 * math.exp(0.2)]]))
+        torch.testing.assert_close(encode_boxes(moved, anchor), torch.ones(1, 4), rtol=1e-4, atol=1e-5)
+
+    @given(seed=st.integers(0, 2**31), grid=st.sampled_from([None, 4]))
+    def test_pairwise_iou(self, seed, grid):
+        a, b = (draw_boxes(2, count, seed + count, grid=grid)[0] for count in (5, 7))
+        torch.testing.assert_close(pairwise_iou(a, b), geometry.box_iou(a, b), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(pairwise_iou(a, b[0]), geometry.box_iou(a, b[0]), rtol=1e-9, atol=1e-12)
+
+
+class TestMatchAnchors:
+    @pytest.mark.parametrize("case", DETECTION["cases"], ids=IDS)
+    def test_feature(self, case):
+        labels = match_anchors(anchors_of(*case["shape"][2:]), *truth(case)).labels[0]
+        index = labels.nonzero().flatten()
+        assert len(index) == case["match"]["num_matched"]
+        assert index.tolist() == case["match"]["matched_index"]
+        assert labels[index].tolist() == case["match"]["matched_label"]
+
+    @given(
+        seed=st.integers(0, 2**31),
+        batch=st.integers(1, 3),
+        count=st.integers(0, 12),
+        grid=st.sampled_from([None, 3, 20]),
+    )
+    @example(seed=0, batch=2, count=12, grid=2)
+    @example(seed=1, batch=1, count=40, grid=2)
+    def test_as_a_plain_loop(self, seed, batch, count, grid):
+        boxes, labels, ignore = draw_boxes(batch, count, seed, grid=grid)
+        found = match_anchors(SMALL, boxes, labels, ignore)
+        for b in range(batch):
+            expected = plain_match(SMALL, boxes[b], labels[b], ignore[b])
+            assert found.labels[b].tolist() == [label for label, _ in expected]
+            for m, (label, best) in zip(found.box[b].tolist(), expected, strict=True):
+                assert label <= 0 or torch.equal(boxes[b, m], boxes[b, best])  # of two that are equal either will do
+
+    @given(
+        seed=st.integers(0, 2**31), size=st.tuples(st.integers(32, 400), st.integers(32, 400)), count=st.integers(1, 30)
+    )
+    def test_every_box_has_an_anchor(self, seed, size, count):
+        boxes, labels, _ = draw_boxes(2, count, seed)
+        boxes[..., 2:] += 1e-4
+        boxes[:, count // 2 :] = boxes[:, :1]  # many in one place
+        found = match_anchors(anchors_of(*size), boxes, labels)
+        for b in range(2):
+            held = {m for m, label in zip(found.box[b].tolist(), found.labels[b].tolist(), strict=True) if label > 0}
+            assert held == set((labels[b] > 0).nonzero().flatten().tolist())
+
+    @given(
+        seed=st.integers(0, 2**31),
+        count=st.integers(0, 8),
+        extra=st.integers(0, 5),
+        grid=st.sampled_from([None, 3]),
+    )
+    @example(seed=0, count=0, extra=0, grid=None)
+    @example(seed=0, count=0, extra=2, grid=None)
+    def test_order_and_padding(self, seed, count, extra, grid):
+        """Bit for bit the same targets, whatever stands in the rows of padding."""
+        boxes, labels, ignore = draw_boxes(2, count, seed, grid=grid)
+        more = torch.full((2, extra, 4), math.nan, dtype=torch.float64)
+        shuffle = torch.randperm(count + extra, generator=torch.Generator().manual_seed(seed))
+        other = (
+            torch.cat([boxes, more], 1)[:, shuffle],
+            torch.cat([labels, labels.new_full((2, extra), -1)], 1)[:, shuffle],
+            torch.cat([ignore, torch.ones(2, extra, dtype=torch.bool)], 1)[:, shuffle],
+        )
+        for one, two in zip(assign_targets(SMALL, boxes, labels, ignore), assign_targets(SMALL, *other), strict=True):
+            assert torch.equal(one, two)
+
+    def test_the_better_overlap_has_the_anchor(self):
+        anchors = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.5, 0.5, 1.0, 1.0]])
+        near, far = [0.45, 0.45, 0.55, 0.55], [0.4, 0.4, 0.6, 0.6]
+        for rows, labels in (((near, far), (1, 2)), ((far, near), (2, 1))):
+            found = match_anchors(anchors, torch.tensor([rows]), torch.tensor([labels]))
+            assert found.labels.tolist() == [[2, 1]]
+
+    def test_ignored(self):
+        """Anchors on an ignored box do not count, unless another box claims them; it claims none itself."""
+        anchors = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0], [0.5, 0.5, 0.1, 0.1]])
+        left, small = [0.0, 0.0, 0.5, 1.0], [0.0, 0.0, 0.1, 0.1]
+        boxes, labels = torch.tensor([[left, small]]), torch.tensor([[1, 2]])
+        ignored = torch.tensor([[True, False]])
+        assert match_anchors(anchors, boxes[:, :1], labels[:, :1], ignored[:, :1]).labels.tolist() == [[-1, 0, 0]]
+        assert match_anchors(anchors, boxes, labels, ignored).labels.tolist() == [[2, 0, 0]]
+        tiny = torch.tensor([[[0.7, 0.0, 0.8, 0.1]]])
+        assert match_anchors(anchors, tiny, labels[:, :1], ignored[:, :1]).labels.tolist() == [[0, 0, 0]]
+
+    def test_threshold(self):
+        """An overlap of just that much is enough."""
+        anchors = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
+        boxes, labels = torch.tensor([[[0.0, 0.0, 0.5, 1.0]]]), torch.tensor([[3]])
+        assert match_anchors(anchors, boxes, labels).labels.tolist() == [[3, 3, 0]]
+        assert match_anchors(anchors, boxes, labels, iou_threshold=0.51).labels.tolist() == [[0, 3, 0]]
+
+    def test_boxes_without_extent_are_padding(self):
+        rows = [[0.2, 0.2, 0.2, 0.9], [0.5, 0.5, 0.4, 0.6], [math.nan, 0.1, 0.5, 0.6]]
+        boxes = torch.tensor([rows], dtype=torch.float64)
+        labels, deltas = assign_targets(SMALL, boxes, torch.tensor([[1, 2, 3]]))
+        assert not labels.any()
+        assert not deltas.any()
+        good = torch.tensor([[[0.1, 0.1, 0.6, 0.6]]], dtype=torch.float64)
+        beside = assign_targets(SMALL, torch.cat([boxes, good], 1), torch.tensor([[1, 2, 3, 4]]))
+        for one, two in zip(beside, assign_targets(SMALL, good, torch.tensor([[4]])), strict=True):
+            assert torch.equal(one, two)
+
+
+class TestAssignTargets:
+    @pytest.mark.parametrize("case", DETECTION["cases"], ids=IDS)
+    def test_feature(self, case):
+        """Decoded, they are the boxes; where there is none to find, zeros."""
+        boxes, classes = truth(case)
+        anchors = anchors_of(*case["shape"][2:])
+        labels, deltas = assign_targets(anchors, boxes, classes)
+        found = match_anchors(anchors, boxes, classes)
+        positive = labels[0] > 0
+        assert torch.equal(labels, found.labels)
+        torch.testing.assert_close(decode_boxes(deltas[0], anchors)[positive], boxes[0, found.box[0, positive]])
+        assert not deltas[0, ~positive].any()
+
+    def test_keeps_dtype(self):
+        boxes, classes = truth(DETECTION["cases"][0])
+        labels, deltas = assign_targets(anchors_of(64, 64, torch.float32), boxes.float(), classes)
+        assert (labels.dtype, deltas.dtype) == (torch.int64, torch.float32)
