@@ -1,4 +1,4 @@
-"""``kornia-mvit predict``: classes of images, or of their pixels, as JSON lines and pictures."""
+"""``kornia-mvit predict``: classes of images or of their pixels, or objects in them, as JSON lines and pictures."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.dense import SlidingWindow, predict_maps
+from kornia_mvit.augmentation.detections import predict_boxes
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation
@@ -24,6 +25,12 @@ from kornia_mvit.models.ssdlite import SSDLite
 __all__ = ["add_arguments", "run"]
 
 IGNORED = 255  # what label images hold where nothing is known
+_SURE = 0.3  # least score of boxes, unless another is asked for
+_OPTIONS = {  # that one task alone has
+    "classification": ("top", "batch_size"),
+    "segmentation": ("labels", "classes", "window", "stride"),
+    "detection": ("score", "coco", "annotations"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pixels.add_argument("--classes", metavar="FILE", help="names and colours of the classes, as YAML or JSON")
     pixels.add_argument("--window", type=int, metavar="PIXELS", help="side of the windows to see large images in")
     pixels.add_argument("--stride", type=int, metavar="PIXELS", help="from window to window (default 2/3 of one)")
+    boxes = parser.add_argument_group("of detectors")
+    boxes.add_argument("--score", type=float, metavar="SHARE", help=f"least score of a box (default {_SURE})")
+    boxes.add_argument("--coco", metavar="FILE", help="also write all boxes into this file, as COCO has results")
+    boxes.add_argument(
+        "--annotations", metavar="FILE", help="COCO annotations whose numbers of images and classes --coco is to use"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command.
 
     Of a classifier the line of an image tells its likeliest classes, of a model for segmentation its height and width,
-    and the share of the pixels that each class has.
+    and the share of the pixels that each class has, of a detector its boxes: left, top, right and bottom edges in
+    pixels of the image.
 
     Args:
         args: what :func:`add_arguments` added.
@@ -75,9 +89,10 @@ def run(args: argparse.Namespace) -> int:
         model = from_pretrained(args.checkpoint)
     if isinstance(model, SSDLite):
         raise ValueError(f"{args.checkpoint} is for detection, which predict cannot do; use from_pretrained and decode")
-    foreign = ("top", "batch_size") if isinstance(model, DeepLabV3) else ("labels", "classes", "window", "stride")
+    task = task_of(model)
+    foreign = [name for other, names in _OPTIONS.items() if other != task for name in names]
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
-        raise ValueError(f"{args.checkpoint} is for {task_of(model)}; leave out {', '.join(given)}")
+        raise ValueError(f"{args.checkpoint} is for {task}; leave out {', '.join(given)}")
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
@@ -87,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
     with torch.inference_mode():
         if isinstance(model, DeepLabV3):
             _segment(model, args)
+        elif isinstance(model, SSDLite):
+            _detect(model, args)
         else:
             _classify(model, args)
     return 0
@@ -219,3 +236,80 @@ def _targets(files: list[tuple[Path, Path]], folder: str | None) -> list[Path]:
             raise ValueError(f"the label image of {file} would overwrite it; give --labels another folder")
         seen[target] = file
     return list(seen)
+
+
+# --------------------------------------------------------------------------------------------------------- detection
+
+
+def _detect(model: SSDLite, args: argparse.Namespace) -> None:
+    from kornia_mvit.visualize import draw_detections
+
+    sure = _SURE if args.score is None else args.score
+    if not 0 <= sure <= 1:
+        raise ValueError(f"--score {sure} is not in [0, 1]")
+    if args.annotations is not None and args.coco is None:
+        raise ValueError(f"--annotations {args.annotations} is for --coco; give that too")
+    names = model.class_names or tuple(map(str, range(model.num_classes - 1)))
+    files = _files(args)
+    numbers = None if args.coco is None else _coco_numbers(args.annotations, files, names)
+    pipeline = AugmentationPipeline(preprocess=model.preprocess or Preprocess((320, 320)))
+
+    def find(image: Tensor) -> list[dict[str, Tensor]]:
+        logits, deltas = model(image)
+        return model.decode(logits, deltas, (image.shape[-2], image.shape[-1]), max_detections=100)
+
+    look = find if args.tta is None else TestTimeAugmentation(find, args.tta)
+    if args.draw:
+        Path(args.draw).mkdir(parents=True, exist_ok=True)
+    results: list[dict[str, Any]] = []
+    for number, file, image in _read(files, args.on_error):
+        (found,) = predict_boxes(look, Batch(image[None].to(args.device)), pipeline)
+        found = {name: value.cpu() for name, value in found.items()}
+        if numbers is not None:
+            results += _coco_rows(found, *numbers, number)
+        found = {name: value[found["scores"] >= sure] for name, value in found.items()}
+        boxes = [
+            {"class": names[label], "score": round(score, 6), "box": [round(v, 2) for v in box]}
+            for label, score, box in zip(*(found[k].tolist() for k in ("labels", "scores", "boxes")), strict=True)
+        ]
+        if args.draw:
+            picture = draw_detections(image, found["boxes"], found["labels"], found["scores"], names)
+            picture.save(Path(args.draw) / f"{number:04d}_{file.stem}.png")
+        _print({"path": str(file), "height": image.shape[1], "width": image.shape[2], "boxes": boxes})
+    if args.coco is not None:
+        Path(args.coco).write_text(json.dumps(results), encoding="utf-8")
+
+
+def _coco_numbers(
+    annotations: str | None, files: list[tuple[Path, Path]], names: tuple[str, ...]
+) -> tuple[list[int], list[int]]:
+    """Give the number of each image and of each class, in COCO's results.
+
+    Those of an annotation file, found by the images' file names and the classes' names; else the images' own order
+    and the classes from 1.
+    """
+    if annotations is None:
+        return list(range(len(files))), list(range(1, len(names) + 1))
+    from kornia_mvit.data.annotations import read_coco
+
+    known = read_coco(annotations)
+    images = {Path(name).name: number for name, number in zip(known.files, known.image_ids, strict=True)}
+    classes = dict(zip(known.class_names, known.category_ids, strict=True))
+    for kind, wanted, given in (("image", [f.name for f, _ in files], images), ("class", names, classes)):
+        if missing := [name for name in wanted if name not in given]:
+            raise ValueError(f"{annotations} has no {kind} {missing[0]!r}")
+    return [images[file.name] for file, _ in files], [classes[name] for name in names]
+
+
+def _coco_rows(
+    found: dict[str, Tensor], images: list[int], classes: list[int], number: int
+) -> Iterator[dict[str, Any]]:
+    for box, label, score in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), strict=True):
+        left, top, right, bottom = box
+        sides = [round(v, 3) for v in (left, top, right - left, bottom - top)]
+        yield {
+            "image_id": images[number],
+            "category_id": classes[int(label)],
+            "bbox": sides,
+            "score": round(score, 6),
+        }

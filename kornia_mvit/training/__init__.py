@@ -7,6 +7,8 @@ except ImportError as error:
     raise ImportError(f"kornia_mvit.training needs {error.name}; install kornia-mvit[train]") from error
 
 from kornia_mvit.training.callbacks import EMA
+from kornia_mvit.training.detection import DetectionTask
+from kornia_mvit.training.detection_metrics import CocoMetrics
 from kornia_mvit.training.evaluation import Evaluation, classification_metrics, wilson_interval
 from kornia_mvit.training.recipes import describe_recipe, find_recipe, list_recipes
 from kornia_mvit.training.report import write_report
@@ -26,6 +28,8 @@ __all__ = [
     "AtomicCheckpointIO",
     "CSVLog",
     "ClassificationTask",
+    "CocoMetrics",
+    "DetectionTask",
     "Evaluation",
     "ExactResume",
     "LastCheckpoint",

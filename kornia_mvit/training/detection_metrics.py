@@ -145,6 +145,17 @@ class CocoMetrics(Metric):
             ):
                 getattr(self, name).append(rows.to(self.device, self._empty[name].dtype))
 
+    def stored(self) -> dict[str, Tensor]:
+        """Give what was taken in, on the CPU: plain tensors, those of several measures concatenated are of them all."""
+        return {name: self._rows(name) for name in self._empty}
+
+    def restore(self, rows: Mapping[str, Tensor]) -> None:
+        """Put what :meth:`stored` gave in the place of what was taken in."""
+        self.reset()
+        for name in self._empty:
+            getattr(self, name).append(rows[name].to(self.device))
+        self._update_count = 1  # or torchmetrics warns that nothing was taken in
+
     def _check(self, rows: Mapping[str, Any], kind: str, number: int, *companions: str) -> None:
         boxes, labels = rows["boxes"], rows["labels"]
         if boxes.ndim != 2 or boxes.shape[1] != 4:

@@ -16,6 +16,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from kornia_mvit import __version__
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
+from kornia_mvit.training.detection_evaluation import DetectionCollector, DetectionEvaluation
+from kornia_mvit.training.detection_report import draw_worst_boxes, write_detection_report
 from kornia_mvit.training.evaluation import Collector, Evaluation
 from kornia_mvit.training.report import draw_mistakes, write_report
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
@@ -67,6 +69,14 @@ _KINDS = {
         "prediction",
         lambda collector, outputs, batch, _: collector.add(outputs, batch),
     ),
+    "detection": Kind(
+        DetectionCollector,
+        DetectionEvaluation,
+        write_detection_report,
+        lambda found, names: draw_worst_boxes(found.worst, names) if found.worst else None,
+        "detections",
+        lambda collector, outputs, batch, _: collector.add(outputs, batch),
+    ),
 }
 
 
@@ -86,7 +96,8 @@ class Report(pl.Callback):
 
     Args:
         folder: where fits are reported, in place of the log's folder.
-        worst: mistakes to show; of segmentation a third as many images, and as many of the best.
+        worst: mistakes to show; of segmentation a third as many images, and as many of
+            the best; of detection half as many images.
 
     Raises:
         ValueError: for a negative ``worst``, and if it stands behind a callback that saves at the end of an epoch.
