@@ -87,8 +87,6 @@ def run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = from_pretrained(args.checkpoint)
-    if isinstance(model, SSDLite):
-        raise ValueError(f"{args.checkpoint} is for detection, which predict cannot do; use from_pretrained and decode")
     task = task_of(model)
     foreign = [name for other, names in _OPTIONS.items() if other != task for name in names]
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
@@ -256,7 +254,8 @@ def _detect(model: SSDLite, args: argparse.Namespace) -> None:
 
     def find(image: Tensor) -> list[dict[str, Tensor]]:
         logits, deltas = model(image)
-        return model.decode(logits, deltas, (image.shape[-2], image.shape[-1]), max_detections=100)
+        found = model.decode(logits, deltas, (image.shape[-2], image.shape[-1]), max_detections=100)
+        return [one._asdict() for one in found]
 
     look = find if args.tta is None else TestTimeAugmentation(find, args.tta)
     if args.draw:

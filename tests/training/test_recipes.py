@@ -5,21 +5,28 @@ import yaml
 
 from kornia_mvit import MobileViTClassifier, save_checkpoint
 from kornia_mvit.fit_cli import build_cli
-from kornia_mvit.training import ClassificationTask, LastCheckpoint, SegmentationTask, find_recipe, list_recipes
+from kornia_mvit.training import (
+    ClassificationTask,
+    DetectionTask,
+    LastCheckpoint,
+    SegmentationTask,
+    find_recipe,
+    list_recipes,
+)
 from tests.data.test_datamodules import make_folder
-from tests.training.shapes import make_pairs, make_voc_masks
+from tests.training.shapes import make_coco, make_pairs, make_voc_boxes, make_voc_masks, make_yolo
 
 
 class TestFindRecipe:
     def test_smoke(self, tmp_path):
-        assert list_recipes()[:3] == ["camvid", "digits", "finetune"]
+        assert list_recipes()[:3] == ["bccd", "camvid", "coco-ssdlite"]
         assert find_recipe("digits").name == "digits.yaml"
         own = tmp_path / "own.yaml"
         own.touch()
         assert find_recipe(str(own)) == own
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="no recipe or file 'digit'; recipes: camvid, digits, finetune"):
+        with pytest.raises(ValueError, match="no recipe or file 'digit'; recipes: bccd, camvid, coco-ssdlite"):
             find_recipe("digit")
 
     @pytest.mark.parametrize("name", list_recipes())
@@ -39,12 +46,19 @@ class TestFindRecipe:
         elif name in ("camvid", "folder-segmentation"):
             arguments += ["--data.root", str(make_pairs(tmp_path))]
             arguments += ["--data.num_classes", "4"] if name == "folder-segmentation" else []
+        elif name in ("bccd", "voc-ssdlite"):
+            arguments += ["--data.root", str(make_voc_boxes(tmp_path))]
+        elif name == "coco-ssdlite":
+            arguments += ["--data.root", str(make_coco(tmp_path))]
+        elif name == "folder-detection":
+            arguments += ["--data.root", str(make_yolo(tmp_path))]
         elif name != "digits":
             arguments += ["--data.root", str(make_folder(tmp_path / "images"))]
-        if name in ("finetune", "linear-probe", "voc-deeplabv3"):
+        if name in ("finetune", "linear-probe", "voc-deeplabv3", "voc-ssdlite", "coco-ssdlite"):
             save_checkpoint(MobileViTClassifier("xxs", 3), tmp_path / "start.pt")
             arguments += ["--model.weights", str(tmp_path / "start.pt")]
         cli = build_cli(arguments, run=False)
-        assert isinstance(cli.model, ClassificationTask | SegmentationTask)
-        assert cli.model.network.num_classes == cli.datamodule.num_classes
+        assert isinstance(cli.model, ClassificationTask | DetectionTask | SegmentationTask)
+        background = isinstance(cli.model, DetectionTask)
+        assert cli.model.network.num_classes == cli.datamodule.num_classes + background
         assert any(isinstance(callback, LastCheckpoint) for callback in cli.trainer.callbacks)
