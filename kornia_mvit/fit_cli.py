@@ -1,5 +1,6 @@
 """The commands that train and evaluate: Lightning's command line over recipes."""
 
+import inspect
 import logging
 import os
 import re
@@ -7,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from difflib import get_close_matches
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -61,6 +64,11 @@ def _run(argv: list[str]) -> int:
             f"{', '.join(list_recipes())}; --help lists the options"
         )
     options = {argument.partition("=")[0] for argument in argv}
+    if not options & {"--config", "-c", "--model", "--data", "--help", "-h", "--model.help", "--data.help"}:
+        raise ValueError(
+            f"{argv[0]} needs a recipe, the one that was trained with: kornia-mvit {argv[0]} --config RECIPE, with a "
+            f"file or one of {', '.join(list_recipes())}"
+        )
     if argv[0] != "fit" and not options & {"--ckpt_path", "--checkpoint", "--help", "-h", "--print_config"}:
         raise ValueError(f"{argv[0]} needs a checkpoint: --checkpoint FILE, one that fit wrote")
     if options & set(_SHOWN) or argv[1:] == ["--help", "all"]:
@@ -69,9 +77,13 @@ def _run(argv: list[str]) -> int:
 
     try:
         build_cli(argv, run=True)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, _OptionError) as error:
         raise ValueError(error) from error
     return 0
+
+
+class _OptionError(Exception):
+    """An option that is wrong; no ValueError, which the parser would take for one of its own attempts."""
 
 
 def build_cli(argv: list[str], *, run: bool) -> Any:
@@ -92,6 +104,11 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         raise ImportError(f"the command line needs {error.name}; install kornia-mvit[train]") from error
 
     class Cli(LightningCLI):
+        def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+            parser = super().init_parser(**kwargs)
+            parser.error = _refuse  # a line, in place of all options and of what each type made of the value
+            return parser
+
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
@@ -136,6 +153,37 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
     )
 
 
+def _refuse(message: str, ex: Exception | None = None) -> None:
+    """Say in a line which option is wrong, and what would do."""
+    raise _OptionError(describe_option_error(message))
+
+
+def describe_option_error(message: str) -> str:
+    """Give the heart of what jsonargparse says of a wrong option.
+
+    Example:
+        >>> describe_option_error("Problem with given class_path 'torch.nn.Linear': Option 'biass' is not accepted")
+        'there is no option --biass; did you mean --bias?'
+    """
+    keys = re.findall(r'Parser key "([\w.]+)"', message)
+    given = re.search(r"class_path '([\w.]+)'", message)
+    if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
+        text = f"there is no option --{'.'.join([*keys, unknown[1]])}"
+        near = get_close_matches(unknown[1], _arguments_of(given[1]) if given else (), 1, 0.6)
+        return text + (f"; did you mean --{'.'.join([*keys, near[0]])}?" if near else "")
+    wanted = [name for name in re.findall(r"Expected an? <class '([\w.]+)'>", message) if name != "NoneType"]
+    values = re.findall(r"(?:Got value|Given value): (.*)", message)
+    if keys and wanted and values:
+        text = f"--{'.'.join(keys)} is {values[0]}; expected {' or '.join(dict.fromkeys(wanted))}"
+        return text + (", such as '[64, 80]'" if "tuple" in wanted or "list" in wanted else "")
+    return " ".join(message.split())
+
+
+def _arguments_of(path: str) -> list[str]:
+    module, _, name = path.rpartition(".")
+    return list(inspect.signature(getattr(import_module(module), name)).parameters)
+
+
 def _build_as_saved(arguments: Any, path: str) -> None:
     """Have the network built that a checkpoint is of, whatever the recipe says, and nothing loaded before it."""
     from kornia_mvit.weights.files import read_checkpoint
@@ -170,6 +218,8 @@ def _prepare(argv: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         if name in _SHOWN:
             module, _, shown = _SHOWN[name].rpartition(".")
+            if name == "--model.help" and not value:
+                value = _task_of_recipe(argv) or shown
             args.append(f"{name}={value if '.' in value else f'{module}.{value or shown}'}")
             continue
         if name not in ("--config", "-c", "--ckpt_path", "--checkpoint"):
@@ -185,6 +235,21 @@ def _prepare(argv: Sequence[str]) -> list[str]:
     return args
 
 
+def _task_of_recipe(argv: Sequence[str]) -> str | None:
+    """Give the class of the task that a recipe among the arguments trains."""
+    import yaml  # type: ignore[import-untyped]  # it has no stubs
+
+    from kornia_mvit.training import find_recipe
+
+    for place, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-c") and (equals or place + 1 < len(argv)):
+            recipe = yaml.safe_load(find_recipe(value if equals else argv[place + 1]).read_text(encoding="utf-8"))
+            path = (recipe.get("model") or {}).get("class_path") if isinstance(recipe, dict) else None
+            return None if path is None else str(path)
+    return None
+
+
 def _quiet_lightning() -> None:
     """Leave out warnings of Lightning and jsonargparse about each other and about what is meant so here."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -197,6 +262,7 @@ def _quiet_lightning() -> None:
     for message in (
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*does not have many workers.*",
+        r".*is smaller than the logging interval.*",
         r"LightningCLI's args parameter is intended to run from within Python.*",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -227,6 +293,7 @@ _OPTIONS = {
     "--data.root DIR": "the images",
     "--data.batch_size N": "images at a time, on each process",
     "--data.num_workers N": "processes that read images",
+    "--data.num_classes N": "of label images; or --data.classes FILE, with their names and colours",
     "--trainer.devices N": "GPUs, or processes on a CPU, to use",
     "--trainer.precision bf16-mixed": "16-mixed, bf16-mixed or 32-true",
 }
@@ -249,7 +316,7 @@ _EVALUATION_OPTIONS = {
     "--model.per_class true": "the accuracy, or IoU, of each class too",
 }
 _MORE_HELP = {
-    "--model.help": "those of the task",
+    "--config RECIPE --model.help": "those of the recipe's task",
     "--data.help[=TableData]": "those of the data, such as FolderData or SegmentationFolderData",
     "--help all": "those of Lightning's Trainer too",
     "--config RECIPE --print_config": "the recipe whole, as YAML",

@@ -209,10 +209,10 @@ def _segment(model: DeepLabV3, args: argparse.Namespace) -> None:
 
 
 def _classes(model: DeepLabV3, path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...] | None]:
-    """Give the names of the classes, and their colours where a file tells them."""
+    """Give the names of the classes, and their colours where a file or the checkpoint tells them."""
     names = model.class_names or tuple(map(str, range(model.num_classes)))
     if path is None:
-        return names, None
+        return names, model.class_colours
     from kornia_mvit.data.classes import read_classes
 
     found = read_classes(path)

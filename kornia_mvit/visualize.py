@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = [
+    "Colours",
     "add_legend",
     "classes_in",
     "draw_batch",
@@ -21,6 +22,7 @@ __all__ = [
     "draw_predictions",
     "draw_segmentation",
     "label_image",
+    "stack_rows",
 ]
 
 Colours = Sequence[tuple[int, int, int]]
@@ -253,6 +255,30 @@ def draw_segmentation(
 def _check_mask(image: Tensor, mask: Tensor) -> None:
     if mask.shape != image.shape[1:]:
         raise ValueError(f"the image is {tuple(image.shape[1:])}, its mask {tuple(mask.shape)}")
+
+
+def stack_rows(rows: Sequence["Image.Image"], titles: Sequence[str]) -> "Image.Image":
+    """Put pictures of several columns below each other, with the columns' titles above.
+
+    Args:
+        rows: Pillow images, each of as many columns of equal width as there are titles.
+        titles: of the columns.
+
+    Raises:
+        ImportError: if Pillow is missing.
+    """
+    pillow, drawing, fonts = _pillow()
+    gap, head = 8, 22
+    height = head + sum(row.height + gap for row in rows) - gap
+    sheet: Image.Image = pillow.new("RGB", (max(row.width for row in rows), height), _PAPER)
+    pen, font = drawing.Draw(sheet), fonts.load_default(size=14)
+    for place, title in enumerate(titles):
+        pen.text((place * rows[0].width // len(titles) + 2, 2), title, fill=_INK, font=font)
+    top = head
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + gap
+    return sheet
 
 
 def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":

@@ -69,6 +69,41 @@ class TestFit:
         assert "known subclasses" not in " ".join(text.split())
         assert shown in text or shown.replace(".init_args", "") in text
 
+    def test_help_is_of_the_recipe(self, capsys):
+        for recipe, shown in (("camvid", "--model.dice_weight"), ("bccd", "--model.letterbox"), ("digits", "teacher")):
+            status, text, _ = run(capsys, "fit", "--config", recipe, "--model.help")
+            assert status == 0
+            assert shown in text
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--model.imagesize=64"], "there is no option --model.imagesize; did you mean --model.image_size?"),
+            (["--data.batchsize", "3"], "there is no option --data.batchsize; did you mean --data.batch_size?"),
+            (["--data.zzz=3"], "there is no option --data.zzz"),
+            (["--model.image_size=64x80"], "--model.image_size is 64x80; expected int"),
+            (["--model.learning_rate", "fast"], "--model.learning_rate is fast; expected float"),
+            (["--trainer.max_epochs=ten"], "--trainer.max_epochs is ten; expected int"),
+            (["--modl.x", "3"], "unrecognized arguments: --modl.x 3"),
+        ],
+    )
+    def test_a_wrong_option_is_one_line(self, arguments, message, capsys):
+        status, _, err = run(capsys, "fit", "--config=folder", "--data.root=x", *arguments)
+        assert status == 2
+        assert err.splitlines()[-1] == f"kornia-mvit: error: {message}"
+        assert "usage" not in err
+
+    def test_a_pair_is_asked_for_by_example(self, capsys):
+        _, _, err = run(capsys, "fit", "--config=camvid", "--data.root=x", "--model.image_size=64x80")
+        assert "--model.image_size is 64x80; expected int or tuple, such as '[64, 80]'" in err
+
+    @pytest.mark.parametrize("command", ["fit", "validate"])
+    def test_without_a_recipe(self, command, capsys):
+        status, _, err = run(capsys, command, "--data.root=x", "--checkpoint=y")
+        assert status == 2
+        assert err.startswith(f"kornia-mvit: error: {command} needs a recipe")
+        assert "bccd, camvid" in err
+
     @pytest.mark.parametrize("command", ["validate", "test"])
     def test_evaluates(self, command, trained, tmp_path, capsys):
         data, checkpoint = trained
@@ -122,9 +157,9 @@ class TestFit:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "fit needs a recipe: kornia-mvit fit --config RECIPE, with a file or one of camvid, digits"),
-            (["--config", "digit"], "no recipe or file 'digit'; recipes: camvid, digits, finetune, folder, folder-seg"),
-            (["--config=digit"], "no recipe or file 'digit'; recipes: camvid, digits, finetune, folder, folder-seg"),
+            ([], "fit needs a recipe: kornia-mvit fit --config RECIPE, with a file or one of bccd, camvid"),
+            (["--config", "digit"], "no recipe or file 'digit'; recipes: bccd, camvid, coco-ssdlite, digits"),
+            (["--config=digit"], "no recipe or file 'digit'; recipes: bccd, camvid, coco-ssdlite, digits"),
             (["--config", "folder", "--data.root", "nowhere"], "no such folder: nowhere"),
             (["--config", "digits", "--model.mode", "m"], "unknown mode 'm'; available: 'xxs', 'xs', 's'"),
             (["--config", "digits", "--model.variant", "b"], "unknown variant 'b'; available: 'apple', 'kornia'"),
@@ -232,7 +267,7 @@ class TestInfo:
         status, out, _ = run(capsys, "info")
         assert status == 0
         assert "1,272,024" in out
-        assert "digits, finetune, folder, folder-segmentation, imagenet-s" in out
+        assert "folder, folder-detection, folder-segmentation, imagenet-s" in out
         status, out, _ = run(capsys, "info", trained[1])
         assert status == 0
         assert "2: cat, dog" in out

@@ -146,7 +146,7 @@ def classification_strong(
 def segmentation_train(
     size: Size,
     *,
-    short_side: tuple[int, int] = (256, 1024),
+    short_side: tuple[int, int] | None = None,
     max_class_share: float = 0.75,
     flip: float = 0.5,
     jitter: float = 0.0,
@@ -157,7 +157,8 @@ def segmentation_train(
 
     Args:
         size: height and width of the result in pixels, or one number for both.
-        short_side: length in pixels that the image's shorter side is resized to before the crop, from and to.
+        short_side: length in pixels that the image's shorter side is resized to before the crop, from and to; half and
+            twice the result's shorter side when None.
         max_class_share: share of a crop's labelled pixels that one class may take; 1 for no bound.
         flip: probability of a mirror image.
         jitter: strength of random brightness, contrast and saturation; 0 for none.
@@ -176,6 +177,8 @@ def segmentation_train(
     _check_shares(flip=flip, jitter=jitter, hue=hue)
     if not 0 <= rotate <= 180:
         raise ValueError(f"rotate {rotate} is not an angle in [0, 180] degrees")
+    if short_side is None:
+        short_side = (max(1, min(_pair(size)) // 2), 2 * min(_pair(size)))
     steps: list[nn.Module] = [RandomScaledCrop(_pair(size), short_side=short_side, max_class_share=max_class_share)]
     if rotate:
         steps.append(RandomRotation(rotate, p=0.5))

@@ -63,8 +63,8 @@ def _repeated(values: tuple[Any, ...]) -> Any:
 def read_classes(path: str | Path) -> LabelClasses:
     """Read names and colours of classes from a YAML or JSON file, in the order of their numbers.
 
-    A list of names; or names with their colours, as red, green and blue or as ``'#rrggbb'``; or either of them as
-    ``classes``, beside a list ``ignore`` of the colours of pixels to ignore::
+    A list of names, or names by their numbers; or names with their colours, as red, green and blue or as ``'#rrggbb'``;
+    or any of them as ``classes``, beside a list ``ignore`` of the colours of pixels to ignore::
 
         classes:
           sky: [128, 128, 128]
@@ -87,6 +87,15 @@ def read_classes(path: str | Path) -> LabelClasses:
             if unknown := sorted(map(str, data.keys() - {"classes", "ignore"})):
                 raise ValueError(f"unknown entries {', '.join(unknown)}; known: classes, ignore")
             ignored, data = data.get("ignore") or [], data["classes"]
+            if isinstance(ignored, list) and len(ignored) == 3 and all(isinstance(v, int) for v in ignored):
+                ignored = [ignored]
+        elif isinstance(data, Mapping) and "ignore" in data:
+            raise ValueError(
+                "ignore stands beside classes and not among them; write 'classes:' with the classes below it, and "
+                "'ignore: [[255, 255, 255]]' with the colours to ignore"
+            )
+        if isinstance(data, Mapping) and sorted(data, key=str) == sorted(range(len(data)), key=str):
+            data = [data[number] for number in range(len(data))]  # names by their numbers
         entries = [*data.items()] if isinstance(data, Mapping) else data
         if not isinstance(entries, list) or not isinstance(ignored, list):
             raise ValueError("expected a list of names, or a mapping of names to colours")
@@ -115,7 +124,7 @@ def parse_file(path: Path) -> Any:
         raise DataError(f"cannot read {path}: {error}") from None
     if path.suffix.lower() == ".json":
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_unique)
         except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}") from None
     try:
@@ -123,9 +132,29 @@ def parse_file(path: Path) -> Any:
     except ImportError as error:
         raise ImportError("reading YAML needs PyYAML; install kornia-mvit[train]") from error
     try:
+        _check_keys(yaml.compose(text, yaml.SafeLoader), yaml.MappingNode)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dictionary of a JSON object, whose repetitions Python would drop."""
+    if len(out := dict(pairs)) < len(pairs):
+        raise ValueError(f"{_repeated(tuple(key for key, _ in pairs))!r} occurs twice")
+    return out
+
+
+def _check_keys(node: Any, mapping: type) -> None:
+    """Raise for what a YAML mapping repeats, which PyYAML would drop."""
+    if isinstance(node, mapping):
+        keys = tuple(key.value for key, _ in node.value)  # type: ignore[attr-defined]  # PyYAML has no stubs
+        if len(set(map(str, keys))) < len(keys):
+            raise ValueError(f"{_repeated(keys)!r} occurs twice")
+        for _, value in node.value:  # type: ignore[attr-defined]
+            _check_keys(value, mapping)
 
 
 def _entry(entry: Any) -> tuple[str, Any]:

@@ -221,7 +221,8 @@ def _mask_of_colours(
         code = int(codes[row, column])
         raise DataError(
             f"{path} has the colour {(code >> 16, code >> 8 & 255, code & 255)}, at row {row} and column {column}, "
-            f"which is none of the {len(colours)} of the classes; add it to their file, as a class or under ignore"
+            f"which is none of the {len(colours)} of the classes; add it to their file, as a class, or beside "
+            "'classes:' as 'ignore: [[R, G, B]]'"
         )
     return mask
 

@@ -125,6 +125,7 @@ class DeepLabV3(nn.Module):
         num_classes: K.
         class_names: names of the classes in the order of the logits, where a checkpoint gave them.
         preprocess: what images go through before the network, where a checkpoint gave it.
+        class_colours: red, green and blue of each class, from 0 to 255, where a checkpoint gave them.
 
     Raises:
         ValueError: for a number of classes or a width that is not positive, and as :class:`MobileViT` says; in the
@@ -140,6 +141,7 @@ class DeepLabV3(nn.Module):
 
     class_names: tuple[str, ...] | None = None
     preprocess: Any = None
+    class_colours: tuple[tuple[int, int, int], ...] | None = None
 
     def __init__(
         self,

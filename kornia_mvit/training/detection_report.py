@@ -14,7 +14,7 @@ from kornia_mvit.training.detection_evaluation import (
 from kornia_mvit.training.evaluation import name_of
 from kornia_mvit.training.page import Gallery, Picture, Section, Table, Text, Tiles, render_page
 from kornia_mvit.training.report_parts import curves, percent, png, settings_table, write_files
-from kornia_mvit.visualize import draw_detections
+from kornia_mvit.visualize import draw_detections, stack_rows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -115,16 +115,7 @@ def draw_worst_boxes(examples: Sequence[DetectionExample], class_names: Sequence
     Raises:
         ImportError: if Pillow is missing.
     """
-    rows = [_panels(one, class_names) for one in examples]
-    from PIL import Image  # the drawing before has said so if it is missing
-
-    gap = 8
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height + gap for row in rows) - gap), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height + gap
-    return sheet
+    return stack_rows([_panels(one, class_names) for one in examples], ("truth", "found"))
 
 
 def _panels(example: DetectionExample, names: Sequence[str] | None) -> "Image.Image":

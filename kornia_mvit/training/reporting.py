@@ -39,7 +39,8 @@ class Kind:
         evaluation: what the collector gives: numbers of all images, with ``concatenate``, ``to_dict`` and
             ``from_dict``.
         write: writes the report of an evaluation.
-        draw: draws the pictures that an evaluation keeps, or gives None where it keeps none.
+        draw: draws the pictures that an evaluation keeps, or gives None where it keeps none; takes the names
+            of the classes, and their colours.
         output: what a step's dictionary has to hold.
         collect: puts a step's dictionary and its batch into the collector.
     """
@@ -47,7 +48,7 @@ class Kind:
     collector: type
     evaluation: Any
     write: Callable[..., Path]
-    draw: Callable[[Any, Sequence[str] | None], Any]
+    draw: Callable[[Any, Sequence[str] | None, Any], Any]
     output: str
     collect: Callable[[Any, Mapping[str, Any], Batch, Preprocess | None], None]
 
@@ -57,7 +58,7 @@ _KINDS = {
         Collector,
         Evaluation,
         write_report,
-        lambda found, names: draw_mistakes(found.mistakes, names) if found.mistakes else None,
+        lambda found, names, _: draw_mistakes(found.mistakes, names) if found.mistakes else None,
         "logits",
         lambda collector, outputs, batch, preprocess: collector.add(outputs["logits"], batch, preprocess),
     ),
@@ -65,7 +66,7 @@ _KINDS = {
         SegmentationCollector,
         SegmentationEvaluation,
         write_segmentation_report,
-        lambda found, names: draw_worst_masks(found.worst, names) if found.worst else None,
+        lambda found, names, colours: draw_worst_masks(found.worst, names, colours) if found.worst else None,
         "prediction",
         lambda collector, outputs, batch, _: collector.add(outputs, batch),
     ),
@@ -73,7 +74,7 @@ _KINDS = {
         DetectionCollector,
         DetectionEvaluation,
         write_detection_report,
-        lambda found, names: draw_worst_boxes(found.worst, names) if found.worst else None,
+        lambda found, names, _: draw_worst_boxes(found.worst, names) if found.worst else None,
         "detections",
         lambda collector, outputs, batch, _: collector.add(outputs, batch),
     ),
@@ -249,6 +250,7 @@ class Report(pl.Callback):
         given = pl_module.hparams.items()  # the names that Lightning adds begin with an underscore
         settings |= {name: value for name, value in given if value is not None and not name.startswith("_")}
         settings |= {"kornia_mvit": __version__, "torch": torch.__version__}
+        colours = getattr(pl_module, "class_colours", None)
         path = _kind(pl_module).write(
             folder,
             evaluation,
@@ -258,6 +260,7 @@ class Report(pl.Callback):
             about=about,
             best=self._best["epoch"] if fitting and self._best is not None else None,
             settings=settings,
+            **({} if colours is None else {"class_colours": colours}),
         )
         rank_zero_info(f"report: {path}")
 
@@ -349,7 +352,8 @@ class LogPictures(pl.Callback):
         """Draw the worst mistakes, if there are any."""
         found = None if self._collector is None else self._collector.evaluation()
         self._collector = None
-        picture = None if found is None else _kind(pl_module).draw(found, getattr(pl_module, "class_names", None))
+        names, colours = (getattr(pl_module, name, None) for name in ("class_names", "class_colours"))
+        picture = None if found is None else _kind(pl_module).draw(found, names, colours)
         if picture is not None:
             self._put(trainer, "mistakes", picture)
 

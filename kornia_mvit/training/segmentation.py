@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,8 @@ class SegmentationTask(ImageTask):
         pipeline: what batches go through, in place of the one built from the next four arguments.
         image_size: side in pixels of the crops that the network learns from, or their height and width.
         resize_size: what evaluation resizes images to: the length in pixels of the shorter side, or height and width,
-            then those of ``image_size``; None leaves them as they are.
+            then those of ``image_size``; ``'image_size'`` for the shorter side of the crops; None leaves them as they
+            are. Predictions are scored at the images' own size in any case.
         policy: name of a policy in :mod:`kornia_mvit.policies`.
         policy_args: its arguments, besides the size.
         ignore_index: number of the pixels to ignore, the same as the data's and the pipeline's.
@@ -103,6 +104,7 @@ class SegmentationTask(ImageTask):
 
     task_name = "segmentation"
     prepares = False
+    class_colours: tuple[tuple[int, int, int], ...] | None = None
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class SegmentationTask(ImageTask):
         weights: str | None = None,
         pipeline: AugmentationPipeline | None = None,
         image_size: Size = 512,
-        resize_size: Size | None = None,
+        resize_size: Size | Literal["image_size"] | None = "image_size",
         policy: str = "segmentation_train",
         policy_args: dict[str, Any] | None = None,
         ignore_index: int = 255,
@@ -158,7 +160,7 @@ class SegmentationTask(ImageTask):
             if isinstance(self.hparams[name], tuple):
                 self.hparams[name] = list(self.hparams[name])
         self._check()
-        preprocess = Preprocess(size=resize_size)
+        preprocess = Preprocess(size=_shorter(image_size) if resize_size == "image_size" else resize_size)
         if network is not None and weights is not None:
             raise ValueError("weights go into the network built from mode; give network or weights, not both")
         if network is None:
@@ -191,6 +193,8 @@ class SegmentationTask(ImageTask):
         h = self.hparams
         count, weights = h["num_classes"], h["class_weights"]
         size, resize = (tuple(v) if isinstance(v, list) else v for v in (h["image_size"], h["resize_size"]))
+        if isinstance(resize, str) and resize != "image_size":
+            raise ValueError(f"unknown resize_size {resize!r}; give a number of pixels, 'image_size' or None")
         if isinstance(resize, tuple) and resize != (size if isinstance(size, tuple) else (size, size)):
             raise ValueError(
                 f"resize_size {resize} is a height and a width, to which training crops would be stretched, and "
@@ -219,6 +223,9 @@ class SegmentationTask(ImageTask):
     def setup(self, stage: str) -> None:
         """Take the class names from the data, and see that they ignore the same pixels."""
         super().setup(stage)
+        self.class_colours = getattr(getattr(self.trainer, "datamodule", None), "class_colours", None)
+        if self.class_colours is not None and isinstance(self.network, DeepLabV3):
+            self.network.class_colours = self.class_colours  # for its checkpoints
         found = getattr(getattr(self.trainer, "datamodule", None), "ignore_index", None)
         if found not in (None, self.pipeline.ignore_index):
             raise ValueError(
@@ -343,6 +350,10 @@ def _count(mask: Tensor, chosen: Tensor, labelled: Tensor, num_classes: int) -> 
     places = (torch.arange(len(mask), device=mask.device)[:, None, None] * num_classes + mask) * num_classes + chosen
     shape = (len(mask), num_classes, num_classes)
     return torch.bincount(places[labelled], minlength=shape[0] * shape[1] * shape[2]).view(shape)
+
+
+def _shorter(size: Size) -> int:
+    return size if isinstance(size, int) else min(size)
 
 
 def _mask_of(batch: Batch) -> Tensor:

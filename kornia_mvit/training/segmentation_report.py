@@ -16,7 +16,7 @@ from kornia_mvit.training.segmentation_evaluation import (
     image_iou,
     segmentation_metrics,
 )
-from kornia_mvit.visualize import add_legend, classes_in, draw_segmentation
+from kornia_mvit.visualize import Colours, add_legend, classes_in, draw_segmentation, stack_rows
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +28,7 @@ _BLOCK = 20  # classes of the part that is drawn where there are more
 _ROWS = 50  # of a table in the page
 _PAIRS = 15
 _IGNORED = 65535
+_WIDTH = 200  # pixels, about, that a small picture is enlarged to
 _FILES = ("curves", "confusion", "confusion_part", "per_class", "worst", "best")
 
 
@@ -41,14 +42,15 @@ def write_segmentation_report(
     about: Sequence[str] = (),
     best: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    class_colours: Colours | None = None,
 ) -> Path:
     """Write a report into a folder.
 
     ``index.html`` holds all of it and needs no other file. Beside it stand its pictures: ``curves.png`` (with a
     history), ``confusion.png``, ``confusion_part.png`` (the most confused of more than 30 classes), ``per_class.png``,
     ``worst.png`` and ``best.png`` (if pictures were kept). ``metrics.json`` has every number, ``per_class.csv`` the
-    table of all classes, ``per_image.csv`` the pixels of each image that were right (``right/CLASS``), and those that
-    are of a class or were taken for it (``union/CLASS``). What an earlier report left there is replaced.
+    table of all classes, ``per_image.csv`` how many pixels of each image were right (``right/CLASS``), and how many are
+    of a class or were taken for it (``union/CLASS``). What an earlier report left there is replaced.
 
     Args:
         folder: made where it is missing.
@@ -59,6 +61,7 @@ def write_segmentation_report(
         about: sentences on what was evaluated: the images, and the weights.
         best: the epoch that was evaluated, to be marked in the curves.
         settings: names and values to list at the end.
+        class_colours: red, green and blue of the K classes, from 0 to 255, for pictures.
 
     Returns:
         The path of ``index.html``.
@@ -69,13 +72,13 @@ def write_segmentation_report(
     """
     metrics = segmentation_metrics(evaluation, class_names)
     names = [name_of(i, class_names) for i in range(evaluation.num_classes)]
-    pictures = _draw(metrics, evaluation, names, history, best)
+    pictures = _draw(metrics, evaluation, names, history, best, class_colours)
     sections = [
         *([curves(pictures["curves"], best)] if "curves" in pictures else []),
         _per_class(pictures["per_class"], metrics),
         _confusion(pictures, evaluation.confusion, names),
-        _examples("Worst images", "worst", evaluation, names),
-        _examples("Best images", "best", evaluation, names),
+        _examples("Worst images", "worst", evaluation, names, class_colours),
+        _examples("Best images", "best", evaluation, names, class_colours),
         *([settings_table(settings)] if settings else []),
     ]
     page = render_page(title, [Text(about), _summary(metrics)], sections)
@@ -92,6 +95,7 @@ def _draw(
     names: Sequence[str],
     history: Sequence[Mapping[str, float]],
     best: float | None,
+    colours: Colours | None,
 ) -> dict[str, bytes]:
     confusion = evaluation.confusion
     support = confusion.sum(1)
@@ -107,16 +111,19 @@ def _draw(
         pictures["confusion_part"] = part
     for name in ("worst", "best"):
         if examples := getattr(evaluation, name):
-            pictures[name] = png(draw_worst_masks(examples, names))
+            pictures[name] = png(draw_worst_masks(examples, names, colours))
     return pictures
 
 
-def draw_worst_masks(examples: Sequence[Example], class_names: Sequence[str] | None = None) -> "Image.Image":
+def draw_worst_masks(
+    examples: Sequence[Example], class_names: Sequence[str] | None = None, class_colours: Colours | None = None
+) -> "Image.Image":
     """Draw images, their labels and what was predicted side by side, a row each, with a legend below.
 
     Args:
         examples: one or more.
         class_names: names of the classes; their numbers stand in when None.
+        class_colours: red, green and blue of the classes, from 0 to 255.
 
     Returns:
         A Pillow image.
@@ -124,20 +131,19 @@ def draw_worst_masks(examples: Sequence[Example], class_names: Sequence[str] | N
     Raises:
         ImportError: if Pillow is missing.
     """
-    rows = [_panels(one) for one in examples]
-    from PIL import Image  # the drawing before has said so if it is missing
-
-    gap = 8
-    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height + gap for row in rows) - gap), "white")
-    top = 0
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height + gap
-    return add_legend(sheet, _classes(examples), class_names)
+    rows = [_panels(one, class_colours) for one in examples]
+    sheet = stack_rows(rows, ("image", "labels", "predicted"))
+    return add_legend(sheet, _classes(examples), class_names, class_colours)
 
 
-def _panels(example: Example) -> "Image.Image":
-    return draw_segmentation(example.image, [example.truth, example.predicted], ignore_index=_IGNORED)
+def _panels(example: Example, colours: Colours | None) -> "Image.Image":
+    """Draw one, small images enlarged by a whole number."""
+    times = max(1, round(_WIDTH / example.image.shape[-1]))
+    image, truth, predicted = (
+        each.repeat_interleave(times, -2).repeat_interleave(times, -1)
+        for each in (example.image, example.truth, example.predicted)
+    )
+    return draw_segmentation(image, [truth, predicted], colours, ignore_index=_IGNORED)
 
 
 def _classes(examples: Sequence[Example]) -> list[int]:
@@ -215,7 +221,9 @@ def _confusion(pictures: Mapping[str, bytes], confusion: Tensor, names: Sequence
     return Section("Confusion matrix", parts)
 
 
-def _examples(title: str, kind: str, evaluation: SegmentationEvaluation, names: Sequence[str]) -> Section:
+def _examples(
+    title: str, kind: str, evaluation: SegmentationEvaluation, names: Sequence[str], colours: Colours | None
+) -> Section:
     examples: list[Example] = getattr(evaluation, kind)
     if not examples:
         return Section(title, [Text(["No pictures were kept."])])
@@ -230,14 +238,14 @@ def _examples(title: str, kind: str, evaluation: SegmentationEvaluation, names: 
         accuracy = percent(float(right.float().mean())) if len(right) else "–"
         lines = [f"mean IoU {percent(one.score)}", f"{accuracy} of the pixels", "/".join(Path(one.name).parts[-2:])]
         alt = f"An image, its labels and what was predicted: {one.name}"
-        pictures.append(Picture(png(_panels(one)), alt, lines, chart=False))
-    return Section(title, [Text([text]), _legend(examples, names), Gallery(pictures, wide=True)])
+        pictures.append(Picture(png(_panels(one, colours)), alt, lines, chart=False))
+    return Section(title, [Text([text]), _legend(examples, names, colours), Gallery(pictures, wide=True)])
 
 
-def _legend(examples: Sequence[Example], names: Sequence[str]) -> Picture:
+def _legend(examples: Sequence[Example], names: Sequence[str], colours: Colours | None) -> Picture:
     from PIL import Image  # the drawing before has said so if it is missing
 
-    legend = add_legend(Image.new("RGB", (900, 1), "white"), _classes(examples), names)
+    legend = add_legend(Image.new("RGB", (900, 1), "white"), _classes(examples), names, colours)
     return Picture(png(legend), "The colours of the classes", chart=False)
 
 

@@ -37,15 +37,16 @@ def model_card(
     """Say in plain data what a checkpoint holds.
 
     Args:
-        network: the model; the arguments of a :class:`~kornia_mvit.MobileViTClassifier`,
-            :class:`~kornia_mvit.DeepLabV3` or :class:`~kornia_mvit.SSDLite` are kept, no others.
+        network: the model, with the colours of its classes, if it has any; the arguments of a
+            :class:`~kornia_mvit.MobileViTClassifier`, :class:`~kornia_mvit.DeepLabV3` or
+            :class:`~kornia_mvit.SSDLite` are kept, no others.
         class_names: names of the classes, in the order of the logits, if known; without SSDLite's background.
         preprocess: what images go through before the network, if known.
         task: what a network of another kind is for.
     """
     from kornia_mvit import __version__
 
-    return {
+    card = {
         "format": 1,
         "version": __version__,
         "task": task_of(network) or task,
@@ -53,6 +54,9 @@ def model_card(
         "class_names": None if class_names is None else list(class_names),
         "preprocess": None if preprocess is None else preprocess.to_dict(),
     }
+    if isinstance(network, DeepLabV3) and network.class_colours is not None:
+        card["class_colours"] = [list(colour) for colour in network.class_colours]
+    return card
 
 
 def _arguments(model: Model) -> dict[str, Any]:
@@ -130,4 +134,6 @@ def from_card(checkpoint: Mapping[str, Any], path: str | Path, **overrides: Any)
     model = MODELS[task](**arguments)
     model.preprocess = None if card["preprocess"] is None else Preprocess.from_dict(card["preprocess"])
     model.class_names = None if card["class_names"] is None else tuple(card["class_names"])
+    if isinstance(model, DeepLabV3) and card.get("class_colours") and len(card["class_colours"]) == model.num_classes:
+        model.class_colours = tuple((red, green, blue) for red, green, blue in card["class_colours"])
     return model

@@ -45,6 +45,8 @@ class TestReadClasses:
             ("a.txt", "classes: [sky, 3]", LabelClasses(("sky", "3"))),
             ("a.yaml", "sky: [128, 128, 128]\nroad: '#800040'\n", LabelClasses(("sky", "road"), (SKY, ROAD))),
             ("a.yaml", "sky:\nroad:\n", LabelClasses(("sky", "road"))),
+            ("a.yaml", "1: road\n0: sky\n", LabelClasses(("sky", "road"))),
+            ("a.yaml", "classes: {sky: [128, 128, 128], road: '#800040'}\nignore: [0, 0, 0]", EXPECTED),
             (
                 "a.yaml",
                 "classes:\n  sky: [128, 128, 128]\n  road: [128, 0, 64]\nignore: ['#000000']\n",
@@ -88,7 +90,11 @@ class TestReadClasses:
             ("a.yaml", "sky: [1, 2]", "[1, 2] is not a colour"),
             ("a.yaml", "sky: grey", "'grey' is not a colour"),
             ("a.yaml", "{sky: [1, 2, 3], road: [1, 2, 3]}", "{path}: the colour (1, 2, 3) occurs twice"),
-            ("a.yaml", "{classes: {sky: [1, 2, 3]}, ignore: [0, 0, 0]}", "0 is not a colour"),
+            ("a.yaml", "{classes: {sky: [1, 2, 3]}, ignore: [0, 0]}", "0 is not a colour"),
+            ("a.yaml", "{sky: [1, 2, 3], ignore: [0, 0, 0]}", "ignore stands beside classes and not among them; write"),
+            ("a.yaml", "sky: [1, 2, 3]\nroad: [1, 2, 4]\nsky: [1, 2, 5]", "{path}: 'sky' occurs twice"),
+            ("a.yaml", "classes:\n  sky: [1, 2, 3]\n  sky: [1, 2, 5]", "{path}: 'sky' occurs twice"),
+            ("a.json", '{"sky": [1, 2, 3], "sky": [1, 2, 4]}', "'sky' occurs twice"),
         ],
     )
     def test_exception(self, name, text, message, tmp_path):

@@ -315,5 +315,15 @@ class TestSegmentationFolderData:
         with pytest.raises(DataError, match=r"0.jpg is 30x40, but its label image .*0.png is 30x30"):
             data.splits["train"][0]
         (tmp_path / "val_labels" / "2.png").unlink()
-        with pytest.raises(DataError, match=r"1 images in .*val have no label image in val_labels, such as 2.jpg"):
+        with pytest.raises(DataError, match=r"1 of the 3 images in .*val without a label image in val_labels, such"):
             SegmentationFolderData(str(tmp_path), num_classes=2)
+        with pytest.raises(ValueError, match="ignore_label 1 is one of the 2 classes, from 0 to 1"):
+            SegmentationFolderData(str(tmp_path), num_classes=2, ignore_label=1)
+        (tmp_path / "val").rename(tmp_path / "valid")
+        with pytest.raises(DataError, match=r"no such folder: .*val; root \(--data.root\) has train, train_labels"):
+            SegmentationFolderData(str(tmp_path), num_classes=2)
+
+    def test_images_stay_as_they_are_where_nothing_says_a_size(self, tmp_path):
+        data = SegmentationFolderData(str(make_masks(tmp_path)), 3, 0, num_classes=12)
+        data.setup()
+        assert next(iter(data.train_dataloader())).image.shape == (3, 3, 30, 40)

@@ -212,7 +212,7 @@ class TestSegmentationFolderData:
     def test_exception(self, classes, tmp_path):
         root = make_pairs(tmp_path / "data")
         for arguments, message in (
-            ({}, "the number of classes is missing; give num_classes, class_names or a file of classes"),
+            ({}, r"the number of classes is missing; give num_classes \(--data.num_classes\), class_names"),
             ({"classes": classes, "class_names": ["a"]}, "both given; one is enough"),
             ({"classes": classes, "num_classes": 3}, "num_classes is 3, but there are 2 names"),
             ({"class_names": ["a"], "num_classes": 3}, "num_classes is 3, but there are 1 names"),

@@ -4,12 +4,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import AugmentationPipeline, Batch, DeepLabV3, MobileViTClassifier, Preprocess, save_checkpoint
 from kornia_mvit.fit_cli import build_cli
-from kornia_mvit.training import EMA, SegmentationTask
+from kornia_mvit.training import EMA, Report, SegmentationTask
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from tests.training.shapes import ShapeData, all_ignored, make_pairs
@@ -67,6 +68,7 @@ class TestSegmentationTask:
             ({"policy": "best"}, "unknown policy 'best'"),
             ({"network": Pixels(), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"resize_size": (48, 64)}, "resize_size (48, 64) is a height and a width, to which training crops would"),
+            ({"resize_size": "image"}, "unknown resize_size 'image'; give a number of pixels, 'image_size' or None"),
             ({"ignore_index": 3}, "ignore_index 3 is one of the 4 classes; take another number"),
             ({"class_weights": [1.0, 2.0]}, "class_weights [1.0, 2.0] are not 4 numbers from 0, one a class"),
             ({"dice_weight": -1.0}, "dice_weight -1.0 is negative"),
@@ -225,6 +227,25 @@ class TestSegmentationTask:
         image = torch.rand(2, 3, 40, 48)
         with torch.no_grad():
             torch.testing.assert_close(model(image), task.eval()(image))
+
+    def test_colours_of_the_data_reach_the_checkpoint_and_the_pictures(self, tmp_path):
+        colours = ((0, 0, 0), (250, 0, 0), (0, 250, 0), (0, 0, 250))
+
+        class Coloured(ShapeData):
+            class_colours = colours
+
+        task = SegmentationTask(**SMALL)
+        run = trainer(tmp_path, callbacks=[Report(worst=3)])
+        run.fit(task, Coloured())
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        assert from_pretrained(tmp_path / "a.ckpt").class_colours == colours
+        with Image.open(tmp_path / "report" / "worst.png") as picture:
+            assert {colours[1], colours[2], colours[3]} & {colour for _, colour in picture.getcolors(1 << 20)}
+
+    def test_resize_size(self):
+        assert SegmentationTask(**SMALL).preprocess.size == 32
+        assert SegmentationTask(**{**SMALL, "image_size": (64, 48)}).preprocess.size == 48
+        assert SegmentationTask(**SMALL, resize_size=None).preprocess.size is None
 
     def test_resumes(self, fitted, tmp_path):
         _, _, path = fitted

@@ -76,6 +76,13 @@ class ImageData(pl.LightningDataModule):
             raise DataError("images need a storage size; give storage_size, or a Preprocess with a size")
         return StorageResize(size)
 
+    def storage_if_told(self) -> StorageResize | None:
+        """Give what brings training samples to the storage size; None, to leave them alone, where nothing says one."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        preprocess = getattr(task, "preprocess", None)
+        known = preprocess.size if isinstance(preprocess, Preprocess) else None
+        return None if self.storage_size is None and known is None else self.storage()
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; an incomplete last one is left out, since normalisation needs company.
 

@@ -67,7 +67,7 @@ class BoxData(ImageData):
         """Make the splits, and tell of boxes that were left out or clipped."""
         for split, part in self._parts.items():
             if split == "train":
-                transform: StorageResize | None = self.storage()
+                transform = self.storage_if_told()
             else:
                 transform = None if self.storage_size is None else StorageResize(self.storage_size)
             self.splits[split] = BoxFiles(part.files, part.table, transform, image_ids=part.image_ids)

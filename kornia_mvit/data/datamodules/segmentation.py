@@ -28,6 +28,10 @@ class _MaskData(ImageData):
         ignore_label: int | None,
     ) -> None:
         super().__init__(batch_size, num_workers, storage_size)
+        count = len(classes.names)
+        for name, value in (("ignore_index", ignore_index), ("ignore_label", ignore_label)):
+            if value is not None and 0 <= value < count:
+                raise ValueError(f"{name} {value} is one of the {count} classes, from 0 to {count - 1}")
         self._classes = classes
         self.ignore_index = ignore_index
         self.ignore_label = ignore_label
@@ -52,7 +56,7 @@ class _MaskData(ImageData):
                 ignore_index=self.ignore_index,
                 ignore_label=self.ignore_label,
                 colours=colours,
-                transform=self.storage() if split == "train" else None,  # evaluation is at the images' own size
+                transform=self.storage_if_told() if split == "train" else None,  # evaluation is at the images' own size
             )
         counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
         rank_zero_info(f"{root}: {self.num_classes} classes, {counts}")
@@ -107,6 +111,11 @@ class SegmentationFolderData(_MaskData):
 
     def _pair(self, split: str) -> Pairs:
         folders = [self.root / split, self.root / f"{split}_labels"]
+        if lost := [folder for folder in folders if not folder.is_dir()]:
+            raise DataError(
+                f"no such folder: {lost[0]}; root (--data.root) has train, train_labels, val and val_labels, none of "
+                "which is split off another"
+            )
         images, files = (find_images(folder) for folder in folders)
         labels: dict[Path, Path] = {}
         for path in files:
@@ -117,8 +126,8 @@ class SegmentationFolderData(_MaskData):
         keys = {path: path.relative_to(folders[0]).with_suffix("") for path in images}
         if missing := [path for path, key in keys.items() if key not in labels]:
             raise DataError(
-                f"{len(missing)} images in {folders[0]} have no label image in {folders[1].name}, such as "
-                f"{missing[0].relative_to(folders[0])}"
+                f"{len(missing)} of the {len(images)} images in {folders[0]} without a label image in "
+                f"{folders[1].name}, such as {missing[0].relative_to(folders[0])}"
             )
         return {path: labels[key] for path, key in keys.items()}
 
@@ -133,7 +142,10 @@ def _find_classes(path: str | None, count: int | None, names: Sequence[str] | No
     elif count is not None:
         found = LabelClasses(tuple(map(str, range(count))))
     else:
-        raise ValueError("the number of classes is missing; give num_classes, class_names or a file of classes")
+        raise ValueError(
+            "the number of classes is missing; give num_classes (--data.num_classes), class_names, or a file of them "
+            "(--data.classes)"
+        )
     if count not in (None, len(found.names)):
         raise ValueError(f"num_classes is {count}, but there are {len(found.names)} names")
     return found
