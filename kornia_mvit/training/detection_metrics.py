@@ -71,9 +71,9 @@ class CocoMetrics(Metric):
     In several processes each measures its share of the images, however many, and all get the score of the whole. An
     image that two of them saw, by its ``image_id``, counts once.
 
-    torchmetrics' ``MeanAveragePrecision`` is not used here: it gathers what it stores image by image, so that processes
-    with different numbers of images wait for each other for ever, evaluates anew for each class, and rounds thresholds
-    to float32, by which an IoU of exactly 0.6 misses its own.
+    torchmetrics' ``MeanAveragePrecision`` (1.9) is not used here: it gathers what it stores image by image, which fails
+    where processes have different numbers of images, and rounds thresholds to float32, by which an IoU of exactly 0.6
+    misses its own.
 
     Args:
         class_names: of the classes, in the order of labels.

@@ -2,6 +2,10 @@
 
 import contextlib
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -68,6 +72,31 @@ def reference(predictions, truths):
     return out
 
 
+PROGRAM = """
+import sys, torch, torch.distributed as dist
+from kornia_mvit.training.detection_metrics import CocoMetrics
+from tests.training.test_detection_metrics import NAMES, SHARES, draw
+
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+predictions, truths = draw(1)
+out, metrics = [], CocoMetrics(NAMES)
+for shares in SHARES:
+    for i in shares[int(sys.argv[2])]:
+        metrics.update(predictions[i : i + 1], truths[i : i + 1])
+    scores = metrics.compute()
+    out.append((scores, [len(rows) for rows in metrics.stored().values()]))
+    metrics.reset()
+torch.save(out, sys.argv[3])
+dist.destroy_process_group()
+"""
+# What each of two processes sees: unequally many images and two of them twice, and one process or the other nothing.
+SHARES = (
+    ([*range(19)], [3, *range(18, 30)]),
+    ([*range(30)], []),
+    ([], [*range(30)]),
+)
+
+
 class TestCocoMetrics:
     @pytest.mark.parametrize("seed", range(4))
     def test_equals_pycocotools(self, seed):
@@ -95,6 +124,33 @@ class TestCocoMetrics:
         assert scores[0].keys() == scores[1].keys()
         for name, value in scores[0].items():
             assert torch.equal(value, scores[1][name])
+
+    @pytest.mark.long
+    def test_two_processes_score_as_one(self, tmp_path):
+        """And each keeps its own share, to which more can be added."""
+        root = str(Path(__file__).parents[2])
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(tmp_path / "meet"), str(rank), str(tmp_path / f"{rank}.pt")],
+                env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+            )
+            for rank in range(2)
+        ]
+        try:
+            assert [run.wait(timeout=120) for run in runs] == [0, 0]
+        finally:
+            for run in runs:
+                run.kill()
+        predictions, truths = draw(1)
+        whole = CocoMetrics(NAMES)
+        whole.update(predictions, truths)
+        expected = whole.compute()
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+            for (scores, kept), shares in zip(found, SHARES, strict=True):
+                assert scores.keys() == expected.keys()
+                assert all(torch.equal(value, expected[name]) for name, value in scores.items())
+                assert kept[0] == len(shares[rank])
 
     def test_difficult_truths_are_neither_missed_nor_found(self):
         boxes = torch.tensor([[0.0, 0, 50, 50], [100, 100, 150, 150]])
