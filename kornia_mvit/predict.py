@@ -247,6 +247,8 @@ def _detect(model: SSDLite, args: argparse.Namespace) -> None:
         raise ValueError(f"--score {sure} is not in [0, 1]")
     if args.annotations is not None and args.coco is None:
         raise ValueError(f"--annotations {args.annotations} is for --coco; give that too")
+    if args.coco is not None and Path(args.coco).is_dir():
+        raise ValueError(f"--coco {args.coco} is a folder; give a file")
     names = model.class_names or tuple(map(str, range(model.num_classes - 1)))
     files = _files(args)
     numbers = None if args.coco is None else _coco_numbers(args.annotations, files, names)
@@ -276,6 +278,7 @@ def _detect(model: SSDLite, args: argparse.Namespace) -> None:
             picture.save(Path(args.draw) / f"{number:04d}_{file.stem}.png")
         _print({"path": str(file), "height": image.shape[1], "width": image.shape[2], "boxes": boxes})
     if args.coco is not None:
+        Path(args.coco).parent.mkdir(parents=True, exist_ok=True)
         Path(args.coco).write_text(json.dumps(results), encoding="utf-8")
 
 
@@ -297,6 +300,11 @@ def _coco_numbers(
     for kind, wanted, given in (("image", [f.name for f, _ in files], images), ("class", names, classes)):
         if missing := [name for name in wanted if name not in given]:
             raise ValueError(f"{annotations} has no {kind} {missing[0]!r}")
+    seen: dict[str, Path] = {}
+    for file, _ in files:
+        if file.name in seen:
+            raise ValueError(f"{seen[file.name]} and {file} would both be image {file.name!r} of {annotations}")
+        seen[file.name] = file
     return [images[file.name] for file, _ in files], [classes[name] for name in names]
 
 

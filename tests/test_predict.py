@@ -1,4 +1,4 @@
-"""``kornia-mvit predict`` on models for segmentation; classifiers are in test_cli."""
+"""``kornia-mvit predict`` on models for segmentation and detectors; classifiers are in test_cli."""
 
 import json
 
@@ -9,6 +9,7 @@ from PIL import Image
 from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
 from kornia_mvit.data.datasets import read_image, read_mask
 from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.weights.registry import from_pretrained
 from tests.test_cli import run
 from tests.training.shapes import write
 
@@ -27,14 +28,6 @@ def given(tmp_path_factory):
 
 
 class TestPredict:
-    def test_detectors_are_refused(self, given, tmp_path, capsys):
-        model = SSDLite("xxs", 3, widths=(8, 8, 8, 8, 8, 4))
-        model.class_names, model.preprocess = ("a", "b"), Preprocess((64, 64))
-        save_checkpoint(model, tmp_path / "a.ckpt")
-        status, _, err = run(capsys, "predict", given / "images", "--checkpoint", tmp_path / "a.ckpt")
-        assert status == 2
-        assert "a.ckpt is for detection, which predict cannot do; use from_pretrained and decode" in err
-
     def test_label_images_overlays_and_shares(self, given, tmp_path, capsys):
         arguments = [given / "images", "--checkpoint", given / "model.ckpt", "--labels", tmp_path / "labels"]
         status, out, _ = run(capsys, "predict", *arguments, "--draw", tmp_path / "pictures", "--tta", "flip")
@@ -91,3 +84,168 @@ class TestPredict:
             assert err.startswith("kornia-mvit: error: ")
             assert message in err
             assert err.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """Images of two sizes, and the checkpoint of a detector that finds much, rightly or not."""
+    root = tmp_path_factory.mktemp("detect")
+    for i, (place, size) in enumerate((("a.png", (40, 52)), ("more/b.png", (64, 48)))):
+        write(Shapes(1, size, seed=i)[0], root / "images" / place, root / "truth" / place)
+    torch.manual_seed(0)
+    model = SSDLite("xxs", 4, widths=(8, 8, 8, 8, 8, 4))
+    model.class_names, model.preprocess = Shapes.class_names, Preprocess((64, 64))
+    save_checkpoint(model, root / "model.ckpt")
+    return root
+
+
+def annotations(path, images=((7, "a.png"), (3, "b.png")), names=("ellipse", *Shapes.class_names)):
+    """A COCO file in which the classes have the numbers 10, 20 and so on."""
+    data = {
+        "images": [{"id": number, "file_name": name} for number, name in images],
+        "categories": [{"id": 10 * k, "name": name} for k, name in enumerate(names, 1)],
+        "annotations": [],
+    }
+    path.write_text(json.dumps(data))
+    return path
+
+
+class TestPredictBoxes:
+    def rows(self, capsys, detector, *arguments):
+        status, out, err = run(
+            capsys, "predict", detector / "images", "--checkpoint", detector / "model.ckpt", *arguments
+        )
+        assert status == 0, err
+        return [json.loads(line) for line in out.splitlines()]
+
+    def test_boxes_of_each_image_in_its_pixels(self, detector, capsys):
+        rows = self.rows(capsys, detector, "--score", 0)
+        assert [row["path"] for row in rows] == [str(detector / "images" / n) for n in ("a.png", "more/b.png")]
+        assert [(row["height"], row["width"]) for row in rows] == [(40, 52), (64, 48)]
+        for row in rows:
+            assert 0 < len(row["boxes"]) <= 100
+            scores = [box["score"] for box in row["boxes"]]
+            assert scores == sorted(scores, reverse=True)
+            for box in row["boxes"]:
+                assert box["class"] in Shapes.class_names
+                left, top, right, bottom = box["box"]
+                assert 0 <= left <= right <= row["width"]
+                assert 0 <= top <= bottom <= row["height"]
+        assert max(box["box"][2] for box in rows[0]["boxes"]) > 48, "they are not in the pixels of the wider image"
+
+    def test_they_are_what_the_model_finds(self, detector, capsys):
+        """The first image by hand: stretched to the input, and back."""
+        model = from_pretrained(detector / "model.ckpt").eval()
+        image = model.preprocess.module()(read_image(detector / "images" / "a.png"))[None]
+        with torch.no_grad():
+            (found,) = model.decode(*model(image), (64, 64), max_detections=100)
+        row = self.rows(capsys, detector, "--score", 0)[0]
+        assert [box["class"] for box in row["boxes"]] == [Shapes.class_names[k] for k in found.labels.tolist()]
+        expected = (found.boxes * torch.tensor([52, 40, 52, 40]) / 64).clamp_min(0)
+        expected = expected.minimum(torch.tensor([52.0, 40, 52, 40]))
+        torch.testing.assert_close(torch.tensor([box["box"] for box in row["boxes"]]), expected, atol=0.02, rtol=0)
+
+    def test_score(self, detector, capsys):
+        every = self.rows(capsys, detector, "--score", 0)
+        least = sorted(box["score"] for row in every for box in row["boxes"])[-5]
+        some = self.rows(capsys, detector, "--score", least - 1e-6)
+        assert sum(len(row["boxes"]) for row in some) == 5
+        for row, whole in zip(some, every, strict=True):
+            assert row["boxes"] == whole["boxes"][: len(row["boxes"])]
+        assert [row["boxes"] for row in self.rows(capsys, detector, "--score", 1)] == [[], []]
+
+    def test_pictures(self, detector, tmp_path, capsys):
+        self.rows(capsys, detector, "--score", 0, "--draw", tmp_path / "some")
+        self.rows(capsys, detector, "--score", 1, "--draw", tmp_path / "none")
+        pictures = [sorted((tmp_path / name).iterdir()) for name in ("some", "none")]
+        assert [[path.name for path in some] for some in pictures] == [["0000_a.png", "0001_b.png"]] * 2
+        drawn, plain = (read_image(some[0]) for some in pictures)
+        assert drawn.shape == plain.shape == (3, 40, 52)
+        assert torch.equal(plain, read_image(detector / "images" / "a.png"))
+        assert not torch.equal(drawn, plain)
+
+    def test_coco(self, detector, tmp_path, capsys):
+        """All boxes, whatever --score says; the images' own order and classes from 1, or a file's numbers."""
+        every = self.rows(capsys, detector, "--score", 0)
+        files = []
+        for name, more in (("own", []), ("theirs", ["--annotations", annotations(tmp_path / "truth.json")])):
+            path = tmp_path / f"{name}.json"
+            assert self.rows(capsys, detector, "--score", 1, "--coco", path, *more)[0]["boxes"] == []
+            files.append(json.loads(path.read_text()))
+        own, theirs = files
+        assert len(own) == len(theirs) == sum(len(row["boxes"]) for row in every)
+        flat = [(number, box) for number, row in enumerate(every) for box in row["boxes"]]
+        for one, other, (number, box) in zip(own, theirs, flat, strict=True):
+            label = Shapes.class_names.index(box["class"])
+            assert (one["image_id"], one["category_id"]) == (number, label + 1)
+            assert (other["image_id"], other["category_id"]) == ((7, 3)[number], 10 * (label + 2))
+            assert one["score"] == other["score"] == box["score"]
+            left, top, width, height = one["bbox"]
+            assert [left, top, left + width, top + height] == pytest.approx(box["box"], abs=0.01)
+
+    def test_tta(self, detector, capsys):
+        """A mirrored image has mirrored boxes, which holds for two views alone."""
+        rows = self.rows(capsys, detector, "--score", 0, "--tta", "flip")
+        assert rows != self.rows(capsys, detector, "--score", 0)
+        mirrored = detector / "mirrored.png"
+        with Image.open(detector / "images" / "a.png") as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
+        status, out, _ = run(
+            capsys, "predict", mirrored, "--checkpoint", detector / "model.ckpt", "--score", 0, "--tta", "flip"
+        )
+        assert status == 0
+        best, other = rows[0]["boxes"][0], json.loads(out)["boxes"][0]
+        assert best["score"] == pytest.approx(other["score"], abs=1e-4)
+        left, top, right, bottom = other["box"]
+        assert [52 - right, top, 52 - left, bottom] == pytest.approx(best["box"], abs=0.1)
+
+    def test_files_that_cannot_be_read(self, detector, tmp_path, capsys):
+        """Skipped, they do not shift the numbers of those that follow."""
+        bad = tmp_path / "bad.png"
+        bad.write_text("hello")
+        arguments = [bad, detector / "images" / "a.png", "--checkpoint", detector / "model.ckpt"]
+        out = tmp_path / "new" / "out.json"
+        status, lines, err = run(capsys, "predict", *arguments, "--on-error", "skip", "--coco", out)
+        assert status == 0
+        assert f"skipped: not an image, or of a format that Pillow cannot read: {bad}" in err
+        assert lines.count("\n") == 1
+        assert {row["image_id"] for row in json.loads(out.read_text())} == {1}
+
+    def test_exception(self, detector, given, tmp_path, capsys):
+        model, image = detector / "model.ckpt", detector / "images" / "a.png"
+        truth = annotations(tmp_path / "truth.json")
+        lacking = annotations(tmp_path / "lacking.json", images=[(1, "c.png")])
+        other = annotations(tmp_path / "other.json", names=Shapes.class_names[1:])
+        (tmp_path / "broken.json").write_text("{")
+        out = tmp_path / "out.json"
+        twins = (image, given / "images" / "more" / "a.png")
+        for arguments, message in (
+            ((image, "--checkpoint", model, "--top", 2, "--labels", "a"), "is for detection; leave out --top, --labels"),
+            ((image, "--checkpoint", model, "--window", 32), "is for detection; leave out --window"),
+            ((image, "--checkpoint", given / "model.ckpt", "--score", 0.5), "for segmentation; leave out --score"),
+            ((image, "--checkpoint", given / "model.ckpt", "--coco", out), "for segmentation; leave out --coco"),
+            ((image, "--checkpoint", model, "--score", 1.5), "--score 1.5 is not in [0, 1]"),
+            ((image, "--checkpoint", model, "--score", "nan"), "--score nan is not in [0, 1]"),
+            ((image, "--checkpoint", model, "--tta", "spin"), "unknown transforms spin"),
+            ((image, "--checkpoint", model, "--annotations", truth), "is for --coco; give that too"),
+            ((image, "--checkpoint", model, "--coco", out, "--annotations", lacking), "has no image 'a.png'"),
+            (
+                (image, "--checkpoint", model, "--coco", out, "--annotations", other),
+                f"has no class {Shapes.class_names[0]!r}",
+            ),
+            (
+                (image, "--checkpoint", model, "--coco", out, "--annotations", tmp_path / "broken.json"),
+                f"cannot read annotations {tmp_path / 'broken.json'}",
+            ),
+            (
+                (*twins, "--checkpoint", model, "--coco", out, "--annotations", truth),
+                "would both be image 'a.png' of",
+            ),
+            ((image, "--checkpoint", model, "--coco", tmp_path), f"--coco {tmp_path} is a folder"),
+        ):
+            status, said, err = run(capsys, "predict", *arguments)
+            assert (status, said) == (2, ""), message
+            assert err.startswith("kornia-mvit: error: ")
+            assert message in err
+            assert err.count("\n") == 1
+        assert not out.exists()
