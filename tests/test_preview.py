@@ -9,6 +9,7 @@ from kornia_mvit.cli import main
 from kornia_mvit.data.datamodules import SegmentationFolderData, VOCData
 from kornia_mvit.preview import draw_preview
 from tests.data.test_datamodules import make_folder, make_masks, make_voc
+from tests.training.shapes import make_yolo
 
 
 def run(*arguments):
@@ -37,6 +38,7 @@ class TestPreview:
         ("name", "make", "policy", "rest"),
         [
             ("VOCData", make_voc, "detection_train", []),
+            ("YOLOData", make_yolo, "detection_train", []),
             (
                 "SegmentationFolderData",
                 make_masks,
@@ -63,7 +65,7 @@ class TestPreview:
             ([], "preview needs --config RECIPE, or --data CLASS and --policy NAME"),
             (["--data", "VOCData"], "preview needs --config RECIPE"),
             (["--config", "folder", "--policy", "detection_train"], "give --config, or --data and --policy, not both"),
-            (["--data", "Voc", "--policy", "detection_train"], "unknown data 'Voc'; available: DigitsData, FolderData"),
+            (["--data", "Voc", "--policy", "detection_train"], "unknown data 'Voc'; available: COCOData, DigitsData"),
             (["--data", "DigitsData", "--policy", "best"], "unknown policy 'best'; available: classification_strong"),
             (["--data", "VOCData", "--policy", "detection_train"], "the following arguments are required: data.root"),
             (["--data", "DigitsData", "--policy", "detection_train", "--x", "1"], "unrecognized arguments: --x 1"),

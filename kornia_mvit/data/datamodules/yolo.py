@@ -80,13 +80,17 @@ class YOLOData(BoxData):
             first, label = next(iter(labels.items()))
             raise DataError(f"no image of {self.root} has labels; those of {first} would be in {label}")
         for annotation in found.values():
-            annotation.names = [_name(number, self._class_names) for number in annotation.names]
+            _name_classes(annotation, self._class_names)
         self._fill(splits, found, {path: _below(label, self.root) for path, label in labels.items()}, relative=True)
 
 
-def _name(number: str, names: Sequence[str]) -> str:
-    """Give a class's name; its number, if there is none."""
-    return names[int(number)] if number.isdecimal() and int(number) < len(names) else number
+def _name_classes(annotation: Annotation, names: Sequence[str]) -> None:
+    """Put names in the place of numbers; a number that has none is a fault, also where it is the name of a class."""
+    for place, number in enumerate(annotation.names):
+        if number.isdecimal() and int(number) < len(names):
+            annotation.names[place] = names[int(number)]
+        else:
+            annotation.faults.setdefault(place, f"is of the unknown class {number}")
 
 
 def _below(path: Path, root: Path) -> str:

@@ -1,0 +1,408 @@
+"""Data modules of images with boxes: COCO, YOLO, and what VOC's annotations can have wrong."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from kornia_mvit.data.datamodules import COCOData, VOCData, YOLOData
+from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.training.detection_metrics import truths_of
+from tests.data.test_datamodules import make_voc
+from tests.training.shapes import make_coco, make_yolo
+
+VAL = "annotations/instances_val2017.json"
+
+
+def edit(file, change):
+    """Change a JSON file."""
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def coco(root, **arguments):
+    return COCOData(str(root), num_workers=0, **arguments)
+
+
+class TestCOCOData:
+    def test_feature(self, tmp_path):
+        """Labels by the order of the categories' numbers, crowds to be ignored, areas of the file, its own ids."""
+        data = coco(make_coco(tmp_path), batch_size=3)
+        assert data.class_names == Shapes.class_names
+        assert data.category_ids == (3, 5, 9)
+        data.setup()
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 3, "val": 3}
+        annotations = json.loads((tmp_path / VAL).read_text())["annotations"]
+        scenes = Shapes(3, (60, 80))
+        for number, sample in enumerate(data.splits["val"]):
+            assert torch.equal(sample["image"], scenes[number]["image"])
+            torch.testing.assert_close(sample["boxes"], scenes[number]["boxes"])
+            assert torch.equal(sample["box_label"], scenes[number]["box_label"])
+            mine = [item for item in annotations if item["image_id"] == 100 + number]
+            assert sample["meta"]["image_id"] == 100 + number
+            assert sample["meta"]["box_area"] == pytest.approx([item["area"] for item in mine])
+            crowd = [bool(item["iscrowd"]) for item in mine]
+            assert sample["meta"]["box_crowd"] == sample["box_ignore"].tolist() == crowd
+        assert sum(item["iscrowd"] for item in annotations) == 1
+        assert data.bad_boxes == []
+        counts = data.count_boxes("val")
+        assert sum(counts.values()) == len(annotations) - 1, "the crowd does not count"
+
+    def test_a_batch_tells_the_truth(self, tmp_path):
+        """Through storage and collation, boxes and areas are those of the file."""
+        data = coco(make_coco(tmp_path), batch_size=3, storage_size=30)
+        data.setup()
+        batch = next(iter(data.val_dataloader()))
+        assert batch.image.shape == (3, 3, 30, 40)
+        for truth, sample in zip(truths_of(batch), Shapes(3, (60, 80)), strict=False):
+            torch.testing.assert_close(truth["boxes"], sample["boxes"])
+            assert truth["area"].tolist() == pytest.approx([a / 2 for a in _areas(sample["boxes"])])
+
+    def test_an_image_without_boxes_stays(self, tmp_path):
+        def change(found):
+            found["annotations"] = [item for item in found["annotations"] if item["image_id"] != 101]
+
+        edit(make_coco(tmp_path) / VAL, change)
+        data = coco(tmp_path)
+        data.setup()
+        assert len(data.splits["val"]) == 3
+        assert data.splits["val"][1]["boxes"].shape == (0, 4)
+
+    def test_sizes_that_the_file_does_not_tell_are_the_images(self, tmp_path):
+        def change(found):
+            for image in found["images"]:
+                del image["width"]
+            found["annotations"][0]["bbox"] = [70, 50, 30, 30]
+
+        edit(make_coco(tmp_path) / VAL, change)
+        data = coco(tmp_path)
+        data.setup()
+        assert data.clipped_boxes == 1
+        assert data.splits["val"][0]["boxes"][0].tolist() == [70, 50, 80, 60]
+
+    def test_bad_boxes_are_listed(self, tmp_path, caplog):
+        faults = [
+            ({"image_id": 999}, "names image 999, which the file does not have"),
+            ({"category_id": 4}, "names category 4, which the file does not have"),
+            ({"bbox": [5, 5, 0, 9]}, "has no area"),
+            ({"bbox": [90, 5, 5, 9]}, "lies outside the image"),
+            ({"bbox": [5, 5, 9]}, "is incomplete"),
+            ({"bbox": [5, 5, math.nan, 9]}, "is incomplete"),
+        ]
+        root = make_coco(tmp_path)
+
+        def change(found):
+            good = {"image_id": 100, "category_id": 3, "bbox": [1, 1, 5, 5]}
+            found["annotations"] = [good | {"id": 50 + n} | fault for n, (fault, _) in enumerate(faults)]
+            found["annotations"].append(good | {"id": 90})
+
+        edit(root / VAL, change)
+        data = coco(root)
+        listed = [f"{VAL}: annotation {50 + n} {reason}" for n, (_, reason) in enumerate(faults)]
+        assert data.bad_boxes == listed
+        with caplog.at_level("INFO"):
+            data.setup()
+        assert "left out 6 boxes:\n  " + "\n  ".join(listed) in caplog.text
+        assert data.splits["val"][0]["boxes"].tolist() == [[1, 1, 6, 6]]
+        with pytest.raises(DataError) as error:
+            coco(root, on_bad_box="raise")
+        assert str(error.value) == f"6 boxes in {root} cannot be used:\n" + "\n".join(listed)
+
+    def test_a_message_lists_twenty(self, tmp_path):
+        def change(found):
+            bad = {"image_id": 100, "category_id": 3, "bbox": [1, 1, 0, 0]}
+            found["annotations"] = [bad | {"id": n} for n in range(25)]
+
+        edit(make_coco(tmp_path) / VAL, change)
+        with pytest.raises(DataError) as error:
+            coco(tmp_path, on_bad_box="raise")
+        lines = str(error.value).splitlines()
+        assert len(lines) == 22
+        assert lines[-1] == "and 5 more, all in the data module's bad_boxes"
+        assert len(coco(tmp_path).bad_boxes) == 25
+
+    def test_evaluation_alone(self, tmp_path):
+        data = coco(make_coco(tmp_path), train_file=None, test_file=VAL, test_images="val2017")
+        data.setup()
+        assert sorted(data.splits) == ["test", "val"]
+        with pytest.raises(DataError, match="has no train split; it has val, test"):
+            data.train_dataloader()
+        other = coco(tmp_path)
+        other.setup()
+        with pytest.raises(DataError, match="there is no test split; give test_file and test_images, or run validate"):
+            other.test_dataloader()
+
+    def test_exception(self, tmp_path):
+        with pytest.raises(DataError, match=r"no such file of annotations: .*instances_train2017.json"):
+            coco(tmp_path)
+        make_coco(tmp_path)
+        with pytest.raises(ValueError, match="test_file 'a.json' and test_images None go together; give both"):
+            coco(tmp_path, test_file="a.json")
+        with pytest.raises(DataError, match=r"no such folder: .*elsewhere, for the images of annotations/inst"):
+            coco(tmp_path, val_images="elsewhere")
+        good = (tmp_path / VAL).read_text()
+        for change, message in (
+            (lambda found: found["categories"].pop(), None),
+            (lambda found: found["images"].clear(), "has 0 images and 3 categories"),
+            (lambda found: found["categories"].clear(), "has 3 images and 0 categories"),
+            (
+                lambda found: found["categories"][1].update(name="disc"),
+                f"calls category 5 'disc', the first file {Shapes.class_names[1]!r}; the splits need the same",
+            ),
+        ):
+            edit(tmp_path / VAL, change)
+            if message is None:  # a file may lack categories that it has no boxes of
+                assert all("names category 9" in fault for fault in coco(tmp_path).bad_boxes)
+            else:
+                with pytest.raises(DataError) as error:
+                    coco(tmp_path)
+                assert str(tmp_path / VAL) in str(error.value)
+                assert message in str(error.value)
+            (tmp_path / VAL).write_text(good)
+        (tmp_path / "val2017" / f"{1:012d}.png").unlink()
+        with pytest.raises(DataError, match=r"val2017.json names 1 images that are missing, such as .*0001.png"):
+            coco(tmp_path)
+        (tmp_path / VAL).write_text(good[:-5])
+        with pytest.raises(DataError, match=r"cannot read annotations .*val2017.json: "):
+            coco(tmp_path)
+
+
+def _areas(boxes):
+    return ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).tolist()
+
+
+def yolo(root, **arguments):
+    return YOLOData(str(root), num_workers=0, **arguments)
+
+
+class TestYOLOData:
+    def test_feature(self, tmp_path):
+        data = yolo(make_yolo(tmp_path, 3, (60, 80)))
+        data.setup()
+        assert data.class_names == Shapes.class_names
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 3, "val": 3}
+        for number, sample in enumerate(data.splits["val"]):
+            scene = Shapes(3, (60, 80))[number]
+            torch.testing.assert_close(sample["boxes"], scene["boxes"], atol=1e-3, rtol=0)
+            assert torch.equal(sample["box_label"], scene["box_label"])
+            assert sample["meta"]["box_area"] == pytest.approx(_areas(scene["boxes"]), rel=1e-3)
+            assert not sample["box_ignore"].any()
+        assert data.bad_boxes == []
+
+    def test_images_without_labels_stay(self, tmp_path):
+        make_yolo(tmp_path, 3)
+        (tmp_path / "labels" / "val" / "0.txt").unlink()
+        (tmp_path / "labels" / "val" / "1.txt").write_text("\n")
+        data = yolo(tmp_path)
+        data.setup()
+        assert [len(sample["boxes"]) > 0 for sample in data.splits["val"]] == [False, False, True]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "names: [circle, square, triangle]",
+            "names: {0: circle, 1: square, 2: triangle}",
+            "names: {2: triangle, 0: circle, 1: square}\nnc: 3",
+            "path: .\ntrain: images/train\nval: images/val\nnames: [circle, square, triangle]",
+            "path: {root}\ntrain: images/train\nval: [images/val]\nnames: [circle, square, triangle]",
+            "path: /not/here/any/more\ntrain: images/train\nval: images/val\nnames: [circle, square, triangle]",
+            "train: ../images/train\nval: ../images/val\ntest: null\nnames: [circle, square, triangle]",
+            "train: lists/train.txt\nval: [lists/val.txt]\nnames: [circle, square, triangle]",
+        ],
+    )
+    def test_forms_of_the_file(self, tmp_path, text):
+        root = make_yolo(tmp_path / "data", 3)
+        (root / "lists").mkdir()
+        for split in ("train", "val"):
+            lines = [f"../images/{split}/{n}.png\n" for n in range(3)]
+            (root / "lists" / f"{split}.txt").write_text("".join(lines) + "\n")
+        (root / "data.yaml").write_text(text.replace("{root}", str(root)))
+        data = yolo(root)
+        data.setup()
+        assert data.class_names == Shapes.class_names
+        for split in ("train", "val"):
+            assert [len(sample["boxes"]) > 0 for sample in data.splits[split]] == [True] * 3
+
+    def test_several_folders_and_a_file_of_another_name(self, tmp_path):
+        root = make_yolo(tmp_path / "data", 2)
+        (root / "my.json").write_text(
+            json.dumps(
+                {"train": ["images/train", "images/val"], "val": "images/val", "test": "images/val", "names": ["a"] * 1}
+            )
+        )
+        data = yolo(root, file="my.json", class_names=Shapes.class_names)
+        data.setup()
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 4, "val": 2, "test": 2}
+        assert data.class_names == Shapes.class_names
+
+    def test_names_without_a_file(self, tmp_path):
+        make_yolo(tmp_path, 2)
+        (tmp_path / "data.yaml").unlink()
+        with pytest.raises(DataError, match=r"does not tell the names of its classes; give class_names, or a data.yaml"):
+            yolo(tmp_path)
+        assert yolo(tmp_path, class_names=["a", "b", "c"]).class_names == ("a", "b", "c")
+
+    def test_outlines(self, tmp_path):
+        make_yolo(tmp_path, 1, (50, 100))
+        (tmp_path / "labels" / "val" / "0.txt").write_text("1 0.1 0.2 0.6 0.3 0.3 0.9\n")
+        data = yolo(tmp_path)
+        data.setup()
+        torch.testing.assert_close(data.splits["val"][0]["boxes"], torch.tensor([[10.0, 10, 60, 45]]))
+
+    def test_bad_boxes_are_listed(self, tmp_path):
+        make_yolo(tmp_path, 1)
+        lines = [
+            ("0 0.5 0.5 0.2 0.2", None),
+            ("0 0.5 0.5 0.2", "has 4 numbers; a box has 5, an outline an odd number from 7"),
+            ("3 0.5 0.5 0.2 0.2", "is of the unknown class 3"),
+            ("-1 0.5 0.5 0.2 0.2", "is of the unknown class -1"),
+            ("cat 0.5 0.5 0.2 0.2", "is of the unknown class cat"),
+            ("0 0.5 0.5 0 0.2", "has no area"),
+            ("0 1.5 0.5 0.2 0.2", "lies outside the image"),
+            ("0 0.5 half 0.2 0.2", "is incomplete"),
+            ("0 0.9 0.5 0.4 0.2", None),
+        ]
+        (tmp_path / "labels" / "val" / "0.txt").write_text("".join(line + "\n" for line, _ in lines))
+        data = yolo(tmp_path)
+        listed = [f"labels/val/0.txt: line {n} {fault}" for n, (_, fault) in enumerate(lines, 1) if fault]
+        assert data.bad_boxes == listed
+        assert data.clipped_boxes == 1
+        data.setup()
+        assert len(data.splits["val"][0]["boxes"]) == 2
+        with pytest.raises(DataError) as error:
+            yolo(tmp_path, on_bad_box="raise")
+        assert str(error.value) == f"7 boxes in {tmp_path} cannot be used:\n" + "\n".join(listed)
+
+    def test_names_that_are_numbers(self, tmp_path):
+        """Class 2 of two is unknown, though one of them is called 2."""
+        make_yolo(tmp_path, 1)
+        (tmp_path / "labels" / "train" / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        (tmp_path / "labels" / "val" / "0.txt").write_text("2 0.5 0.5 0.2 0.2\n1 0.5 0.5 0.2 0.2\n")
+        data = yolo(tmp_path, class_names=["1", "2"])
+        data.setup()
+        assert data.bad_boxes == ["labels/val/0.txt: line 1 is of the unknown class 2"]
+        assert data.splits["val"][0]["box_label"].tolist() == [1]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[a, b]", "data.yaml is not a mapping with names, train and val"),
+            ("names: 3", "data.yaml: names is 3, not a list of names"),
+            ("names: [a, a, b]", "data.yaml: a name occurs twice among a, a, b"),
+            ("names: {1: a, 2: b}", "data.yaml: the classes have the numbers 1, 2, not those from 0"),
+            ("names: [a]\ntrain: images/train", "data.yaml names no val images"),
+            ("names: [a]\ntrain: 3\nval: images/val", "data.yaml: train is 3, not a folder, a file or a list of them"),
+            ("names: [a]\ntrain: images/train\nval: images/dev", "no such folder: {root}/images/dev"),
+            ("names: [a]\ntrain: images/train\nval: empty.txt", "empty.txt names no image"),
+            ("names: [a]\ntrain: images/train\nval: none.txt", "cannot read the list {root}/none.txt"),
+            (
+                "names: [a]\ntrain: images/train\nval: gone.txt",
+                "gone.txt names 1 images that are missing, such as {root}/images/val/9.png",
+            ),
+            ("names: [a", "data.yaml"),
+        ],
+    )
+    def test_exception_of_the_file(self, tmp_path, text, message):
+        make_yolo(tmp_path, 1)
+        (tmp_path / "data.yaml").write_text(text)
+        (tmp_path / "empty.txt").write_text("\n")
+        (tmp_path / "gone.txt").write_text("images/val/9.png\nimages/val/0.png\n")
+        with pytest.raises(DataError) as error:
+            yolo(tmp_path)
+        assert message.format(root=tmp_path) in str(error.value)
+
+    def test_exception(self, tmp_path):
+        with pytest.raises(DataError, match=r"no such folder: .*nowhere; root \(--data.root\) has images and labels"):
+            yolo(tmp_path / "nowhere")
+        make_yolo(tmp_path, 1)
+        with pytest.raises(DataError, match=r"no such file of classes: .*other.yaml"):
+            yolo(tmp_path, file="other.yaml")
+        (tmp_path / "labels" / "val" / "0.txt").write_bytes(b"\xff\xfe")
+        with pytest.raises(DataError, match=r"cannot read labels .*val/0.txt"):
+            yolo(tmp_path)
+        for split in ("train", "val"):
+            (tmp_path / "labels" / split / "0.txt").unlink()
+        with pytest.raises(DataError) as error:
+            yolo(tmp_path)
+        first = tmp_path / "images" / "train" / "0.png"
+        assert f"has labels; those of {first} would be in {tmp_path / 'labels' / 'train' / '0.txt'}" in str(error.value)
+
+
+class TestVOCAnnotations:
+    """What an annotation tells of its image."""
+
+    def annotate(self, root, size, number=1):
+        items = "<object><name>cat</name><bndbox>{}</bndbox></object>"
+        boxes = [(3, 5, 20, 25), (35, 5, 60, 20), (41, 5, 60, 20)]
+        inner = [
+            "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+            for box in boxes
+        ]
+        text = f"<annotation>{size}{''.join(map(items.format, inner))}</annotation>"
+        (root / "Annotations" / f"{number}.xml").write_text(text)
+
+    @pytest.mark.parametrize(
+        "size",
+        [
+            "",
+            "<size><width>0</width><height>0</height></size>",
+            "<size><width>40</width></size>",
+            "<size><width>wide</width><height>30</height></size>",
+        ],
+    )
+    def test_no_size(self, tmp_path, size):
+        """The image's own tells which boxes lie outside it."""
+        self.annotate(make_voc(tmp_path, ()), size)
+        data = VOCData(str(tmp_path), num_workers=0, class_names=["cat"])
+        assert data.bad_boxes == ["1.xml: cat (41, 5, 60, 20) lies outside the image"]
+        assert data.clipped_boxes == 1
+        data.setup()
+        assert data.splits["val"][1]["boxes"].tolist() == [[2, 4, 20, 25], [34, 4, 40, 20]]
+        with pytest.raises(DataError) as error:
+            VOCData(str(tmp_path), class_names=["cat"], on_bad_box="raise")
+        assert str(error.value) == (
+            f"1 boxes in {tmp_path} cannot be used:\n1.xml: cat (41, 5, 60, 20) lies outside the image"
+        )
+
+    def test_another_size(self, tmp_path):
+        """Boxes of an image that was resized after it was annotated are wrong, all of them."""
+        self.annotate(make_voc(tmp_path, ()), "<size><width>80</width><height>60</height></size>")
+        data = VOCData(str(tmp_path), num_workers=0, class_names=["cat"])
+        data.setup()
+        with pytest.raises(DataError) as error:
+            data.splits["val"][1]
+        image = tmp_path / "JPEGImages" / "1.png"
+        assert str(error.value) == (
+            f"{image} is 30x40, turned as its EXIF data tell, but its annotation says 60x80"
+        )
+
+    def test_no_annotation(self, tmp_path):
+        make_voc(tmp_path)
+        (tmp_path / "Annotations" / "3.xml").unlink()
+        with pytest.raises(DataError, match=r"no such annotation: .*3.xml"):
+            VOCData(str(tmp_path))
+
+    def test_origin(self, tmp_path):
+        make_voc(tmp_path, (("cat", 0, 0, 39, 29),))
+        data = VOCData(str(tmp_path), num_workers=0, origin=0)
+        data.setup()
+        assert data.clipped_boxes == 0
+        assert data.splits["val"][1]["boxes"].tolist() == [[0, 0, 40, 30]]
+
+    def test_turned_images(self, tmp_path):
+        """Images are turned as their EXIF data tell, and so are the sizes that they are compared with."""
+        make_voc(tmp_path, ())
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (30, 40)).save(tmp_path / "JPEGImages" / "1.jpg", exif=exif)
+        (tmp_path / "JPEGImages" / "1.png").unlink()
+        self.annotate(tmp_path, "")
+        data = VOCData(str(tmp_path), num_workers=0, class_names=["cat"])
+        data.setup()
+        sample = data.splits["val"][1]
+        assert sample["image"].shape == (3, 30, 40)
+        assert sample["boxes"].tolist() == [[2, 4, 20, 25], [34, 4, 40, 20]]
