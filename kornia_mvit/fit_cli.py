@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["COMMANDS", "build_cli", "run_command"]
 
@@ -106,7 +106,8 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
     class Cli(LightningCLI):
         def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
             parser = super().init_parser(**kwargs)
-            parser.error = _refuse  # a line, in place of all options and of what each type made of the value
+            # A line, in place of all options and of what each type made of the value.
+            parser.error = _refuse  # type: ignore[method-assign]
             return parser
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -153,7 +154,7 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
     )
 
 
-def _refuse(message: str, ex: Exception | None = None) -> None:
+def _refuse(message: str, ex: Exception | None = None) -> NoReturn:
     """Say in a line which option is wrong, and what would do."""
     raise _OptionError(describe_option_error(message))
 

@@ -230,7 +230,7 @@ class TestSegmentationFolderData:
             SegmentationFolderData(str(root), classes=classes)
         (root / "train_labels/b/1.png").unlink()
         with pytest.raises(
-            DataError, match=r"1 images in .*train have no label image in train_labels, such as b/1.png"
+            DataError, match=r"1 of the 3 images in .*train without a label image in train_labels, such as b/1.png"
         ):
             SegmentationFolderData(str(root), classes=classes)
 
