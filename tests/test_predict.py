@@ -220,7 +220,7 @@ class TestPredictBoxes:
         out = tmp_path / "out.json"
         twins = (image, given / "images" / "more" / "a.png")
         for arguments, message in (
-            ((image, "--checkpoint", model, "--top", 2, "--labels", "a"), "is for detection; leave out --top, --labels"),
+            ((image, "--checkpoint", model, "--top", 2, "--labels", "a"), "for detection; leave out --top, --labels"),
             ((image, "--checkpoint", model, "--window", 32), "is for detection; leave out --window"),
             ((image, "--checkpoint", given / "model.ckpt", "--score", 0.5), "for segmentation; leave out --score"),
             ((image, "--checkpoint", given / "model.ckpt", "--coco", out), "for segmentation; leave out --coco"),
