@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -295,16 +296,26 @@ def _coco_numbers(
     from kornia_mvit.data.annotations import read_coco
 
     known = read_coco(annotations)
-    images = {Path(name).name: number for name, number in zip(known.files, known.image_ids, strict=True)}
-    classes = dict(zip(known.class_names, known.category_ids, strict=True))
-    for kind, wanted, given in (("image", [f.name for f, _ in files], images), ("class", names, classes)):
-        if missing := [name for name in wanted if name not in given]:
-            raise ValueError(f"{annotations} has no {kind} {missing[0]!r}")
+    known_files = [Path(name).name for name in known.files]
+    for kind, wanted, given in (
+        ("image", [f.name for f, _ in files], known_files),
+        ("class", names, known.class_names),
+    ):
+        counts = Counter(given)
+        if wrong := [name for name in wanted if counts[name] != 1]:
+            number = counts[wrong[0]]
+            raise ValueError(
+                f"{annotations} has the {kind} {wrong[0]!r} {number} times"
+                if number
+                else f"{annotations} has no {kind} {wrong[0]!r}"
+            )
     seen: dict[str, Path] = {}
     for file, _ in files:
         if file.name in seen:
             raise ValueError(f"{seen[file.name]} and {file} would both be image {file.name!r} of {annotations}")
         seen[file.name] = file
+    images = dict(zip(known_files, known.image_ids, strict=True))
+    classes = dict(zip(known.class_names, known.category_ids, strict=True))
     return [images[file.name] for file, _ in files], [classes[name] for name in names]
 
 

@@ -216,11 +216,15 @@ class TestPredictBoxes:
         truth = annotations(tmp_path / "truth.json")
         lacking = annotations(tmp_path / "lacking.json", images=[(1, "c.png")])
         other = annotations(tmp_path / "other.json", names=Shapes.class_names[1:])
+        twice = annotations(tmp_path / "twice.json", images=[(1, "x/a.png"), (2, "y/a.png")])
         (tmp_path / "broken.json").write_text("{")
         out = tmp_path / "out.json"
         twins = (image, given / "images" / "more" / "a.png")
         for arguments, message in (
-            ((image, "--checkpoint", model, "--top", 2, "--labels", "a"), "for detection; leave out --top, --labels"),
+            (
+                (image, "--checkpoint", model, "--top", 2, "--labels", "a"),
+                "is for detection; leave out --top, --labels",
+            ),
             ((image, "--checkpoint", model, "--window", 32), "is for detection; leave out --window"),
             ((image, "--checkpoint", given / "model.ckpt", "--score", 0.5), "for segmentation; leave out --score"),
             ((image, "--checkpoint", given / "model.ckpt", "--coco", out), "for segmentation; leave out --coco"),
@@ -229,6 +233,7 @@ class TestPredictBoxes:
             ((image, "--checkpoint", model, "--tta", "spin"), "unknown transforms spin"),
             ((image, "--checkpoint", model, "--annotations", truth), "is for --coco; give that too"),
             ((image, "--checkpoint", model, "--coco", out, "--annotations", lacking), "has no image 'a.png'"),
+            ((image, "--checkpoint", model, "--coco", out, "--annotations", twice), "has the image 'a.png' 2 times"),
             (
                 (image, "--checkpoint", model, "--coco", out, "--annotations", other),
                 f"has no class {Shapes.class_names[0]!r}",
