@@ -218,7 +218,7 @@ def draw_detections(
         label = int(labels[k])
         text = _name(label, class_names) + ("" if scores is None else f" {float(scores[k]):.0%}")
         colour = _IGNORED if ignore is not None and bool(ignore[k]) else _colour(label)
-        _draw_box(pen, picture.size, boxes[k].tolist(), text, colour, font)
+        _draw_box(pen, picture.size, boxes[k].tolist(), text, colour, font, above=True)
     return picture
 
 
@@ -410,17 +410,29 @@ def _line(size: tuple[int, int]) -> int:
 
 
 def _draw_box(
-    pen: Any, size: tuple[int, int], box: Sequence[float], text: str, colour: tuple[int, int, int], font: Any
+    pen: Any,
+    size: tuple[int, int],
+    box: Sequence[float],
+    text: str,
+    colour: tuple[int, int, int],
+    font: Any,
+    above: bool = False,
 ) -> None:
-    """Draw a frame, and its name where there is room for it."""
+    """Draw a frame, and its name where there is room for it, or else above it or below if that is asked for."""
     line = _line(size)
     left, top, right, bottom = box
     right, bottom = max(left, min(right, size[0]) - 1), max(top, min(bottom, size[1]) - 1)
     pen.rectangle((left, top, right, bottom), outline=colour, width=line)
     tag = pen.textbbox((left + line, top), text, font=font)
-    if tag[2] - tag[0] < right - left:
-        pen.rectangle((left, top, tag[2] + line, tag[3] + 1), fill=colour)
-        pen.text((left + line, top), text, fill=_contrast(colour), font=font)
+    if tag[2] - tag[0] >= right - left:
+        if not above:
+            return
+        height, width = tag[3] - top + 1, tag[2] - tag[0] + 2 * line
+        top = top - height if top >= height else bottom
+        left = max(0, min(left, size[0] - width))
+        tag = pen.textbbox((left + line, top), text, font=font)
+    pen.rectangle((left, top, tag[2] + line, tag[3] + 1), fill=colour)
+    pen.text((left + line, top), text, fill=_contrast(colour), font=font)
 
 
 def _contrast(colour: tuple[int, int, int]) -> str:
