@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from copy import deepcopy
 from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
@@ -113,6 +114,21 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
+        def _parse_ckpt_path(self) -> None:
+            """Take the settings that a checkpoint was trained with, but for those that were asked for now.
+
+            Lightning lets a checkpoint's settings win over the command line, and so over ``--model.tta``.
+            """
+            command = self.config.get("subcommand")
+            if command is None:
+                return
+            now = deepcopy(self.config[command].get("model"))
+            super()._parse_ckpt_path()
+            settings = self.config[command].get("model")
+            for name in asked:
+                if now is not None and settings is not None and name in now.init_args:
+                    settings.init_args[name] = now.init_args[name]
+
         def before_instantiate_classes(self) -> None:
             if self.subcommand is None:
                 return
@@ -141,6 +157,9 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
                 print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
 
     _quiet_lightning()
+    args = _prepare(argv)
+    options = (argument.partition("=")[0].removeprefix("--model.") for argument in args if "--model." in argument)
+    asked = {option.removeprefix("init_args.").partition(".")[0] for option in options}
     return Cli(
         LightningModule,
         LightningDataModule,
@@ -149,7 +168,7 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         seed_everything_default=0,
         trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
         save_config_kwargs={"overwrite": True},
-        args=_prepare(argv),
+        args=args,
         run=run,
     )
 
@@ -191,7 +210,8 @@ def _build_as_saved(arguments: Any, path: str) -> None:
 
     arguments.weights = None
     saved = read_checkpoint(path).get("hyper_parameters", {}) if Path(path).is_file() else {}
-    for name in ("mode", "variant", "network", "network_args"):
+    shape = ("mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels")
+    for name in shape:
         if saved.get(name) is not None and name in arguments:
             arguments[name] = saved[name]
 

@@ -131,6 +131,20 @@ class TestFit:
             assert status == 0, err
             assert "val/accuracy" in out
 
+    def test_a_checkpoint_does_not_undo_the_options(self, trained, tmp_path, capsys):
+        """It brings the size that it was trained with; what is asked for beside it is done."""
+        data, checkpoint = trained
+        for name in ("train", "val"):
+            (tmp_path / name).symlink_to(data)
+        common = [f"--data.root={tmp_path}", "--checkpoint", checkpoint, f"--trainer.default_root_dir={tmp_path}"]
+        fast = [option for option in FAST if "image_size" not in option]
+        assert len(fast) < len(FAST)
+        plain = run(capsys, "validate", "--config=folder", *common, *fast)[1]
+        options = ["--model.per_class", "true", "--model.tta=flip"]
+        with_options = run(capsys, "validate", "--config=folder", *common, *fast, *options)[1]
+        assert "val/accuracy/cat" in with_options
+        assert "val/accuracy/cat" not in plain
+
     def test_resumes(self, trained, tmp_path):
         data, checkpoint = trained
         arguments = [f"--data.root={data}", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]
