@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict",
         help="classify images, or their pixels",
-        description="Classify images, or their pixels, as the checkpoint is for: a JSON line each, and pictures.",
+        description="Classify images or their pixels, or find objects, as the checkpoint is for: a JSON line each.",
     )
     add_predict_arguments(predict)
     predict.set_defaults(run=run_predict)
@@ -119,7 +119,9 @@ def _one_line(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split())
+    head, colon, items = text.partition(":\n")  # a list below a sentence
+    lines = [" ".join(line.split()) for line in items.splitlines()]
+    return " ".join([*f"{head}{colon}".split(), "; ".join(filter(None, lines))]).strip()
 
 
 # -------------------------------------------------------------------------------------------------------------- demo

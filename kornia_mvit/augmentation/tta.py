@@ -113,6 +113,7 @@ _SETS: dict[str, list[dict[str, Any]]] = {
     "ten-crop": [{"crop": name, "flip": flip} for flip in (False, True) for name in _CROPS],
 }
 _MERGES = ("mean", "max", "vote")
+_EDGE = 2.0  # pixels; boxes nearer to the edge of a crop may have been cut by it
 Transforms = str | Sequence[TestTimeTransform | AugmentationPipeline]
 
 
@@ -125,7 +126,8 @@ class TestTimeAugmentation(nn.Module):
     - (B, K, h, w) dense logits at any stride: each brought back to the image, and merged at every pixel over the
       transforms under which it was in view; zero where it never was;
     - a list with a dictionary of ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,) for each image, boxes in pixels
-      of the image that was predicted on: brought back, and those of one class that overlap are merged.
+      of the image that was predicted on: brought back, and those of one class that overlap are merged. Boxes that end
+      where a crop does are left to the transforms that see beyond it. Turned boxes grow, for they stay upright.
 
     Args:
         predict: takes images (B, C, h, w), of sizes that the transforms make, and gives one of the above: a model, or
@@ -134,8 +136,8 @@ class TestTimeAugmentation(nn.Module):
             ``+`` for every combination, such as ``'flip+scale'``; or a list of transforms, or of augmentation
             pipelines, each of which is drawn with a seed of its own.
         merge: ``'mean'``; ``'max'``; or ``'vote'``, the share of the transforms that chose a class. For boxes:
-            weighted fusion, where the score is the mean over all transforms; non-maximum suppression; or the fusion
-            of the boxes that at least half of the transforms found.
+            weighted fusion, where the score is the mean over all transforms that have the box in view; non-maximum
+            suppression; or the fusion of the boxes that at least half of those found.
         iou_threshold: overlap from which boxes of one class are taken to be of one object.
 
     Raises:
@@ -302,14 +304,25 @@ class _BoxMerger:
         self.iou_threshold = iou_threshold
         self.size = size
         self.found: list[Detections] = []
+        self.views: list[Tensor] = []  # (4,) each: the part of the image where a transform shows boxes whole
 
     def add(self, given: Any, geometry: Geometry) -> None:
         count = max((len(d["boxes"]) for d in given), default=0)
-        boxes = torch.stack([F.pad(d["boxes"], (0, 0, 0, count - len(d["boxes"]))) for d in given])
+        seen = given[0]["boxes"].new_tensor([0, 0, geometry.sizes[-1][1], geometry.sizes[-1][0]])
+        rows = [torch.cat([seen[None], d["boxes"]]) for d in given]
+        boxes = torch.stack([F.pad(row, (0, 0, 0, 1 + count - len(row))) for row in rows])
         boxes = inverse_boxes(boxes, geometry)
         limit = boxes.new_tensor([self.size[1], self.size[0]] * 2)
         boxes = boxes.clamp_min(0).minimum(limit)
-        self.found.append([d | {"boxes": rows[: len(d["boxes"])]} for d, rows in zip(given, boxes, strict=True)])
+        view, boxes = boxes[0, 0], boxes[:, 1:]
+        inside = (view > 0) & (view < limit)  # edges of the view that are none of the image's
+        cut = ((boxes - view).abs() < _EDGE) & inside
+        self.views.append(view + _EDGE * inside * view.new_tensor([1, 1, -1, -1]))
+        out = []
+        for d, row, lost in zip(given, boxes, cut.any(-1), strict=True):
+            whole = ~lost[: len(d["boxes"])]
+            out.append({name: value[whole] for name, value in (d | {"boxes": row[: len(whole)]}).items()})
+        self.found.append(out)
 
     def result(self, count: int) -> Detections:
         try:
@@ -342,11 +355,17 @@ class _BoxMerger:
         fused = (weight.T @ boxes) / weight.sum(0).clamp_min(torch.finfo(scores.dtype).tiny)[:, None]
         looks = F.one_hot(look_of, count).to(scores.dtype).T @ member  # how many each look has in each group
         best_of_look = torch.stack([(weight * (look_of == i)[:, None]).amax(0) for i in range(count)])
-        score = best_of_look.sum(0) / count
+        shown = self._shown(fused) | (looks > 0)
+        score = best_of_look.sum(0) / shown.sum(0)
         order = score.argsort(descending=True)
         if self.merge == "vote":
-            order = order[(looks > 0).sum(0)[order] * 2 >= count]
+            order = order[((looks > 0).sum(0) * 2 >= shown.sum(0))[order]]
         return {"boxes": fused[order], "scores": score[order], "labels": labels[kept][order]}
+
+    def _shown(self, boxes: Tensor) -> Tensor:
+        """Tell which transforms have boxes (n, 4) in view, whole: (count, n)."""
+        views = torch.stack(self.views)[:, None]
+        return (boxes[:, :2] >= views[..., :2]).all(-1) & (boxes[:, 2:] <= views[..., 2:]).all(-1)
 
 
 _Merger = _ClassMerger | _DenseMerger | _BoxMerger

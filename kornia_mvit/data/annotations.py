@@ -95,6 +95,9 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
+_MOST = 1.5  # of a share, which rounding or a box that reaches out may bring above 1
+
+
 def read_yolo(path: str | Path) -> Annotation:
     """Read a label file of YOLO's: a class number, centre, width and height in each line.
 
@@ -123,6 +126,8 @@ def read_yolo(path: str | Path) -> Annotation:
         box, fault = [math.nan] * 4, None
         if len(values) == 4:
             x, y, width, height = values
+            if max(values) > _MOST:
+                fault = "has numbers above 1; they are shares of the image's sides, not pixels"
             box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         elif len(values) >= 6 and len(values) % 2 == 0:
             if all(map(math.isfinite, values)):

@@ -115,7 +115,7 @@ def draw_worst_boxes(examples: Sequence[DetectionExample], class_names: Sequence
     Raises:
         ImportError: if Pillow is missing.
     """
-    return stack_rows([_panels(one, class_names) for one in examples], ("truth", "found"))
+    return stack_rows([_panels(one, class_names) for one in examples], ("truth", f"found at {SURE:.0%}"))
 
 
 def _panels(example: DetectionExample, names: Sequence[str] | None) -> "Image.Image":

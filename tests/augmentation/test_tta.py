@@ -151,3 +151,46 @@ class TestTestTimeAugmentation(BaseTester):
         model = torch.compile(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), backend="aot_eager")
         image = torch.rand(2, 3, 32, 32)
         torch.testing.assert_close(TestTimeAugmentation(model, "flip")(image), image.mean((2, 3)))
+
+
+class TestBoxesOfCrops:
+    """A detector that finds the same objects wherever it looks, as far as it sees them."""
+
+    objects = torch.tensor([[10.0, 12, 40, 50], [70, 20, 96, 64], [30, 30, 60, 60], [2, 50, 20, 63]])
+
+    def predict(self, size):
+        def find(image):
+            scale = (image[:, 0].amax(), image[:, 1].amax(), image[:, 0].amin(), image[:, 1].amin())
+            right, bottom, left, top = (float(v) for v in scale)
+            view = torch.tensor([left * size[1], top * size[0], right * size[1], bottom * size[0]])
+            boxes = torch.maximum(torch.minimum(self.objects, view[2:].repeat(2)), view[:2].repeat(2))
+            keep = ((boxes[:, 2:] - boxes[:, :2]) > 4).all(1)
+            factor = torch.tensor([image.shape[-1], image.shape[-2]]) / (view[2:] - view[:2])
+            boxes = (boxes[keep] - view[:2].repeat(2)) * factor.repeat(2)
+            if image[0, 0, 0, 0] > image[0, 0, 0, -1]:  # mirrored
+                boxes[:, [0, 2]] = image.shape[-1] - boxes[:, [2, 0]]
+            labels = keep.nonzero().flatten()
+            return [{"boxes": boxes, "scores": torch.full((len(boxes),), 0.8), "labels": labels}]
+
+        return find
+
+    @pytest.mark.parametrize("transforms", ["flip", "scale", "five-crop", "ten-crop", "flip+scale"])
+    @pytest.mark.parametrize("merge", ["mean", "max", "vote"])
+    def test_come_back_whole(self, transforms, merge):
+        size = (64, 96)
+        x = (torch.arange(size[1]) + 0.5) / size[1]
+        y = (torch.arange(size[0]) + 0.5) / size[0]
+        # what a view shows is read off its values, edges and not centres of pixels
+        image = torch.stack([x.expand(*size), y[:, None].expand(*size), torch.zeros(size)])[None]
+        half = torch.tensor([0.5 / size[1], 0.5 / size[0], 0.0]).view(1, 3, 1, 1)
+
+        def find(seen):
+            low, high = seen.amin((2, 3), keepdim=True), seen.amax((2, 3), keepdim=True)
+            stretched = (seen - low) / (high - low).clamp_min(1e-6) * (high - low + 2 * half) + low - half
+            return self.predict(size)(stretched)
+
+        (found,) = TestTimeAugmentation(find, transforms, merge)(image)
+        assert sorted(found["labels"].tolist()) == [0, 1, 2, 3]
+        order = found["labels"].argsort()
+        torch.testing.assert_close(found["boxes"][order], self.objects, atol=1.5, rtol=0)
+        torch.testing.assert_close(found["scores"], torch.full((4,), 0.8), atol=1e-3, rtol=0)

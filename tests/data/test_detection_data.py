@@ -243,7 +243,7 @@ class TestYOLOData:
         make_yolo(tmp_path, 2)
         (tmp_path / "data.yaml").unlink()
         with pytest.raises(
-            DataError, match=r"does not tell the names of its classes; give class_names, or a data\.yaml"
+            DataError, match=r"does not tell the names of its classes; give class_names \(--data.class_names\), or a"
         ):
             yolo(tmp_path)
         assert yolo(tmp_path, class_names=["a", "b", "c"]).class_names == ("a", "b", "c")
@@ -265,6 +265,7 @@ class TestYOLOData:
             ("cat 0.5 0.5 0.2 0.2", "is of the unknown class cat"),
             ("0 0.5 0.5 0 0.2", "has no area"),
             ("0 1.5 0.5 0.2 0.2", "lies outside the image"),
+            ("0 50 50 20 20", "has numbers above 1; they are shares of the image's sides, not pixels"),
             ("0 0.5 half 0.2 0.2", "is incomplete"),
             ("0 0.9 0.5 0.4 0.2", None),
         ]
@@ -277,7 +278,7 @@ class TestYOLOData:
         assert len(data.splits["val"][0]["boxes"]) == 2
         with pytest.raises(DataError) as error:
             yolo(tmp_path, on_bad_box="raise")
-        assert str(error.value) == f"7 boxes in {tmp_path} cannot be used:\n" + "\n".join(listed)
+        assert str(error.value) == f"8 boxes in {tmp_path} cannot be used:\n" + "\n".join(listed)
 
     def test_names_that_are_numbers(self, tmp_path):
         """Class 2 of two is unknown, though one of them is called 2."""

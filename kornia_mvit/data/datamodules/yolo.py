@@ -69,7 +69,10 @@ class YOLOData(BoxData):
         layout = _find_layout(self.root, file)
         self._class_names = tuple(class_names or layout.names)
         if not self._class_names:
-            raise DataError(f"{self.root} does not tell the names of its classes; give class_names, or a data.yaml")
+            raise DataError(
+                f"{self.root} does not tell the names of its classes; give class_names (--data.class_names), or a "
+                f"data.yaml{_hint(self.root)}"
+            )
         splits: dict[str, list[Path]] = {}
         for split, places in layout.splits.items():
             images = [path for place in places for path in _list_images(layout.folder, place)]
@@ -79,9 +82,20 @@ class YOLOData(BoxData):
         if not any(label.is_file() for label in labels.values()):
             first, label = next(iter(labels.items()))
             raise DataError(f"no image of {self.root} has labels; those of {first} would be in {label}")
+        for split, files in splits.items():
+            if files and split != "test" and not any(labels[path].is_file() for path in files):
+                raise DataError(f"no {split} image has labels; those of {files[0]} would be in {labels[files[0]]}")
         for annotation in found.values():
             _name_classes(annotation, self._class_names)
         self._fill(splits, found, {path: _below(label, self.root) for path, label in labels.items()}, relative=True)
+
+
+def _hint(root: Path) -> str:
+    """Tell of another layout that is there."""
+    for place, name in (("annotations", "COCOData"), ("Annotations", "VOCData")):
+        if (root / place).is_dir():
+            return f"; the folder {place} is of another layout: --data kornia_mvit.data.datamodules.{name}"
+    return ""
 
 
 def _name_classes(annotation: Annotation, names: Sequence[str]) -> None:
