@@ -176,7 +176,7 @@ def read_coco(path: str | Path) -> CocoFile:
         DataError: naming the file, if it is missing, not JSON, or not such a file.
     """
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = json.loads(Path(path).read_bytes(), object_hook=_without_outlines)
     except FileNotFoundError:
         raise DataError(f"no such file of annotations: {path}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -199,6 +199,13 @@ def read_coco(path: str | Path) -> CocoFile:
         sizes.reshape(-1, 2).long(),
         [item.get("id") for item in items],
     )
+
+
+def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
+    """Let go of what is large in an annotation and not asked for, while the file is read."""
+    for key in ("segmentation", "keypoints"):
+        entry.pop(key, None)
+    return entry
 
 
 def _entries(data: Any, key: str) -> list[dict[str, Any]]:
