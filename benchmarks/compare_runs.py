@@ -29,7 +29,7 @@ class Right(pl.Callback):
     def __init__(self) -> None:
         self.right: dict[str, bool] = {}
 
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):  # type: ignore[no-untyped-def]
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):  # type: ignore[no-untyped-def]  # as Lightning has it
         """Take in a batch."""
         found = (outputs["logits"].argmax(1) == batch.label).tolist()
         self.right |= {meta["path"]: value for meta, value in zip(batch.meta, found, strict=True)}

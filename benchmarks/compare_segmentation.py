@@ -32,7 +32,7 @@ class Counts(pl.Callback):
     def __init__(self) -> None:
         self.collector = SegmentationCollector(0)
 
-    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):  # type: ignore[no-untyped-def]
+    def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):  # type: ignore[no-untyped-def]  # as Lightning has it
         """Take in a batch."""
         self.collector.add(outputs, batch)
 

@@ -87,7 +87,7 @@ def detection(batch: int, size: int) -> Contestants:
     )
     canvas = images.shape[-2:]
     wrapped = [
-        (tv_tensors.Image(image), tv_tensors.BoundingBoxes(rows, format="XYXY", canvas_size=canvas))  # type: ignore[call-overload]
+        (tv_tensors.Image(image), tv_tensors.BoundingBoxes(rows, format="XYXY", canvas_size=canvas))  # type: ignore[call-overload]  # untyped
         for image, rows in zip(images, boxes, strict=True)
     ]
     return {
@@ -125,7 +125,7 @@ def detection_policy(batch: int, size: int) -> Contestants:
     samples = [
         {
             "image": tv_tensors.Image(image),
-            "boxes": tv_tensors.BoundingBoxes(rows, format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]
+            "boxes": tv_tensors.BoundingBoxes(rows, format="XYXY", canvas_size=canvas),  # type: ignore[call-overload]  # torchvision has no types
             "labels": classes,
         }
         for image, rows, classes in zip(images, boxes, label, strict=True)

@@ -27,6 +27,16 @@ _SHOWN = {  # where no class is named
     "--model.help": "kornia_mvit.training.ClassificationTask",
     "--data.help": "kornia_mvit.data.datamodules.FolderData",
 }
+_OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not what it is
+    "iou_threshold",
+    "max_detections",
+    "per_class",
+    "raw_weights",
+    "score_threshold",
+    "stride",
+    "tta",
+    "window",
+}
 _CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
 
 
@@ -108,7 +118,7 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
             parser = super().init_parser(**kwargs)
             # A line, in place of all options and of what each type made of the value.
-            parser.error = _refuse  # type: ignore[method-assign]
+            parser.error = _refuse  # type: ignore[method-assign]  # jsonargparse offers no other way
             return parser
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -117,15 +127,18 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         def _parse_ckpt_path(self) -> None:
             """Take the settings that a checkpoint was trained with, but for those that were asked for now.
 
-            Lightning lets a checkpoint's settings win over the command line, and so over ``--model.tta``.
+            Lightning lets a checkpoint's settings win over recipe and command line, and so over ``--model.tta``.
             """
             command = self.config.get("subcommand")
             if command is None:
                 return
-            now = deepcopy(self.config[command].get("model"))
+            config = self.config[command]
+            if config.ckpt_path == "last":
+                config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), command)
+            now = deepcopy(config.get("model"))
             super()._parse_ckpt_path()
             settings = self.config[command].get("model")
-            for name in asked:
+            for name in asked | _OF_EVALUATION:
                 if now is not None and settings is not None and name in now.init_args:
                     settings.init_args[name] = now.init_args[name]
 
@@ -134,8 +147,6 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
                 return
             config = self.config[self.subcommand]
             config.weights_only = True  # checkpoints are data
-            if config.ckpt_path == "last":
-                config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), self.subcommand)
             if config.ckpt_path is not None:
                 _build_as_saved(config.model.init_args, config.ckpt_path)
             if self.subcommand != "fit" and "teacher" in config.model.init_args:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kornia_mvit import MobileViTClassifier, SSDLite, __version__, save_checkpoint
 from kornia_mvit.cli import main
-from kornia_mvit.training import list_recipes
+from kornia_mvit.training import find_recipe, list_recipes
 from kornia_mvit.weights.registry import from_pretrained
 from tests.data.test_datamodules import make_folder
 from tests.weights.test_files import Trace
@@ -144,6 +144,23 @@ class TestFit:
         with_options = run(capsys, "validate", "--config=folder", *common, *fast, *options)[1]
         assert "val/accuracy/cat" in with_options
         assert "val/accuracy/cat" not in plain
+        recipe = find_recipe("folder").read_text().replace("    mode: xxs\n", "    mode: xxs\n    per_class: true\n")
+        (tmp_path / "mine.yaml").write_text(recipe)
+        mine = ["--config", tmp_path / "mine.yaml"]
+        assert "val/accuracy/cat" in run(capsys, "validate", *mine, *common, *fast)[1]  # a recipe's own, too
+
+    def test_goes_on_with_the_settings_of_the_last_checkpoint(self, tmp_path, capsys):
+        data = make_folder(tmp_path / "data", count=4)
+        folder = [f"--data.root={data}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+        assert run(capsys, "fit", "--config=folder", *folder, *FAST)[0] == 0
+        fast = [option for option in FAST if "image_size" not in option]
+        fast = [option.replace("max_epochs=1", "max_epochs=2") for option in fast]
+        with pytest.warns(UserWarning, match="The dirpath has changed"):
+            status, _, err = run(capsys, "fit", "--config=folder", *folder, *fast, "--ckpt_path=last")
+        assert status == 0, err
+        saved = torch.load(max((tmp_path / "run").rglob("last*.ckpt")), weights_only=True)
+        assert saved["epoch"] == 1
+        assert saved["hyper_parameters"]["image_size"] == 32
 
     def test_resumes(self, trained, tmp_path):
         data, checkpoint = trained

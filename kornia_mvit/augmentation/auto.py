@@ -32,7 +32,7 @@ class _PerImage:
     def get_forward_sequence(self, params: list[ParamItem] | None = None) -> Iterator[tuple[str, nn.Module]]:
         """Give every operation, or those that were drawn."""
         if params is not None:
-            drawn: Iterator[tuple[str, nn.Module]] = super().get_forward_sequence(params)  # type: ignore[misc]
+            drawn: Iterator[tuple[str, nn.Module]] = super().get_forward_sequence(params)  # type: ignore[misc]  # as above
             return drawn
         moves = [(name, policy) for name, policy in self.named_children() if not policy[0].op.by_rows]
         return iter(moves + [(name, policy) for name, policy in self.named_children() if policy[0].op.by_rows])
@@ -46,7 +46,7 @@ class _PerImage:
         Returns:
             The operations that some image drew; ``batch_prob`` says which.
         """
-        params: list[ParamItem] = super().forward_parameters(batch_shape)  # type: ignore[misc]
+        params: list[ParamItem] = super().forward_parameters(batch_shape)  # type: ignore[misc]  # as above
         order = torch.rand(batch_shape[0], len(params)).argsort(1)
         chosen = torch.zeros(batch_shape[0], len(params), dtype=torch.bool).scatter_(1, order[:, : self.n], True)
         out = []

@@ -153,7 +153,7 @@ def _check_keys(node: Any, mapping: type) -> None:
         keys = tuple(key.value for key, _ in node.value)  # type: ignore[attr-defined]  # PyYAML has no stubs
         if len(set(map(str, keys))) < len(keys):
             raise ValueError(f"{_repeated(keys)!r} occurs twice")
-        for _, value in node.value:  # type: ignore[attr-defined]
+        for _, value in node.value:  # type: ignore[attr-defined]  # as above
             _check_keys(value, mapping)
 
 

@@ -212,7 +212,7 @@ class SSDLite(nn.Module):
     ) -> Tensor:
         """Give the anchors of images of a height and width in pixels: (A, 4), see :mod:`kornia_mvit.ops.boxes`."""
         sizes = [tuple((side + stride - 1) // stride for side in image_size) for stride in STRIDES]
-        return make_anchors([*sizes, (1, 1)], self.aspect_ratios, self.scales, device=device, dtype=dtype)  # type: ignore[list-item]  # pairs
+        return make_anchors([*sizes, (1, 1)], self.aspect_ratios, self.scales, device=device, dtype=dtype)  # type: ignore[list-item]  # tuples of a generator are of unknown length
 
     def locate(self, logits: Tensor, deltas: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Give boxes and probabilities of all anchors, overlapping as they are; fit for an exported graph.

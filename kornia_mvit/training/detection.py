@@ -12,16 +12,15 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation, find_transforms
 from kornia_mvit.data.batch import Batch
-from kornia_mvit.models.mobilevit import MobileViTConfig
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.ops.boxes import assign_targets
 from kornia_mvit.ops.losses import multibox_loss
 from kornia_mvit.training.base import ImageTask, build_pipeline
 from kornia_mvit.training.detection_metrics import CocoMetrics, truths_of
+from kornia_mvit.training.networks import find_start
 from kornia_mvit.training.optimization import SHAPES
-from kornia_mvit.weights.cards import find_config, model_card
+from kornia_mvit.weights.cards import model_card
 from kornia_mvit.weights.checkpoints import load_checkpoint
-from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["DetectionTask"]
 
@@ -297,7 +296,8 @@ class DetectionTask(ImageTask):
             kind = name.partition("/")[0]
             if kind.startswith("map") or kind == "mar_100" or (kind == "ap" and self.hparams["per_class"]):
                 if name == "map" or not value.isnan():
-                    self.log(f"{stage}/{name}", value.nan_to_num(0.0), prog_bar=name in ("map", "map_50"))
+                    shown = name in ("map", "map_50")
+                    self.log(f"{stage}/{name}", value.nan_to_num(0.0), prog_bar=shown, sync_dist=True)
         self.coco.reset()
 
     def card(self) -> dict[str, Any]:
@@ -307,21 +307,11 @@ class DetectionTask(ImageTask):
 
 def _ssdlite(h: Any, weights: str | None) -> tuple[SSDLite, Preprocess | None]:
     """Build the network of a task's settings, and give the Preprocess of the weights that it starts from."""
-    start = None if weights is None else from_pretrained(weights)
-    mode: str | MobileViTConfig = h["mode"]
-    more: dict[str, Any] = {}
-    if start is not None:
-        body = start.backbone
-        row = find_config(body.config)
-        if row is None:
-            raise ValueError(f"{weights} is of no size in the table; build the network and pass it as network")
-        mode, h["variant"] = row
-        h["mode"] = mode
-        more = {"in_channels": body.in_channels, "patch_size": body.patch_size}
-    # A checkpoint has the weights already.
-    h["weights"] = None
+    start, more = find_start(h, weights)
+    if isinstance(start, SSDLite):
+        more |= {"widths": start.widths, "aspect_ratios": start.aspect_ratios, "scales": start.scales}
     network = SSDLite(
-        mode,
+        h["mode"],
         h["num_classes"] + 1,
         backbone_dropout=h["dropout"],
         drop_path=h["drop_path"],

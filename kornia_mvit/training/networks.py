@@ -1,6 +1,6 @@
-"""Networks and teachers by name, and the order of a network's layers."""
+"""Networks, what they start from, and teachers, by name, and the order of a network's layers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from copy import copy
 from pathlib import Path
 from typing import Any, Self, cast
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.weights.cards import Model, find_config
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 
-__all__ = ["Teacher", "find_layers", "find_teacher", "timm_network"]
+__all__ = ["Teacher", "find_layers", "find_start", "find_teacher", "timm_network"]
 
 _TIMM = "timm:"
 
@@ -113,6 +114,32 @@ def _fitted(path: Path) -> Teacher | None:
     state = data["state_dict"].items()
     network.load_state_dict({name.removeprefix("network."): v for name, v in state if name.startswith("network.")})
     return Teacher(network, Preprocess.from_dict(data[CARD_KEY]["preprocess"]))
+
+
+def find_start(settings: MutableMapping[str, Any], weights: str | None) -> tuple[Model | None, dict[str, Any]]:
+    """Load what a network for segmentation or detection starts from, and put its size into the settings.
+
+    So a checkpoint of the task builds the same network without those weights, which the settings then forget.
+
+    Args:
+        settings: the task's, of which ``mode``, ``variant`` and ``weights`` are written.
+        weights: what :func:`kornia_mvit.from_pretrained` takes; None for nothing.
+
+    Returns:
+        The model, and further arguments of a network of its shape.
+
+    Raises:
+        ValueError: for weights of a size that is not in the table.
+    """
+    settings["weights"] = None
+    if weights is None:
+        return None, {}
+    start = from_pretrained(weights)
+    row = find_config(start.backbone.config)
+    if row is None:
+        raise ValueError(f"{weights} is of no size in the table; build the network and pass it as network")
+    settings["mode"], settings["variant"] = row
+    return start, {"in_channels": start.backbone.in_channels, "patch_size": start.backbone.patch_size}
 
 
 def find_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:

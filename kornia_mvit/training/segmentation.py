@@ -14,14 +14,13 @@ from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation, find_transforms
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.deeplabv3 import DeepLabV3
-from kornia_mvit.models.mobilevit import MobileViTConfig
 from kornia_mvit.ops.losses import pixel_cross_entropy, pixel_dice, pixel_lovasz
 from kornia_mvit.training.base import ImageTask, build_pipeline
+from kornia_mvit.training.networks import find_start
 from kornia_mvit.training.optimization import SHAPES
 from kornia_mvit.training.segmentation_evaluation import class_iou
-from kornia_mvit.weights.cards import find_config, model_card
+from kornia_mvit.weights.cards import model_card
 from kornia_mvit.weights.checkpoints import load_checkpoint
-from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["SegmentationTask"]
 
@@ -363,30 +362,15 @@ def _mask_of(batch: Batch) -> Tensor:
 
 
 def _deeplab(h: Any, weights: str | None) -> tuple[DeepLabV3, Preprocess | None]:
-    """Build the network of a task's settings, and give the Preprocess of the weights that it starts from.
-
-    What the weights say of its size replaces the settings, so that a checkpoint builds the same network without them.
-    """
-    start = None if weights is None else from_pretrained(weights)
-    mode: str | MobileViTConfig = h["mode"]
-    more: dict[str, Any] = {}
-    if start is not None:
-        body = start.backbone
-        row = find_config(body.config)
-        if row is None:
-            raise ValueError(f"{weights} is of no size in the table; build the network and pass it as network")
-        mode, h["variant"] = row
-        h["mode"] = mode
-        more = {"in_channels": body.in_channels, "patch_size": body.patch_size}
-        if isinstance(start, DeepLabV3):
-            h["aspp_channels"] = start.aspp_channels
-            more["align_corners"] = start.align_corners
-            if start.backbone.feature_strides[-1] == h["output_stride"]:
-                more["rates"] = start.rates
-    # A checkpoint has the weights already.
-    h["weights"] = None
+    """Build the network of a task's settings, and give the Preprocess of the weights that it starts from."""
+    start, more = find_start(h, weights)
+    if isinstance(start, DeepLabV3):
+        h["aspp_channels"] = start.aspp_channels
+        more["align_corners"] = start.align_corners
+        if start.backbone.feature_strides[-1] == h["output_stride"]:
+            more["rates"] = start.rates
     network = DeepLabV3(
-        mode,
+        h["mode"],
         h["num_classes"],
         h["output_stride"],
         h["aspp_channels"],
@@ -400,4 +384,4 @@ def _deeplab(h: Any, weights: str | None) -> tuple[DeepLabV3, Preprocess | None]
     if start is None:
         return network, None
     load_checkpoint(network, start.state_dict(), "native", new_head=True, name=weights)
-    return network, start.preprocess or Preprocess(size=None)
+    return network, start.preprocess
