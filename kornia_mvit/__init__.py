@@ -7,7 +7,9 @@ from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.models.deeplabv3 import DeepLabV3
+from kornia_mvit.models.fuse import fuse
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
+from kornia_mvit.models.optimize import optimize
 from kornia_mvit.models.registration import register_in_kornia
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.visualize import draw_batch
@@ -29,8 +31,10 @@ __all__ = [
     "TestTimeAugmentation",
     "draw_batch",
     "from_pretrained",
+    "fuse",
     "list_weights",
     "load_checkpoint",
+    "optimize",
     "policies",
     "register_in_kornia",
     "save_checkpoint",
