@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DEMO_READY := $(VENV)/.kornia-mvit-demo
 TEST_READY := $(VENV)/.kornia-mvit-test
 
-.PHONY: help demo test test-long test-install lint clean
+.PHONY: help demo test test-long test-install bench lint clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
@@ -31,6 +31,16 @@ test-long: compiler $(TEST_READY)  ## the tests that take minutes
 
 test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone
 	$(PYTEST) -m install tests/test_install.py $(ARGS)
+
+bench: compiler $(TEST_READY)  ## the short benchmarks beside timm, transformers and Kornia, 10 minutes
+	mkdir -p runs/bench
+	$(BIN)/python benchmarks/inference.py --short --json runs/bench/inference.json --png runs/bench/inference.png
+	$(BIN)/python benchmarks/inference.py --short --modes xxs --batches 1 --compiled \
+		--json runs/bench/compiled.json --png runs/bench/compiled.png
+	$(BIN)/python benchmarks/training_step.py --short --json runs/bench/training.json --png runs/bench/training.png
+	$(BIN)/python benchmarks/memory.py --modes xxs --size 128 --json runs/bench/memory.json --png runs/bench/memory.png
+	$(BIN)/python benchmarks/growth.py --short --json runs/bench/growth.json --png runs/bench/growth.png
+	$(BIN)/python benchmarks/pipeline.py --repeats 5 --json runs/bench/pipeline.json
 
 lint: $(TEST_READY)  ## ruff and mypy
 	$(BIN)/ruff check .

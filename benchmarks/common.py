@@ -89,7 +89,12 @@ def build_peers(ours: MobileViTClassifier, mode: str) -> dict[str, nn.Module]:
 
     hidden, neck, expand = _WIDTHS[mode]
     config = transformers.MobileViTConfig(
-        hidden_sizes=hidden, neck_hidden_sizes=neck, expand_ratio=expand, num_labels=1000
+        hidden_sizes=hidden,
+        neck_hidden_sizes=neck,
+        expand_ratio=expand,
+        num_labels=1000,
+        hidden_dropout_prob=0.0,  # as the others, in training
+        classifier_dropout_prob=0.0,
     )
     theirs = {
         "timm": timm.create_model(f"mobilevit_{mode}"),

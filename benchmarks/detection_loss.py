@@ -8,14 +8,11 @@ boxes are padded, as a data set's batches are, with seven boxes an image in the 
 """
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
+import common
 import torch
 from torch import Tensor
 
@@ -92,20 +89,7 @@ def main() -> None:
         for name, what in (("loss", "matching and loss"), ("matching", "of which matching"), ("step", "training step")):
             print(f"  {what:20}{row[f'{name}_best_ms']:9.1f}ms best{row[f'{name}_median_ms']:9.1f}ms median")
         print(f"  {'ratio':20}{row['ratio_of_bests']:9.1%} of bests{row['ratio_median']:7.1%} median")
-    if args.json is not None:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        stamp = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": commit.stdout.strip(),
-            "machine": platform.processor() or platform.machine(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": args.threads,
-            "batch": args.batch,
-            "rows": args.rows,
-            "repeats": args.repeats,
-            "versions": {"torch": torch.__version__},
-        }
-        args.json.write_text(json.dumps(stamp | {"results": results}, indent=1) + "\n")
+    common.write(args.json, common.stamp(batch=args.batch, rows=args.rows, results=results))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,13 @@ images of a batch the same crop.
 """
 
 import argparse
-import json
-import platform
-import statistics
-import subprocess
-import time
 import warnings
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import kornia
+import common
 import kornia.augmentation as K
 import torch
-import torchvision
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -33,10 +25,9 @@ from kornia_mvit.augmentation.colour import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomZoomOut
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Contestants = dict[str, Callable[[], Any]]
 
 
-def classification(batch: int, source: int, size: int) -> Contestants:
+def classification(batch: int, source: int, size: int) -> common.Contestants:
     """Random resized crop, flip, normalisation."""
     images = torch.randint(0, 256, (batch, 3, source, source), dtype=torch.uint8)
     label = torch.arange(batch) % 10
@@ -65,7 +56,7 @@ def classification(batch: int, source: int, size: int) -> Contestants:
     }
 
 
-def detection(batch: int, size: int) -> Contestants:
+def detection(batch: int, size: int) -> common.Contestants:
     """Random resized crop, flip, colour jitter, normalisation, with 20 boxes an image."""
     images, boxes, label = boxed(batch)
 
@@ -97,7 +88,7 @@ def detection(batch: int, size: int) -> Contestants:
     }
 
 
-def detection_policy(batch: int, size: int) -> Contestants:
+def detection_policy(batch: int, size: int) -> common.Contestants:
     """The detection policy; in bare Kornia its steps run too, but the crop does not see the boxes."""
     images, boxes, label = boxed(batch)
 
@@ -145,31 +136,6 @@ def boxed(batch: int, count: int = 20) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randint(0, 256, (batch, 3, 480, 640), dtype=torch.uint8), boxes, torch.randint(0, 3, (batch, count))
 
 
-def race(contestants: Contestants, repeats: int) -> dict[str, dict[str, float]]:
-    """Time contestants in turn, and give times and their ratios to the first."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in contestants.values():
-        run()
-    for _ in range(repeats):
-        for name, run in contestants.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
-    reference = times[next(iter(times))]
-    rows = {}
-    for name, taken in times.items():
-        ratios = sorted(a / b for a, b in zip(taken, reference, strict=True))
-        rows[name] = {
-            "best_ms": min(taken) * 1e3,
-            "median_ms": statistics.median(taken) * 1e3,
-            "ratio_median": statistics.median(ratios),
-            "ratio_of_bests": min(taken) / min(reference),
-            "ratio_low": ratios[len(ratios) // 4],
-            "ratio_high": ratios[-1 - len(ratios) // 4],
-        }
-    return rows
-
-
 def main() -> None:
     """Run all races, print a table, and write it as JSON if asked to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -189,28 +155,9 @@ def main() -> None:
     }
     results = {}
     for title, contestants in races.items():
-        results[title] = race(contestants, args.repeats)
-        print(f"\n{title}: batch {args.batch}, {args.threads} threads, {args.repeats} turns")
-        print(f"  {'':20}{'best':>10}{'median':>10}   ratio to kornia: median (quartiles), of bests")
-        for name, row in results[title].items():
-            spread = f"({row['ratio_low']:.2f}-{row['ratio_high']:.2f})"
-            print(
-                f"  {name:20}{row['best_ms']:8.1f}ms{row['median_ms']:8.1f}ms   {row['ratio_median']:.2f} {spread}, "
-                f"{row['ratio_of_bests']:.2f}"
-            )
-    if args.json is not None:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-        stamp = {
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": commit.stdout.strip(),
-            "machine": platform.processor() or platform.machine(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": args.threads,
-            "batch": args.batch,
-            "repeats": args.repeats,
-            "versions": {module.__name__: module.__version__ for module in (torch, torchvision, kornia)},
-        }
-        args.json.write_text(json.dumps(stamp | {"results": results}, indent=1) + "\n")
+        results[title] = common.compare(common.race(contestants, args.repeats), ["kornia"])
+        common.show(f"{title}: batch {args.batch}, {args.threads} threads", results[title], "kornia")
+    common.write(args.json, common.stamp(batch=args.batch, repeats=args.repeats, results=results))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class _BatchNormSiLU(torch.autograd.Function):
         scale = weight * rstd
         shift = torch.addcmul(bias, mean, scale, value=-1)
         y = torch.addcmul(shift.view(1, -1, 1, 1), x, scale.view(1, -1, 1, 1))
-        grad = torch.ops.aten.silu_backward(grad, y)
+        grad = torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)  # the normalised map is done with
         wanted = list(ctx.needs_input_grad[:3])
         grads = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, None, None, mean, rstd, True, ctx.eps, wanted
