@@ -277,7 +277,9 @@ def _report(
     eager = deployable(model, fused=False, **known)
     inputs = [_input(picture, model, options, form) for picture in pictures]
     what = "noise" if not (args.images or args.labelled or args.calibration) else "images"
-    note = f"batch 1, {torch.get_num_threads()} threads, {len(inputs)} {what}, timed at {_shape(inputs[0], options)}"
+    threads = torch.get_num_threads()
+    note = f"batch 1, {threads} thread{'s' if threads > 1 else ''}, {len(inputs)} {what}"
+    note += f", timed at {_shape(inputs[0], options)}"
     kind = f"{name} int8" if args.int8 else f"{name} fp16" if args.fp16 else name
     rows = [Row("eager", model_size(model)), Row(kind, file_size(path))]
     if form.loader is None:
