@@ -290,7 +290,7 @@ class SSDLite(nn.Module):
         """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
         return self.backbone.forward_features(x, out_indices)
 
-    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
         """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
         self.backbone.set_gradient_checkpointing(enabled)
 
