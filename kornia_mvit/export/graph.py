@@ -137,7 +137,7 @@ def resize_weights(
     step = length.float() / target
     centre = (place + 0.5) * step
     distance = (torch.arange(source, device=device) + 0.5 - centre[:, None]) / step.clamp_min(1.0)[:, None]
-    weights = _FILTERS[interpolation](distance.abs())
+    weights = FILTERS[interpolation](distance.abs())
     weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
     return weights * (place < target)[:, None]
 
@@ -153,7 +153,7 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
 
 
-_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
+FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 # -------------------------------------------------------------------------------------------------------------- module
