@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_mvit.models.exporting import ExportableModule
 from kornia_mvit.models.layers import ConvNormAct, DropPath, InvertedResidual, check_image, init_weights, recompute
 from kornia_mvit.models.tracing import fold_dynamic, is_static, is_traced, resize, unfold_dynamic
 
@@ -453,7 +454,7 @@ class MobileViT(nn.Module):
                 module.recompute_act = kinds[enabled] == "activations"
 
 
-class MobileViTClassifier(nn.Module):
+class MobileViTClassifier(ExportableModule):
     r"""MobileViT with average pooling and a linear classifier.
 
     Args:
