@@ -66,7 +66,7 @@ class Canvas(nn.Module):
         height, width = size[0:1], size[1:2]
         resized = self._resized(height, width)
         x = self._prepare(image.to(torch.float32) / 255.0, (height, width), resized)
-        out = self.graph.model(x)
+        out = self.graph.predict(x)
         if not self.graph.with_decode:
             return out  # type: ignore[no-any-return]
         if self.graph.task == "classification":
@@ -111,9 +111,7 @@ class Canvas(nn.Module):
 
     def _label(self, logits: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
         """Give each pixel of the image its likeliest class: (1, K, h, w) -> (1, H, W)."""
-        rows, columns = (
-            _stretch_weights(resized[n], size[n], self.network_size[n], self.max_size[n]) for n in (0, 1)
-        )
+        rows, columns = (_stretch_weights(resized[n], size[n], self.network_size[n], self.max_size[n]) for n in (0, 1))
         labels = (rows @ (logits @ columns.mT)).argmax(1)
         inside = [torch.arange(self.max_size[n]) < size[n] for n in (0, 1)]
         return torch.where(inside[0][:, None] & inside[1], labels, -1)

@@ -4,21 +4,20 @@ import contextlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kornia_mvit.export.canvas import Canvas
+from kornia_mvit.export.canvas import Canvas, lay_on_canvas
+from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import Deployed, deployable
-from kornia_mvit.export.metadata import metadata
-from kornia_mvit.export.sizes import Size, check_size, example_input, sides
-from kornia_mvit.models.fuse import fuse
+from kornia_mvit.export.tracing import Size, check_size, example_input, sides
 from kornia_mvit.weights.cards import Model
 
-__all__ = ["lower", "read_metadata", "run_executorch", "static_graph", "to_executorch"]
+__all__ = ["load_executorch", "lower", "read_metadata", "static_graph", "to_executorch"]
 
 METADATA = "kornia_mvit_metadata"
 
@@ -59,33 +58,38 @@ def to_executorch(
             and as :func:`~kornia_mvit.export.deployable` says.
     """
     _need_executorch()
-    graph, example = static_graph(model, size, with_preprocess, with_decode, layout, "ExecuTorch")
-    if fp16:
-        _halve(graph.graph.model if isinstance(graph, Canvas) else graph.model)
+    graph, example, about = static_graph(
+        model, size, with_preprocess, with_decode, layout, torch.float16 if fp16 else torch.float32, "ExecuTorch"
+    )
     with torch.no_grad():
         program = torch.export.export(graph, example)
-    return lower(program, path, metadata(model, graph.graph if isinstance(graph, Canvas) else graph))
+    return lower(program, path, about)
 
 
 def static_graph(
-    model: Model, size: Size, with_preprocess: bool, with_decode: bool, layout: str, format_name: str
-) -> tuple[Deployed | Canvas, tuple[Tensor, ...]]:
-    """Give the module that a format of one size is made from, and an example of its inputs.
+    model: Model,
+    size: Size,
+    with_preprocess: bool = False,
+    with_decode: bool = False,
+    layout: str = "nchw",
+    dtype: torch.dtype = torch.float32,
+    format_name: str = "the format",
+) -> tuple[Deployed | Canvas, tuple[Tensor, ...], dict[str, str]]:
+    """Give the module that a format of one size is made from, an example of its inputs, and what it says of itself.
 
     Raises:
         ValueError: as :func:`to_executorch` says.
     """
-    graph = deployable(
-        model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, resample="matmul"
-    )
+    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, dtype=dtype)
     check_size(graph, size, dynamic=False, format_name=format_name)
     assert not isinstance(size, str)
     image = example_input(graph, size, batch=1)
-    graph.model = fuse(graph.model).to(memory_format=torch.contiguous_format)  # as the exporters want weights
+    graph.model.to(memory_format=torch.contiguous_format)  # as the exporters want weights
     if not with_preprocess:
-        return graph, (image,)
+        return graph, (image,), metadata(model, graph)
     height, width = sides(size)
-    return Canvas(graph, (height, width)).eval(), (image, torch.tensor([height, width]))
+    about = metadata(model, graph) | {"canvas": json.dumps([height, width])}
+    return Canvas(graph, (height, width)).eval(), (image, torch.tensor([height, width])), about
 
 
 def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[str, str]) -> Path:
@@ -118,47 +122,54 @@ def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[s
     return path
 
 
-def run_executorch(path: str | Path) -> Callable[..., list[Tensor]]:
-    """Load a program into ExecuTorch's runtime: a function of its inputs that gives its outputs.
+def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Give a function that runs a program on one image, (1, C, H, W) or (1, H, W, C), by ExecuTorch's runtime.
+
+    Where the program prepares images, they are of any size up to its canvas's: they are laid on it here, and label
+    maps are cut to the image's size.
 
     Raises:
         ImportError: where executorch is missing.
         FileNotFoundError: if there is no such file.
     """
-    _need_executorch()
-    method = _load(path).load_method("forward")
+    program = _load(path)  # kept, as its methods live in its memory
+    method, about = program.load_method("forward"), _about(program)
+    canvas, graph = json.loads(about.get("canvas", "null")), json.loads(about["graph"])
 
-    def run(*inputs: Tensor) -> list[Tensor]:
-        out: Sequence[Tensor] = method.execute(tuple(x.contiguous() for x in inputs))
-        return [y.clone() for y in out]  # the next call writes into the same memory
+    def run(image: Tensor) -> tuple[Tensor, ...]:
+        assert program is not None
+        if canvas is None:
+            inputs: tuple[Tensor, ...] = (image.contiguous(),)
+        else:
+            image = image.permute(0, 3, 1, 2) if graph["layout"] == "nhwc" else image
+            inputs = lay_on_canvas(image[0], (canvas[0], canvas[1]), graph["layout"])
+        out = [torch.as_tensor(y).clone() for y in method.execute(inputs)]  # the next call writes into the same memory
+        if canvas is not None and graph["with_decode"] and about["task"] == "segmentation":
+            out = [y[:, : image.shape[2], : image.shape[3]] for y in out]
+        return tuple(out)
 
     return run
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """Give what a program says of itself: see :func:`~kornia_mvit.export.metadata`."""
-    _need_executorch()
-    (text,) = _load(path).load_method(METADATA).execute(())
+    return _about(_load(path))
+
+
+def _about(program: Any) -> dict[str, str]:
+    (text,) = program.load_method(METADATA).execute(())
     out: dict[str, str] = json.loads(text)
     return out
 
 
 def _load(path: str | Path) -> Any:
+    _need_executorch()
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with _quiet():
         from executorch.runtime import Runtime
 
         return Runtime.get().load_program(Path(path).read_bytes())
-
-
-def _halve(model: nn.Module) -> None:
-    """Let a model compute in half precision, between inputs and outputs in single."""
-    model.half()
-    model.register_forward_pre_hook(lambda _, inputs: tuple(x.half() for x in inputs))
-    model.register_forward_hook(
-        lambda _, __, out: tuple(x.float() for x in out) if isinstance(out, tuple) else out.float()
-    )
 
 
 def _need_executorch() -> None:

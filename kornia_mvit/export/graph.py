@@ -206,7 +206,7 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Prepare, predict and decode."""
         x = image if self.prepare is None else self.prepare(image)
-        out = self._predict(x)
+        out = self.predict(x)
         if not self.with_decode:
             return out
         if self.task == "classification":
@@ -219,7 +219,8 @@ class Deployed(nn.Module):
             return self._label(out, image)
         return self._locate(out[0], out[1], x, image)
 
-    def _predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Give the model's outputs in single precision, whatever it computes in."""
         out = self.model(x.to(self.dtype))
         return tuple(one.float() for one in out) if isinstance(out, tuple) else out.float()
 
