@@ -3,11 +3,7 @@
 A package is written and its specification checked on any machine; only macOS runs it.
 """
 
-import contextlib
-import io
 import json
-import logging
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,7 @@ from torch import Tensor, nn
 from kornia_mvit.export.canvas import Canvas
 from kornia_mvit.export.executorch import static_graph
 from kornia_mvit.export.graph import Deployed
-from kornia_mvit.export.tracing import Size
+from kornia_mvit.export.tracing import Size, silence
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["to_coreml"]
@@ -58,7 +54,7 @@ def to_coreml(
             preprocessing to various sizes, and as :func:`~kornia_mvit.export.deployable` says.
     """
     try:
-        with _quiet():
+        with silence():
             import coremltools
     except ImportError as error:
         raise ImportError("Core ML packages need coremltools; install kornia-mvit[export]") from error
@@ -67,7 +63,7 @@ def to_coreml(
         raise ValueError(f"{path} does not end in .mlpackage, as Core ML's packages do")
     graph, example, about = static_graph(model, size, with_preprocess, with_decode, format_name="Core ML")
     inputs = tuple(x.float() if n == 0 else x.to(torch.int32) for n, x in enumerate(example))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), silence():
         program = torch.export.export(_Named(graph), inputs).run_decompositions({})
         package = coremltools.convert(
             program,
@@ -137,16 +133,3 @@ def _parents(op: Any) -> Iterator[Any]:
         for one in value if isinstance(value, list | tuple) else (value,):
             if one is not None and one.op is not None:
                 yield one.op
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converter's notes and progress bars from the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -1,10 +1,7 @@
 """ExecuTorch: for phones and other devices, on XNNPACK's kernels. Needs ``kornia-mvit[export]``."""
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from torch import Tensor
 from kornia_mvit.export.canvas import Canvas, lay_on_canvas
 from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import Deployed, deployable
-from kornia_mvit.export.tracing import Size, check_size, example_input, sides
+from kornia_mvit.export.tracing import Size, check_size, example_input, sides, silence
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["load_executorch", "lower", "read_metadata", "static_graph", "to_executorch"]
@@ -107,7 +104,7 @@ def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[s
         ImportError: where executorch is missing.
     """
     _need_executorch()
-    with _quiet():
+    with silence():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -166,7 +163,7 @@ def _load(path: str | Path) -> Any:
     _need_executorch()
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    with _quiet():
+    with silence():
         from executorch.runtime import Runtime
 
         return Runtime.get().load_program(Path(path).read_bytes())
@@ -177,16 +174,3 @@ def _need_executorch() -> None:
         import executorch  # noqa: F401
     except ImportError as error:
         raise ImportError(f"ExecuTorch programs need {error.name}; install kornia-mvit[export]") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on its own parts from the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -2,8 +2,9 @@
 
 Convolutions and linear layers compute with 8-bit numbers: weights with a scale for each output channel, activations
 with a scale and a zero point for each tensor, taken from the ranges that calibration images give. Everything between
-them stays in float32: layer normalisation, softmax and the products of attention, activations, resizes, and what
-stands around the network. So do the layers that are named to be kept. Needs ``kornia-mvit[export]``.
+them stays in float32: layer normalisation, softmax and the products of attention, sums, resizes, and what stands
+around the network; for ExecuTorch the activations too. So do the layers that are named to be kept. Needs
+``kornia-mvit[export]``.
 """
 
 import tempfile
@@ -20,7 +21,7 @@ from kornia_mvit.export.canvas import Canvas, lay_on_canvas
 from kornia_mvit.export.executorch import lower, static_graph
 from kornia_mvit.export.graph import Suppression
 from kornia_mvit.export.onnx import to_onnx
-from kornia_mvit.export.tracing import Size, quiet, sides
+from kornia_mvit.export.tracing import Size, sides, silence
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 
@@ -149,7 +150,7 @@ def quantize_onnx(
         assert len(nodes) == len(order), "each layer with weights is one node of the graph, in the order that they run"
         if with_preprocess:
             inputs = [_as_layout(_sized(image, size), layout) for image in images]
-        with quiet():
+        with silence():
             quantization.quantize_static(
                 source,
                 path,
@@ -157,8 +158,11 @@ def quantize_onnx(
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
-                op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-                nodes_to_quantize=[node for node, name in zip(nodes, order, strict=True) if name not in kept],
+                op_types_to_quantize=["Conv", "Gemm", "MatMul", "Mul", "Sigmoid"],
+                nodes_to_quantize=[
+                    *(node for node, name in zip(nodes, order, strict=True) if name not in kept),
+                    *_activations(proto),
+                ],
                 calibrate_method=quantization.CalibrationMethod.MinMax,
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
             )
@@ -174,6 +178,14 @@ def _weighted_nodes(proto: Any) -> list[str]:
     weights = {tensor.name for tensor in proto.graph.initializer if len(tensor.dims) >= 2}
     kinds = ("Conv", "Gemm", "MatMul")
     return [node.name for node in proto.graph.node if node.op_type in kinds and weights & set(node.input)]
+
+
+def _activations(proto: Any) -> list[str]:
+    """The names of the nodes of SiLU: left in float32, each would bring its map to float32 and back."""
+    sigmoids = [node for node in proto.graph.node if node.op_type == "Sigmoid"]
+    gates = {node.output[0] for node in sigmoids}
+    products = [node for node in proto.graph.node if node.op_type == "Mul" and gates & set(node.input)]
+    return [node.name for node in (*sigmoids, *products)]
 
 
 def _reader(quantization: Any, name: str, inputs: Iterable[Tensor]) -> Any:
@@ -234,7 +246,7 @@ def quantize_executorch(
             :func:`~kornia_mvit.export.to_executorch` says.
     """
     try:
-        with quiet():
+        with silence():
             from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
             from torchao.quantization import pt2e
             from torchao.quantization.pt2e import quantize_pt2e
@@ -248,7 +260,7 @@ def quantize_executorch(
     for operator in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
         quantizer.set_operator_type(operator, config)
     quantizer.set_filter_function(lambda node: _module_of(node) not in kept)
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), silence():
         prepared = quantize_pt2e.prepare_pt2e(torch.export.export(graph, example).module(), quantizer)
         pt2e.move_exported_model_to_eval(prepared)
         for image, x in zip(images, inputs, strict=True):
