@@ -54,7 +54,6 @@ FORMATS = {
         ".pte",
         "Android and other devices, by XNNPACK",
         dynamic=False,
-        fp16=False,
         quantizer="quantize_executorch",
     ),
     "coreml": Format("to_coreml", None, ".mlpackage", "iOS and macOS", dynamic=False),
@@ -89,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     graph.add_argument("--nms", action="store_true", help="suppress overlapping boxes (onnx, openvino)")
     small = parser.add_argument_group("size and speed")
-    small.add_argument("--fp16", action="store_true", help="half precision (onnx, openvino, torchexport, coreml)")
+    small.add_argument("--fp16", action="store_true", help="half precision")
     small.add_argument("--int8", action="store_true", help="quantise (onnx, executorch); needs --calibration")
     small.add_argument("--calibration", metavar="DIR", help="images like those to come, a hundred or so")
     report = parser.add_argument_group("report")
@@ -286,7 +285,14 @@ def _report(
     if args.labelled:
         for row, predict in zip(rows, (eager, run), strict=True):
             row.accuracy = _accuracy(args.labelled, predict, model, options)
-    return str(Table(rows, note))
+    text = str(Table(rows, note))
+    return f"{text}\n{_worst_layers(model, pictures)}" if args.int8 else text
+
+
+def _worst_layers(model: Model, pictures: Sequence[Tensor]) -> str:
+    from kornia_mvit.export.quantize import describe_layers, layer_errors
+
+    return describe_layers(layer_errors(model, pictures))
 
 
 def _no_grad(module: Callable[[Tensor], Any], image: Tensor) -> Callable[[], object]:

@@ -27,6 +27,7 @@ def to_coreml(
     size: Size = 256,
     with_preprocess: bool = False,
     with_decode: bool = False,
+    layout: str = "nchw",
     fp16: bool = False,
 ) -> Path:
     """Write a model as a Core ML package for one image at a time, of one size.
@@ -41,6 +42,7 @@ def to_coreml(
             of the largest: images lie on a canvas of that size, see :class:`~kornia_mvit.export.canvas.Canvas`.
         with_preprocess: take images, resize, crop and normalise them inside.
         with_decode: see :func:`~kornia_mvit.export.deployable`.
+        layout: ``'nchw'``; images as Core ML has them have no other.
         fp16: keep weights and compute in half precision, half the file; what the preprocessing computes, and what
             follows the network, stays in single.
 
@@ -50,7 +52,7 @@ def to_coreml(
 
     Raises:
         ImportError: where coremltools is missing.
-        ValueError: for a path of another ending, for ``'dynamic'`` and other sizes that the package cannot take, for
+        ValueError: for a path of another ending, another layout, for ``'dynamic'`` and other sizes that the package cannot take, for
             preprocessing to various sizes, and as :func:`~kornia_mvit.export.deployable` says.
     """
     try:
@@ -61,6 +63,8 @@ def to_coreml(
     path = Path(path)
     if path.suffix != ".mlpackage":
         raise ValueError(f"{path} does not end in .mlpackage, as Core ML's packages do")
+    if layout != "nchw":
+        raise ValueError(f"layout {layout!r} is not one of Core ML, which takes images as such; leave it out")
     graph, example, about = static_graph(model, size, with_preprocess, with_decode, format_name="Core ML")
     inputs = tuple(x.float() if n == 0 else x.to(torch.int32) for n, x in enumerate(example))
     with torch.no_grad(), silence():

@@ -25,7 +25,14 @@ from kornia_mvit.export.tracing import Size, sides, silence
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 
-__all__ = ["LayerError", "QuantizationReport", "layer_errors", "quantize_executorch", "quantize_onnx"]
+__all__ = [
+    "LayerError",
+    "QuantizationReport",
+    "describe_layers",
+    "layer_errors",
+    "quantize_executorch",
+    "quantize_onnx",
+]
 
 KEEP = ("backbone.stem",)  # layers that stay in float32 unless told otherwise: the first sees the image itself
 
@@ -448,10 +455,13 @@ class QuantizationReport:
             f"accuracy on {self.images} images: float32 {self.before:.2%}, int8 {self.after:.2%} "
             f"({100 * (self.after - self.before):+.1f} points); same answer on {self.agreement:.2%}"
         ]
-        if self.layers:
-            lines.append("layers that hurt most when they alone are int8: change of the logits, of the answers")
-            lines += [f"  {one.name:<40} {one.error:7.2%} {one.changed:7.2%}" for one in self.layers[:8]]
-        return "\n".join(lines)
+        return "\n".join([*lines, *([describe_layers(self.layers)] if self.layers else [])])
+
+
+def describe_layers(layers: Sequence[LayerError], most: int = 8) -> str:
+    """Tell what the worst layers cost, one a line."""
+    lines = ["layers that hurt most, each alone in int8: change of the logits, of the answers"]
+    return "\n".join(lines + [f"  {one.name:<44} {one.error:7.2%} {one.changed:7.2%}" for one in layers[:most]])
 
 
 def _first(outputs: Any) -> Tensor:

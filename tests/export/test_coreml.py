@@ -77,6 +77,8 @@ class TestToCoreml:
             to_coreml(model, tmp_path / "net.mlmodel")
         with pytest.raises(ValueError, match="Core ML does not take images of any size"):
             to_coreml(model, tmp_path / "net.mlpackage", size="dynamic")
+        with pytest.raises(ValueError, match="layout 'nhwc' is not one of Core ML"):
+            to_coreml(model, tmp_path / "net.mlpackage", layout="nhwc")
         monkeypatch.setitem(sys.modules, "coremltools", None)
         with pytest.raises(ImportError, match=r"install kornia-mvit\[export\]"):
             to_coreml(model, tmp_path / "net.mlpackage")
