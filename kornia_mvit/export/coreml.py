@@ -52,8 +52,8 @@ def to_coreml(
 
     Raises:
         ImportError: where coremltools is missing.
-        ValueError: for a path of another ending, another layout, for ``'dynamic'`` and other sizes that the package cannot take, for
-            preprocessing to various sizes, and as :func:`~kornia_mvit.export.deployable` says.
+        ValueError: for a path of another ending, another layout, ``'dynamic'`` and other sizes that the package cannot
+            take, preprocessing to various sizes, and as :func:`~kornia_mvit.export.deployable` says.
     """
     try:
         with silence():

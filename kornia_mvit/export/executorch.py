@@ -1,7 +1,8 @@
 """ExecuTorch: for phones and other devices, on XNNPACK's kernels. Needs ``kornia-mvit[export]``."""
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from kornia_mvit.export.graph import Deployed, deployable
 from kornia_mvit.export.tracing import Size, check_size, example_input, sides, silence
 from kornia_mvit.weights.cards import Model
 
-__all__ = ["load_executorch", "lower", "read_metadata", "static_graph", "to_executorch"]
+__all__ = ["load_executorch", "lower", "read_metadata", "shared_provenance", "static_graph", "to_executorch"]
 
 METADATA = "kornia_mvit_metadata"
 
@@ -104,7 +105,7 @@ def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[s
         ImportError: where executorch is missing.
     """
     _need_executorch()
-    with silence():
+    with silence(), shared_provenance():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
@@ -174,3 +175,19 @@ def _need_executorch() -> None:
         import executorch  # noqa: F401
     except ImportError as error:
         raise ImportError(f"ExecuTorch programs need {error.name}; install kornia-mvit[export]") from error
+
+
+@contextlib.contextmanager
+def shared_provenance() -> Iterator[None]:
+    """Let the nodes of traced graphs share what is noted of their origin.
+
+    Torch copies these notes, each with all those before it, for each node at each of some 200 passes, which took most
+    of the time that it takes to lower a model.
+    """
+    from torch.fx.traceback import NodeSource
+
+    NodeSource.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__  # type: ignore[attr-defined]

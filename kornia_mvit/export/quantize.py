@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.export.canvas import Canvas, lay_on_canvas
-from kornia_mvit.export.executorch import lower, static_graph
+from kornia_mvit.export.executorch import lower, shared_provenance, static_graph
 from kornia_mvit.export.graph import Suppression
 from kornia_mvit.export.onnx import to_onnx
 from kornia_mvit.export.tracing import Size, sides, silence
@@ -267,7 +267,7 @@ def quantize_executorch(
     for operator in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
         quantizer.set_operator_type(operator, config)
     quantizer.set_filter_function(lambda node: _module_of(node) not in kept)
-    with torch.no_grad(), silence():
+    with torch.no_grad(), silence(), shared_provenance():
         prepared = quantize_pt2e.prepare_pt2e(torch.export.export(graph, example).module(), quantizer)
         pt2e.move_exported_model_to_eval(prepared)
         for image, x in zip(images, inputs, strict=True):
@@ -383,7 +383,7 @@ def _ranges(
     return {name: (ranges[name, 0], ranges[name, 1]) for name in layers}
 
 
-class _quantised:  # noqa: N801  # used as a function is
+class _quantised:  # used as a function is
     """Let a layer compute as in int8 for a while; linear layers give float, as they do for ONNX Runtime."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, output: nn.Module, before: Range, after: Range) -> None:

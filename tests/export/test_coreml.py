@@ -73,7 +73,7 @@ class TestToCoreml:
 
     def test_exception(self, tmp_path, monkeypatch):
         model = network(MobileViTClassifier)
-        with pytest.raises(ValueError, match="does not end in .mlpackage"):
+        with pytest.raises(ValueError, match=r"does not end in \.mlpackage"):
             to_coreml(model, tmp_path / "net.mlmodel")
         with pytest.raises(ValueError, match="Core ML does not take images of any size"):
             to_coreml(model, tmp_path / "net.mlpackage", size="dynamic")

@@ -59,12 +59,10 @@ class TestQuantizeOnnx:
     def test_each_channel_of_weights_has_its_scale(self, tmp_path):
         proto = onnx.load(quantize_onnx(network(), tmp_path / "int8.onnx", images(), size=SIZE, keep=()))
         shapes = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
-        stem = [
-            node
-            for node in proto.graph.node
-            if node.op_type == "DequantizeLinear" and len(shapes.get(node.input[0], [])) == 4
-        ][0]
-        assert shapes[stem.input[1]] == [shapes[stem.input[0]][0]]
+        scales = {node.input[0]: node.input[1] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+        weights = [name for name in scales if len(shapes.get(name, ())) == 4]
+        assert weights
+        assert all(shapes[scales[name]] == [shapes[name][0]] for name in weights)
 
     def test_images_of_any_size_go_in(self, tmp_path):
         model = network()
