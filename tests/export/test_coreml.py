@@ -63,6 +63,7 @@ class TestToCoreml:
         assert list(found) == list(outputs)
         assert all(found[name] == shape for name, shape in outputs.items() if shape)
 
+    @pytest.mark.long
     def test_half_precision(self, tmp_path):
         paths = [
             to_coreml(network(MobileViTClassifier), tmp_path / f"{half}.mlpackage", size=64, fp16=half)

@@ -32,6 +32,7 @@ class TestToExecutorch:
         assert about["task"] == "classification"
         assert json.loads(about["class_names"]) == list("abcde")
 
+    @pytest.mark.long
     def test_runs_of_one_program_do_not_share_memory(self, tmp_path):
         run = load_executorch(to_executorch(network("classification"), tmp_path / "net.pte", size=64))
         first = run(torch.zeros(1, 3, 64, 64))[0]
@@ -39,6 +40,7 @@ class TestToExecutorch:
         run(torch.ones(1, 3, 64, 64))
         assert torch.equal(first, kept)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("task", ["segmentation", "detection"])
     def test_images_of_any_size_up_to_the_canvas(self, task, tmp_path):
         model = network(task)
@@ -52,6 +54,7 @@ class TestToExecutorch:
         assert found.difference < 1e-4
         assert found.agreement > 0.999
 
+    @pytest.mark.long
     def test_half_precision(self, tmp_path):
         model = network("classification")
         paths = [to_executorch(model, tmp_path / f"{half}.pte", size=64, fp16=half) for half in (False, True)]

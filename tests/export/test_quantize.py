@@ -73,6 +73,7 @@ class TestQuantizeOnnx:
         found = compare(load_onnx(path), reference, [photo.permute(1, 2, 0)[None] for photo in photos()[2:]])
         assert found.difference < 0.2
 
+    @pytest.mark.long
     def test_file_is_smaller(self, tmp_path):
         model = network("xxs")
         sizes = [
@@ -113,6 +114,7 @@ class TestQuantizeExecutorch:
         assert 1e-5 < found.difference < 0.2
         assert sizes[1] < sizes[0]
 
+    @pytest.mark.long
     def test_kept_layers_compute_in_float(self, tmp_path):
         model = network()
         path = quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE, keep=("backbone", "classifier"))
