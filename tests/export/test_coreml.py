@@ -3,12 +3,12 @@
 import json
 import sys
 
-import coremltools
 import pytest
 import torch
 
 from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite
 from kornia_mvit.export import file_size, to_coreml
+from kornia_mvit.export.tracing import silence
 from tests.models.networks import DEEP, TINY, randomize_norms
 
 
@@ -19,6 +19,8 @@ def network(kind):
 
 
 def read(path):
+    with silence():
+        import coremltools
     return coremltools.utils.load_spec(str(path))
 
 
