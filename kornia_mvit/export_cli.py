@@ -28,8 +28,8 @@ class Format:
         loader: the one that gives what runs it here; None for formats that run elsewhere.
         suffix: how its files end.
         text: what it is for.
-        dynamic: whether it takes images of any size.
-        fp16: whether it comes in half precision.
+        canvas: whether it has one size, with preprocessing that of the largest image, and no dynamic one.
+        nhwc: whether it takes that layout.
         nms: whether it can suppress boxes.
         quantizer: the function that writes it in int8; None where it does not come so.
     """
@@ -38,8 +38,8 @@ class Format:
     loader: str | None
     suffix: str
     text: str
-    dynamic: bool = True
-    fp16: bool = True
+    canvas: bool = False
+    nhwc: bool = True
     nms: bool = False
     quantizer: str | None = None
 
@@ -53,10 +53,10 @@ FORMATS = {
         "load_executorch",
         ".pte",
         "Android and other devices, by XNNPACK",
-        dynamic=False,
+        canvas=True,
         quantizer="quantize_executorch",
     ),
-    "coreml": Format("to_coreml", None, ".mlpackage", "iOS and macOS", dynamic=False),
+    "coreml": Format("to_coreml", None, ".mlpackage", "iOS and macOS", canvas=True, nhwc=False),
 }
 
 
@@ -72,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size",
         metavar="PIXELS",
         help="of the images that go in: 256, 320x192 (height x width) or dynamic, which formats take that can "
-        "(default); executorch and coreml take what the preprocessing gives, or 256",
+        "(default). Of executorch and coreml it is the one size, or with preprocessing that of the largest image "
+        "(default 640)",
     )
     graph = parser.add_argument_group("in the graph")
     graph.add_argument(
@@ -88,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     graph.add_argument("--nms", action="store_true", help="suppress overlapping boxes (onnx, openvino)")
     small = parser.add_argument_group("size and speed")
-    small.add_argument("--fp16", action="store_true", help="half precision")
+    small.add_argument("--fp16", action="store_true", help="weights in half precision")
     small.add_argument("--int8", action="store_true", help="quantise (onnx, executorch); needs --calibration")
     small.add_argument("--calibration", metavar="DIR", help="images like those to come, a hundred or so")
     report = parser.add_argument_group("report")
@@ -146,12 +147,12 @@ def _find_format(args: argparse.Namespace) -> str:
 def _check_options(args: argparse.Namespace, name: str) -> None:
     """Raise for options that the format does not have, before the checkpoint is read."""
     form = FORMATS[name]
-    for option, has in (("fp16", form.fp16), ("int8", form.quantizer is not None), ("nms", form.nms)):
-        if getattr(args, option) and not has:
-            others = [
-                other for other, f in FORMATS.items() if {"fp16": f.fp16, "int8": f.quantizer, "nms": f.nms}[option]
-            ]
-            raise ValueError(f"{name} has no --{option}; {', '.join(others)} have")
+    if args.int8 and form.quantizer is None:
+        raise ValueError(f"{name} has no --int8; {', '.join(n for n, f in FORMATS.items() if f.quantizer)} have")
+    if args.nms and not form.nms:
+        raise ValueError(f"{name} has no --nms; {', '.join(n for n, f in FORMATS.items() if f.nms)} have")
+    if args.layout == "nhwc" and not form.nhwc:
+        raise ValueError(f"{name} takes images as it likes; leave out --layout nhwc")
     if args.int8 and args.fp16:
         raise ValueError("--int8 and --fp16 exclude each other; leave one out")
     if args.int8 and args.calibration is None:
@@ -185,8 +186,9 @@ def _options(args: argparse.Namespace, form: Format, model: Model) -> dict[str, 
         "size": _size(args, form, model),
         "with_preprocess": args.with_preprocess,
         "with_decode": args.with_decode,
-        "layout": args.layout,
     }
+    if form.nhwc:
+        options["layout"] = args.layout
     if args.nms:
         options["nms"] = True
     if args.fp16:
@@ -196,13 +198,15 @@ def _options(args: argparse.Namespace, form: Format, model: Model) -> dict[str, 
 
 def _size(args: argparse.Namespace, form: Format, model: Model) -> str | tuple[int, int]:
     if args.size is None:
-        if form.dynamic:
+        if not form.canvas:
             return "dynamic"
+        if args.with_preprocess:
+            return 640, 640
         known = model.preprocess.output_size if model.preprocess is not None else None
         return known or (256, 256)
     if args.size == "dynamic":
-        if not form.dynamic:
-            others = ", ".join(name for name, other in FORMATS.items() if other.dynamic)
+        if form.canvas:
+            others = ", ".join(name for name, other in FORMATS.items() if not other.canvas)
             raise ValueError(f"--size dynamic is for {others}; give {form.suffix} files one, such as --size 256")
         return "dynamic"
     try:
@@ -234,7 +238,7 @@ def _function(name: str | None) -> Any:
 def _describe(options: dict[str, Any]) -> str:
     size = options["size"]
     sides = "HxW" if isinstance(size, str) else f"{size[0]}x{size[1]}"
-    shape = f"B{sides}x3" if options["layout"] == "nhwc" else f"Bx3x{sides}"
+    shape = f"B{sides}x3" if options.get("layout") == "nhwc" else f"Bx3x{sides}"
     return f"{'uint8 RGB' if options['with_preprocess'] else 'float32'} {shape.replace('BH', 'BxH')}"
 
 
@@ -271,10 +275,13 @@ def _report(
     form = FORMATS[name]
     known = {key: options[key] for key in ("with_preprocess", "with_decode", "layout", "nms") if key in options}
     eager = deployable(model, fused=False, **known)
-    inputs = [_input(picture, model, options) for picture in pictures]
+    inputs = [_input(picture, model, options, form) for picture in pictures]
     what = "noise" if not (args.images or args.labelled or args.calibration) else "images"
-    note = f"batch 1, {torch.get_num_threads()} threads, {len(inputs)} {what}, timed at {_shape(inputs[0], options)}"
-    rows = [Row("eager", model_size(model)), Row(name, file_size(path))]
+    threads = torch.get_num_threads()
+    note = f"batch 1, {threads} thread{'s' if threads > 1 else ''}, {len(inputs)} {what}"
+    note += f", timed at {_shape(inputs[0], options)}"
+    kind = f"{name} int8" if args.int8 else f"{name} fp16" if args.fp16 else name
+    rows = [Row("eager", model_size(model)), Row(kind, file_size(path))]
     if form.loader is None:
         rows[0].latency = time_in_turn({"eager": _no_grad(eager, inputs[0])}, _ROUNDS)["eager"]
         return f"{Table(rows, note)}\n{name} does not run here: neither compared nor timed"
@@ -284,7 +291,7 @@ def _report(
     rows[0].latency, rows[1].latency = times["eager"], times[name]
     if args.labelled:
         for row, predict in zip(rows, (eager, run), strict=True):
-            row.accuracy = _accuracy(args.labelled, predict, model, options)
+            row.accuracy = _accuracy(args.labelled, predict, lambda image: _input(image, model, options, form), model)
     text = str(Table(rows, note))
     return f"{text}\n{_worst_layers(model, pictures)}" if args.int8 else text
 
@@ -303,8 +310,8 @@ def _no_grad(module: Callable[[Tensor], Any], image: Tensor) -> Callable[[], obj
     return call
 
 
-def _input(picture: Tensor, model: Model, options: dict[str, Any]) -> Tensor:
-    """Give what goes into the file for an image: a batch of one, at the size that the file takes."""
+def _input(picture: Tensor, model: Model, options: dict[str, Any], form: Format) -> Tensor:
+    """Give what goes into the file for an image: a batch of one, of a size that the file takes."""
     from kornia_mvit.augmentation.preprocess import Preprocess
 
     size = options["size"]
@@ -314,17 +321,23 @@ def _input(picture: Tensor, model: Model, options: dict[str, Any]) -> Tensor:
         if not isinstance(size, str) and tuple(image.shape[-2:]) != tuple(size):
             image = Preprocess(size).module()(image)
         return image[None]
-    if not isinstance(size, str) and tuple(picture.shape[-2:]) != tuple(size):
+    if not isinstance(size, str) and form.canvas:
+        if picture.shape[-2] > size[0] or picture.shape[-1] > size[1]:
+            fitted = Preprocess(size, letterbox=True).resized_size(picture.shape[-2], picture.shape[-1])
+            picture = Preprocess(fitted).module().geometry(picture)
+    elif not isinstance(size, str):
         picture = Preprocess(size).module().geometry(picture)
-    return picture.permute(1, 2, 0)[None].contiguous() if options["layout"] == "nhwc" else picture[None]
+    return picture.permute(1, 2, 0)[None].contiguous() if options.get("layout") == "nhwc" else picture[None]
 
 
 def _shape(image: Tensor, options: dict[str, Any]) -> str:
-    height, width = image.shape[1:3] if options["layout"] == "nhwc" else image.shape[2:]
+    height, width = image.shape[1:3] if options.get("layout") == "nhwc" else image.shape[2:]
     return f"{height}x{width}"
 
 
-def _accuracy(folder: str, predict: Callable[[Tensor], Any], model: Model, options: dict[str, Any]) -> float:
+def _accuracy(
+    folder: str, predict: Callable[[Tensor], Any], prepare: Callable[[Tensor], Tensor], model: Model
+) -> float:
     """Give the share of a labelled folder's images that are classified rightly."""
     from kornia_mvit.data.datasets import find_images, read_image
 
@@ -342,7 +355,7 @@ def _accuracy(folder: str, predict: Callable[[Tensor], Any], model: Model, optio
     for label in classes:
         for file in find_images(Path(folder) / label):
             with torch.no_grad():
-                out = predict(_input(read_image(file), model, options))
+                out = predict(prepare(read_image(file)))
             scores = torch.as_tensor(out[0] if isinstance(out, tuple) else out)
             right, total = right + int(scores.argmax() == (names or classes).index(label)), total + 1
     return right / total
