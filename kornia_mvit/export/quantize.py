@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.export.canvas import Canvas, lay_on_canvas
 from kornia_mvit.export.executorch import lower, shared_provenance, static_graph
-from kornia_mvit.export.graph import Suppression
+from kornia_mvit.export.graph import Suppression, deployable
 from kornia_mvit.export.onnx import to_onnx
 from kornia_mvit.export.tracing import Size, sides, silence
 from kornia_mvit.models.layers import ConvNormAct
@@ -138,8 +138,9 @@ def quantize_onnx(
         from onnxruntime import quantization
     except ImportError as error:
         raise ImportError(f"quantising for ONNX Runtime needs {error.name}; install kornia-mvit[export]") from error
-    kept, images = _kept(model, keep), list(images)
+    kept, images, path = _kept(model, keep), list(images), Path(path)
     inputs = list(_inputs(model, images, size))
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "float.onnx"
         to_onnx(
@@ -153,7 +154,7 @@ def quantize_onnx(
         )
         proto = onnx.load(source)
         nodes = _weighted_nodes(proto)
-        order = _execution_order(model.eval(), inputs[0])
+        order = _execution_order(deployable(model, fused=False).model, inputs[0])
         assert len(nodes) == len(order), "each layer with weights is one node of the graph, in the order that they run"
         if with_preprocess:
             inputs = [_as_layout(_sized(image, size), layout) for image in images]
@@ -177,7 +178,7 @@ def quantize_onnx(
     del written.metadata_props[:]
     written.metadata_props.extend(proto.metadata_props)
     onnx.save(written, path)
-    return Path(path)
+    return path
 
 
 def _weighted_nodes(proto: Any) -> list[str]:
@@ -339,6 +340,8 @@ def layer_errors(model: Model, images: Iterable[Tensor], size: Size = "dynamic")
         whole = [_flat(model(x)) for x in inputs]
         found = []
         for name, (layer, output) in layers.items():
+            if name not in ranges:  # an auxiliary head, which training alone runs
+                continue
             with _quantised(layer, output, *ranges[name]):
                 found.append(_difference(name, whole, [_flat(model(x)) for x in inputs]))
     finally:
@@ -380,7 +383,7 @@ def _ranges(
         model(x)
     for hook in hooks:
         hook.remove()
-    return {name: (ranges[name, 0], ranges[name, 1]) for name in layers}
+    return {name: (ranges[name, 0], ranges[name, 1]) for name in layers if (name, 1) in ranges}
 
 
 class _quantised:  # used as a function is

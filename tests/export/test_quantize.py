@@ -6,7 +6,7 @@ import onnx
 import pytest
 import torch
 
-from kornia_mvit import MobileViTClassifier, Preprocess
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess
 from kornia_mvit.export import (
     deployable,
     load_executorch,
@@ -131,6 +131,10 @@ class TestLayerErrors:
         assert sorted(one.name for one in found) == sorted(layers)
         assert [one.error for one in found] == sorted((one.error for one in found), reverse=True)
         assert all(one.error > 0 for one in found)
+
+    def test_head_of_training_alone_is_left_out(self):
+        model = DeepLabV3(TINY, num_classes=3, aux_channels=8).eval()
+        assert not any(one.name.startswith("aux_head") for one in layer_errors(model, images(2)))
 
     def test_leaves_the_model_alone(self):
         model = network().train()
