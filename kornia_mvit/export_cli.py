@@ -292,7 +292,14 @@ def _report(
     if args.labelled:
         for row, predict in zip(rows, (eager, run), strict=True):
             row.accuracy = _accuracy(args.labelled, predict, lambda image: _input(image, model, options, form), model)
-    return str(Table(rows, note))
+    text = str(Table(rows, note))
+    return f"{text}\n{_worst_layers(model, pictures)}" if args.int8 else text
+
+
+def _worst_layers(model: Model, pictures: Sequence[Tensor]) -> str:
+    from kornia_mvit.export.quantize import describe_layers, layer_errors
+
+    return describe_layers(layer_errors(model, pictures))
 
 
 def _no_grad(module: Callable[[Tensor], Any], image: Tensor) -> Callable[[], object]:

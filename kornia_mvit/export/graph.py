@@ -138,7 +138,7 @@ def resize_weights(
     step = length.float() / target
     centre = (place + 0.5) * step
     distance = (torch.arange(source, device=device) + 0.5 - centre[:, None]) / step.clamp_min(1.0)[:, None]
-    weights = _FILTERS[interpolation](distance.abs())
+    weights = FILTERS[interpolation](distance.abs())
     weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
     return weights * (place < target)[:, None]
 
@@ -154,7 +154,7 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
 
 
-_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
+FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 # -------------------------------------------------------------------------------------------------------------- module
@@ -206,7 +206,7 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Prepare, predict and decode."""
         x = image if self.prepare is None else self.prepare(image)
-        out = self._predict(x)
+        out = self.predict(x)
         if not self.with_decode:
             return out
         if self.task == "classification":
@@ -219,7 +219,8 @@ class Deployed(nn.Module):
             return self._label(out, image)
         return self._locate(out[0], out[1], x, image)
 
-    def _predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Give the model's outputs in single precision, whatever it computes in."""
         out = self.model(x.to(self.dtype))
         return tuple(one.float() for one in out) if isinstance(out, tuple) else out.float()
 

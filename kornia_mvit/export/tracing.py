@@ -13,7 +13,7 @@ from torch import Tensor
 from kornia_mvit.export.graph import Deployed
 from kornia_mvit.models.layers import MIN_SIDE
 
-__all__ = ["Size", "check_size", "dynamic_shapes", "example_input", "quiet", "sides"]
+__all__ = ["Size", "check_size", "dynamic_shapes", "example_input", "quiet", "sides", "silence"]
 
 Size = str | int | tuple[int, int]
 # Sides of the example that dynamic graphs are traced with: no side, and no map's, is one that makes a special case.
@@ -82,3 +82,16 @@ def quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Keep all warnings and notes from the terminal: of converters that tell of their own parts in many ways."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,158 @@
+"""int8 for ONNX Runtime and ExecuTorch."""
+
+import sys
+
+import onnx
+import pytest
+import torch
+
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess
+from kornia_mvit.export import (
+    deployable,
+    load_executorch,
+    load_onnx,
+    quantize_executorch,
+    quantize_onnx,
+    to_executorch,
+    to_onnx,
+)
+from kornia_mvit.export.quantize import QuantizationReport, layer_errors
+from kornia_mvit.export.report import compare
+from tests.augmentation.test_preprocess import photos
+from tests.models.networks import TINY, randomize_norms
+
+SIZE = 64
+
+
+def network(mode=TINY):
+    model = randomize_norms(MobileViTClassifier(mode, num_classes=5)).eval()
+    model.preprocess = Preprocess((SIZE, SIZE))
+    return model
+
+
+def images(count=4):
+    return [photo[:, n : n + 200, n : n + 150] for n, photo in enumerate(photos()[:2] * (count // 2))]
+
+
+def prepared(model):
+    return [model.preprocess.module()(image[None]) for image in images()]
+
+
+class TestQuantizeOnnx:
+    def test_smoke(self, tmp_path):
+        model = network()
+        path = quantize_onnx(model, tmp_path / "new" / "int8.onnx", images(), size=SIZE)
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto, full_check=True)
+        assert {prop.key: prop.value for prop in proto.metadata_props}["task"] == "classification"
+        assert 1e-5 < compare(load_onnx(path), model, prepared(model)).difference < 0.2
+
+    def test_what_is_kept_is_not_quantised(self, tmp_path):
+        model, counts = network(), {}
+        layers = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        for keep in ((), ("backbone.stem", "classifier"), ("backbone",)):
+            proto = onnx.load(quantize_onnx(model, tmp_path / "int8.onnx", images(), size=SIZE, keep=keep))
+            weights = [t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+            counts[keep] = len(weights)
+        assert list(counts.values()) == [len(layers), len(layers) - 2, 1]
+
+    def test_each_channel_of_weights_has_its_scale(self, tmp_path):
+        proto = onnx.load(quantize_onnx(network(), tmp_path / "int8.onnx", images(), size=SIZE, keep=()))
+        shapes = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+        scales = {node.input[0]: node.input[1] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+        weights = [name for name in scales if len(shapes.get(name, ())) == 4]
+        assert weights
+        assert all(shapes[scales[name]] == [shapes[name][0]] for name in weights)
+
+    def test_images_of_any_size_go_in(self, tmp_path):
+        model = network()
+        path = quantize_onnx(
+            model, tmp_path / "int8.onnx", images(), with_preprocess=True, with_decode=True, layout="nhwc"
+        )
+        reference = deployable(model, with_preprocess=True, with_decode=True, layout="nhwc")
+        found = compare(load_onnx(path), reference, [photo.permute(1, 2, 0)[None] for photo in photos()[2:]])
+        assert found.difference < 0.2
+
+    @pytest.mark.long
+    def test_file_is_smaller(self, tmp_path):
+        model = network("xxs")
+        sizes = [
+            path.stat().st_size
+            for path in (
+                to_onnx(model, tmp_path / "float.onnx", size=SIZE),
+                quantize_onnx(model, tmp_path / "int8.onnx", images(2), size=SIZE),
+            )
+        ]
+        assert sizes[1] < 0.4 * sizes[0]
+
+    @pytest.mark.parametrize("write", [quantize_onnx, quantize_executorch])
+    def test_exception(self, write, tmp_path, monkeypatch):
+        model, path = network(), tmp_path / "file"
+        with pytest.raises(ValueError, match="there are no calibration images"):
+            write(model, path, [], size=SIZE)
+        with pytest.raises(ValueError, match=r"uint8 of shape \(3, H, W\); image 1 is torch.float32 of \(3, 9, 9\)"):
+            write(model, path, [*images()[:1], torch.rand(3, 9, 9)], size=SIZE)
+        with pytest.raises(ValueError, match=r"'head' names no layer that is quantised; those are backbone\.stem"):
+            write(model, path, images(), size=SIZE, keep=("head",))
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+        with pytest.raises(ImportError, match=r"install kornia-mvit\[export\]"):
+            write(model, path, images(), size=SIZE)
+
+
+class TestQuantizeExecutorch:
+    def test_smoke(self, tmp_path):
+        model = network()
+        sizes = [
+            path.stat().st_size
+            for path in (
+                to_executorch(model, tmp_path / "float.pte", size=SIZE),
+                quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE),
+            )
+        ]
+        found = compare(load_executorch(tmp_path / "int8.pte"), model, prepared(model))
+        assert 1e-5 < found.difference < 0.2
+        assert sizes[1] < sizes[0]
+
+    @pytest.mark.long
+    def test_kept_layers_compute_in_float(self, tmp_path):
+        model = network()
+        path = quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE, keep=("backbone", "classifier"))
+        assert compare(load_executorch(path), model, prepared(model)).difference < 1e-5
+
+
+class TestLayerErrors:
+    def test_worst_first(self):
+        model = network()
+        with torch.no_grad():
+            model.backbone.stem.conv.weight[0] *= 1e4  # one channel takes the range of all
+        found = layer_errors(model, images())
+        layers = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        assert sorted(one.name for one in found) == sorted(layers)
+        assert [one.error for one in found] == sorted((one.error for one in found), reverse=True)
+        assert all(one.error > 0 for one in found)
+
+    def test_head_of_training_alone_is_left_out(self):
+        model = DeepLabV3(TINY, num_classes=3, aux_channels=8).eval()
+        assert not any(one.name.startswith("aux_head") for one in layer_errors(model, images(2)))
+
+    def test_leaves_the_model_alone(self):
+        model = network().train()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        layer_errors(model, images())
+        assert model.training
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class TestQuantizationReport:
+    def test_counts(self):
+        logits = torch.eye(3)
+        pairs = [(logits[n : n + 1], label) for n, label in enumerate((0, 1, 1))]
+        report = QuantizationReport.of(lambda x: x, lambda x: (x.roll(1, 1),), pairs)
+        assert (report.images, report.before, report.after, report.agreement) == (3, 2 / 3, 0.0, 0.0)
+        assert "float32 66.67%, int8 0.00% (-66.7 points)" in str(report)
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="there are no labelled images"):
+            QuantizationReport.of(lambda x: x, lambda x: x, [])
