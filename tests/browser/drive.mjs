@@ -97,9 +97,18 @@ const COMMANDS = {
   async camera() {
     await page.click("#camera");
     await page.waitForFunction(
-      () => !document.getElementById("error").hidden || document.getElementById("time").textContent,
+      () =>
+        !document.getElementById("error").hidden ||
+        (document.getElementById("camera").ariaPressed === "true" && document.getElementById("time").textContent),
     );
     return page.evaluate(read);
+  },
+  async frames({ count }) {
+    for (let i = 0; i < count; i += 1) {
+      const before = await page.evaluate(() => document.getElementById("picture").toDataURL());
+      await page.waitForFunction((before) => document.getElementById("picture").toDataURL() !== before, before);
+    }
+    return { button: await page.textContent("#camera") };
   },
   async click({ selector }) {
     await page.click(selector);

@@ -49,7 +49,7 @@ function ask(question, transfer = []) {
 function fail(error) {
   find("error").textContent = error.message;
   find("error").hidden = false;
-  find("status").textContent = "";
+  if (find("classes").hidden && find("segments").hidden) say(""); // else the last answer stands, with its picture
   answer.setAttribute("aria-busy", "false");
 }
 
@@ -132,10 +132,11 @@ async function readFile(file) {
 
 async function takeFile(file) {
   clearError();
+  answer.setAttribute("aria-busy", "true");
   stopCamera();
   try {
     const image = await readFile(file);
-    shown?.image.close();
+    shown?.image.close?.();
     shown = { image, name: file.name };
     await showPicture(image, file.name);
   } catch (error) {
@@ -205,12 +206,15 @@ async function startCamera() {
     return;
   }
   stream = opened;
+  shown?.image.close?.();
+  shown = null;
   find("camera").setAttribute("aria-pressed", "true");
   find("camera").textContent = "Stop the camera";
   find("status").setAttribute("aria-live", "off"); // it changes with every frame
   find("caption").textContent = "Camera";
   picture.setAttribute("aria-label", "What the camera sees");
   clearAnswer();
+  say("Looking …");
   try {
     await watch(opened);
   } catch (error) {
@@ -247,6 +251,10 @@ function stopCamera() {
   if (!stream) return;
   for (const track of stream.getTracks()) track.stop();
   stream = null;
+  const still = document.createElement("canvas"); // the last frame stays, as a picture
+  [still.width, still.height] = [picture.width, picture.height];
+  still.getContext("2d").drawImage(picture, 0, 0);
+  shown = { image: still, name: "Picture of the camera" };
   find("camera").setAttribute("aria-pressed", "false");
   find("camera").textContent = "Use the camera";
   find("status").setAttribute("aria-live", "polite");
