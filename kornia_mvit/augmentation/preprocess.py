@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Preprocess", "PreprocessModule", "to_float"]
+__all__ = ["Preprocess", "PreprocessModule", "round_ratio", "to_float"]
 
 Size = int | tuple[int, int]
 
@@ -84,15 +84,17 @@ class Preprocess:
         """Height and width that an image of the given ones is resized to, before the crop or the letterbox."""
         if self.size is None:
             return height, width
+        # in whole numbers and without a branch, so that a graph that is traced for all sizes has it too
         if self.letterbox:
             full = _pair(self.size)
-            scale = min(full[0] / height, full[1] / width)
-            return min(full[0], max(1, round(height * scale))), min(full[1], max(1, round(width * scale)))
+            return (
+                torch.sym_min(full[0], torch.sym_max(1, round_ratio(height * full[1], width))),
+                torch.sym_min(full[1], torch.sym_max(1, round_ratio(width * full[0], height))),
+            )
         if isinstance(self.size, tuple):
             return self.size
-        short, long = min(height, width), max(height, width)
-        other = max(1, int(self.size * long / short))
-        return (self.size, other) if height <= width else (other, self.size)
+        short = torch.sym_min(height, width)
+        return self.size * height // short, self.size * width // short
 
     def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of the centre crop in a resized image; all of it where there is no crop.
@@ -107,7 +109,7 @@ class Preprocess:
             raise ValueError(
                 f"an image of {height}x{width} pixels is smaller than the crop {h}x{w}; give Preprocess a size"
             )
-        return round((height - h) / 2), round((width - w) / 2), h, w
+        return round_ratio(height - h, 2), round_ratio(width - w, 2), h, w
 
     def module(self) -> "PreprocessModule":
         """Build the module that applies the record."""
@@ -227,6 +229,16 @@ def to_float(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         raise TypeError(f"images are uint8 or floating point, got {image.dtype}; convert with image.to(torch.uint8)")
     return image
+
+
+def round_ratio(number: int, divisor: int) -> int:
+    """Round a ratio of whole numbers as :func:`round` does, halves to even, for numbers of a traced graph too.
+
+    Example:
+        >>> [round_ratio(n, 2) for n in range(6)]
+        [0, 0, 1, 2, 2, 2]
+    """
+    return (2 * number + divisor - 1 + number // divisor % 2) // (2 * divisor)
 
 
 def _pair(size: Size) -> tuple[int, int]:
