@@ -17,7 +17,7 @@ from kornia_mvit.weights.registry import from_pretrained
 
 HERE = Path(__file__).parent
 PAGE = HERE / "page"
-TASKS = ("classification", "segmentation")
+TASKS = {"classification": "MobileViT classifier", "segmentation": "DeepLabv3 on MobileViT"}
 RANDOM = "The weights are random, as no checkpoint was given to build.py: what the network answers means nothing."
 # The part of onnxruntime-web that runs on the processor, and nothing else.
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -141,38 +141,49 @@ def _place(path: Path, out: Path) -> dict[str, Any]:
     """Copy an ONNX file to the page unless it is there, and describe it by its own metadata.
 
     Raises:
-        BuildError: if it does not take 8-bit images of any size with their channels last, or was not decoded.
+        BuildError: if it is for another task, or does not take 8-bit images whose channels come last to an answer.
     """
     import onnx
 
     model = onnx.load(path, load_external_data=False)
     known = {entry.key: entry.value for entry in model.metadata_props}
-    task = known.get("task")
+    task = known.get("task", "")
     if task not in TASKS:
-        raise BuildError(f"{path} is for {task or 'nothing that it names'}; the page has modes for {', '.join(TASKS)}")
-    (image,) = model.graph.input
-    shape = [dim.dim_value or None for dim in image.type.tensor_type.shape.dim]
-    output = {"classification": "probabilities", "segmentation": "labels"}[task]
-    if image.type.tensor_type.elem_type != onnx.TensorProto.UINT8 or shape[-1] != 3 or model.graph.output[0].name != output:
         raise BuildError(
-            f"{path} does not take uint8 images with channels last to {output}; "
-            "export with the preprocessing and the decoding inside, and layout nhwc"
+            f"{path} is for {task or 'nothing that it names'}; the page has modes for {' and '.join(TASKS)}"
+        )
+    graph = json.loads(known.get("graph", "{}"))
+    if not (graph.get("with_preprocess") and graph.get("with_decode") and graph.get("layout") == "nhwc"):
+        raise BuildError(
+            f"{path} does not take images as browsers have them; "
+            "export it with with_preprocess=True, with_decode=True and layout='nhwc'"
         )
     target = out / f"{task}.onnx"
     if path.resolve() != target.resolve():
         shutil.copy(path, target)
-    names = json.loads(known.get("class_names", "null"))
-    return {
+    count = int(known["num_classes"])
+    entry = {
         "task": task,
         "file": target.name,
         "bytes": target.stat().st_size,
-        "title": known.get("model", "MobileViT"),
-        "classes": names,
-        "count": len(names) if names else None,
-        "preprocess": json.loads(known.get("preprocess", "null")),
-        "version": known.get("kornia_mvit"),
+        "title": TASKS[task],
+        "count": count,
+        "classes": json.loads(known.get("class_names", "null")) or [str(k) for k in range(count)],
+        "preprocess": json.loads(known["preprocess"]),
+        "version": known["version"],
         "note": "",
     }
+    if task == "segmentation":
+        entry["colours"] = _colours(count, json.loads(known.get("class_colours", "null")))
+    return entry
+
+
+def _colours(count: int, known: list[list[int]] | None) -> list[list[int]]:
+    """Give the colours of classes: their own, or those that the package's pictures have."""
+    from kornia_mvit.visualize import label_image
+
+    palette = label_image(torch.zeros(1, 1, dtype=torch.uint8), known and [tuple(c) for c in known]).getpalette()
+    return [palette[3 * k : 3 * k + 3] for k in range(count)]
 
 
 if __name__ == "__main__":

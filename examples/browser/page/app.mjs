@@ -62,7 +62,6 @@ function clearError() {
 }
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
-const nameOf = (model, k) => model.classes?.[k] ?? String(k);
 
 // ------------------------------------------------------------------------------------------------------------ models
 
@@ -280,13 +279,13 @@ function showClasses(model, probabilities) {
     const row = document.createElement("li");
     const bar = element("progress", "", { max: 1, value: probabilities[k] });
     bar.setAttribute("aria-hidden", "true"); // the number beside it says the same
-    row.append(element("b", nameOf(model, k)), element("span", percent(probabilities[k]), { className: "share" }), bar);
+    row.append(element("b", model.classes[k]), element("span", percent(probabilities[k]), { className: "share" }), bar);
     row.dataset.class = k;
     return row;
   });
   find("classes").replaceChildren(...rows);
   find("classes").hidden = false;
-  say(`${nameOf(model, order[0])}, ${percent(probabilities[order[0]])}`);
+  say(`${model.classes[order[0]]}, ${percent(probabilities[order[0]])}`);
 }
 
 function showSegments(model, labels, width, height) {
@@ -296,7 +295,7 @@ function showSegments(model, labels, width, height) {
     const row = document.createElement("li");
     const patch = element("i", "");
     patch.style.backgroundColor = `rgb(${model.colours[k].join(" ")})`;
-    row.append(patch, element("b", nameOf(model, k)));
+    row.append(patch, element("b", model.classes[k]));
     row.append(element("span", percent(counts[k] / labels.length), { className: "share" }));
     row.dataset.class = k;
     return row;
@@ -304,7 +303,7 @@ function showSegments(model, labels, width, height) {
   find("legend").replaceChildren(...rows);
   find("segments").hidden = false;
   const largest = present.sort((a, b) => counts[b] - counts[a]).slice(0, 3);
-  say(`Mostly ${largest.map((k) => nameOf(model, k)).join(", ")}`);
+  say(`Mostly ${largest.map((k) => model.classes[k]).join(", ")}`);
 }
 
 /** Paint the class of each pixel over the picture, and count the pixels of each class. */
