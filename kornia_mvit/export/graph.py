@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.augmentation.preprocess import Preprocess, PreprocessModule, round_ratio
 from kornia_mvit.models.deeplabv3 import DeepLabV3
+from kornia_mvit.models.fuse import fuse
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.weights.cards import Model, task_of
 
@@ -164,6 +165,7 @@ class Deployed(nn.Module):
 
     Attributes:
         task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
+        dtype: of the network's weights.
         input_names: what the input is called.
         output_names: what the outputs are called.
         layout: of the input, ``'nchw'`` or ``'nhwc'``.
@@ -185,6 +187,7 @@ class Deployed(nn.Module):
         self.prepare = prepare
         self.suppress = suppress
         self.task = str(task_of(model))
+        self.dtype = model.backbone.stem.conv.weight.dtype
         self.layout = layout
         self.with_decode = with_decode
         self.input_names = ["image"]
@@ -203,16 +206,22 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Prepare, predict and decode."""
         x = image if self.prepare is None else self.prepare(image)
-        out = self.model(x)
+        out = self._predict(x)
         if not self.with_decode:
-            return out  # type: ignore[no-any-return]
+            return out
         if self.task == "classification":
-            return out.softmax(-1)  # type: ignore[no-any-return]
+            assert isinstance(out, Tensor)
+            return out.softmax(-1)
         if self.layout == "nhwc":
             image = image.permute(0, 3, 1, 2)
         if self.task == "segmentation":
+            assert isinstance(out, Tensor)
             return self._label(out, image)
-        return self._locate(*out, x, image)
+        return self._locate(out[0], out[1], x, image)
+
+    def _predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        out = self.model(x.to(self.dtype))
+        return tuple(one.float() for one in out) if isinstance(out, tuple) else out.float()
 
     def _label(self, logits: Tensor, image: Tensor) -> Tensor:
         """Give each pixel of the image its likeliest class: (B, K, h, w) -> (B, H, W)."""
@@ -320,6 +329,8 @@ def deployable(
     max_size: int | tuple[int, int] | None = None,
     nms: bool | Suppression = False,
     resample: str = "native",
+    dtype: torch.dtype = torch.float32,
+    fused: bool = True,
 ) -> Deployed:
     """Put around a copy of a model, in eval mode, what is to be in the graph with it.
 
@@ -334,6 +345,8 @@ def deployable(
             memory for it; it is checked here to hold what the network takes.
         nms: suppress overlapping boxes as :meth:`SSDLite.decode` does, by an operator of ONNX; or how.
         resample: see :class:`DeployPreprocess`.
+        dtype: of the network's weights and computation; what goes in and comes out stays float32.
+        fused: whether batch normalisation is folded, see :func:`~kornia_mvit.models.fuse.fuse`.
 
     Returns:
         The module, in eval mode.
@@ -371,15 +384,15 @@ def deployable(
     if max_size is not None:
         _check_size(max_size)
     suppress = nms if isinstance(nms, Suppression) else Suppression() if nms else None
-    return Deployed(_for_inference(model), prepare, with_decode, layout, suppress).eval()
+    return Deployed(_for_inference(model, dtype, fused), prepare, with_decode, layout, suppress).eval()
 
 
-def _for_inference(model: Model) -> Model:
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+def _for_inference(model: Model, dtype: torch.dtype, fused: bool) -> Model:
+    model = fuse(model) if fused else copy.deepcopy(model).eval().requires_grad_(False)
     if isinstance(model, DeepLabV3):
         model.aux_head = None
     model.set_gradient_checkpointing(False)
-    return model
+    return model.cpu().to(dtype)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

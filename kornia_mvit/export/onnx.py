@@ -1,23 +1,19 @@
 """ONNX: for ONNX Runtime on servers and in browsers, and on the way to OpenVINO. Needs ``kornia-mvit[export]``."""
 
-import contextlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import Deployed, Suppression, deployable
-from kornia_mvit.export.metadata import metadata
-from kornia_mvit.export.sizes import Size, check_size, dynamic_shapes, example_input
+from kornia_mvit.export.tracing import Size, check_size, dynamic_shapes, example_input, quiet
 from kornia_mvit.weights.cards import Model
 
-__all__ = ["to_onnx"]
+__all__ = ["load_onnx", "to_onnx"]
 
 OPSET = 20
 
@@ -58,11 +54,16 @@ def to_onnx(
         import onnxscript  # noqa: F401  # torch.onnx needs it
     except ImportError as error:
         raise ImportError(f"writing ONNX needs {error.name}; install kornia-mvit[export]") from error
-    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, nms=nms)
+    graph = deployable(
+        model,
+        with_preprocess=with_preprocess,
+        with_decode=with_decode,
+        layout=layout,
+        nms=nms,
+        dtype=torch.float16 if fp16 else torch.float32,
+    )
     check_size(graph, size)
     proto = _translate(graph, size)
-    if fp16:
-        proto = _halve(proto)
     _name_dimensions(proto, graph)
     onnx.helper.set_model_props(proto, metadata(model, graph))
     onnx.checker.check_model(proto, full_check=True)
@@ -75,7 +76,7 @@ def to_onnx(
 def _translate(graph: Deployed, size: Size) -> Any:
     image = example_input(graph, size)
     shapes = dynamic_shapes(graph, size)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         program = torch.export.export(graph, (image,), dynamic_shapes=shapes)
         written = torch.onnx.export(
             program,
@@ -97,9 +98,7 @@ def _translations() -> dict[Any, Any]:
 
     op = onnxscript.opset20
 
-    def suppress(
-        boxes: Any, scores: Any, max_detections: int, iou_threshold: float, score_threshold: float
-    ) -> Any:
+    def suppress(boxes: Any, scores: Any, max_detections: int, iou_threshold: float, score_threshold: float) -> Any:
         rows = op.NonMaxSuppression(
             boxes,
             scores,
@@ -130,26 +129,27 @@ def _name_dimensions(proto: Any, graph: Deployed) -> None:
         node.doc_string = ""
 
 
-def _halve(proto: Any) -> Any:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+def load_onnx(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Give a function that runs an ONNX file in ONNX Runtime, on the CPU.
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of values below the least of half precision, which become that
-        return convert_float_to_float16(proto, keep_io_types=True)
+    Args:
+        path: the file.
+        threads: how many; as many as PyTorch has when None.
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the exporters tell of their progress from the terminal."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    Raises:
+        ImportError: where onnxruntime is missing.
+    """
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("running ONNX needs onnxruntime; install kornia-mvit[export]") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(out) for out in session.run(None, {name: image.contiguous().numpy()}))
+
+    return run

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_mvit.models.exporting import ExportableModule
 from kornia_mvit.models.layers import ConvNormAct, init_weights
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig
 
@@ -91,7 +92,7 @@ class AuxiliaryHead(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ model
 
 
-class DeepLabV3(nn.Module):
+class DeepLabV3(ExportableModule):
     r"""MobileViT with DeepLabV3's head: logits of the classes for each pixel of the image.
 
     The head stands on the last stage's map; the backbone's last 1x1 convolution is not built. Images may be of any
@@ -213,7 +214,7 @@ class DeepLabV3(nn.Module):
         """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
         return self.backbone.forward_features(x, out_indices)
 
-    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
         """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
         self.backbone.set_gradient_checkpointing(enabled)
 

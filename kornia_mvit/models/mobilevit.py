@@ -9,7 +9,7 @@ Shapes are written with B batch, C channels, H W a map's height and width, P pix
 D the width of a token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_mvit.models.exporting import ExportableModule
 from kornia_mvit.models.layers import ConvNormAct, DropPath, InvertedResidual, check_image, init_weights, recompute
-from kornia_mvit.models.tracing import fold_dynamic, is_static, resize, unfold_dynamic
+from kornia_mvit.models.tracing import fold_dynamic, is_static, is_traced, resize, unfold_dynamic
 
 __all__ = ["VARIANTS", "MobileViT", "MobileViTClassifier", "MobileViTConfig", "Stage", "fold", "unfold"]
 
@@ -108,6 +109,8 @@ _APPLE = {
         head_channels=640,
     ),
 }
+_SLICE_BYTES = 4 * 2**20  # of the largest map, for a thread: what second-level caches and their neighbours hold
+
 VARIANTS = {"apple": _APPLE, "kornia": {mode: _kornia(config) for mode, config in _APPLE.items()}}
 
 
@@ -333,7 +336,7 @@ class MobileViT(nn.Module):
             raise ValueError(f"output stride {output_stride} is not available; give 8, 16 or 32")
         self.in_channels = in_channels
         self.patch_size = patch
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = ""
 
         # one rate for each residual layer, in the order of the network
         residuals = sum(stage.repeat + stage.depth for stage in config.stages)
@@ -355,6 +358,10 @@ class MobileViT(nn.Module):
             stages.append(nn.Sequential(*layers))
             strides.append(strides[-1] * stride)
         self.stages = nn.ModuleList(stages)
+        # the stages before the first transformer, and the channels of their widest map for a pixel of the image
+        self._early = next((i for i, stage in enumerate(config.stages) if stage.depth), len(stages))
+        widths = [config.stem, *(stage.channels for stage in config.stages)]
+        self._early_width = max(config.expand * widths[i] / strides[i] ** 2 for i in range(max(1, self._early)))
         self.head_conv = ConvNormAct(channels, config.head_channels, 1) if head_conv else nn.Identity()
 
         self.feature_channels = tuple(stage.channels for stage in config.stages)
@@ -387,22 +394,67 @@ class MobileViT(nn.Module):
         if not indices or any(not -count <= i < count for i in indices):
             raise ValueError(f"out_indices {tuple(indices)} are not among the {count} stages, {-count} to {count - 1}")
         wanted = {i % count for i in indices}
-        features = []
-        x = self.stem(x)
-        for i, stage in enumerate(self.stages):
-            if i > max(wanted):
-                break
-            x = recompute(stage, x) if self.gradient_checkpointing and torch.is_grad_enabled() else stage(x)
+        if x.device.type == "cpu" and not is_traced():  # whose convolutions are faster so
+            x = x.contiguous(memory_format=torch.channels_last)
+        early = min(self._early, max(wanted) + 1)
+        size = self._slice_size(x)
+        slices = torch.split(x, size) if size and early else (x,)
+        parts = [self._run_stages(self.stem(part), range(early), wanted | {early - 1}) for part in slices]
+        maps = {i: torch.cat([part[i] for part in parts]) if len(parts) > 1 else parts[0][i] for i in parts[0]}
+        x = maps[early - 1] if early else self.stem(x)
+        maps |= self._run_stages(x, range(early, max(wanted) + 1), wanted)
+        return [maps[i] for i in sorted(wanted)]
+
+    def _run_stages(self, x: Tensor, stages: Iterable[int], wanted: Set[int]) -> dict[int, Tensor]:
+        """Give the wanted stages' maps by number."""
+        maps = {}
+        for i in stages:
+            stage = self.stages[i]
+            saving = self.gradient_checkpointing == "stages" and torch.is_grad_enabled()
+            x = recompute(stage, x) if saving else stage(x)
             if i in wanted:
-                features.append(x)
-        return features
+                maps[i] = x
+        return maps
 
-    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
-        """Recompute each stage's activations in the backward pass instead of keeping them: less memory, more time."""
-        self.gradient_checkpointing = enabled
+    def _slice_size(self, x: Tensor) -> int | None:
+        """How many images go through the early stages at a time, so that their large maps stay in the CPU's cache.
+
+        None for all of them, and where it could show: in training, in traced code, and where hooks look on.
+        """
+        if x.device.type != "cpu" or torch.is_grad_enabled() or is_traced():
+            return None
+        image = int(self._early_width * x.shape[-2] * x.shape[-1] * x.element_size())
+        size = max(1, _SLICE_BYTES // image) * torch.get_num_threads()
+        if size >= len(x) or any(
+            module.training or module._forward_hooks or module._forward_pre_hooks
+            for part in (self.stem, *self.stages[: self._early])
+            for module in part.modules()
+        ):
+            return None
+        return size
+
+    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
+        """Keep fewer activations for the backward pass, and compute the others again: less memory, more time.
+
+        Args:
+            enabled: True or ``'stages'``: keep each stage's input alone (the least memory). ``'activations'``: keep
+                everything but what normalisation and SiLU give (nearly as fast as keeping all). False: keep all.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        kinds = {True: "stages", False: "", "stages": "stages", "activations": "activations"}
+        if enabled not in kinds:
+            raise ValueError(
+                f"gradient checkpointing {enabled!r} is unknown; give True, False, 'stages', 'activations'"
+            )
+        self.gradient_checkpointing = kinds[enabled]
+        for module in self.modules():
+            if isinstance(module, ConvNormAct):
+                module.recompute_act = kinds[enabled] == "activations"
 
 
-class MobileViTClassifier(nn.Module):
+class MobileViTClassifier(ExportableModule):
     r"""MobileViT with average pooling and a linear classifier.
 
     Args:
@@ -464,7 +516,7 @@ class MobileViTClassifier(nn.Module):
         """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
         return self.backbone.forward_features(x, out_indices)
 
-    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
         """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
         self.backbone.set_gradient_checkpointing(enabled)
 

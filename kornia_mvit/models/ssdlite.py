@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kornia_mvit.models.exporting import ExportableModule
 from kornia_mvit.models.layers import ConvNormAct, SeparableConv, init_weights
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig
 from kornia_mvit.ops.boxes import anchor_shapes, decode_boxes, make_anchors
@@ -106,7 +107,7 @@ class DetectionHead(nn.Module):
 # ------------------------------------------------------------------------------------------------------------- model
 
 
-class SSDLite(nn.Module):
+class SSDLite(ExportableModule):
     r"""MobileViT with SSDLite's head: for each anchor the logits of the classes, and how its box departs from it.
 
     The heads stand on the backbone's maps of stride 16 and 32, on three more of stride 64 to 256, and on the mean of
@@ -290,7 +291,7 @@ class SSDLite(nn.Module):
         """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
         return self.backbone.forward_features(x, out_indices)
 
-    def set_gradient_checkpointing(self, enabled: bool = True) -> None:
+    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
         """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
         self.backbone.set_gradient_checkpointing(enabled)
 

@@ -12,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["fold_dynamic", "is_static", "resize", "unfold_dynamic"]
+__all__ = ["fold_dynamic", "is_static", "is_traced", "resize", "unfold_dynamic"]
+
+
+def is_traced() -> bool:
+    """Whether the code runs to be recorded: by torch.compile, torch.export, or torch.jit.trace."""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]  # torch.jit has no types
 
 
 def is_static(*sizes: int) -> bool:

@@ -49,7 +49,7 @@ class ImageTask(pl.LightningModule):
             switch = next((getattr(network, name) for name in names if hasattr(network, name)), None)
             if switch is None:
                 raise ValueError(f"{type(network).__name__} has no gradient checkpointing; leave it off")
-            switch(True)
+            switch(h["gradient_checkpointing"])
         if not h["train_backbone"]:
             network.requires_grad_(False)
             for parameter in find_layers(network)[-1].values():

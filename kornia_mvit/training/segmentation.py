@@ -89,7 +89,7 @@ class SegmentationTask(ImageTask):
         per_class: log the IoU of each class in evaluation.
         compile: compile the network.
         channels_last: keep the channels of a pixel side by side, which is faster on most devices.
-        gradient_checkpointing: trade time for memory.
+        gradient_checkpointing: trade time for memory: true or 'stages', or 'activations', which costs little time.
 
     Raises:
         ValueError: without ``num_classes``; for unknown names; for arguments that exclude each other; if task,
@@ -149,7 +149,7 @@ class SegmentationTask(ImageTask):
         per_class: bool = False,
         compile: bool = False,
         channels_last: bool = True,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | str = False,
     ) -> None:
         super().__init__()
         if num_classes is None:

@@ -70,7 +70,7 @@ class ClassificationTask(ImageTask):
         per_class: log the accuracy of each class in evaluation.
         compile: compile the network.
         channels_last: keep the channels of a pixel side by side, which is faster on most devices.
-        gradient_checkpointing: trade time for memory.
+        gradient_checkpointing: trade time for memory: true or 'stages', or 'activations', which costs little time.
 
     Raises:
         ValueError: without ``num_classes``, for an unknown policy or network, if ``network`` and ``weights`` are both
@@ -124,7 +124,7 @@ class ClassificationTask(ImageTask):
         per_class: bool = False,
         compile: bool = False,
         channels_last: bool = True,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | str = False,
     ) -> None:
         super().__init__()
         if num_classes is None:

@@ -1,15 +1,19 @@
-"""What images an exported graph is to take: their sizes, and examples of them."""
+"""What tracing a graph needs: the sizes of its images, examples of them, and quiet."""
 
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import Dim
 
 from kornia_mvit.export.graph import Deployed
 from kornia_mvit.models.layers import MIN_SIDE
 
-__all__ = ["Size", "check_size", "dynamic_shapes", "example_input"]
+__all__ = ["Size", "check_size", "dynamic_shapes", "example_input", "quiet", "sides"]
 
 Size = str | int | tuple[int, int]
 # Sides of the example that dynamic graphs are traced with: no side, and no map's, is one that makes a special case.
@@ -55,7 +59,26 @@ def example_input(graph: Deployed, size: Size, batch: int = 2) -> Tensor:
 
 def dynamic_shapes(graph: Deployed, size: Size, batch: bool = True) -> list[dict[int, Any]]:
     """Say which dimensions of the input are free, as torch.export takes it."""
+    from torch.export import Dim
+
     free: dict[int, Any] = {0: Dim.DYNAMIC} if batch else {}
     if isinstance(size, str):
         free |= dict.fromkeys((1, 2) if graph.layout == "nhwc" else (2, 3), Dim.DYNAMIC)
     return [free]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what the exporters tell of their progress from the terminal."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

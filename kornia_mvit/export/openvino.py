@@ -1,0 +1,95 @@
+"""OpenVINO, from ONNX. Needs ``kornia-mvit[export]``."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kornia_mvit.export.card import metadata
+from kornia_mvit.export.graph import Suppression, deployable
+from kornia_mvit.export.onnx import to_onnx
+from kornia_mvit.export.tracing import Size
+from kornia_mvit.weights.cards import Model
+
+__all__ = ["load_openvino", "to_openvino"]
+
+
+def to_openvino(
+    model: Model,
+    path: str | Path,
+    *,
+    size: Size = "dynamic",
+    with_preprocess: bool = False,
+    with_decode: bool = False,
+    layout: str = "nchw",
+    nms: bool | Suppression = False,
+    fp16: bool = False,
+) -> Path:
+    """Write a model as OpenVINO's intermediate representation: an ``.xml`` file, and its weights in a ``.bin``.
+
+    Args:
+        model: what is written; left as it is.
+        path: the ``.xml`` file.
+        size: see :func:`~kornia_mvit.export.to_onnx`.
+        with_preprocess: see :func:`~kornia_mvit.export.deployable`.
+        with_decode: see :func:`~kornia_mvit.export.deployable`.
+        layout: see :func:`~kornia_mvit.export.deployable`.
+        nms: see :func:`~kornia_mvit.export.deployable`.
+        fp16: keep the weights in half precision, half the file; the device computes as it likes best.
+
+    Returns:
+        The path. What :func:`~kornia_mvit.export.metadata` tells is in the file's ``rt_info``, under ``kornia_mvit``.
+
+    Raises:
+        ImportError: where openvino, onnx or onnxscript is missing.
+        ValueError: for a path of another ending, and as :func:`~kornia_mvit.export.to_onnx` says.
+    """
+    openvino = _import()
+    path = Path(path)
+    if path.suffix != ".xml":
+        raise ValueError(f"{path} does not end in .xml, as the files of OpenVINO do")
+    arguments: dict[str, Any] = {"with_preprocess": with_preprocess, "with_decode": with_decode, "layout": layout}
+    arguments["nms"] = nms
+    with tempfile.TemporaryDirectory() as folder:
+        written = openvino.convert_model(to_onnx(model, Path(folder) / "model.onnx", size=size, **arguments))
+    for name, text in metadata(model, deployable(model, **arguments)).items():
+        written.set_rt_info(text, ["kornia_mvit", name])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    openvino.save_model(written, path, compress_to_fp16=fp16)
+    return path
+
+
+def load_openvino(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Give a function that runs an OpenVINO file on the CPU, in float32.
+
+    Args:
+        path: the ``.xml`` file.
+        threads: how many; as many as PyTorch has when None.
+
+    Raises:
+        ImportError: where openvino is missing.
+    """
+    openvino = _import()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+
+    def run(image: Tensor) -> tuple[Tensor, ...]:
+        outputs = compiled([image.contiguous().numpy()])
+        return tuple(torch.from_numpy(outputs[port].copy()) for port in compiled.outputs)
+
+    return run
+
+
+def _import() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError("OpenVINO's files need openvino; install kornia-mvit[export]") from error
+    return openvino

@@ -1,0 +1,71 @@
+"""A program of torch.export: PyTorch's own format, which runs without the code that built it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kornia_mvit.export.card import metadata
+from kornia_mvit.export.graph import deployable
+from kornia_mvit.export.tracing import Size, check_size, dynamic_shapes, example_input, quiet
+from kornia_mvit.weights.cards import Model
+
+__all__ = ["load_torchexport", "to_torchexport"]
+
+_METADATA = "kornia_mvit.json"
+
+
+def to_torchexport(
+    model: Model,
+    path: str | Path,
+    *,
+    size: Size = "dynamic",
+    with_preprocess: bool = False,
+    with_decode: bool = False,
+    layout: str = "nchw",
+    fp16: bool = False,
+) -> Path:
+    """Write a model as a ``.pt2`` file, for :func:`torch.export.load`.
+
+    Args:
+        model: what is written; left as it is.
+        path: the file.
+        size: see :func:`~kornia_mvit.export.to_onnx`.
+        with_preprocess: see :func:`~kornia_mvit.export.deployable`.
+        with_decode: see :func:`~kornia_mvit.export.deployable`.
+        layout: see :func:`~kornia_mvit.export.deployable`.
+        fp16: keep weights and compute in half precision, half the file; what goes in and out stays as it is.
+
+    Returns:
+        The path. What :func:`~kornia_mvit.export.metadata` tells is in the file's extra file ``kornia_mvit.json``.
+
+    Raises:
+        ValueError: for a path of another ending, for sizes that the network does not take, and as
+            :func:`~kornia_mvit.export.deployable` says.
+    """
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise ValueError(f"{path} does not end in .pt2, as the files of torch.export do")
+    dtype = torch.float16 if fp16 else torch.float32
+    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, dtype=dtype)
+    check_size(graph, size)
+    with quiet(), torch.no_grad():
+        program = torch.export.export(graph, (example_input(graph, size),), dynamic_shapes=dynamic_shapes(graph, size))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.export.save(program, path, extra_files={_METADATA: json.dumps(metadata(model, graph))})
+    return path
+
+
+def load_torchexport(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """Give a function that runs a ``.pt2`` file."""
+    with quiet():
+        run = torch.export.load(path).module()
+
+    def call(image: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            out = run(image)
+        return tuple(out) if isinstance(out, tuple | list) else (out,)
+
+    return call
