@@ -5,7 +5,10 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -48,26 +51,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build(checkpoints: Sequence[str], out: Path) -> None:
-    """Write the page, its runtime and the models into a folder, which is emptied first.
+    """Write the page, its runtime and the models into a folder, in place of what an earlier build wrote there.
 
     Raises:
         BuildError: for two models of one task, one that the page has no mode for, or a folder that holds other things.
     """
-    runtime = fetch(HERE) / "onnxruntime-web"
-    if out.exists() and any(out.iterdir()) and not (out / "models.json").exists():
+    sources = [_open(checkpoint) for checkpoint in checkpoints] or [_make_random(task) for task in TASKS]
+    for first, second in combinations(sources, 2):
+        if first.task == second.task:
+            raise BuildError(f"{first.name} and {second.name} are both for {first.task}; give one for each task")
+    if out.exists() and not (out.is_dir() and ((out / "models.json").exists() or not any(out.iterdir()))):
         raise BuildError(f"{out} holds other files; give --out a new folder")
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(PAGE, out)
-    (out / "ort").mkdir()
-    for name in RUNTIME:
-        shutil.copy(runtime / "dist" / name, out / "ort")
-    version = json.loads((runtime / "package.json").read_text(encoding="utf-8"))["version"]
-    entries = [_add(checkpoint, out) for checkpoint in checkpoints] or [_add_random(task, out) for task in TASKS]
-    if len({entry["task"] for entry in entries}) < len(entries):
-        raise BuildError(f"two models are for {entries[0]['task']}; the page takes one for each of {', '.join(TASKS)}")
-    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()} - {"index.html", "sw.js"}
-    listed = {"runtime": f"onnxruntime-web {version}", "models": entries, "files": sorted(files)}
-    (out / "models.json").write_text(json.dumps(listed, ensure_ascii=False, indent=1), encoding="utf-8")
+    runtime = fetch(HERE) / "onnxruntime-web"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        folder = shutil.copytree(PAGE, Path(scratch) / "page")
+        (folder / "ort").mkdir()
+        for name in RUNTIME:
+            shutil.copy(runtime / "dist" / name, folder / "ort")
+        entries = [source.write(folder) for source in sources]
+        version = json.loads((runtime / "package.json").read_text(encoding="utf-8"))["version"]
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        listed = {
+            "runtime": f"onnxruntime-web {version}",
+            "models": entries,
+            "files": sorted(files - {"index.html", "sw.js"}),
+        }
+        (folder / "models.json").write_text(json.dumps(listed, ensure_ascii=False, indent=1), encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        folder.rename(out)
     for entry in entries:
         print(f"{entry['task']:<15} {entry['title']}, {entry['count']} classes, {entry['bytes'] / 1e6:.1f} MB")
         if entry["note"]:
@@ -105,75 +117,102 @@ def fetch(folder: Path) -> Path:
 # ------------------------------------------------------------------------------------------------------------ models
 
 
-def _add(checkpoint: str, out: Path) -> dict[str, Any]:
-    """Put a model beside the page and describe it."""
+@dataclass(frozen=True)
+class Source:
+    """Where a model of the page comes from: a model to export, or an ONNX file."""
+
+    name: str
+    task: str
+    model: Model | None = None
+    path: Path | None = None
+    note: str = ""
+
+    def write(self, folder: Path) -> dict[str, Any]:
+        """Put the ONNX file into the page's folder and describe it by its own metadata."""
+        target = folder / f"{self.task}.onnx"
+        if self.model is None:
+            shutil.copy(self.path or "", target)
+        else:
+            from kornia_mvit.export import to_onnx
+
+            to_onnx(self.model.eval(), target, with_preprocess=True, with_decode=True, layout="nhwc")
+        return _describe(target) | {"note": self.note}
+
+
+def _open(checkpoint: str) -> Source:
+    """Read a checkpoint, or see what an ONNX file says of itself.
+
+    Raises:
+        BuildError: if it is for another task, or does not lead from images as browsers have them to an answer.
+    """
     if checkpoint.endswith(".onnx"):
-        if not Path(checkpoint).is_file():
-            raise BuildError(f"no such file: {checkpoint}")
-        return _place(Path(checkpoint), out)
-    return _export(from_pretrained(checkpoint), out, checkpoint)
+        path = Path(checkpoint)
+        if not path.is_file():
+            raise BuildError(f"no such file: {path}")
+        known = _metadata(path)
+        _check_task(checkpoint, known.get("task"))
+        graph = json.loads(known.get("graph", "{}"))
+        if not (graph.get("with_preprocess") and graph.get("with_decode") and graph.get("layout") == "nhwc"):
+            raise BuildError(
+                f"{checkpoint} does not take images as browsers have them; "
+                "export it with with_preprocess=True, with_decode=True and layout='nhwc'"
+            )
+        return Source(checkpoint, known["task"], path=path)
+    model = from_pretrained(checkpoint)
+    task = _check_task(checkpoint, task_of(model))
+    if model.preprocess is None:
+        raise BuildError(
+            f"{checkpoint} does not say how images are preprocessed; set model.preprocess and save it again"
+        )
+    return Source(checkpoint, task, model)
 
 
-def _add_random(task: str, out: Path) -> dict[str, Any]:
-    """Put a network of random weights beside the page and describe it."""
+def _check_task(name: str, task: str | None) -> str:
+    if task not in TASKS:
+        raise BuildError(
+            f"{name} is for {task or 'nothing that it names'}; the page has modes for {' and '.join(TASKS)}"
+        )
+    return task
+
+
+def _make_random(task: str) -> Source:
+    """Make a network of random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        model: Model
         if task == "classification":
-            model: Model = kornia_mvit.MobileViTClassifier("xxs", num_classes=5)
+            model = kornia_mvit.MobileViTClassifier("xxs", num_classes=5)
             model.preprocess = kornia_mvit.Preprocess(size=288, crop=256)
         else:
             model = kornia_mvit.DeepLabV3("xxs", num_classes=5)
             model.preprocess = kornia_mvit.Preprocess(size=(256, 256))
-    return _export(model, out, f"random weights for {task}") | {"note": RANDOM}
+    return Source("random weights", task, model, note=RANDOM)
 
 
-def _export(model: Model, out: Path, name: str) -> dict[str, Any]:
-    from kornia_mvit.export import to_onnx
-
-    if task_of(model) not in TASKS:
-        raise BuildError(f"{name} is for {task_of(model)}; the page has modes for {' and '.join(TASKS)}")
-    path = out / f"{task_of(model)}.onnx"
-    to_onnx(model.eval(), path, with_preprocess=True, with_decode=True, layout="nhwc")
-    return _place(path, out)
-
-
-def _place(path: Path, out: Path) -> dict[str, Any]:
-    """Copy an ONNX file to the page unless it is there, and describe it by its own metadata.
-
-    Raises:
-        BuildError: if it is for another task, or does not take 8-bit images whose channels come last to an answer.
-    """
-    import onnx
-
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError("reading ONNX files needs onnx; install kornia-mvit[export]") from error
     model = onnx.load(path, load_external_data=False)
-    known = {entry.key: entry.value for entry in model.metadata_props}
-    task = known.get("task", "")
-    if task not in TASKS:
-        raise BuildError(
-            f"{path} is for {task or 'nothing that it names'}; the page has modes for {' and '.join(TASKS)}"
-        )
-    graph = json.loads(known.get("graph", "{}"))
-    if not (graph.get("with_preprocess") and graph.get("with_decode") and graph.get("layout") == "nhwc"):
-        raise BuildError(
-            f"{path} does not take images as browsers have them; "
-            "export it with with_preprocess=True, with_decode=True and layout='nhwc'"
-        )
-    target = out / f"{task}.onnx"
-    if path.resolve() != target.resolve():
-        shutil.copy(path, target)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    """Say what the page has to know of an ONNX file, by the file's metadata."""
+    known = _metadata(path)
     count = int(known["num_classes"])
     entry = {
-        "task": task,
-        "file": target.name,
-        "bytes": target.stat().st_size,
-        "title": TASKS[task],
+        "task": known["task"],
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "title": TASKS[known["task"]],
         "count": count,
         "classes": json.loads(known.get("class_names", "null")) or [str(k) for k in range(count)],
         "preprocess": json.loads(known["preprocess"]),
         "version": known["version"],
-        "note": "",
     }
-    if task == "segmentation":
+    if known["task"] == "segmentation":
         entry["colours"] = _colours(count, json.loads(known.get("class_colours", "null")))
     return entry
 
