@@ -208,7 +208,7 @@ def _describe(path: Path) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "title": TASKS[known["task"]],
         "count": count,
-        "classes": json.loads(known.get("class_names", "null")) or [str(k) for k in range(count)],
+        "classes": json.loads(known.get("class_names", "null")) or [f"class {k}" for k in range(count)],
         "preprocess": json.loads(known["preprocess"]),
         "version": known["version"],
     }

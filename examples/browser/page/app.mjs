@@ -1,7 +1,8 @@
 // The page: takes pictures in, asks worker.mjs, and shows what it answers.
 
 const LONGEST = { classification: 2048, segmentation: 640 }; // pixels; larger pictures would take the memory of phones
-const CAMERA_LONGEST = 640;
+const LONGEST_AS_IT_IS = 384; // where nothing scales pictures down before the network
+const LONGEST_OF_CAMERA = 640;
 const TOP = 5;
 const RECENT = 15; // runs of the camera whose median is told
 
@@ -143,9 +144,14 @@ async function takeFile(file) {
   }
 }
 
+/** The longer side of the largest picture that the network of the task is given. */
+function longest() {
+  return models[task].preprocess.size === null ? LONGEST_AS_IT_IS : LONGEST[task];
+}
+
 /** Draw an image over white, no longer than asked for, and give its pixels. */
-function draw(image, width, height, longest) {
-  const scale = Math.min(1, longest / Math.max(width, height));
+function draw(image, width, height, most) {
+  const scale = Math.min(1, most / Math.max(width, height));
   picture.width = Math.max(1, Math.round(width * scale));
   picture.height = Math.max(1, Math.round(height * scale));
   pen.fillStyle = "white";
@@ -158,7 +164,7 @@ function draw(image, width, height, longest) {
 }
 
 async function showPicture(image, name) {
-  const pixels = draw(image, image.width, image.height, LONGEST[task]);
+  const pixels = draw(image, image.width, image.height, longest());
   picture.setAttribute("aria-label", `The picture ${name}`);
   const whole = `${image.width} × ${image.height} pixels`;
   const scaled = image.width === picture.width && image.height === picture.height;
@@ -234,7 +240,7 @@ async function watch(opened) {
   };
   let [recent, seen] = [[], task];
   while (stream === opened) {
-    const pixels = draw(video, video.videoWidth, video.videoHeight, CAMERA_LONGEST);
+    const pixels = draw(video, video.videoWidth, video.videoHeight, Math.min(longest(), LONGEST_OF_CAMERA));
     const milliseconds = await look(pixels);
     if (task !== seen) [recent, seen] = [[], task];
     else if (milliseconds !== null) {
