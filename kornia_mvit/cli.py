@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from kornia_mvit import MobileViT, MobileViTClassifier, Preprocess, __version__
+from kornia_mvit.export_cli import add_arguments as add_export_arguments
+from kornia_mvit.export_cli import run as run_export
 from kornia_mvit.fit_cli import COMMANDS, build_cli, run_command
 from kornia_mvit.predict import add_arguments as add_predict_arguments
 from kornia_mvit.predict import run as run_predict
@@ -70,6 +72,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_predict_arguments(predict)
     predict.set_defaults(run=run_predict)
+
+    export = commands.add_parser(
+        "export",
+        help="write a model as a file for phones, browsers or servers",
+        description="Write a checkpoint's model as a file for a phone, a browser or a server, and compare the two: "
+        "what they give, how large and how fast they are. Needs kornia-mvit[export].",
+    )
+    add_export_arguments(export)
+    export.set_defaults(run=run_export)
 
     demo = commands.add_parser(
         "demo",

@@ -392,7 +392,8 @@ def _for_inference(model: Model, dtype: torch.dtype, fused: bool) -> Model:
     if isinstance(model, DeepLabV3):
         model.aux_head = None
     model.set_gradient_checkpointing(False)
-    return model.cpu().to(dtype)
+    # what writes files takes weights in their plain order alone
+    return model.to("cpu", dtype).to(memory_format=torch.contiguous_format)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -28,6 +28,7 @@ def to_onnx(
     layout: str = "nchw",
     nms: bool | Suppression = False,
     fp16: bool = False,
+    resample: str = "native",
 ) -> Path:
     """Write a model as an ONNX file, of images of any size and any number unless told otherwise.
 
@@ -40,6 +41,7 @@ def to_onnx(
         layout: see :func:`~kornia_mvit.export.deployable`.
         nms: see :func:`~kornia_mvit.export.deployable`.
         fp16: keep weights and compute in half precision, half the file; what goes in and out stays as it is.
+        resample: see :class:`~kornia_mvit.export.DeployPreprocess`.
 
     Returns:
         The path. Class names, preprocessing, task and version are in the file's metadata, see
@@ -60,6 +62,7 @@ def to_onnx(
         with_decode=with_decode,
         layout=layout,
         nms=nms,
+        resample=resample,
         dtype=torch.float16 if fp16 else torch.float32,
     )
     check_size(graph, size)

@@ -54,7 +54,9 @@ def to_openvino(
     arguments: dict[str, Any] = {"with_preprocess": with_preprocess, "with_decode": with_decode, "layout": layout}
     arguments["nms"] = nms
     with tempfile.TemporaryDirectory() as folder:
-        written = openvino.convert_model(to_onnx(model, Path(folder) / "model.onnx", size=size, **arguments))
+        # OpenVINO 2026.4 reads ONNX's antialiased resize as another one
+        file = to_onnx(model, Path(folder) / "model.onnx", size=size, resample="matmul", **arguments)
+        written = openvino.convert_model(file)
     for name, text in metadata(model, deployable(model, **arguments)).items():
         written.set_rt_info(text, ["kornia_mvit", name])
     path.parent.mkdir(parents=True, exist_ok=True)
