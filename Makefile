@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+PORT ?= 8000
 
 COMMA := ,
 BIN := $(VENV)/bin
@@ -11,9 +12,10 @@ TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 DEMO_READY := $(VENV)/.kornia-mvit-demo
+EXPORT_READY := $(VENV)/.kornia-mvit-export
 TEST_READY := $(VENV)/.kornia-mvit-test
 
-.PHONY: help demo test test-long test-install bench lint clean
+.PHONY: help demo browser-demo test test-long test-install bench lint clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
@@ -23,11 +25,15 @@ help:  ## show this list
 demo: $(DEMO_READY)  ## train xxs on handwritten digits and show what it learned
 	$(BIN)/kornia-mvit demo $(ARGS)
 
+browser-demo: $(EXPORT_READY)  ## build examples/browser and serve it here; ARGS= names checkpoints, PORT= the port
+	$(BIN)/python examples/browser/build.py $(ARGS)
+	$(BIN)/python examples/browser/serve.py --port $(PORT)
+
 test: compiler lint  ## lint, then every test that takes seconds
 	$(PYTEST) -n 2 $(ARGS)
 
 test-long: compiler $(TEST_READY)  ## the tests that take minutes
-	$(PYTEST) -m long $(ARGS)
+	$(PYTEST) -m long -rs $(ARGS)
 
 test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone
 	$(PYTEST) -m install tests/test_install.py $(ARGS)
@@ -48,7 +54,7 @@ lint: $(TEST_READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## remove build outputs and caches; the environment stays
-	rm -rf build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist examples/browser/dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find kornia_mvit tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch.compile builds C++ as the tests run.
@@ -74,6 +80,10 @@ endef
 $(DEMO_READY): $(SOURCES) | $(BIN)/pip
 	$(call install,train)
 	@touch $@
+
+$(EXPORT_READY): $(SOURCES) | $(BIN)/pip
+	$(call install,train$(COMMA)export)
+	@touch $(DEMO_READY) $@
 
 $(TEST_READY): $(SOURCES) | $(BIN)/pip
 	$(call install,train$(COMMA)export$(COMMA)dev)
