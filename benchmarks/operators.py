@@ -29,7 +29,7 @@ def classify(name: str) -> str:
     """The group of an operator."""
     short = name.rpartition("::")[2].lstrip("_")
     for group, parts in GROUPS.items():
-        if any(short == part or (len(part) > 4 and part in short) for part in parts):
+        if any(short == part or (len(part) >= 4 and part in short) for part in parts):
             return group
     return "the rest"
 

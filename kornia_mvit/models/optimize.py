@@ -111,8 +111,8 @@ def optimize(
     if mode == "eager":
         return Optimized(fused, fused, [*steps, f"left eager, as asked, on {device}"], {})
 
-    settings = _settings(device, mode)
-    how = ", ".join(f"{key} {value}" for key, value in settings.items()) or "inductor"
+    settings = _settings(device, mode, dynamic)
+    how = ", ".join(("inductor", *settings.get("options", ()), *filter(None, [settings.get("mode")])))
     compiled = torch.compile(fused, dynamic=dynamic, **settings)
     contestants: dict[str, Callable[[Tensor], Any]] = {"eager": fused, "compiled": compiled}
     if (size := _slice_size(fused, image)) and mode == "auto" and not dynamic:
@@ -182,12 +182,15 @@ def has_bfloat16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def _settings(device: torch.device, mode: str) -> dict[str, Any]:
+def _settings(device: torch.device, mode: str, dynamic: bool) -> dict[str, Any]:
     """What torch.compile is told beside the model."""
     if mode == "reduce-overhead":
         return {"mode": "reduce-overhead"}
-    # weights are constants, which lets inductor lay them out for the CPU's kernels beforehand
-    return {"options": {"freezing": True}} if device.type == "cpu" else {}
+    if device.type != "cpu":
+        return {}
+    # Weights are constants, which lets inductor lay them out for the CPU's kernels beforehand. For fixed sizes, the
+    # calls between kernels are compiled too: they weigh a few per cent where images are small.
+    return {"options": {"freezing": True} if dynamic else {"freezing": True, "cpp_wrapper": True}}
 
 
 def _prepare(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite, fuse
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite, fuse, load_checkpoint
 from kornia_mvit.models.fuse import FusedConv2d
 from kornia_mvit.models.layers import ConvNormAct, DropPath
 from kornia_mvit.models.mobilevit import MobileViTConfig, Stage
@@ -24,6 +24,7 @@ from tests.models.networks import (
     randomize,
 )
 from tests.tester import GraphCounter
+from tests.weights.peers import PEERS, randomise, run
 
 MODELS = {
     "classifier": lambda: MobileViTClassifier("xxs", 10, dropout=0.1, head_dropout=0.1, drop_path=0.1),
@@ -182,9 +183,17 @@ class TestFuse:
         assert not any("batch_norm" in name or "mkldnn" in name for name in names)
         assert_equal((exported.module()(x),), (model(x),))
 
-    def test_apples_detector(self):
-        from kornia_mvit import load_checkpoint
+    @pytest.mark.parametrize("peer", ["timm", "transformers"])
+    def test_peers(self, peer):
+        """The logits of the peers' own classes, from their weights."""
+        theirs = randomise(PEERS[peer]("xxs"))
+        model = MobileViTClassifier("xxs", 7)
+        load_checkpoint(model, theirs.state_dict())
+        x = torch.rand(2, 3, 256, 256)
+        with torch.inference_mode():
+            assert_equal((fuse(model)(x),), (run(theirs, x),), 1e-4)
 
+    def test_apples_detector(self):
         model = SSDLite("xxs", 81).eval()
         load_checkpoint(model, apple_detector(), layout="apple")
         case = DETECTION["cases"][0]
