@@ -66,5 +66,5 @@ $(DEMO_READY): $(SOURCES) | $(BIN)/pip
 	@touch $@
 
 $(TEST_READY): $(SOURCES) | $(BIN)/pip
-	$(call install,train$(COMMA)dev)
+	$(call install,train$(COMMA)export$(COMMA)dev)
 	@touch $(DEMO_READY) $@
