@@ -113,8 +113,9 @@ class Canvas(nn.Module):
         """Give each pixel of the image its likeliest class: (1, K, h, w) -> (1, H, W)."""
         rows, columns = (_stretch_weights(resized[n], size[n], self.network_size[n], self.max_size[n]) for n in (0, 1))
         labels = (rows @ (logits @ columns.mT)).argmax(1)
-        inside = [torch.arange(self.max_size[n]) < size[n] for n in (0, 1)]
-        return torch.where(inside[0][:, None] & inside[1], labels, -1)
+        for inside in ((torch.arange(self.max_size[0]) < size[0])[:, None], torch.arange(self.max_size[1]) < size[1]):
+            labels = torch.where(inside, labels, -1)
+        return labels
 
     def _locate(
         self, logits: Tensor, deltas: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]

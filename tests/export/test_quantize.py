@@ -101,6 +101,7 @@ class TestQuantizeOnnx:
 
 
 class TestQuantizeExecutorch:
+    @pytest.mark.long
     def test_smoke(self, tmp_path):
         model = network()
         run = load_executorch(quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE))
