@@ -54,24 +54,24 @@ class Canvas(nn.Module):
                 "to one with a height and a width, such as Preprocess(size=(256, 256)), or with a crop"
                 + (" (a crop does not count for segmentation)" if graph.task == "segmentation" else "")
             )
-        self.graph, self.max_size = graph, max_size
+        self.deployed, self.max_size = graph, max_size
         self.record, self.network_size = record, record.output_size
         self.input_names = [*graph.input_names, "size"]
         self.output_names = graph.output_names
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Prepare, predict and decode."""
-        if self.graph.layout == "nhwc":
+        if self.deployed.layout == "nhwc":
             image = image.permute(0, 3, 1, 2)
         height, width = size[0:1], size[1:2]
         resized = self._resized(height, width)
         x = self._prepare(image.to(torch.float32) / 255.0, (height, width), resized)
-        out = self.graph.predict(x)
-        if not self.graph.with_decode:
+        out = self.deployed.predict(x)
+        if not self.deployed.with_decode:
             return out  # type: ignore[no-any-return]
-        if self.graph.task == "classification":
+        if self.deployed.task == "classification":
             return out.softmax(-1)  # type: ignore[no-any-return]
-        if self.graph.task == "segmentation":
+        if self.deployed.task == "segmentation":
             return self._label(out, (height, width), resized)
         return self._locate(*out, (height, width), resized)
 
@@ -98,13 +98,13 @@ class Canvas(nn.Module):
         return top, left  # type: ignore[return-value]
 
     def _prepare(self, image: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
-        assert self.graph.prepare is not None
+        assert self.deployed.prepare is not None
         rows, columns = (
             _resize_weights(size[n], resized[n], self._window(resized)[n], self.network_size[n], self.max_size[n], kind)
             for n, kind in enumerate((self.record.interpolation,) * 2)
         )
         x = self._clip(rows @ self._clip(image @ columns.mT))
-        return self.graph.prepare.values(x)
+        return self.deployed.prepare.values(x)
 
     def _clip(self, x: Tensor) -> Tensor:
         return x.clamp(0.0, 1.0) if self.record.interpolation == "bicubic" else x
@@ -113,15 +113,16 @@ class Canvas(nn.Module):
         """Give each pixel of the image its likeliest class: (1, K, h, w) -> (1, H, W)."""
         rows, columns = (_stretch_weights(resized[n], size[n], self.network_size[n], self.max_size[n]) for n in (0, 1))
         labels = (rows @ (logits @ columns.mT)).argmax(1)
-        inside = [torch.arange(self.max_size[n]) < size[n] for n in (0, 1)]
-        return torch.where(inside[0][:, None] & inside[1], labels, -1)
+        for inside in ((torch.arange(self.max_size[0]) < size[0])[:, None], torch.arange(self.max_size[1]) < size[1]):
+            labels = torch.where(inside, labels, -1)
+        return labels
 
     def _locate(
         self, logits: Tensor, deltas: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, ...]:
         """Give boxes in pixels of the image, the scores of their likeliest classes, and the classes."""
-        assert isinstance(self.graph.model, SSDLite)
-        boxes, scores = self.graph.model.locate(logits, deltas, self.network_size)
+        assert isinstance(self.deployed.model, SSDLite)
+        boxes, scores = self.deployed.model.locate(logits, deltas, self.network_size)
         top, left = self._window(resized)
         first = torch.cat((left, top, left, top))
         whole = torch.cat((size[1], size[0], size[1], size[0])).to(boxes.dtype)

@@ -85,10 +85,10 @@ class _Named(nn.Module):
 
     def __init__(self, graph: Deployed | Canvas) -> None:
         super().__init__()
-        self.graph = graph
+        self.deployed = graph  # not graph, which is torch.fx's
 
     def forward(self, image: Tensor, size: Tensor | None = None) -> Any:
-        return self.graph(image) if size is None else self.graph(image, size)
+        return self.deployed(image) if size is None else self.deployed(image, size)
 
 
 def _describe(coremltools: Any, package: Any, graph: Deployed | Canvas, about: dict[str, str]) -> Any:

@@ -281,7 +281,7 @@ def _on_canvas(image: Tensor, graph: Canvas) -> tuple[Tensor, Tensor]:
     scale = min(1.0, *(most / side for most, side in zip(graph.max_size, image.shape[-2:], strict=True)))
     if scale < 1:
         image = _sized(image, (int(image.shape[-2] * scale), int(image.shape[-1] * scale)))[0]
-    return lay_on_canvas(image, graph.max_size, graph.graph.layout)
+    return lay_on_canvas(image, graph.max_size, graph.deployed.layout)
 
 
 def _module_of(node: torch.fx.Node) -> str:

@@ -37,7 +37,7 @@ class TestCanvas:
     def test_preprocessing_is_that_of_the_record(self, record):
         graph = Canvas(deployable(network(MobileViTClassifier, record), with_preprocess=True), SIZE)
         seen = []
-        graph.graph.model.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+        graph.deployed.model.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
         for photo in photos():
             graph(*lay_on_canvas(photo, SIZE))
             expected = record.module()(photo[None].float() / 255)
