@@ -229,7 +229,7 @@ def to_float(image: Tensor) -> Tensor:
     return image
 
 
-def round_ratio(number: int, divisor: int) -> int:
+def round_ratio(number: Any, divisor: Any) -> Any:
     """Round a ratio of whole numbers as :func:`round` does, halves to even, for numbers of a traced graph too.
 
     Example:

@@ -8,6 +8,8 @@ Shapes are written with B batch, H W the canvas's height and width, h w those of
 A anchors.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -66,14 +68,15 @@ class Canvas(nn.Module):
         height, width = size[0:1], size[1:2]
         resized = self._resized(height, width)
         x = self._prepare(image.to(torch.float32) / 255.0, (height, width), resized)
-        out = self.deployed.predict(x)
+        out: Any = self.deployed.predict(x)
         if not self.deployed.with_decode:
             return out  # type: ignore[no-any-return]
         if self.deployed.task == "classification":
             return out.softmax(-1)  # type: ignore[no-any-return]
         if self.deployed.task == "segmentation":
             return self._label(out, (height, width), resized)
-        return self._locate(*out, (height, width), resized)
+        logits, deltas = out
+        return self._locate(logits, deltas, (height, width), resized)
 
     def _resized(self, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`Preprocess.resized_size`, of tensors."""
@@ -86,16 +89,16 @@ class Canvas(nn.Module):
         if not self.record.letterbox:
             return torch.ones_like(height) * size[0], torch.ones_like(width) * size[1]
         return (
-            round_ratio(height * size[1], width).clamp(1, size[0]),  # type: ignore[call-overload]  # of tensors
-            round_ratio(width * size[0], height).clamp(1, size[1]),  # type: ignore[call-overload]
+            round_ratio(height * size[1], width).clamp(1, size[0]),
+            round_ratio(width * size[0], height).clamp(1, size[1]),
         )
 
     def _window(self, resized: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Top and left of the network's input in the resized image."""
         if self.record.letterbox or self.record.crop is None:
             return torch.zeros_like(resized[0]), torch.zeros_like(resized[1])
-        top, left = (round_ratio(r - n, 2) for r, n in zip(resized, self.network_size, strict=True))  # type: ignore[arg-type]
-        return top, left  # type: ignore[return-value]
+        top, left = (round_ratio(r - n, 2) for r, n in zip(resized, self.network_size, strict=True))
+        return top, left
 
     def _prepare(self, image: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
         assert self.deployed.prepare is not None

@@ -60,9 +60,11 @@ def _inputs(model: Model, images: Iterable[Tensor], size: Size) -> Iterator[Tens
 
 def _layers(model: nn.Module) -> dict[str, tuple[nn.Conv2d | nn.Linear, nn.Module]]:
     """The layers with weights by name, each with the module whose output is the layer's: its normalisation, if any."""
-    outputs = {module.conv: module.norm for module in model.modules() if isinstance(module, ConvNormAct)}
+    outputs: dict[nn.Module, nn.Module] = {
+        module.conv: module.norm for module in model.modules() if isinstance(module, ConvNormAct)
+    }
     return {
-        name: (module, outputs.get(module, module))  # type: ignore[call-overload]
+        name: (module, outputs.get(module, module))
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
@@ -87,7 +89,7 @@ def _execution_order(model: nn.Module, x: Tensor) -> list[str]:
     """The layers with weights in the order in which they run."""
     order: list[str] = []
     hooks = [
-        layer.register_forward_hook(lambda _, __, ___, name=name: order.append(name))  # type: ignore[misc]
+        layer.register_forward_hook(lambda _, __, ___, name=name: order.append(name))
         for name, (layer, _) in _layers(model).items()
     ]
     with torch.no_grad():
@@ -377,8 +379,8 @@ def _ranges(
 
     hooks: list[Any] = []
     for name, (layer, output) in layers.items():
-        hooks.append(layer.register_forward_pre_hook(lambda _, x, name=name: widen((name, 0), x[0])))  # type: ignore[misc]
-        hooks.append(output.register_forward_hook(lambda _, __, y, name=name: widen((name, 1), y)))  # type: ignore[misc]
+        hooks.append(layer.register_forward_pre_hook(lambda _, x, name=name: widen((name, 0), x[0])))
+        hooks.append(output.register_forward_hook(lambda _, __, y, name=name: widen((name, 1), y)))
     for x in inputs:
         model(x)
     for hook in hooks:
