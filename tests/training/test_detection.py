@@ -174,7 +174,12 @@ class TestDetectionTask:
             task.log = log
         for one, other in zip(together, alone, strict=True):
             torch.testing.assert_close(one["scores"], other["scores"], atol=1e-4, rtol=1e-4)
-            torch.testing.assert_close(one["boxes"], other["boxes"], atol=1e-2, rtol=1e-3)
+            # scores that are equal but for rounding may change places, and their boxes with them
+            apart = (one["boxes"][:, None] - other["boxes"]).abs().amax(-1)
+            apart = apart.where((one["scores"][:, None] - other["scores"]).abs() < 1e-4, torch.inf)
+            apart = apart.where(one["labels"][:, None] == other["labels"], torch.inf)
+            assert apart.amin(0).max() < 1e-2
+            assert apart.amin(1).max() < 1e-2
 
     def test_tta(self):
         torch.manual_seed(0)
