@@ -317,7 +317,7 @@ def _input(picture: Tensor, model: Model, options: dict[str, Any], form: Format)
     size = options["size"]
     if not options["with_preprocess"]:
         record = model.preprocess or Preprocess(256, crop=256)
-        image = record.module()(picture)
+        image: Tensor = record.module()(picture)
         if not isinstance(size, str) and tuple(image.shape[-2:]) != tuple(size):
             image = Preprocess(size).module()(image)
         return image[None]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -87,13 +87,11 @@ class Preprocess:
         # in whole numbers and without a branch, so that a graph that is traced for all sizes has it too
         if self.letterbox:
             full = _pair(self.size)
-            return (
-                torch.sym_min(full[0], torch.sym_max(1, round_ratio(height * full[1], width))),
-                torch.sym_min(full[1], torch.sym_max(1, round_ratio(width * full[0], height))),
-            )
+            fitted = round_ratio(height * full[1], width), round_ratio(width * full[0], height)
+            return _least(full[0], torch.sym_max(1, fitted[0])), _least(full[1], torch.sym_max(1, fitted[1]))
         if isinstance(self.size, tuple):
             return self.size
-        short = torch.sym_min(height, width)
+        short = _least(height, width)
         return self.size * height // short, self.size * width // short
 
     def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -239,6 +237,11 @@ def round_ratio(number: int, divisor: int) -> int:
         [0, 0, 1, 2, 2, 2]
     """
     return (2 * number + divisor - 1 + number // divisor % 2) // (2 * divisor)
+
+
+def _least(one: Any, other: Any) -> int:
+    """Give the smaller of two whole numbers, which may be those of a traced graph."""
+    return cast(int, torch.sym_min(one, other))
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -241,7 +241,8 @@ class Deployed(nn.Module):
         if self.prepare is not None:
             boxes = self._back(boxes, self.prepare, image)
         if self.suppress is not None:
-            return self.suppress(boxes, scores)
+            found: tuple[Tensor, ...] = self.suppress(boxes, scores)
+            return found
         best, labels = scores.max(-1)
         return boxes, best, labels
 

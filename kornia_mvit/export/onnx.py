@@ -99,7 +99,7 @@ def _translations() -> dict[Any, Any]:
     """Say how operators of this package are written."""
     import onnxscript
 
-    op = onnxscript.opset20
+    op: Any = onnxscript.opset20  # its types are those of values, and these are names of such
 
     def suppress(boxes: Any, scores: Any, max_detections: int, iou_threshold: float, score_threshold: float) -> Any:
         rows = op.NonMaxSuppression(
