@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kornia_mvit.export.card import metadata
+    from kornia_mvit.export.coreml import to_coreml
+    from kornia_mvit.export.executorch import load_executorch, to_executorch
     from kornia_mvit.export.graph import Deployed, DeployPreprocess, Suppression, deployable
     from kornia_mvit.export.onnx import load_onnx, to_onnx
     from kornia_mvit.export.openvino import load_openvino, to_openvino
+    from kornia_mvit.export.quantize import quantize_executorch, quantize_onnx
     from kornia_mvit.export.report import Comparison, Row, Table, compare, file_size, time_in_turn
     from kornia_mvit.export.torchexport import load_torchexport, to_torchexport
 
@@ -28,11 +31,16 @@ __all__ = [
     "compare",
     "deployable",
     "file_size",
+    "load_executorch",
     "load_onnx",
     "load_openvino",
     "load_torchexport",
     "metadata",
+    "quantize_executorch",
+    "quantize_onnx",
     "time_in_turn",
+    "to_coreml",
+    "to_executorch",
     "to_onnx",
     "to_openvino",
     "to_torchexport",

@@ -117,7 +117,7 @@ class Canvas(nn.Module):
         rows, columns = (_stretch_weights(resized[n], size[n], self.network_size[n], self.max_size[n]) for n in (0, 1))
         labels = (rows @ (logits @ columns.mT)).argmax(1)
         for inside in ((torch.arange(self.max_size[0]) < size[0])[:, None], torch.arange(self.max_size[1]) < size[1]):
-            labels = torch.where(inside, labels, -1)
+            labels = torch.where(inside, labels, torch.full_like(labels, -1))  # coremltools takes no number here
         return labels
 
     def _locate(
