@@ -56,9 +56,9 @@ class TestToExecutorch:
 
     @pytest.mark.long
     def test_half_precision(self, tmp_path):
-        model = network("classification")
+        model = network("classification", "xxs")  # in smaller ones, casts outweigh what weights spare
         paths = [to_executorch(model, tmp_path / f"{half}.pte", size=64, fp16=half) for half in (False, True)]
-        assert paths[1].stat().st_size < paths[0].stat().st_size
+        assert paths[1].stat().st_size < 0.8 * paths[0].stat().st_size
         found = compare(load_executorch(paths[1]), model, torch.rand(2, 1, 3, 64, 64))
         assert 1e-5 < found.difference < 2e-2
 
