@@ -16,6 +16,7 @@ from kornia_mvit.weights.cards import Model, task_of
 __all__ = ["FORMATS", "add_arguments", "run"]
 
 _PICTURES = 8  # images that files are compared on, unless told otherwise
+DRAWN = "shapes"  # in place of a folder of calibration images
 _ROUNDS = 10  # runs of each that are timed
 
 
@@ -91,7 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     small = parser.add_argument_group("size and speed")
     small.add_argument("--fp16", action="store_true", help="weights in half precision")
     small.add_argument("--int8", action="store_true", help="quantise (onnx, executorch); needs --calibration")
-    small.add_argument("--calibration", metavar="DIR", help="images like those to come, a hundred or so")
+    small.add_argument(
+        "--calibration",
+        metavar="DIR",
+        help="images like those to come, a hundred or so; or 'shapes': drawn ones, where there are no others",
+    )
     report = parser.add_argument_group("report")
     report.add_argument("--images", metavar="DIR", help=f"images to compare on, the first {_PICTURES} (default: noise)")
     report.add_argument(
@@ -246,9 +251,14 @@ def _describe(options: dict[str, Any]) -> str:
 
 
 def _read(folder: str, most: int | None = None) -> Iterator[Tensor]:
-    """Read the images of a folder, evenly spread where there are more than are wanted."""
+    """Read the images of a folder, evenly spread where there are more than are wanted; or draw some."""
     from kornia_mvit.data.datasets import find_images, read_image
+    from kornia_mvit.data.synthetic import Shapes
 
+    if folder == DRAWN and not Path(folder).exists():
+        for number in range(min(64, most or 64)):
+            yield Shapes(64, (256, 320))[number]["image"]
+        return
     files = find_images(Path(folder))
     step = 1 if most is None else max(1, len(files) // most)
     for file in files[::step][:most]:
