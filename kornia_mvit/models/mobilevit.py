@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.models.exporting import ExportableModule
 from kornia_mvit.models.layers import ConvNormAct, DropPath, InvertedResidual, check_image, init_weights, recompute
+from kornia_mvit.models.slicing import join, slice_size, split
 from kornia_mvit.models.tracing import fold_dynamic, is_static, is_traced, resize, unfold_dynamic
 
 __all__ = ["VARIANTS", "MobileViT", "MobileViTClassifier", "MobileViTConfig", "Stage", "fold", "unfold"]
@@ -109,8 +110,6 @@ _APPLE = {
         head_channels=640,
     ),
 }
-_SLICE_BYTES = 4 * 2**20  # of the largest map, for a thread: what second-level caches and their neighbours hold
-
 VARIANTS = {"apple": _APPLE, "kornia": {mode: _kornia(config) for mode, config in _APPLE.items()}}
 
 
@@ -358,7 +357,7 @@ class MobileViT(nn.Module):
             stages.append(nn.Sequential(*layers))
             strides.append(strides[-1] * stride)
         self.stages = nn.ModuleList(stages)
-        # the stages before the first transformer, and the channels of their widest map for a pixel of the image
+        # the stages before the first transformer, and the channels of their largest map for a pixel of the image
         self._early = next((i for i, stage in enumerate(config.stages) if stage.depth), len(stages))
         widths = [config.stem, *(stage.channels for stage in config.stages)]
         self._early_width = max(config.expand * widths[i] / strides[i] ** 2 for i in range(max(1, self._early)))
@@ -397,16 +396,13 @@ class MobileViT(nn.Module):
         if x.device.type == "cpu" and not is_traced():  # whose convolutions are faster so
             x = x.contiguous(memory_format=torch.channels_last)
         early = min(self._early, max(wanted) + 1)
-        size = self._slice_size(x)
-        slices = torch.split(x, size) if size and early else (x,)
-        parts = [self._run_stages(self.stem(part), range(early), wanted | {early - 1}) for part in slices]
-        maps = {i: torch.cat([part[i] for part in parts]) if len(parts) > 1 else parts[0][i] for i in parts[0]}
-        x = maps[early - 1] if early else self.stem(x)
-        maps |= self._run_stages(x, range(early, max(wanted) + 1), wanted)
+        runs = [self._run_stages(self.stem(part), range(early), wanted) for part in split(x, self.slice_size(x))]
+        maps = {i: join([found[i] for _, found in runs]) for i in runs[0][1]}
+        maps |= self._run_stages(join([last for last, _ in runs]), range(early, max(wanted) + 1), wanted)[1]
         return [maps[i] for i in sorted(wanted)]
 
-    def _run_stages(self, x: Tensor, stages: Iterable[int], wanted: Set[int]) -> dict[int, Tensor]:
-        """Give the wanted stages' maps by number."""
+    def _run_stages(self, x: Tensor, stages: Iterable[int], wanted: Set[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Give the last of some stages' maps, and the wanted ones by number."""
         maps = {}
         for i in stages:
             stage = self.stages[i]
@@ -414,24 +410,11 @@ class MobileViT(nn.Module):
             x = recompute(stage, x) if saving else stage(x)
             if i in wanted:
                 maps[i] = x
-        return maps
+        return x, maps
 
-    def _slice_size(self, x: Tensor) -> int | None:
-        """How many images go through the early stages at a time, so that their large maps stay in the CPU's cache.
-
-        None for all of them, and where it could show: in training, in traced code, and where hooks look on.
-        """
-        if x.device.type != "cpu" or torch.is_grad_enabled() or is_traced():
-            return None
-        image = int(self._early_width * x.shape[-2] * x.shape[-1] * x.element_size())
-        size = max(1, _SLICE_BYTES // image) * torch.get_num_threads()
-        if size >= len(x) or any(
-            module.training or module._forward_hooks or module._forward_pre_hooks
-            for part in (self.stem, *self.stages[: self._early])
-            for module in part.modules()
-        ):
-            return None
-        return size
+    def slice_size(self, x: Tensor) -> int | None:
+        """How many images go through the early stages at a time; see :func:`kornia_mvit.models.slicing.slice_size`."""
+        return slice_size(x, self._early_width, (self.stem, *self.stages[: self._early]))
 
     def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
         """Keep fewer activations for the backward pass, and compute the others again: less memory, more time.

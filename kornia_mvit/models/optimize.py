@@ -1,7 +1,7 @@
 """What is fastest on the device at hand, found by trying."""
 
+import functools
 import statistics
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from kornia_mvit.models.fuse import FusedConv2d, fuse
 from kornia_mvit.models.mobilevit import MobileViT
+from kornia_mvit.ops.timing import time_in_turn
 
 __all__ = ["Optimized", "optimize"]
 
 MODES = ("auto", "eager", "compile", "reduce-overhead")
-_SECONDS = 2.0  # of trying, for all contestants together, once they are warm
+_ROUNDS, _SECONDS = 200, 2.0  # of trying, for all contestants together, once they are warm
 
 
 class Optimized(nn.Module):
@@ -153,7 +154,7 @@ def _slice_size(model: nn.Module, image: Tensor) -> int | None:
     """How many images fit the CPU's cache, if that is fewer than there are."""
     backbone = next((module for module in model.modules() if isinstance(module, MobileViT)), None)
     with torch.inference_mode():
-        return None if backbone is None else backbone._slice_size(image)
+        return None if backbone is None else backbone.slice_size(image)
 
 
 def _check(model: nn.Module, example: Tensor, mode: str, dtype: torch.dtype | None) -> torch.device:
@@ -208,22 +209,7 @@ def _to_float(y: Any) -> Any:
 
 @torch.inference_mode()
 def _race(contestants: dict[str, Callable[[Tensor], Any]], image: Tensor) -> dict[str, float]:
-    """Median milliseconds of each, in turn."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in contestants.values():
-        for _ in range(2):
-            run(image)
-    end = time.perf_counter() + _SECONDS
-    while time.perf_counter() < end or len(times["eager"]) < 3:
-        for name, run in contestants.items():
-            _wait(image.device)
-            began = time.perf_counter()
-            run(image)
-            _wait(image.device)
-            times[name].append(1e3 * (time.perf_counter() - began))
-    return {name: statistics.median(taken) for name, taken in times.items()}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    """Median milliseconds of each."""
+    runs = {name: functools.partial(run, image) for name, run in contestants.items()}
+    times = time_in_turn(runs, _ROUNDS, seconds=_SECONDS)
+    return {name: 1e3 * statistics.median(taken) for name, taken in times.items()}

@@ -216,7 +216,7 @@ class TestSlices:
 
     @pytest.fixture
     def model(self, monkeypatch):
-        monkeypatch.setattr("kornia_mvit.models.mobilevit._SLICE_BYTES", 1)
+        monkeypatch.setattr("kornia_mvit.models.slicing.SLICE_BYTES", 1)
         return randomize(MobileViT(SMALL)).eval()
 
     @staticmethod
@@ -237,7 +237,7 @@ class TestSlices:
         x = torch.rand(batch, 3, height, width)
         expected = model.forward_features(x)
         with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("kornia_mvit.models.mobilevit._SLICE_BYTES", 1)
+            patch.setattr("kornia_mvit.models.slicing.SLICE_BYTES", 1)
             patch.setattr("torch.get_num_threads", lambda: 2)
             assert_equal((fuse(model) if fused else model).forward_features(x), expected)
 

@@ -346,6 +346,51 @@ class TestMobileViT(BaseTester):
             runs.append([y.detach(), *(p.grad for p in model.parameters()), *model.buffers()])
         assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
+    def test_activation_checkpointing(self):
+        """Gradients and batch statistics to rounding: the normalised map is computed again in another order."""
+        plain = randomize(MobileViT(TINY)).double()
+        saving = copy.deepcopy(plain)
+        saving.set_gradient_checkpointing("activations")
+        x, runs = torch.rand(2, 3, 64, 96).double(), []
+        for model in (plain, saving):
+            image = x.clone().requires_grad_()
+            y = model(image)
+            y.square().sum().backward()
+            runs.append([y.detach(), image.grad, *(p.grad for p in model.parameters()), *model.buffers()])
+        for one, other in zip(*runs, strict=True):
+            self.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+    def test_activation_checkpointing_keeps_less(self):
+        sizes = []
+        for kind in (False, "activations"):
+            model = MobileViT(CONVOLUTIONAL)
+            model.set_gradient_checkpointing(kind)
+            kept: dict[int, int] = {}
+
+            def note(tensor, kept=kept):
+                kept[tensor.data_ptr()] = tensor.numel()
+                return tensor
+
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                y = model(torch.rand(2, 3, 64, 64))
+            sizes.append(sum(kept.values()))
+            del y
+        assert sizes[1] < 0.8 * sizes[0]
+
+    def test_unknown_checkpointing(self):
+        with pytest.raises(ValueError, match="gradient checkpointing 'all' is unknown; give True, False, 'stages'"):
+            MobileViT(TINY).set_gradient_checkpointing("all")
+
+    def test_batch_counts_once(self):
+        """Also where attention begins in the first stage, so that none comes before it."""
+        config = MobileViTConfig(
+            stem=4, expand=1, stages=(Stage(4, stride=2, dim=4, depth=1),), head_channels=4, heads=2
+        )
+        for model in (MobileViT(config), MobileViT(TINY)):
+            model(torch.rand(2, 3, 64, 64))
+            counts = [b for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
+            assert all(count == 1 for count in counts)
+
     def test_gradient_checkpointing_recomputes(self):
         model = MobileViT(TINY)
         calls = []
