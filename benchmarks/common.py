@@ -1,5 +1,6 @@
 """What the benchmarks share: peers with our weights, races in turn, tables, charts and the stamp of a result."""
 
+import argparse
 import copy
 import json
 import math
@@ -7,7 +8,6 @@ import platform
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit import MobileViT, MobileViTClassifier, save_checkpoint
+from kornia_mvit.ops.timing import time_in_turn
 
 Contestants = dict[str, Callable[[], Any]]
 Rows = dict[str, dict[str, float]]
@@ -27,6 +28,17 @@ _WIDTHS = {  # of transformers' configurations
     "xs": ([96, 120, 144], [16, 32, 48, 64, 80, 96, 384], 4.0),
     "s": ([144, 192, 240], [16, 32, 64, 96, 128, 160, 640], 4.0),
 }
+
+
+def add_arguments(parser: argparse.ArgumentParser, seconds: float, repeats: int) -> None:
+    """Add what every race takes."""
+    parser.add_argument("--threads", type=int, default=1, help="0 for all (default 1)")
+    parser.add_argument("--repeats", type=int, default=repeats, help="turns of a race at most")
+    text = "of a race, after which it ends (3 turns at least)"
+    parser.add_argument("--seconds", type=float, default=seconds, help=text)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path)
 
 
 def setup(threads: int) -> None:
@@ -129,26 +141,7 @@ def check_equal(name: str, output: Tensor, expected: Tensor, tolerance: float = 
 
 def race(contestants: Contestants, repeats: int, seconds: float = math.inf) -> dict[str, list[float]]:
     """Time contestants in turn, once each to warm up, until the repeats or the seconds are over; at least 3 times."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in contestants.values():
-        run()
-    end = time.perf_counter() + seconds
-    for turn in range(repeats):
-        if turn >= 3 and time.perf_counter() > end:
-            break
-        for name, run in contestants.items():
-            wait()
-            began = time.perf_counter()
-            run()
-            wait()
-            times[name].append(time.perf_counter() - began)
-    return times
-
-
-def wait() -> None:
-    """Wait for the accelerator, if there is one."""
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+    return time_in_turn(contestants, repeats, seconds=seconds, warmup=1)
 
 
 def compare(times: Mapping[str, list[float]], references: Iterable[str]) -> Rows:

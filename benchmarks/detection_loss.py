@@ -9,7 +9,6 @@ boxes are padded, as a data set's batches are, with seven boxes an image in the 
 
 import argparse
 import statistics
-import time
 from pathlib import Path
 
 import common
@@ -56,15 +55,7 @@ def race(batch: int, rows: int, full: bool, repeats: int) -> dict[str, float]:
             output.grad = None
         multibox_loss(logits, deltas, *targets()).total.backward()
 
-    contestants = {"loss": loss, "matching": targets, "step": step}
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for run in contestants.values():
-        run()
-    for _ in range(repeats):
-        for name, run in contestants.items():
-            began = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - began)
+    times = common.race({"loss": loss, "matching": targets, "step": step}, repeats)
     ratios = [a / b for a, b in zip(times["loss"], times["step"], strict=True)]
     row = {f"{name}_best_ms": min(taken) * 1e3 for name, taken in times.items()}
     row |= {f"{name}_median_ms": statistics.median(taken) * 1e3 for name, taken in times.items()}

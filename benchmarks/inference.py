@@ -115,16 +115,11 @@ def main() -> None:
     parser.add_argument("--modes", default="xxs,xs,s")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--sizes", default="256", help="sides, or heights x widths: 256,224,320x192")
-    parser.add_argument("--threads", type=int, default=1, help="0 for all (default 1)")
-    parser.add_argument("--repeats", type=int, default=40, help="turns of a race at most")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of a race, after which it ends (3 turns at least)")
     parser.add_argument("--compiled", action="store_true", help="torch.compile too, some minutes more")
     parser.add_argument("--runtimes", action="store_true", help="ONNX Runtime and OpenVINO too")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--short", action="store_true", help="6 seconds a race")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--png", type=Path)
+    common.add_arguments(parser, seconds=12.0, repeats=40)
     args = parser.parse_args()
     if args.short:
         args.seconds = 6.0

@@ -12,7 +12,6 @@ import argparse
 import copy
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import common
 import torch
@@ -69,16 +68,11 @@ def main() -> None:
     parser.add_argument("--modes", default="xxs,xs,s")
     parser.add_argument("--sizes", default="128,256")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1, help="0 for all (default 1)")
-    parser.add_argument("--repeats", type=int, default=20, help="turns of a race at most")
-    parser.add_argument("--seconds", type=float, default=25.0, help="of a race, after which it ends (3 turns at least)")
     parser.add_argument("--compiled", action="store_true", help="compiled against compiled, with timm alone")
     parser.add_argument("--timm", action="store_true", help="without Kornia's class and transformers")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", default="none", choices=("none", "bfloat16", "float16"))
     parser.add_argument("--short", action="store_true", help="xxs at 128 px alone")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--png", type=Path)
+    common.add_arguments(parser, seconds=25.0, repeats=20)
     args = parser.parse_args()
     if args.short:
         args.modes, args.sizes, args.seconds = "xxs", "128", 15.0

@@ -349,23 +349,19 @@ def _accuracy(
     folder: str, predict: Callable[[Tensor], Any], prepare: Callable[[Tensor], Tensor], model: Model
 ) -> float:
     """Give the share of a labelled folder's images that are classified rightly."""
-    from kornia_mvit.data.datasets import find_images, read_image
+    from kornia_mvit.data.datasets import find_classes, read_image
 
-    names = model.class_names
-    classes = sorted(path.name for path in Path(folder).iterdir() if path.is_dir())
-    if not classes:
-        raise ValueError(f"{folder} has no subfolders; --labelled takes one of images for each class")
+    names, classes = model.class_names, find_classes(folder)
     if names is None and len(classes) != model.num_classes:
         raise ValueError(f"{folder} has {len(classes)} subfolders, the model {model.num_classes} classes without names")
-    if unknown := [label for label in classes if label not in (names or classes)]:
-        raise ValueError(
-            f"{folder} has the class {unknown[0]!r}, which the model does not know: {', '.join(names or ())}"
-        )
+    known = list(names or classes)
+    if unknown := [label for label in classes if label not in known]:
+        raise ValueError(f"{folder} has the class {unknown[0]!r}, which the model does not know: {', '.join(known)}")
     right = total = 0
-    for label in classes:
-        for file in find_images(Path(folder) / label):
+    for label, files in classes.items():
+        for file in files:
             with torch.no_grad():
                 out = predict(prepare(read_image(file)))
             scores = torch.as_tensor(out[0] if isinstance(out, tuple) else out)
-            right, total = right + int(scores.argmax() == (names or classes).index(label)), total + 1
+            right, total = right + int(scores.argmax() == known.index(label)), total + 1
     return right / total

@@ -8,16 +8,19 @@ Shapes are written with B batch, H W the canvas's height and width, h w those of
 A anchors.
 """
 
-from typing import Any
+import json
 
 import torch
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.preprocess import round_ratio
-from kornia_mvit.export.graph import FILTERS, Deployed
+from kornia_mvit.export.card import metadata
+from kornia_mvit.export.graph import Deployed, deployable, filter_weights
+from kornia_mvit.export.tracing import Size, check_size, example_input, sides
 from kornia_mvit.models.ssdlite import SSDLite
+from kornia_mvit.weights.cards import Model
 
-__all__ = ["Canvas", "lay_on_canvas"]
+__all__ = ["Canvas", "lay_on_canvas", "static_graph"]
 
 
 class Canvas(nn.Module):
@@ -68,15 +71,15 @@ class Canvas(nn.Module):
         height, width = size[0:1], size[1:2]
         resized = self._resized(height, width)
         x = self._prepare(image.to(torch.float32) / 255.0, (height, width), resized)
-        out: Any = self.deployed.predict(x)
+        out = self.deployed.predict(x)
         if not self.deployed.with_decode:
-            return out  # type: ignore[no-any-return]
+            return out
+        answer = (out,) if isinstance(out, Tensor) else out
         if self.deployed.task == "classification":
-            return out.softmax(-1)  # type: ignore[no-any-return]
+            return answer[0].softmax(-1)
         if self.deployed.task == "segmentation":
-            return self._label(out, (height, width), resized)
-        logits, deltas = out
-        return self._locate(logits, deltas, (height, width), resized)
+            return self._label(answer[0], (height, width), resized)
+        return self._locate(answer[0], answer[1], (height, width), resized)
 
     def _resized(self, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`Preprocess.resized_size`, of tensors."""
@@ -106,11 +109,8 @@ class Canvas(nn.Module):
             _resize_weights(size[n], resized[n], self._window(resized)[n], self.network_size[n], self.max_size[n], kind)
             for n, kind in enumerate((self.record.interpolation,) * 2)
         )
-        x = self._clip(rows @ self._clip(image @ columns.mT))
-        return self.deployed.prepare.values(x)
-
-    def _clip(self, x: Tensor) -> Tensor:
-        return x.clamp(0.0, 1.0) if self.record.interpolation == "bicubic" else x
+        prepare = self.deployed.prepare
+        return prepare.values(prepare.clip(rows @ prepare.clip(image @ columns.mT)))
 
     def _label(self, logits: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
         """Give each pixel of the image its likeliest class: (1, K, h, w) -> (1, H, W)."""
@@ -141,8 +141,7 @@ def _resize_weights(
     pixels = torch.arange(longest)
     place = torch.arange(count) + first
     step = source.float() / target.float()
-    distance = (pixels + 0.5 - ((place + 0.5) * step)[:, None]) / step.clamp_min(1.0)
-    weights = FILTERS[interpolation](distance.abs()) * (pixels < source)
+    weights = filter_weights(pixels, place, step, interpolation) * (pixels < source)
     return weights / weights.sum(1, keepdim=True).clamp_min(1e-6) * (place < target)[:, None]
 
 
@@ -180,3 +179,28 @@ def lay_on_canvas(image: Tensor, max_size: tuple[int, int], layout: str = "nchw"
     canvas[0, :, :height, :width] = image
     size = torch.tensor([height, width])
     return (canvas.permute(0, 2, 3, 1).contiguous() if layout == "nhwc" else canvas), size
+
+
+def static_graph(
+    model: Model,
+    size: Size,
+    with_preprocess: bool = False,
+    with_decode: bool = False,
+    layout: str = "nchw",
+    dtype: torch.dtype = torch.float32,
+    format_name: str = "the format",
+) -> tuple[Deployed | Canvas, tuple[Tensor, ...], dict[str, str]]:
+    """Give the module that a format of one size is made from, an example of its inputs, and what it says of itself.
+
+    Raises:
+        ValueError: as :func:`~kornia_mvit.export.to_executorch` says.
+    """
+    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, dtype=dtype)
+    check_size(graph, size, dynamic=False, format_name=format_name)
+    assert not isinstance(size, str)
+    image = example_input(graph, size, batch=1)
+    if not with_preprocess:
+        return graph, (image,), metadata(model, graph)
+    height, width = sides(size)
+    about = metadata(model, graph) | {"canvas": json.dumps([height, width])}
+    return Canvas(graph, (height, width)).eval(), (image, torch.tensor([height, width])), about

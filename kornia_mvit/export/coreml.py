@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.export.canvas import Canvas
-from kornia_mvit.export.executorch import static_graph
+from kornia_mvit.export.canvas import Canvas, static_graph
 from kornia_mvit.export.graph import Deployed
 from kornia_mvit.export.tracing import Size, silence
 from kornia_mvit.weights.cards import Model

@@ -9,13 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.export.canvas import Canvas, lay_on_canvas
-from kornia_mvit.export.card import metadata
-from kornia_mvit.export.graph import Deployed, deployable
-from kornia_mvit.export.tracing import Size, check_size, example_input, sides, silence
+from kornia_mvit.export.canvas import lay_on_canvas, static_graph
+from kornia_mvit.export.tracing import Size, silence
 from kornia_mvit.weights.cards import Model
 
-__all__ = ["load_executorch", "lower", "read_metadata", "shared_provenance", "static_graph", "to_executorch"]
+__all__ = ["load_executorch", "lower", "read_metadata", "shared_provenance", "to_executorch"]
 
 METADATA = "kornia_mvit_metadata"
 
@@ -62,32 +60,6 @@ def to_executorch(
     with torch.no_grad():
         program = torch.export.export(graph, example)
     return lower(program, path, about)
-
-
-def static_graph(
-    model: Model,
-    size: Size,
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    dtype: torch.dtype = torch.float32,
-    format_name: str = "the format",
-) -> tuple[Deployed | Canvas, tuple[Tensor, ...], dict[str, str]]:
-    """Give the module that a format of one size is made from, an example of its inputs, and what it says of itself.
-
-    Raises:
-        ValueError: as :func:`to_executorch` says.
-    """
-    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, dtype=dtype)
-    check_size(graph, size, dynamic=False, format_name=format_name)
-    assert not isinstance(size, str)
-    image = example_input(graph, size, batch=1)
-    graph.model.to(memory_format=torch.contiguous_format)  # as the exporters want weights
-    if not with_preprocess:
-        return graph, (image,), metadata(model, graph)
-    height, width = sides(size)
-    about = metadata(model, graph) | {"canvas": json.dumps([height, width])}
-    return Canvas(graph, (height, width)).eval(), (image, torch.tensor([height, width])), about
 
 
 def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[str, str]) -> Path:
@@ -172,7 +144,7 @@ def _load(path: str | Path) -> Any:
 
 def _need_executorch() -> None:
     try:
-        import executorch  # noqa: F401
+        import executorch  # noqa: F401  # whether it is there
     except ImportError as error:
         raise ImportError(f"ExecuTorch programs need {error.name}; install kornia-mvit[export]") from error
 
@@ -186,8 +158,8 @@ def shared_provenance() -> Iterator[None]:
     """
     from torch.fx.traceback import NodeSource
 
-    NodeSource.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
+    NodeSource.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]  # it has none of its own
     try:
         yield
     finally:
-        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
+        del NodeSource.__deepcopy__  # type: ignore[attr-defined]  # as above

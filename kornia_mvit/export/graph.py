@@ -8,7 +8,6 @@ K classes and A anchors.
 """
 
 import copy
-import math
 from dataclasses import replace
 
 import torch
@@ -21,7 +20,15 @@ from kornia_mvit.models.fuse import fuse
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.weights.cards import Model, task_of
 
-__all__ = ["DeployPreprocess", "Deployed", "Suppression", "deployable", "resize_weights", "suppress_boxes"]
+__all__ = [
+    "DeployPreprocess",
+    "Deployed",
+    "Suppression",
+    "deployable",
+    "filter_weights",
+    "resize_weights",
+    "suppress_boxes",
+]
 
 LAYOUTS = ("nchw", "nhwc")
 RESAMPLES = ("native", "matmul")
@@ -73,8 +80,8 @@ class DeployPreprocess(PreprocessModule):
         if record.size is not None and self.resample == "matmul":
             rows = resize_weights(height, size[0], h, top, record.interpolation, image.device)
             columns = resize_weights(width, size[1], w, left, record.interpolation, image.device)
-            image = self._clip(image @ columns.mT)
-            return self._clip(rows @ image)
+            image = self.clip(image @ columns.mT)
+            return self.clip(rows @ image)
         if record.size is not None:
             image = self._resize(image, size)
         if record.letterbox:
@@ -104,10 +111,11 @@ class DeployPreprocess(PreprocessModule):
             return F.interpolate(image, size=size, mode="bilinear", align_corners=False, antialias=True)
         for step in ((image.shape[-2], size[1]), size):
             image = F.interpolate(image, size=step, mode="bicubic", align_corners=False, antialias=True)
-            image = self._clip(image)
+            image = self.clip(image)
         return image
 
-    def _clip(self, image: Tensor) -> Tensor:
+    def clip(self, image: Tensor) -> Tensor:
+        """Bring what a bicubic resize overshoots back to [0, 1]."""
         return image.clamp(0.0, 1.0) if self.preprocess.interpolation == "bicubic" else image
 
 
@@ -136,11 +144,14 @@ def resize_weights(
     place = torch.arange(count, device=device) + first
     length = torch.ones_like(place) * source  # a tensor, as a traced length cannot be divided without being looked at
     step = length.float() / target
-    centre = (place + 0.5) * step
-    distance = (torch.arange(source, device=device) + 0.5 - centre[:, None]) / step.clamp_min(1.0)[:, None]
-    weights = FILTERS[interpolation](distance.abs())
-    weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
-    return weights * (place < target)[:, None]
+    weights = filter_weights(torch.arange(source, device=device), place, step[:, None], interpolation)
+    return weights / weights.sum(1, keepdim=True).clamp_min(1e-6) * (place < target)[:, None]
+
+
+def filter_weights(pixels: Tensor, place: Tensor, step: Tensor, interpolation: str) -> Tensor:
+    """Give what (n,) places of a resized side take from (m,) pixels, ``step`` of them for one: (n, m), of any sum."""
+    distance = (pixels + 0.5 - (place + 0.5)[:, None] * step) / step.clamp_min(1.0)
+    return _FILTERS[interpolation](distance.abs())
 
 
 def _triangle(x: Tensor) -> Tensor:
@@ -154,7 +165,7 @@ def _cubic(x: Tensor) -> Tensor:
     return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
 
 
-FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
+_FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 
 
 # -------------------------------------------------------------------------------------------------------------- module
@@ -328,7 +339,6 @@ def deployable(
     with_preprocess: bool = False,
     with_decode: bool = False,
     layout: str = "nchw",
-    max_size: int | tuple[int, int] | None = None,
     nms: bool | Suppression = False,
     resample: str = "native",
     dtype: torch.dtype = torch.float32,
@@ -343,8 +353,6 @@ def deployable(
             for detection boxes (B, A, 4) in pixels of the image, their scores (B, A) and classes (B, A), in place of
             logits. Of each anchor's box that is its likeliest class, however unlikely.
         layout: of the images, ``'nchw'`` or, with preprocessing, ``'nhwc'``.
-        max_size: height and width in pixels of the largest image, or one number for both, for formats that reserve
-            memory for it; it is checked here to hold what the network takes.
         nms: suppress overlapping boxes as :meth:`SSDLite.decode` does, by an operator of ONNX; or how.
         resample: see :class:`DeployPreprocess`.
         dtype: of the network's weights and computation; what goes in and comes out stays float32.
@@ -383,8 +391,6 @@ def deployable(
             raise ValueError("the model does not say its preprocessing; set model.preprocess to a Preprocess")
         record = replace(model.preprocess, crop=None) if task == "segmentation" else model.preprocess
         prepare = DeployPreprocess(record, layout, resample)
-    if max_size is not None:
-        _check_size(max_size)
     suppress = nms if isinstance(nms, Suppression) else Suppression() if nms else None
     return Deployed(_for_inference(model, dtype, fused), prepare, with_decode, layout, suppress).eval()
 
@@ -401,9 +407,3 @@ def _for_inference(model: Model, dtype: torch.dtype, fused: bool) -> Model:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}; available: {', '.join(map(repr, choices))}")
-
-
-def _check_size(size: int | tuple[int, int]) -> None:
-    sides = (size, size) if isinstance(size, int) else size
-    if len(sides) != 2 or min(sides) < 1 or not all(math.isfinite(side) for side in sides):
-        raise ValueError(f"size {size} is not one or two positive numbers of pixels")

@@ -8,7 +8,7 @@ around the network; for ExecuTorch the activations too. So do the layers that ar
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_mvit.export.canvas import Canvas, lay_on_canvas
-from kornia_mvit.export.executorch import lower, shared_provenance, static_graph
+from kornia_mvit.export.canvas import Canvas, lay_on_canvas, static_graph
+from kornia_mvit.export.executorch import lower, shared_provenance
 from kornia_mvit.export.graph import Suppression, deployable
 from kornia_mvit.export.onnx import to_onnx
 from kornia_mvit.export.tracing import Size, sides, silence
@@ -27,7 +27,6 @@ from kornia_mvit.weights.cards import Model
 
 __all__ = [
     "LayerError",
-    "QuantizationReport",
     "describe_layers",
     "layer_errors",
     "quantize_executorch",
@@ -421,59 +420,7 @@ def _round_to(x: Tensor, values: Range) -> Tensor:
     return ((x / scale + zero).round().clamp(0, 255) - zero) * scale
 
 
-@dataclass
-class QuantizationReport:
-    """What int8 costs on labelled images, and which layers it costs most at.
-
-    Args:
-        images: how many there were.
-        before: share of right answers in float32.
-        after: share of right answers in int8.
-        agreement: share of int8's answers that are float32's.
-        layers: what each layer costs alone, the worst first; see :func:`layer_errors`.
-    """
-
-    images: int
-    before: float
-    after: float
-    agreement: float
-    layers: list[LayerError]
-
-    @classmethod
-    def of(
-        cls,
-        before: Callable[[Tensor], Any],
-        after: Callable[[Tensor], Any],
-        labelled: Iterable[tuple[Tensor, int]],
-        layers: Sequence[LayerError] = (),
-    ) -> "QuantizationReport":
-        """Compare two runs that take a batch and give logits or probabilities first, on inputs and their classes.
-
-        Raises:
-            ValueError: without labelled images.
-        """
-        answers = []
-        for x, label in labelled:
-            one, other = (int(_first(run(x)).argmax(-1)) for run in (before, after))
-            answers.append((one == label, other == label, one == other))
-        if not answers:
-            raise ValueError("there are no labelled images; give some, such as a folder of classes")
-        shares = [sum(column) / len(answers) for column in zip(*answers, strict=True)]
-        return cls(len(answers), shares[0], shares[1], shares[2], list(layers))
-
-    def __str__(self) -> str:
-        lines = [
-            f"accuracy on {self.images} images: float32 {self.before:.2%}, int8 {self.after:.2%} "
-            f"({100 * (self.after - self.before):+.1f} points); same answer on {self.agreement:.2%}"
-        ]
-        return "\n".join([*lines, *([describe_layers(self.layers)] if self.layers else [])])
-
-
 def describe_layers(layers: Sequence[LayerError], most: int = 8) -> str:
     """Tell what the worst layers cost, one a line."""
     lines = ["layers that hurt most, each alone in int8: change of the logits, of the answers"]
     return "\n".join(lines + [f"  {one.name:<44} {one.error:7.2%} {one.changed:7.2%}" for one in layers[:most]])
-
-
-def _first(outputs: Any) -> Tensor:
-    return torch.as_tensor(outputs[0] if isinstance(outputs, tuple | list) else outputs)

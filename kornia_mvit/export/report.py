@@ -1,7 +1,6 @@
 """How an exported model compares with the one that it was made from: what it gives, how large and how fast it is."""
 
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kornia_mvit.ops import timing
 
 __all__ = ["Comparison", "Row", "Table", "answers", "compare", "file_size", "model_size", "time_in_turn"]
 
@@ -92,24 +93,9 @@ def _outputs(given: Any) -> list[Tensor]:
 
 
 def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int = 10, warmup: int = 2) -> dict[str, float]:
-    """Time things in turn, so that what slows the machine down slows all of them.
-
-    Args:
-        runs: what to call, by name.
-        rounds: calls of each that are timed.
-        warmup: calls of each before.
-
-    Returns:
-        The median of each, in seconds.
-    """
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(warmup + rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if number >= warmup:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    """Time things in turn: the median of each, in seconds. See :func:`kornia_mvit.ops.timing.time_in_turn`."""
+    times = timing.time_in_turn(runs, rounds, warmup=warmup)
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def file_size(path: str | Path) -> int:

@@ -87,7 +87,6 @@ class TestDeployable:
             ("classification", {"nms": True, "with_decode": True}, "a model for classification gives none"),
             ("segmentation", {"nms": True}, "a model for segmentation gives none"),
             ("detection", {"nms": True}, "nms needs decoded boxes; add with_decode=True"),
-            ("detection", {"max_size": 0}, "size 0 is not one or two positive numbers"),
         ],
     )
     def test_exception(self, task, arguments, message):
