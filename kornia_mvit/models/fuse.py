@@ -48,7 +48,7 @@ def fuse(model: M) -> M:
             if isinstance(module, ConvNormAct):
                 _fold(module)
             for name, child in list(module.named_children()):
-                if type(child) is nn.Conv2d and child.padding_mode == "zeros":
+                if isinstance(child, nn.Conv2d) and _is_plain(child):
                     setattr(module, name, FusedConv2d.of(child))
                 elif isinstance(child, nn.SiLU):
                     child.inplace = True
@@ -59,20 +59,26 @@ def fuse(model: M) -> M:
         return out.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
+def _is_plain(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is PyTorch's own, of the settings that this package uses."""
+    return type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
+
+
 def _fold(module: ConvNormAct) -> None:
     """Move normalisation and activation into the convolution."""
     conv, norm = module.conv, module.norm
-    if isinstance(conv, FusedConv2d) or not isinstance(norm, nn.modules.batchnorm._BatchNorm | nn.Identity):
+    if not _is_plain(conv):
         return
     act = _ACTIVATIONS.get(type(module.act))
     fused = FusedConv2d.of(conv, "none" if act is None else act)
-    if not isinstance(norm, nn.Identity):
-        if norm.running_mean is None or norm.running_var is None:  # batch statistics cannot be folded
+    if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        if norm.running_mean is None or norm.running_var is None:  # statistics of the batch cannot be folded
             return
-        weight, bias = fuse_conv_bn_weights(
+        fused.weight, fused.bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
-        fused.weight, fused.bias = weight, bias
+    elif not isinstance(norm, nn.Identity):
+        return
     module.conv, module.norm = fused, nn.Identity()
     if act is not None:
         module.act = nn.Identity()

@@ -76,7 +76,7 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply convolution, normalisation and activation."""
-        if type(self.norm) is nn.BatchNorm2d and not is_traced():
+        if type(self.norm) is nn.BatchNorm2d and self.norm.affine and not is_traced():
             if self.norm.training:
                 if self.recompute_act and type(self.act) is nn.SiLU and torch.is_grad_enabled():
                     return _BatchNormSiLU.run(self.conv(x), self.norm)
@@ -90,6 +90,8 @@ class ConvNormAct(nn.Module):
         layers = (self.conv, self.norm, self.act)
         return (
             type(self.conv) is nn.Conv2d
+            and self.conv.bias is None
+            and self.conv.padding_mode == "zeros"
             and x.dtype == self.conv.weight.dtype == self.norm.weight.dtype
             and x.dtype in (torch.float32, torch.float64)
             and self.norm.running_mean is not None
@@ -143,7 +145,8 @@ class _BatchNormSiLU(torch.autograd.Function):
         x, weight, bias, mean, rstd = ctx.saved_tensors
         scale = weight * rstd
         shift = torch.addcmul(bias, mean, scale, value=-1)
-        y = torch.addcmul(shift.view(1, -1, 1, 1), x, scale.view(1, -1, 1, 1))
+        # in single precision where the normalisation's weights are, of maps in half precision too
+        y = torch.addcmul(shift.view(1, -1, 1, 1), x, scale.view(1, -1, 1, 1)).to(grad.dtype)
         grad = torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)  # the normalised map is done with
         wanted = list(ctx.needs_input_grad[:3])
         grads = torch.ops.aten.native_batch_norm_backward(

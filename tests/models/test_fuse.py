@@ -289,6 +289,30 @@ class TestConvNormActInference:
             layer(torch.rand(1, 3, 8, 8))
         assert seen == ["conv", "norm"]
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda layer: setattr(layer, "conv", nn.Conv2d(3, 4, 3, padding=1)),
+            lambda layer: setattr(layer, "conv", nn.Conv2d(3, 4, 3, padding=1, bias=False, padding_mode="reflect")),
+            lambda layer: setattr(layer, "norm", nn.BatchNorm2d(4, affine=False)),
+            lambda layer: setattr(layer, "norm", nn.BatchNorm2d(4, track_running_stats=False)),
+            lambda layer: setattr(layer, "norm", nn.GroupNorm(2, 4)),
+        ],
+        ids=["bias", "padding", "affine", "statistics", "norm"],
+    )
+    def test_changed_layers(self, change):
+        """What a user puts in place of a layer counts, folded or not."""
+        layer = ConvNormAct(3, 4)
+        change(layer)
+        randomize(layer).eval()
+        x = torch.rand(2, 3, 8, 8)
+        expected = layer.act(layer.norm(layer.conv(x)))
+        with torch.no_grad():
+            assert_equal((layer(x),), (expected,))
+            assert_equal((fuse(nn.Sequential(layer))(x),), (expected,))
+        layer.recompute_act = True
+        layer.train()(x).sum().backward()
+
     def test_a_convolution_of_another_kind_runs(self):
         class Doubled(nn.Conv2d):
             def forward(self, x):
@@ -300,3 +324,4 @@ class TestConvNormActInference:
         expected = layer(x)
         with torch.no_grad():
             assert torch.equal(layer(x), expected)
+            assert_equal((fuse(nn.Sequential(layer))(x),), (expected,))

@@ -360,6 +360,20 @@ class TestMobileViT(BaseTester):
         for one, other in zip(*runs, strict=True):
             self.assert_close(one, other, rtol=1e-9, atol=1e-11)
 
+    @pytest.mark.parametrize("cast", [False, True], ids=["weights", "autocast"])
+    def test_activation_checkpointing_in_half_precision(self, cast):
+        plain = randomize(MobileViT(TINY))
+        plain = plain if cast else plain.bfloat16()
+        saving, grads = copy.deepcopy(plain), []
+        saving.set_gradient_checkpointing("activations")
+        x = torch.rand(2, 3, 64, 96, dtype=torch.float32 if cast else torch.bfloat16)
+        for model in (plain, saving):
+            with torch.autocast("cpu", torch.bfloat16, enabled=cast):
+                y = model(x)
+            y.float().square().mean().backward()
+            grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]).float())
+        assert (grads[0] - grads[1]).norm() < 0.05 * grads[0].norm()
+
     def test_activation_checkpointing_keeps_less(self):
         sizes = []
         for kind in (False, "activations"):
