@@ -66,7 +66,8 @@ def _is_plain(conv: nn.Conv2d) -> bool:
 
 def _fold(module: ConvNormAct) -> None:
     """Move normalisation and activation into the convolution."""
-    conv, norm = module.conv, module.norm
+    conv = module.conv
+    norm: nn.Module = module.norm  # whatever a user put there
     if not _is_plain(conv):
         return
     act = _ACTIVATIONS.get(type(module.act))
