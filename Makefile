@@ -14,6 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 DEMO_READY := $(VENV)/.kornia-mvit-demo
 EXPORT_READY := $(VENV)/.kornia-mvit-export
 TEST_READY := $(VENV)/.kornia-mvit-test
+DOCS_READY := $(VENV)/.kornia-mvit-docs
 
 .PHONY: help demo browser-demo test test-long test-install bench lint clean
 
@@ -88,3 +89,7 @@ $(EXPORT_READY): $(SOURCES) | $(BIN)/pip
 $(TEST_READY): $(SOURCES) | $(BIN)/pip
 	$(call install,train$(COMMA)export$(COMMA)dev)
 	@touch $(DEMO_READY) $@
+
+$(DOCS_READY): $(SOURCES) | $(BIN)/pip
+	$(call install,train$(COMMA)export$(COMMA)dev$(COMMA)examples$(COMMA)docs)
+	@touch $(DEMO_READY) $(EXPORT_READY) $(TEST_READY) $@
