@@ -39,6 +39,7 @@ def draw_batch(
     columns: int = 8,
     cell: int = 128,
     ignore_index: int = 255,
+    background: int | None = None,
     legend: bool = True,
 ) -> "Image.Image":
     """Draw the images of a batch in a grid, with their targets.
@@ -54,6 +55,7 @@ def draw_batch(
         columns: images in a row.
         cell: longer side in pixels that each image is drawn with.
         ignore_index: number of the masks' pixels that are of no class.
+        background: class of the masks that is not painted over the image; None paints all.
         legend: name the colours of masks below the grid.
 
     Returns:
@@ -67,12 +69,13 @@ def draw_batch(
     for i, image in enumerate(_look(batch.image, preprocess)):
         picture = _enlarge(image, cell)
         if batch.mask is not None:
-            picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index)
+            picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index, background=background)
         _draw_shapes(picture, batch, i, class_names)
         pictures.append(picture)
     sheet = _grid(pictures, titles, [_INK] * len(titles), columns, cell)
     if batch.mask is not None and legend:
-        sheet = add_legend(sheet, classes_in(batch.mask, ignore_index), class_names)
+        shown = [k for k in classes_in(batch.mask, ignore_index) if k != background]
+        sheet = add_legend(sheet, shown, class_names) if shown else sheet
     return sheet
 
 
@@ -362,7 +365,11 @@ def _enlarge(image: Tensor, cell: int) -> "Image.Image":
 
 
 def _paint_mask(
-    picture: "Image.Image", mask: Tensor, ignore_index: int, palette: Colours | None = None
+    picture: "Image.Image",
+    mask: Tensor,
+    ignore_index: int,
+    palette: Colours | None = None,
+    background: int | None = None,
 ) -> "Image.Image":
     pillow = _pillow()[0]
     row, column = (
@@ -376,6 +383,8 @@ def _paint_mask(
     ignored = large == ignore_index
     colours[ignored] = torch.where(hatch[ignored, None], 230, 110).to(torch.uint8)
     blended: Image.Image = pillow.blend(picture, pillow.fromarray(colours.numpy()), 0.5)
+    if background is not None:
+        blended.paste(picture, mask=pillow.fromarray((large == background).numpy()))
     return blended
 
 

@@ -62,6 +62,15 @@ class TestDrawBatch:
         assert at(20, 6) == (255, 60, 60)
         assert at(24, 6) == at(16, 8), "what is not visible is not drawn"
 
+    def test_background_shows_the_image(self):
+        mask = torch.tensor([[[0, 1], [255, 0]]])
+        batch = Batch(torch.full((1, 3, 2, 2), 200, dtype=torch.uint8), mask=mask)
+        painted, plain = draw_batch(batch, cell=64), draw_batch(batch, cell=64, background=0)
+        corners = {k: (11 + 62 * (k % 2), 11 + 62 * (k // 2)) for k in range(4)}
+        assert all(painted.getpixel(at) != (200, 200, 200) for at in corners.values())
+        assert [k for k, at in corners.items() if plain.getpixel(at) == (200, 200, 200)] == [0, 3]
+        assert draw_batch(batch.replace(mask=torch.zeros_like(mask)), cell=64, background=0).height < plain.height
+
     def test_ignored_boxes_are_grey(self):
         batch = Batch(
             torch.zeros(1, 3, 32, 32),
