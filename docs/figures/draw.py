@@ -1,4 +1,4 @@
-"""Draw the figures of the documentation: ``python docs/figures/draw.py [network pipeline augmented predictions]``.
+"""Draw a figure of the documentation: ``python docs/figures/draw.py network``, or another that ``--help`` lists.
 
 The photographs are scikit-learn's samples, by danielbuechele and vultilion, CC BY 2.0.
 """
@@ -7,14 +7,18 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from svg import INK, PALE, Canvas
 
 from kornia_mvit.models.mobilevit import VARIANTS
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 FOLDER = Path(__file__).parent
-CELL, SEEDS = 224, (1, 2)
+CELL, SEEDS, CELLS = 224, (1, 2), (3, 20, 40)
 GREY, BLUE, GREEN, ORANGE, RED = "#eef1f4", "#d7e8fb", "#d9f2df", "#fde6c8", "#f9d8d6"
 
 
@@ -250,6 +254,83 @@ def _inside(width: int, height: int) -> tuple[int, int, int, int]:
     return 11, 11, 11 + width, 11 + height
 
 
+# ----------------------------------------------------------------------------------------------------- predictions
+
+
+def draw_predictions(digits: Path, shapes: Path, cells: Path, cells_root: Path) -> None:
+    """What three trained networks say of images that they did not see in training.
+
+    Args:
+        digits: checkpoint that ``kornia-mvit demo`` leaves.
+        shapes: checkpoint of a DeepLabV3 for the shapes of :class:`kornia_mvit.data.synthetic.Shapes`.
+        cells: checkpoint of the recipe ``bccd``.
+        cells_root: folder of BCCD.
+    """
+    from PIL import Image
+
+    rows = [_classified(digits), _segmented(shapes), _detected(cells, cells_root)]
+    width, gap = max(row.width for row in rows), 12
+    sheet = Image.new("RGB", (width, sum(row.height for row in rows) + gap * (len(rows) - 1)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height + gap
+    sheet.save(FOLDER / "predictions.jpg", quality=88, optimize=True)
+
+
+@torch.inference_mode()
+def _classified(checkpoint: Path) -> "Image.Image":
+    from kornia_mvit import Batch, from_pretrained
+    from kornia_mvit.data.datamodules import DigitsData
+    from kornia_mvit.visualize import draw_predictions as draw
+
+    model, data = from_pretrained(checkpoint), DigitsData()
+    data.setup()
+    test = data.splits["test"]
+    batch = Batch.collate([test[i] for i in range(10)])
+    probabilities = model(model.preprocess.module()(batch.image)).softmax(-1)
+    return draw(batch.image, probabilities, batch.label, model.class_names, columns=10, cell=114)
+
+
+@torch.inference_mode()
+def _segmented(checkpoint: Path) -> "Image.Image":
+    from PIL import Image
+
+    from kornia_mvit import from_pretrained
+    from kornia_mvit.data.synthetic import Shapes
+    from kornia_mvit.visualize import draw_segmentation
+
+    model, gap = from_pretrained(checkpoint), 8
+    samples = Shapes(3, (128, 208), shapes=(3, 4), radius=(0.12, 0.22), seed=11)
+    sheet = Image.new("RGB", (3 * 424, 128), "white")
+    for number in range(3):
+        image = samples[number]["image"]
+        labels = model(model.preprocess.module()(image[None])).argmax(1)[0]
+        sheet.paste(draw_segmentation(image, [labels]), (number * (420 + gap), 0))
+    return sheet
+
+
+@torch.inference_mode()
+def _detected(checkpoint: Path, root: Path) -> "Image.Image":
+    from PIL import Image
+
+    from kornia_mvit import from_pretrained
+    from kornia_mvit.data.datamodules import VOCData
+    from kornia_mvit.visualize import draw_detections
+
+    model, data, gap = from_pretrained(checkpoint), VOCData(str(root), num_workers=0), 8
+    data.setup()
+    sheet = Image.new("RGB", (3 * 424, 316), "white")
+    for number, index in enumerate(CELLS):
+        image = data.splits["val"][index]["image"]
+        inputs = model.preprocess.module()(image[None])
+        (found,) = model.decode(*model(inputs), inputs.shape[-2:], score_threshold=0.4)
+        scale = torch.tensor([a / b for a, b in zip(image.shape[:0:-1], inputs.shape[:1:-1], strict=True)]).repeat(2)
+        picture = draw_detections(image, found.boxes * scale, found.labels, found.scores, model.class_names)
+        sheet.paste(picture.resize((420, 315)), (number * (420 + gap), 0))
+    return sheet
+
+
 DRAW: dict[str, Callable[[], None]] = {
     "network": draw_network,
     "pipeline": draw_pipeline,
@@ -258,12 +339,17 @@ DRAW: dict[str, Callable[[], None]] = {
 
 
 def main() -> None:
-    """Draw the figures that are asked for, or all."""
+    """Draw the figures that are asked for, or all but the predictions, which need trained networks."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*DRAW, []], help="figures; all when none is named")
-    for name in parser.parse_args().names or DRAW:
-        DRAW[name]()
-        print(f"{name} drawn")
+    commands = parser.add_subparsers(required=True, metavar="FIGURE")
+    for name, draw in DRAW.items():
+        commands.add_parser(name, help=(draw.__doc__ or "").strip()).set_defaults(draw=draw)
+    command = commands.add_parser("predictions", help=(draw_predictions.__doc__ or "").splitlines()[0])
+    for name in ("digits", "shapes", "cells", "cells_root"):
+        command.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True)
+    command.set_defaults(draw=draw_predictions)
+    arguments = vars(parser.parse_args())
+    arguments.pop("draw")(**arguments)
 
 
 if __name__ == "__main__":
