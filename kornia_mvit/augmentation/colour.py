@@ -48,7 +48,12 @@ class RandomColorTwist(IntensityAugmentationBase2D):
         self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0, p: float = 1.0
     ) -> None:
         super().__init__(p=1.0)
-        self.strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+        self.strengths: dict[str, float] = {
+            "brightness": brightness,
+            "contrast": contrast,
+            "saturation": saturation,
+            "hue": hue,
+        }
         for name, value in self.strengths.items():
             if value < 0 or (name == "hue" and value > 0.5):
                 raise ValueError(f"{name} {value} is negative, or more than half a turn of hue")

@@ -119,7 +119,7 @@ class RandomZoomOut(WindowCrop):
         if max_scale < 1:
             raise ValueError(f"max_scale {max_scale} is below 1, which would zoom in")
         self.max_scale = max_scale
-        self.share = _share(p)
+        self.share: float = _share(p)
 
     def windows(self, view: View) -> Tensor:
         """Draw windows around the images."""
@@ -158,7 +158,7 @@ class RandomIoUCrop(WindowCrop):
     """
 
     covers = True
-    looks_at = "boxes"
+    looks_at: str | None = "boxes"
 
     def __init__(
         self,
@@ -175,7 +175,10 @@ class RandomIoUCrop(WindowCrop):
                 raise ValueError(f"{name} {(low, high)} is not an ascending range of positive numbers (scale: up to 1)")
         if not overlaps or trials < 1:
             raise ValueError(f"overlaps {overlaps} and trials {trials}: give at least one of each")
-        self.overlaps, self.scale, self.ratio, self.trials = tuple(overlaps), tuple(scale), tuple(ratio), trials
+        self.overlaps: tuple[float | None, ...] = tuple(overlaps)
+        self.scale: tuple[float, ...] = tuple(scale)
+        self.ratio: tuple[float, ...] = tuple(ratio)
+        self.trials: int = trials
 
     def windows(self, view: View) -> Tensor:
         """Draw windows, looking at the boxes."""
@@ -231,7 +234,7 @@ class RandomScaledCrop(WindowCrop):
         torch.Size([2, 3, 32, 32])
     """
 
-    looks_at = "mask"
+    looks_at: str | None = "mask"
 
     def __init__(
         self,
@@ -246,7 +249,9 @@ class RandomScaledCrop(WindowCrop):
             raise ValueError(f"short_side {short_side} is not an ascending range of pixels")
         if not 0 < max_class_share <= 1 or trials < 1:
             raise ValueError(f"max_class_share {max_class_share} is not in (0, 1], or trials {trials} not at least 1")
-        self.short_side, self.max_class_share, self.trials = tuple(short_side), max_class_share, trials
+        self.short_side: tuple[int, ...] = tuple(short_side)
+        self.max_class_share: float = max_class_share
+        self.trials: int = trials
 
     def windows(self, view: View) -> Tensor:
         """Draw windows, looking at the mask."""

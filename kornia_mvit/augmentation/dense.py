@@ -44,8 +44,8 @@ class SlidingWindow(nn.Module):
     def __init__(self, predict: Callable[[Tensor], Tensor], window: Size, stride: Size | None = None) -> None:
         super().__init__()
         self.predict = predict
-        self.window = _pair(window)
-        self.stride = (max(1, self.window[0] * 2 // 3), max(1, self.window[1] * 2 // 3))
+        self.window: tuple[int, int] = _pair(window)
+        self.stride: tuple[int, int] = (max(1, self.window[0] * 2 // 3), max(1, self.window[1] * 2 // 3))
         if stride is not None:
             self.stride = _pair(stride)
         if min(self.window) < 1 or any(not 0 < s <= w for s, w in zip(self.stride, self.window, strict=True)):

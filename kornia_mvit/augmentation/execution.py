@@ -55,9 +55,9 @@ class Execution:
     def __init__(self, settings: Settings, batch: Batch, image: Tensor, seed: int) -> None:
         self.settings = settings
         self.batch = batch
-        self.image = image
+        self.image: Tensor = image
         self.seed = seed
-        self.geometry = Geometry(_size(image), batch.size, len(batch), image.device)
+        self.geometry: Geometry = Geometry(_size(image), batch.size, len(batch), image.device)
         self.mask = batch.mask
         self.record: list[dict[str, Any]] = []
         self._waiting: list[tuple[Operation, Draw, int]] = []

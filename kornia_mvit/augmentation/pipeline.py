@@ -118,13 +118,15 @@ class AugmentationPipeline(nn.Module):
         self.mix: Mix | None
         object.__setattr__(self, "stack", augment)
         object.__setattr__(self, "mix", mix)
-        self.preprocess = preprocess if preprocess is not None else Preprocess(size=None)
+        self.preprocess: Preprocess = preprocess if preprocess is not None else Preprocess(size=None)
         self._preprocess = self.preprocess.module()
         self.ignore_index = ignore_index
         self.min_box_area = min_box_area
         self.min_box_visibility = min_box_visibility
-        self.multi_scale = None if multi_scale is None else tuple((int(h), int(w)) for h, w in multi_scale)
-        self.counter = SeedCounter(seed)
+        self.multi_scale: tuple[tuple[int, int], ...] | None = (
+            None if multi_scale is None else tuple((int(h), int(w)) for h, w in multi_scale)
+        )
+        self.counter: SeedCounter = SeedCounter(seed)
         self.check_values = check_values
         warp: Warp = Geometry.warp_image
         self._settings = Settings(ignore_index, erase_masks, fuse, torch.compile(warp) if compile else warp)

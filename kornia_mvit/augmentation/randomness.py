@@ -46,9 +46,9 @@ class SeedCounter:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-        self.epoch = 0
-        self.step = 0
+        self.seed: int = seed
+        self.epoch: int = 0
+        self.step: int = 0
 
     def next(self) -> int:
         """Give the seed of the next draw."""

@@ -168,7 +168,7 @@ class TestTimeAugmentation(nn.Module):
         if merge not in _MERGES:
             raise ValueError(f"unknown merge {merge!r}; available: {', '.join(map(repr, _MERGES))}")
         self.predict = predict
-        self.transforms = find_transforms(transforms)
+        self.transforms: list[TestTimeTransform | AugmentationPipeline] = find_transforms(transforms)
         self.merge = merge
         self.iou_threshold = iou_threshold
 

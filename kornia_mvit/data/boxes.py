@@ -164,10 +164,12 @@ class BoxFiles(Dataset[dict[str, Any]]):
     ) -> None:
         if len(files) != len(table):
             raise ValueError(f"{len(files)} files, but boxes of {len(table)} images")
-        self.files = list(files)
+        self.files: list[Path] = list(files)
         self.table = table
         self.transform = transform
-        self.image_ids = torch.arange(len(files)) if image_ids is None else torch.tensor(image_ids, dtype=torch.long)
+        self.image_ids: Tensor = (
+            torch.arange(len(files)) if image_ids is None else torch.tensor(image_ids, dtype=torch.long)
+        )
 
     def __len__(self) -> int:
         return len(self.files)

@@ -242,8 +242,8 @@ class ImageFiles(Dataset[dict[str, Any]]):
     def __init__(self, files: Sequence[Path], labels: Sequence[int], transform: Transform | None = None) -> None:
         if len(files) != len(labels):
             raise ValueError(f"{len(files)} files, but {len(labels)} labels")
-        self.files = list(files)
-        self.labels = list(labels)
+        self.files: list[Path] = list(files)
+        self.labels: list[int] = list(labels)
         self.transform = transform
 
     def __len__(self) -> int:
@@ -285,11 +285,11 @@ class MaskFiles(Dataset[dict[str, Any]]):
     ) -> None:
         if len(files) != len(masks):
             raise ValueError(f"{len(files)} files, but {len(masks)} masks")
-        self.files = list(files)
-        self.masks = list(masks)
+        self.files: list[Path] = list(files)
+        self.masks: list[Path] = list(masks)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.ignored = [ignore_index] if ignore_label is None else [ignore_index, ignore_label]
+        self.ignored: list[int] = [ignore_index] if ignore_label is None else [ignore_index, ignore_label]
         self.colours = colours
         self.transform = transform
 

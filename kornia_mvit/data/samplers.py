@@ -56,6 +56,8 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
         [[0, 1], [2, 3], [4]]
     """
 
+    epoch: int
+
     def __init__(
         self,
         data: Sized,
@@ -76,7 +78,7 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
         super().__init__(cast("Dataset[Any]", data), num_replicas, rank, shuffle, seed, drop_last)
         self.batch_size = batch_size
         self.repeat = repeat
-        self.position = 0
+        self.position: int = 0
         self._start = 0
 
     def __len__(self) -> int:
@@ -187,7 +189,7 @@ class MultiScaleBatchSampler(EpochBatchSampler):
             num_replicas=num_replicas,
             rank=rank,
         )
-        self.sizes = multiscale_sizes() if sizes is None else tuple(sizes)
+        self.sizes: tuple[tuple[int, int], ...] = multiscale_sizes() if sizes is None else tuple(sizes)
         if not self.sizes:
             raise ValueError("no sizes to draw from; give at least one height and width")
         self.base = base

@@ -258,8 +258,8 @@ class ShardFiles(Dataset[dict[str, Any]]):
     def __init__(
         self, counts: Mapping[str, int], class_names: Sequence[str], transform: Transform | None = None
     ) -> None:
-        self.counts = dict(counts)
-        self.class_names = tuple(class_names)
+        self.counts: dict[str, int] = dict(counts)
+        self.class_names: tuple[str, ...] = tuple(class_names)
         self.transform = transform
 
     def __len__(self) -> int:

@@ -83,6 +83,8 @@ class ShardBatches(IterableDataset[tuple[list[dict[str, Any]], list[str]]]):
         self.seed = seed
         self.shuffle_buffer = shuffle_buffer
         self.on_error = on_error
+        self.rank: int
+        self.num_replicas: int
         self.rank, self.num_replicas = find_place(rank, num_replicas)
         if len(files) == 0 or (train and len(files) < self.num_replicas):
             raise DataError(f"{len(files)} samples in all shards are too few for {self.num_replicas} processes")

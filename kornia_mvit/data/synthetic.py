@@ -41,8 +41,8 @@ class Shapes(Dataset[dict[str, Any]]):
         4
     """
 
-    class_names = ("circle", "square", "triangle")
-    mask_names = ("background", *class_names)
+    class_names: tuple[str, ...] = ("circle", "square", "triangle")
+    mask_names: tuple[str, ...] = ("background", *class_names)
 
     def __init__(
         self,
@@ -57,7 +57,11 @@ class Shapes(Dataset[dict[str, Any]]):
             raise ValueError(f"count {count} and size {size} are not at least 1 image and 32 pixels")
         if not 1 <= shapes[0] <= shapes[1] or not 0 < radius[0] <= radius[1] < 0.5:
             raise ValueError(f"shapes {shapes} and radius {radius} are not ascending, from 1 and within (0, 0.5)")
-        self.count, self.size, self.shapes, self.radius, self.seed = count, size, shapes, radius, seed
+        self.count: int = count
+        self.size: tuple[int, int] = size
+        self.shapes: tuple[int, int] = shapes
+        self.radius: tuple[float, float] = radius
+        self.seed: int = seed
 
     def __len__(self) -> int:
         return self.count

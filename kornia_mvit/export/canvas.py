@@ -13,7 +13,7 @@ import json
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.preprocess import round_ratio
+from kornia_mvit.augmentation.preprocess import Preprocess, round_ratio
 from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import Deployed, deployable, filter_weights
 from kornia_mvit.export.tracing import Size, check_size, example_input, sides
@@ -59,10 +59,12 @@ class Canvas(nn.Module):
                 "to one with a height and a width, such as Preprocess(size=(256, 256)), or with a crop"
                 + (" (a crop does not count for segmentation)" if graph.task == "segmentation" else "")
             )
-        self.deployed, self.max_size = graph, max_size
-        self.record, self.network_size = record, record.output_size
-        self.input_names = [*graph.input_names, "size"]
-        self.output_names = graph.output_names
+        self.deployed: Deployed = graph
+        self.max_size: tuple[int, int] = max_size
+        self.record: Preprocess = record
+        self.network_size: tuple[int, int] = record.output_size
+        self.input_names: list[str] = [*graph.input_names, "size"]
+        self.output_names: list[str] = graph.output_names
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Prepare, predict and decode."""

@@ -64,7 +64,8 @@ class DeployPreprocess(PreprocessModule):
 
     def __init__(self, preprocess: Preprocess, layout: str = "nchw", resample: str = "native") -> None:
         super().__init__(preprocess)
-        self.layout, self.resample = layout, resample
+        self.layout: str = layout
+        self.resample: str = resample
 
     def forward(self, image: Tensor) -> Tensor:
         """Resize, crop, and bring the values to what the network takes."""
@@ -197,12 +198,12 @@ class Deployed(nn.Module):
         self.model = model
         self.prepare = prepare
         self.suppress = suppress
-        self.task = str(task_of(model))
-        self.dtype = model.backbone.stem.conv.weight.dtype
+        self.task: str = str(task_of(model))
+        self.dtype: torch.dtype = model.backbone.stem.conv.weight.dtype
         self.layout = layout
         self.with_decode = with_decode
-        self.input_names = ["image"]
-        self.output_names = list((_DECODED if with_decode else _RAW)[self.task])
+        self.input_names: list[str] = ["image"]
+        self.output_names: list[str] = list((_DECODED if with_decode else _RAW)[self.task])
 
     @property
     def with_preprocess(self) -> bool:
@@ -314,8 +315,10 @@ class Suppression(nn.Module):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
-        self.top_k, self.max_detections = top_k, max_detections
+        self.score_threshold: float = score_threshold
+        self.iou_threshold: float = iou_threshold
+        self.top_k: int = top_k
+        self.max_detections: int = max_detections
 
     def forward(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Sift (B, A, 4) boxes of (B, A, K) scores: (B, n, 4), (B, n) and (B, n), n being ``max_detections``."""

@@ -47,13 +47,13 @@ class ASPP(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, rates: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.point = ConvNormAct(in_channels, out_channels, 1, act=nn.ReLU)
-        self.atrous = nn.ModuleList(
+        self.point: ConvNormAct = ConvNormAct(in_channels, out_channels, 1, act=nn.ReLU)
+        self.atrous: nn.ModuleList = nn.ModuleList(
             ConvNormAct(in_channels, out_channels, 3, dilation=rate, act=nn.ReLU) for rate in rates
         )
-        self.pool = ImagePooling(in_channels, out_channels)
-        self.project = ConvNormAct((2 + len(rates)) * out_channels, out_channels, 1, act=nn.ReLU)
-        self.dropout = nn.Dropout(dropout)
+        self.pool: ImagePooling = ImagePooling(in_channels, out_channels)
+        self.project: ConvNormAct = ConvNormAct((2 + len(rates)) * out_channels, out_channels, 1, act=nn.ReLU)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         views = [self.point(x), *(conv(x) for conv in self.atrous), self.pool(x)]
@@ -66,9 +66,9 @@ class DeepLabHead(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, channels: int, rates: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.aspp = ASPP(in_channels, channels, rates, dropout)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.aspp: ASPP = ASPP(in_channels, channels, rates, dropout)
+        self.dropout: nn.Dropout2d = nn.Dropout2d(dropout)
+        self.classifier: nn.Conv2d = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.classifier(self.dropout(self.aspp(x)))
@@ -80,9 +80,9 @@ class AuxiliaryHead(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, channels: int, dropout: float) -> None:
         super().__init__()
-        self.project = ConvNormAct(in_channels, channels, 3, act=nn.ReLU)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.project: ConvNormAct = ConvNormAct(in_channels, channels, 3, act=nn.ReLU)
+        self.dropout: nn.Dropout2d = nn.Dropout2d(dropout)
+        self.classifier: nn.Conv2d = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.classifier(self.dropout(self.project(x)))
@@ -166,7 +166,7 @@ class DeepLabV3(ExportableModule):
             if value < least:
                 raise ValueError(f"{name} {value} is not at least {least}")
         _check_classes(num_classes)
-        self.backbone = MobileViT(
+        self.backbone: MobileViT = MobileViT(
             mode,
             in_channels,
             patch_size,
@@ -180,12 +180,14 @@ class DeepLabV3(ExportableModule):
             rates = [96 * n // self.backbone.feature_strides[-1] for n in (1, 2, 3)]
         if not rates or min(rates) < 1:
             raise ValueError(f"rates {tuple(rates)} are not one or more dilations of at least 1")
-        self.num_classes = num_classes
+        self.num_classes: int = num_classes
         self.aspp_channels = aspp_channels
-        self.rates = tuple(rates)
+        self.rates: tuple[int, ...] = tuple(rates)
         self.align_corners = align_corners
         self.aux_channels = aux_channels
-        self.head = DeepLabHead(self.backbone.out_channels, num_classes, aspp_channels, self.rates, dropout)
+        self.head: DeepLabHead = DeepLabHead(
+            self.backbone.out_channels, num_classes, aspp_channels, self.rates, dropout
+        )
         self.aux_head: AuxiliaryHead | None = None
         if aux_channels:
             if len(self.backbone.feature_channels) < 2:

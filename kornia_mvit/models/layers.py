@@ -67,11 +67,11 @@ class ConvNormAct(nn.Module):
     ) -> None:
         super().__init__()
         padding = dilation * (kernel_size - 1) // 2
-        self.conv = nn.Conv2d(
+        self.conv: nn.Conv2d = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation=dilation, groups=groups, bias=False
         )
-        self.norm = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
-        self.act = act() if act is not None else nn.Identity()
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels) if norm else nn.Identity()
+        self.act: nn.Module = act() if act is not None else nn.Identity()
         self.recompute_act = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -191,11 +191,11 @@ class InvertedResidual(nn.Module):
     ) -> None:
         super().__init__()
         hidden = in_channels * expand
-        self.expand = ConvNormAct(in_channels, hidden, 1)
-        self.depthwise = ConvNormAct(hidden, hidden, 3, stride, dilation=dilation, groups=hidden)
-        self.project = ConvNormAct(hidden, out_channels, 1, act=None)
-        self.residual = stride == 1 and in_channels == out_channels
-        self.drop_path = DropPath(drop_path)
+        self.expand: ConvNormAct = ConvNormAct(in_channels, hidden, 1)
+        self.depthwise: ConvNormAct = ConvNormAct(hidden, hidden, 3, stride, dilation=dilation, groups=hidden)
+        self.project: ConvNormAct = ConvNormAct(hidden, out_channels, 1, act=None)
+        self.residual: bool = stride == 1 and in_channels == out_channels
+        self.drop_path: DropPath = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Widen, filter and narrow; add the input where stride and widths allow."""
@@ -221,8 +221,8 @@ class SeparableConv(nn.Module):
         self, in_channels: int, out_channels: int, stride: int = 1, act: type[nn.Module] | None = nn.ReLU
     ) -> None:
         super().__init__()
-        self.depthwise = ConvNormAct(in_channels, in_channels, 3, stride, groups=in_channels, act=None)
-        self.pointwise = ConvNormAct(in_channels, out_channels, 1, act=act)
+        self.depthwise: ConvNormAct = ConvNormAct(in_channels, in_channels, 3, stride, groups=in_channels, act=None)
+        self.pointwise: ConvNormAct = ConvNormAct(in_channels, out_channels, 1, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter, then mix."""

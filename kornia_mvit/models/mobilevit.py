@@ -191,9 +191,10 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, head_dim: int, qkv_bias: bool) -> None:
         super().__init__()
-        self.heads, self.head_dim = heads, head_dim
-        self.qkv = nn.Linear(dim, 3 * heads * head_dim, bias=qkv_bias)
-        self.proj = nn.Linear(heads * head_dim, dim)
+        self.heads: int = heads
+        self.head_dim: int = head_dim
+        self.qkv: nn.Linear = nn.Linear(dim, 3 * heads * head_dim, bias=qkv_bias)
+        self.proj: nn.Linear = nn.Linear(heads * head_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         b, p, n, _ = x.shape
@@ -211,14 +212,14 @@ class TransformerLayer(nn.Module):
         self, dim: int, hidden: int, heads: int, head_dim: int, qkv_bias: bool, dropout: float, drop_path: float
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, heads, head_dim, qkv_bias)
-        self.norm2 = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.SiLU()
-        self.fc2 = nn.Linear(hidden, dim)
-        self.dropout = nn.Dropout(dropout)
-        self.drop_path = DropPath(drop_path)
+        self.norm1: nn.LayerNorm = nn.LayerNorm(dim)
+        self.attn: Attention = Attention(dim, heads, head_dim, qkv_bias)
+        self.norm2: nn.LayerNorm = nn.LayerNorm(dim)
+        self.fc1: nn.Linear = nn.Linear(dim, hidden)
+        self.act: nn.SiLU = nn.SiLU()
+        self.fc2: nn.Linear = nn.Linear(hidden, dim)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.drop_path: DropPath = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.dropout(self.attn(self.norm1(x))))
@@ -245,19 +246,19 @@ class MobileViTBlock(nn.Module):
                 f"token width {dim} is not a multiple of {config.heads} heads; give head_dim or other widths"
             )
         self.patch_size = patch_size
-        self.local = ConvNormAct(channels, channels, 3)
-        self.proj_in = ConvNormAct(
+        self.local: ConvNormAct = ConvNormAct(channels, channels, 3)
+        self.proj_in: ConvNormAct = ConvNormAct(
             channels, dim, 1, norm=config.proj_norm_act, act=nn.SiLU if config.proj_norm_act else None
         )
-        self.transformer = nn.Sequential(
+        self.transformer: nn.Sequential = nn.Sequential(
             *(
                 TransformerLayer(dim, dim * stage.ffn_ratio, config.heads, head_dim, config.qkv_bias, dropout, rate)
                 for rate in drop_path
             )
         )
-        self.norm = nn.LayerNorm(dim) if config.closing_norm else nn.Identity()
-        self.proj_out = ConvNormAct(dim, channels, 1)
-        self.fusion = ConvNormAct(2 * channels, channels, 3)
+        self.norm: nn.Module = nn.LayerNorm(dim) if config.closing_norm else nn.Identity()
+        self.proj_out: ConvNormAct = ConvNormAct(dim, channels, 1)
+        self.fusion: ConvNormAct = ConvNormAct(2 * channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.proj_in(self.local(x))
@@ -327,7 +328,8 @@ class MobileViT(nn.Module):
         head_conv: bool = True,
     ) -> None:
         super().__init__()
-        self.config = config = _find_config(mode, variant)
+        config = _find_config(mode, variant)
+        self.config: MobileViTConfig = config
         patch = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
         if len(patch) != 2 or min(patch) < 1:
             raise ValueError(f"patch size {patch_size} is not one or two numbers of at least 1")
@@ -335,12 +337,12 @@ class MobileViT(nn.Module):
             raise ValueError(f"output stride {output_stride} is not available; give 8, 16 or 32")
         self.in_channels = in_channels
         self.patch_size = patch
-        self.gradient_checkpointing = ""
+        self.gradient_checkpointing: str = ""
 
         # one rate for each residual layer, in the order of the network
         residuals = sum(stage.repeat + stage.depth for stage in config.stages)
         rates = (drop_path * i / max(1, residuals - 1) for i in range(residuals))
-        self.stem = ConvNormAct(in_channels, config.stem, 3, stride=2)
+        self.stem: ConvNormAct = ConvNormAct(in_channels, config.stem, 3, stride=2)
         stages, channels, strides = [], config.stem, [2]
         dilation = 1
         for stage in config.stages:
@@ -356,16 +358,16 @@ class MobileViT(nn.Module):
                 layers.append(MobileViTBlock(config, stage, patch, dropout, [next(rates) for _ in range(stage.depth)]))
             stages.append(nn.Sequential(*layers))
             strides.append(strides[-1] * stride)
-        self.stages = nn.ModuleList(stages)
+        self.stages: nn.ModuleList = nn.ModuleList(stages)
         # the stages before the first transformer, and the channels of their largest map for a pixel of the image
         self._early = next((i for i, stage in enumerate(config.stages) if stage.depth), len(stages))
         widths = [config.stem, *(stage.channels for stage in config.stages)]
         self._early_width = max(config.expand * widths[i] / strides[i] ** 2 for i in range(max(1, self._early)))
-        self.head_conv = ConvNormAct(channels, config.head_channels, 1) if head_conv else nn.Identity()
+        self.head_conv: nn.Module = ConvNormAct(channels, config.head_channels, 1) if head_conv else nn.Identity()
 
-        self.feature_channels = tuple(stage.channels for stage in config.stages)
-        self.feature_strides = tuple(strides[1:])
-        self.out_channels = config.head_channels if head_conv else channels
+        self.feature_channels: tuple[int, ...] = tuple(stage.channels for stage in config.stages)
+        self.feature_strides: tuple[int, ...] = tuple(strides[1:])
+        self.out_channels: int = config.head_channels if head_conv else channels
         self.apply(init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -485,10 +487,10 @@ class MobileViTClassifier(ExportableModule):
         output_stride: int = 32,
     ) -> None:
         super().__init__()
-        self.backbone = MobileViT(
+        self.backbone: MobileViT = MobileViT(
             mode, in_channels, patch_size, dropout, variant=variant, output_stride=output_stride, drop_path=drop_path
         )
-        self.dropout = nn.Dropout(head_dropout)
+        self.dropout: nn.Dropout = nn.Dropout(head_dropout)
         self.reset_classifier(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class Optimized(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.steps = tuple(steps)
+        self.steps: tuple[str, ...] = tuple(steps)
         self.milliseconds = milliseconds
         self._run = run
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

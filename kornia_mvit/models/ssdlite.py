@@ -50,7 +50,7 @@ class PooledLevel(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.mix = ConvNormAct(in_channels, out_channels, 1, norm=False, act=nn.ReLU)
+        self.mix: ConvNormAct = ConvNormAct(in_channels, out_channels, 1, norm=False, act=nn.ReLU)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.mix(x.mean(dim=(-2, -1), keepdim=True))
@@ -77,8 +77,8 @@ class DetectionHead(nn.Module):
         self.depthwise: nn.Module = nn.Identity()
         if kernel_size > 1:
             self.depthwise = ConvNormAct(channels, channels, kernel_size, groups=channels, act=None)
-        self.box = nn.Conv2d(channels, shapes * 4, 1)
-        self.classifier = nn.Conv2d(channels, shapes * num_classes, 1)
+        self.box: nn.Conv2d = nn.Conv2d(channels, shapes * 4, 1)
+        self.classifier: nn.Conv2d = nn.Conv2d(channels, shapes * num_classes, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.depthwise(self.project(x))
@@ -171,23 +171,23 @@ class SSDLite(ExportableModule):
         super().__init__()
         _check_classes(num_classes)
         _check_levels(widths, aspect_ratios, scales)
-        self.backbone = MobileViT(
+        self.backbone: MobileViT = MobileViT(
             mode, in_channels, patch_size, backbone_dropout, variant=variant, drop_path=drop_path, head_conv=False
         )
         strides = self.backbone.feature_strides
         if missing := [stride for stride in STRIDES[:2] if stride not in strides]:
             raise ValueError(f"no stage of the backbone has stride {missing[0]}; its strides are {strides}")
-        self.levels = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES[:2])
-        self.num_classes = num_classes
-        self.widths = tuple(widths)
-        self.aspect_ratios = tuple(tuple(map(float, ratios)) for ratios in aspect_ratios)
-        self.scales = (float(scales[0]), float(scales[1]))
+        self.levels: tuple[int, ...] = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES[:2])
+        self.num_classes: int = num_classes
+        self.widths: tuple[int, ...] = tuple(widths)
+        self.aspect_ratios: tuple[tuple[float, ...], ...] = tuple(tuple(map(float, ratios)) for ratios in aspect_ratios)
+        self.scales: tuple[float, float] = (float(scales[0]), float(scales[1]))
 
         given = [*(self.backbone.feature_channels[level] for level in self.levels), *self.widths[2:]]
-        self.extras = nn.ModuleList(SeparableConv(given[n - 1], given[n], stride=2) for n in (2, 3, 4))
+        self.extras: nn.ModuleList = nn.ModuleList(SeparableConv(given[n - 1], given[n], stride=2) for n in (2, 3, 4))
         self.extras.append(PooledLevel(given[4], given[5]))
         shapes = [len(level) for level in anchor_shapes(self.aspect_ratios, self.scales)]
-        self.heads = nn.ModuleList(
+        self.heads: nn.ModuleList = nn.ModuleList(
             DetectionHead(given[n], self.widths[n], shapes[n], num_classes, 1 if n == 5 else 3) for n in range(6)
         )
         self.extras.apply(init_weights)

@@ -3,8 +3,8 @@
 try:
     import pytorch_lightning  # noqa: F401  # to say early, and in one place, what is missing
     import torchmetrics  # noqa: F401
-except ImportError as error:
-    raise ImportError(f"kornia_mvit.training needs {error.name}; install kornia-mvit[train]") from error
+except ImportError as _error:
+    raise ImportError(f"kornia_mvit.training needs {_error.name}; install kornia-mvit[train]") from _error
 
 from kornia_mvit.training.callbacks import EMA
 from kornia_mvit.training.detection import DetectionTask

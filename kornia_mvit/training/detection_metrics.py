@@ -91,15 +91,15 @@ class CocoMetrics(Metric):
         (1.0, 1.0, False)
     """
 
-    higher_is_better = True
-    is_differentiable = False
-    full_state_update = False
+    higher_is_better: bool | None = True
+    is_differentiable: bool | None = False
+    full_state_update: bool | None = False
 
     def __init__(self, class_names: Sequence[str]) -> None:
         super().__init__()
         if not class_names:
             raise ValueError("there are no classes; give their names")
-        self.class_names = tuple(class_names)
+        self.class_names: tuple[str, ...] = tuple(class_names)
         # Rows of all images in a few tensors, so that processes gather few, and may have different numbers of images.
         self._empty = {
             "images": torch.zeros(0, 3, dtype=torch.long),  # image_id or -1, number of truths, of predictions

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.augmentation.preprocess import Preprocess, PreprocessModule
 from kornia_mvit.weights.cards import Model, find_config
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
@@ -60,8 +60,9 @@ class Teacher:
     """
 
     def __init__(self, network: nn.Module, preprocess: Preprocess | None = None) -> None:
-        self.network = network.eval().requires_grad_(False)
-        self.preprocess = (preprocess or getattr(network, "preprocess", None) or Preprocess(size=None)).module()
+        self.network: nn.Module = network.eval().requires_grad_(False)
+        record: Preprocess = preprocess or getattr(network, "preprocess", None) or Preprocess(size=None)
+        self.preprocess: PreprocessModule = record.module()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy(self)  # a copy of the student learns from the same teacher

@@ -116,7 +116,7 @@ class Stopped(SystemExit):
 
     def __init__(self, number: int, checkpoint: Path) -> None:
         super().__init__(128 + number)
-        self.signal = signal.Signals(number)
+        self.signal: signal.Signals = signal.Signals(number)
         self.checkpoint = checkpoint
 
     def __str__(self) -> str:

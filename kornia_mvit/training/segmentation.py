@@ -186,7 +186,7 @@ class SegmentationTask(ImageTask):
             None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32),
             persistent=False,
         )
-        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.confusion: MulticlassConfusionMatrix = MulticlassConfusionMatrix(num_classes, validate_args=False)
 
     def _check(self) -> None:
         h = self.hparams

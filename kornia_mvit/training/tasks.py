@@ -168,10 +168,10 @@ class ClassificationTask(ImageTask):
             ),
         )
         self.teacher: Teacher | None = None if teacher is None else find_teacher(teacher, num_classes)
-        self.metrics = nn.ModuleDict(
+        self.metrics: nn.ModuleDict = nn.ModuleDict(
             {stage: nn.ModuleDict(_metrics(num_classes, stage)) for stage in ("train_", "val_", "test_")}
         )
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.confusion: MulticlassConfusionMatrix = MulticlassConfusionMatrix(num_classes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss of an augmented batch."""

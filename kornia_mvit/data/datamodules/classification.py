@@ -69,10 +69,8 @@ class DigitsData(ImageData):
         numbers = list(range(len(labels)))
         train, rest = train_test_split(numbers, test_size=0.3, random_state=self.seed, stratify=labels)
         val, test = train_test_split(rest, test_size=2 / 3, random_state=self.seed, stratify=labels[rest])
-        self.splits = {
-            name: _Split(images[part], labels[part], part)
-            for name, part in {"train": train, "val": val, "test": test}.items()
-        }
+        for name, part in {"train": train, "val": val, "test": test}.items():
+            self.splits[name] = _Split(images[part], labels[part], part)
 
 
 class FolderData(LabelledFiles):
@@ -107,7 +105,7 @@ class FolderData(LabelledFiles):
         on_error: str = "raise",
     ) -> None:
         super().__init__(batch_size, num_workers, storage_size, val_fraction=val_fraction, seed=seed, on_error=on_error)
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self._list(self._find(), self.root)
 
     def _find(self) -> dict[str, Classes]:

@@ -47,7 +47,7 @@ class BoxData(ImageData):
             raise ValueError(f"unknown on_bad_box {on_bad_box!r}; available: 'drop', 'raise'")
         self._on_bad_box = on_bad_box
         self.bad_boxes: list[str] = []
-        self.clipped_boxes = 0
+        self.clipped_boxes: int = 0
         self._class_names: tuple[str, ...] = ()
         self._place = ""
         self._parts: dict[str, _Part] = {}
@@ -195,7 +195,7 @@ class VOCData(BoxData):
         test_list: str = "test",
     ) -> None:
         super().__init__(batch_size, num_workers, storage_size, on_bad_box)
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self._place = str(root)
         lists = {"train": train_list, "val": val_list, "test": test_list}
         found = {split: self._list(name, needed=split != "test") for split, name in lists.items()}
@@ -286,7 +286,7 @@ class COCOData(BoxData):
         on_bad_box: str = "drop",
     ) -> None:
         super().__init__(batch_size, num_workers, storage_size, on_bad_box)
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self._place = str(root)
         self.category_ids: tuple[int, ...] = ()
         if (test_file is None) != (test_images is None):

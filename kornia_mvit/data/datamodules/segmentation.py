@@ -101,7 +101,7 @@ class SegmentationFolderData(_MaskData):
     ) -> None:
         known = _find_classes(classes, num_classes, class_names)
         super().__init__(batch_size, num_workers, storage_size, known, ignore_index, ignore_label)
-        self.root = Path(root)
+        self.root: Path = Path(root)
         names = [name for name in ("train", "val", "test") if name != "test" or (self.root / name).is_dir()]
         self._pairs = {name: self._pair(name) for name in names}
 
@@ -193,7 +193,7 @@ class VOCSegmentationData(_MaskData):
         names = tuple(class_names or published_names("voc"))
         classes = LabelClasses(names, voc_colours(len(names)))
         super().__init__(batch_size, num_workers, storage_size, classes, ignore_index, 255)
-        self.root = Path(root)
+        self.root: Path = Path(root)
         images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
         augmented = train_list.removesuffix(".txt") in ("train_aug", "trainaug")
         folders = ("SegmentationClassAug", "SegmentationClass") if augmented else ("SegmentationClass",)

@@ -124,9 +124,8 @@ class ShardData(ImageData):
         """Bring the shards to the storage size, and tell of those that cannot be read."""
         # All that it warns of is looked after: workers share the samples out, and the length is theirs.
         warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
-        self.splits = {
-            split: ShardFiles(counts, self.class_names, self.storage(split)) for split, counts in self._counts.items()
-        }
+        for split, counts in self._counts.items():
+            self.splits[split] = ShardFiles(counts, self.class_names, self.storage(split))
         parts = (f"{sum(c.values())} images in {len(c)} shards in {split}" for split, c in self._counts.items())
         rank_zero_info(f"{next(iter(self._counts['train']))}: {list_classes(self.class_names)}, {', '.join(parts)}")
         if self._broken:

@@ -64,7 +64,7 @@ class YOLOData(BoxData):
         on_bad_box: str = "drop",
     ) -> None:
         super().__init__(batch_size, num_workers, storage_size, on_bad_box)
-        self.root = Path(root)
+        self.root: Path = Path(root)
         self._place = str(root)
         layout = _find_layout(self.root, file)
         self._class_names = tuple(class_names or layout.names)
