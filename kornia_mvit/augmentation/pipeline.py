@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from kornia.augmentation import AugmentationSequential, ImageSequential
@@ -132,17 +132,6 @@ class AugmentationPipeline(nn.Module):
         self._settings = Settings(ignore_index, erase_masks, fuse, torch.compile(warp) if compile else warp)
         self._unable = unable(augment) if augment is not None else {}
 
-    @overload
-    def forward(self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None) -> Batch: ...
-
-    @overload
-    def forward(self, batch: Tensor, *, seed: int | None = None, generator: Generator | None = None) -> Tensor: ...
-
-    @overload
-    def forward(
-        self, batch: Tensor, label: Tensor, *, seed: int | None = None, generator: Generator | None = None
-    ) -> tuple[Tensor, Tensor]: ...
-
     def forward(
         self,
         batch: Batch | Tensor,
@@ -164,6 +153,22 @@ class AugmentationPipeline(nn.Module):
         if isinstance(batch, Batch):
             return out
         return out.image if out.label is None else (out.image, out.label)
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None) -> Batch: ...
+
+        @overload
+        def __call__(self, batch: Tensor, *, seed: int | None = None, generator: Generator | None = None) -> Tensor: ...
+
+        @overload
+        def __call__(
+            self, batch: Tensor, label: Tensor, *, seed: int | None = None, generator: Generator | None = None
+        ) -> tuple[Tensor, Tensor]: ...
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            """Run forward, with the hooks."""
 
     @torch.no_grad()
     def augment(

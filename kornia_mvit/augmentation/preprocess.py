@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -159,6 +159,11 @@ class PreprocessModule(nn.Module):
             return self.values(to_float(self.geometry(image)))
         out = self.values(self.geometry(to_float(image)))
         return out.to(image.dtype) if image.is_floating_point() else out
+
+    if TYPE_CHECKING:
+
+        def __call__(self, image: Tensor) -> Tensor:
+            """Run forward, with the hooks."""
 
     def geometry(self, image: Tensor) -> Tensor:
         """Resize and crop images, or lay them in their letterbox; uint8 ones on the CPU only.

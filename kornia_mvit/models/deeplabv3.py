@@ -9,7 +9,7 @@ K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -200,6 +200,11 @@ class DeepLabV3(ExportableModule):
     def forward(self, x: Tensor) -> Tensor:
         """Give logits at the size of the images: (B, C, H, W) -> (B, num_classes, H, W)."""
         return self._upsample(self.head(self.backbone(x)), x)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Run forward, with the hooks."""
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Give the logits and those of the auxiliary head, an aid in training; both (B, num_classes, H, W).

@@ -11,7 +11,7 @@ D the width of a token.
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -375,6 +375,11 @@ class MobileViT(nn.Module):
         y: Tensor = self.head_conv(self.forward_features(x, (-1,))[0])
         return y
 
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Run forward, with the hooks."""
+
     def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
         """Give the maps of the stages, before the last 1x1 convolution.
 
@@ -496,6 +501,11 @@ class MobileViTClassifier(ExportableModule):
     def forward(self, x: Tensor) -> Tensor:
         """Give logits: (B, C, H, W) -> (B, num_classes)."""
         return self.forward_head(self.backbone(x))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Run forward, with the hooks."""
 
     def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
         """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""

@@ -10,7 +10,7 @@ objects; the logits have one more, the background, at 0.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -203,6 +203,11 @@ class SSDLite(ExportableModule):
             maps.append(extra(maps[-1]))
         logits, deltas = zip(*(head(level) for head, level in zip(self.heads, maps, strict=True)), strict=True)
         return torch.cat(logits, 1), torch.cat(deltas, 1)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            """Run forward, with the hooks."""
 
     def anchors(
         self,
