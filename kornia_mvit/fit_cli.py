@@ -107,6 +107,7 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
     from kornia_mvit.training import AtomicCheckpointIO, ExactResume, SaveOnSignal  # says which extra is missing
 
     try:
+        import jsonargparse  # noqa: F401  # Lightning's command line is built on it
         from lightning_fabric.plugins import TorchCheckpointIO
         from pytorch_lightning import LightningDataModule, LightningModule, Trainer
         from pytorch_lightning.callbacks import ModelCheckpoint

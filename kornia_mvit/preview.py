@@ -97,8 +97,6 @@ def draw_preview(
     Returns:
         A Pillow image with a row for each of the images: the image first, then its augmentations.
     """
-    from PIL import Image
-
     from kornia_mvit.visualize import add_legend, classes_in, draw_batch
 
     count = min(count, len(dataset))
@@ -107,6 +105,8 @@ def draw_preview(
     looks: dict[str, Any] = {"class_names": class_names, "cell": cell, "ignore_index": pipeline.ignore_index}
     looks["legend"] = False
     columns = [draw_batch(batch, columns=1, **looks)]
+    from PIL import Image  # the drawing before has said so if it is missing
+
     for view, _ in pipeline.views(batch, copies, seed=seed):
         columns.append(draw_batch(view, columns=1, preprocess=pipeline.preprocess, **looks))
     sheet = Image.new("RGB", (sum(c.width for c in columns), max(c.height for c in columns)), "white")
@@ -121,9 +121,12 @@ def draw_preview(
 
 def _data(name: str, rest: list[str], size: int) -> Any:
     """Build a data module from arguments such as ``--data.root DIR``."""
-    from jsonargparse import ArgumentParser
-
     from kornia_mvit.data import datamodules
+
+    try:
+        from jsonargparse import ArgumentParser
+    except ImportError as error:
+        raise ImportError("options of data need jsonargparse; install kornia-mvit[train]") from error
 
     if name not in datamodules.__all__:
         raise ValueError(f"unknown data {name!r}; available: {', '.join(datamodules.__all__)}")

@@ -1,4 +1,10 @@
-"""Lightning data modules."""
+"""Lightning data modules. Needs ``kornia-mvit[train]``."""
+
+try:
+    import pytorch_lightning  # noqa: F401  # to say early, and in one place, what is missing
+    import sklearn  # noqa: F401
+except ImportError as _error:
+    raise ImportError(f"kornia_mvit.data.datamodules needs {_error.name}; install kornia-mvit[train]") from _error
 
 from kornia_mvit.data.datamodules.classification import DigitsData, FolderData
 from kornia_mvit.data.datamodules.detection import COCOData, VOCData
