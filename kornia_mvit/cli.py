@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from kornia_mvit import MobileViT, MobileViTClassifier, Preprocess, __version__
+from kornia_mvit import MobileViT, MobileViTClassifier, Preprocess, __version__, list_weights
 from kornia_mvit.export_cli import add_arguments as add_export_arguments
 from kornia_mvit.export_cli import run as run_export
 from kornia_mvit.fit_cli import COMMANDS, build_cli, run_command
@@ -19,6 +19,7 @@ from kornia_mvit.predict import run as run_predict
 from kornia_mvit.preview import add_arguments as add_preview_arguments
 from kornia_mvit.preview import run as run_preview
 from kornia_mvit.weights.layouts import LAYOUTS
+from kornia_mvit.weights.registry import WeightsRecord, find_weights
 
 __all__ = ["main"]
 
@@ -114,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
 
     info = commands.add_parser("info", help="tell what is here, or what a checkpoint holds")
-    info.add_argument("checkpoint", nargs="?", metavar="FILE", help="a checkpoint, whoever wrote it")
+    info.add_argument("checkpoint", nargs="?", metavar="FILE", help="a checkpoint, or the name of published weights")
     info.set_defaults(run=_info)
     return parser
 
@@ -201,6 +202,8 @@ def _evaluate(checkpoint: Path, loader: Any) -> tuple[Any, torch.Tensor, torch.T
 def _info(args: argparse.Namespace) -> int:
     if args.checkpoint is None:
         return _info_package()
+    if args.checkpoint in list_weights():
+        return _info_weights(find_weights(args.checkpoint))
     from kornia_mvit.weights.checkpoints import read_weights
     from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 
@@ -218,6 +221,18 @@ def _info(args: argparse.Namespace) -> int:
     number = f"{found.num_classes - 1} and the background" if found.task == "detection" else f"{found.num_classes}"
     print(f"classes     {f'{number}: {classes}' if found.num_classes else 'none'}")
     print(f"preprocess  {Preprocess.from_dict(card['preprocess']) if card.get('preprocess') else 'not known'}")
+    return 0
+
+
+def _info_weights(record: WeightsRecord) -> int:
+    scores = ", ".join(f"{name} {value} %" for name, value in record.score.items())
+    print(f"weights     {record.name}, published by others")
+    print(f"source      {record.source}")
+    print(f"licence     {record.licence}")
+    print(f"task        {record.task}, {record.num_classes} classes of {record.classes}")
+    print(f"model       MobileViT {record.mode}")
+    print(f"score       {scores} ({record.score_source})")
+    print(f"preprocess  {record.preprocess}")
     return 0
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kornia_mvit import MobileViTClassifier, SSDLite, __version__, save_checkpoint
+from kornia_mvit import MobileViTClassifier, SSDLite, __version__, list_weights, save_checkpoint
 from kornia_mvit.cli import main
 from kornia_mvit.training import find_recipe, list_recipes
-from kornia_mvit.weights.registry import from_pretrained
+from kornia_mvit.weights.registry import find_weights, from_pretrained
 from tests.data.test_datamodules import make_folder
 from tests.weights.test_files import Trace
 
@@ -303,6 +303,13 @@ class TestInfo:
         assert status == 0
         assert "2: cat, dog" in out
         assert "Preprocess(size=32, crop=32" in out
+
+    def test_licence_of_published_weights(self, capsys):
+        for name in list_weights():
+            status, out, _ = run(capsys, "info", name)
+            assert status == 0
+            assert f"licence     {find_weights(name).licence}\n" in out
+            assert ("apple-amlr" in out) == (".transformers_" in name)
 
 
 class TestConvert:

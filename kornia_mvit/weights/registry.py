@@ -86,6 +86,11 @@ _APPLE_FILES = {
     "segmentation": "segmentation/deeplabv3_mobilevit_{}",
     "detection": "detection/ssd_mobilevit_{}_320",
 }
+_LICENCES = {
+    "apple": "Apple's own, the file LICENSE of cvnets",
+    "transformers": "Apple's sample code licence or apple-amlr, as the model's card says",
+    "timm": "cvnets-license, which is Apple's own; see the model's card",
+}
 _HUB_IDS = {"classification": "apple/mobilevit-{}", "segmentation": "apple/deeplabv3-mobilevit-{}"}
 _NAMES = {
     "classification": "mobilevit_{}.{}_in1k",
@@ -112,7 +117,7 @@ def _records() -> dict[str, WeightsRecord]:
                     preprocess=preprocess,
                     score={metric: score},
                     score_source="Apple's paper and cvnets",
-                    licence="Apple's sample code licence",
+                    licence=_LICENCES[layout],
                     num_classes=count,
                     classes=classes,
                 )
@@ -130,7 +135,7 @@ def _records() -> dict[str, WeightsRecord]:
                 preprocess=Preprocess(size=284, crop=256, interpolation="bicubic"),  # 256 / 0.9
                 score={"top-1": top1, "top-5": top5},
                 score_source="timm, 256 px, crop 0.9, bicubic",
-                licence="see the model's card",
+                licence=_LICENCES["timm"],
             )
         )
     return {record.name: record for record in records}
