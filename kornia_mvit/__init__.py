@@ -16,7 +16,7 @@ from kornia_mvit.visualize import draw_batch
 from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
 from kornia_mvit.weights.registry import from_pretrained, list_weights
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "AugmentationPipeline",

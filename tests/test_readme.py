@@ -1,0 +1,308 @@
+"""README.rst as people meet it: it renders, its code runs, its commands and links lead somewhere. And the version."""
+
+import ast
+import functools
+import io
+import re
+import shlex
+import tomllib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning
+import readme_renderer.rst
+import torch
+from PIL import Image
+
+import kornia_mvit
+from kornia_mvit import cli, testing
+from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.models import optimize as optimization
+from kornia_mvit.weights import registry, save_pretrained
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.rst").read_text(encoding="utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# Programs of the console that are not ours, and whose arguments are no business of this test.
+OTHERS = ("cd", "git", "source")
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    line: int  # of the first line of code, from 1
+    code: str
+
+
+def blocks(text: str) -> list[Block]:
+    """Give the code blocks of a document."""
+    out, lines = [], text.splitlines()
+    for number, line in enumerate(lines):
+        found = re.fullmatch(r"( *)\.\. code-block:: (\w+)", line)
+        if not found:
+            continue
+        indent, body = len(found[1]) + 3, []
+        for inside in lines[number + 1 :]:
+            if inside.strip() and len(inside) - len(inside.lstrip()) < indent:
+                break
+            body.append(inside[indent:])
+        first = next(place for place, inside in enumerate(body) if inside.strip())
+        out.append(Block(found[2], number + 2 + first, "\n".join(body[first:]).rstrip() + "\n"))
+    return out
+
+
+def commands(text: str) -> list[str]:
+    """Give the command lines of the console blocks, and those that the text names."""
+    out = []
+    for block in blocks(text):
+        if block.language == "console":
+            joined = block.code.replace("\\\n", " ")
+            out += [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
+    out += [
+        name for name in re.findall(r"``([^`]+)``", text) if re.match(r"(make|kornia-mvit|pip install) [a-z'.-]", name)
+    ]
+    return [re.sub(r"\s+#.*", "", line) for line in out]
+
+
+# ------------------------------------------------------------------------------------------------------- running code
+
+
+def stated_shape(line: str) -> list[str] | None:
+    """Give the shape that a comment states, as in ``y = f(x)  # (2, K, 7), of the first``."""
+    found = re.search(r"#\s*\(((?:\w+,\s*)*\w*,?)\)", line)
+    return None if found is None else re.findall(r"\w+", found[1])
+
+
+def same_shape(found: tuple[int, ...], stated: list[str]) -> bool:
+    """Whether a shape is the stated one; letters stand for any number."""
+    return len(found) == len(stated) and all(
+        number == int(told) for number, told in zip(found, stated, strict=True) if told.isdigit()
+    )
+
+
+def run(block: Block, names: dict[str, Any], file: str = "README.rst") -> int:
+    """Run a block and compare what it says of shapes; give how many of them it states."""
+    tree = ast.parse("\n" * (block.line - 1) + block.code, file)
+    lines = ("\n" * (block.line - 1) + block.code).splitlines()
+    compared = 0
+    for statement in tree.body:
+        line = lines[statement.end_lineno - 1]
+        stated = stated_shape(line) if isinstance(statement, ast.Expr | ast.Assign) else None
+        if isinstance(statement, ast.Expr):
+            value = eval(compile(ast.Expression(statement.value), file, "eval"), names)
+        else:
+            exec(compile(ast.Module([statement], []), file, "exec"), names)
+            value = None
+        if stated is not None:
+            if isinstance(statement, ast.Assign):
+                target = statement.targets[0]
+                value = names[(target.elts[0] if isinstance(target, ast.Tuple) else target).id]
+            found = tuple(getattr(value, "shape", value))
+            assert same_shape(found, stated), f"{file}:{statement.lineno}: {line.strip()} is {found}"
+            compared += 1
+    return compared
+
+
+class ShortTrainer(pytorch_lightning.Trainer):
+    """Two batches, whatever number of epochs is asked for."""
+
+    def __init__(self, **arguments: Any) -> None:
+        arguments |= {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "accelerator": "cpu"}
+        super().__init__(**arguments, logger=False, enable_progress_bar=False, enable_model_summary=False)
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch) -> Iterator[Path]:
+    """A folder with the data that README.rst names, and what takes long or needs a network made short and local."""
+    for place, task in (("photos", "classes"), ("streets", "masks"), ("cells", "boxes")):
+        write_data(tmp_path / place, task)
+    Image.new("RGB", (160, 120), "teal").save(tmp_path / "photo.jpg")
+    model = kornia_mvit.MobileViTClassifier("xxs")
+    save_pretrained(model, tmp_path / "hub")
+    kornia_mvit.save_checkpoint(model, tmp_path / "hub" / "model.safetensors", layout="timm")
+    monkeypatch.setattr(registry, "_fetch_repository", lambda name: tmp_path / "hub")
+    monkeypatch.setattr(pytorch_lightning, "Trainer", ShortTrainer)
+    monkeypatch.setattr(kornia_mvit, "optimize", functools.partial(optimization.optimize, mode="eager"))
+    monkeypatch.setattr(
+        testing, "check_backbone", functools.partial(testing.check_backbone, max_examples=1, exclude=["export"])
+    )
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def write_data(folder: Path, task: str) -> None:
+    """Write the synthetic shapes as a folder for each class, as label images or as YOLO has boxes."""
+    shapes = Shapes(8, (96, 128))
+    names = Shapes.class_names
+    for number, sample in enumerate(shapes[index] for index in range(len(shapes))):
+        split = "val" if number >= 4 else "train"
+        image = Image.fromarray(sample["image"].permute(1, 2, 0).numpy())
+        if task == "classes":
+            place = folder / names[number % 2] / f"{number}.jpg"
+        elif task == "masks":
+            place = folder / split / f"{number}.jpg"
+            labels = folder / f"{split}_labels" / f"{number}.png"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(sample["mask"].to(torch.uint8).numpy()).save(labels)
+        else:
+            place = folder / "images" / split / f"{number}.jpg"
+            labels = folder / "labels" / split / f"{number}.txt"
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            size = torch.tensor([128, 96, 128, 96])
+            corners = sample["boxes"] / size
+            centres = torch.cat([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], 1)
+            rows = zip(sample["box_label"].tolist(), centres.clamp(0, 1).tolist(), strict=True)
+            labels.write_text("".join(f"{label} {' '.join(map(str, row))}\n" for label, row in rows))
+            (folder / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames: {list(names)}\n")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.save(place)
+
+
+@pytest.mark.filterwarnings("ignore")  # two batches are few, as Lightning says in several ways
+def test_python_runs_and_gives_the_shapes_that_it_states(prepared):
+    names: dict[str, Any] = {"__name__": "__main__"}
+    compared = sum(run(block, names) for block in blocks(README) if block.language == "python")
+    assert compared >= 2
+    assert "MobileViT" in names
+
+
+class TestRun:
+    """The test above would see a fault."""
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "x = torch.zeros(2, 3)  # (2, 4)",
+            "x, y = torch.zeros(2, 3), 1  # (2, 3, 1), and more",
+            "torch.zeros(2, 3).shape  # (3, 2)",
+            "torch.zeros(2, 3)  # (2, K, 3)",
+        ],
+    )
+    def test_wrong_shape_is_told(self, code):
+        with pytest.raises(AssertionError, match=r"README\.rst:7"):
+            run(Block("python", 7, code), {"torch": torch})
+
+    def test_right_shape_passes(self):
+        block = Block("python", 1, "x = torch.zeros(\n    2, 3\n)  # (2, K), rows\nx.shape  # (2, 3)\n")
+        assert run(block, {"torch": torch}) == 2
+
+    def test_line_of_an_error_is_the_document_s(self):
+        text = "Title\n\n.. code-block:: python\n\n   x = 1\n   y = nothing\n\nMore\n"
+        (block,) = blocks(text)
+        with pytest.raises(NameError) as caught:
+            run(block, {})
+        assert caught.traceback[-1].lineno + 1 == 6
+
+
+# ------------------------------------------------------------------------------------------------ commands, links, HTML
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(commands(README)))
+def test_command_exists(line, capsys):
+    check_command(line, capsys)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make nothing",
+        "pip install '.[nothing]'",
+        "kornia-mvit nothing",
+        "kornia-mvit predict photo.jpg --nothing",
+        "kornia-mvit fit --config nothing",
+        "kornia-mvit fit --config folder --data.root photos --data.nothing 3",
+        "nothing",
+    ],
+)
+def test_command_that_does_not_exist_is_told(line, capsys):
+    with pytest.raises((AssertionError, SystemExit, ValueError)):
+        check_command(line, capsys)
+
+
+def check_command(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Check that a command line has a program, a target or an extra that is there, and options that are known."""
+    program, *arguments = shlex.split(line)
+    if program == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        for target in (argument for argument in arguments if "=" not in argument):
+            assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), f"no target {target}"
+    elif program == "pip":
+        for extra in re.findall(r"\[([\w,]+)\]", line):
+            assert set(extra.split(",")) <= set(PROJECT["optional-dependencies"])
+    elif program == "kornia-mvit":
+        check_own(arguments, capsys)
+    else:
+        assert program in OTHERS
+
+
+def check_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if arguments and arguments[0] in ("fit", "validate", "test"):
+        with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            status = cli.main([*(argument for argument in arguments if argument != "--help"), "--print_config"])
+            raise AssertionError(f"status {status}: {capsys.readouterr().err}")
+        assert stop.value.code == 0
+        return
+    if "--help" in arguments:
+        arguments = [argument for argument in arguments if argument != "--help"]
+    parsed, rest = cli._parser().parse_known_args(arguments)
+    assert all(option.startswith(("--data.", "--model.")) for option in rest[::2]), rest
+    assert not rest or parsed.command == "preview"
+
+
+def targets(text: str) -> set[str]:
+    """Give the files of the repository that a document links to or shows."""
+    links = re.findall(r"`[^`]*<([^`>]+)>`__?", text) + re.findall(r"\.\. (?:image|figure):: (\S+)", text)
+    return {link.partition("#")[0] for link in links if "://" not in link}
+
+
+@pytest.mark.parametrize("name", ["README.rst", "CONTRIBUTING.rst", "CHANGELOG.rst"])
+def test_links_lead_to_files(name):
+    assert {link for link in targets((ROOT / name).read_text()) if not (ROOT / link).exists()} == set()
+
+
+def test_readme_has_links():
+    assert {"CHANGELOG.rst", "CONTRIBUTING.rst"} <= targets(README)
+
+
+def render(text: str) -> tuple[str | None, str]:
+    """Give the page that PyPI would show, and what it complains of."""
+    warned = io.StringIO()
+    return readme_renderer.rst.render(text, stream=warned), warned.getvalue()
+
+
+@pytest.mark.parametrize("name", ["README.rst", "CHANGELOG.rst"])
+def test_renders_on_pypi(name):
+    page, warned = render((ROOT / name).read_text())
+    assert warned == ""
+    assert "<h1>" in page
+    assert page.count("<section") > 2
+
+
+def test_what_does_not_render_is_told():
+    assert "Title underline too short" in render("A long title\n=======\n\nText\n")[1]
+    assert render(":ref:`nothing`\n")[1] != ""
+
+
+class TestVersion:
+    """The version stands in ``kornia_mvit/__init__.py``; whatever else has to say it says the same."""
+
+    def test_stated_once(self):
+        assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", kornia_mvit.__version__)
+        assert "version" in PROJECT["dynamic"]
+        (line,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+        assert line == kornia_mvit.__version__
+        newest = re.search(r"^(\d\S*) \((\d{4}-\d\d-\d\d)\)\n-+\n", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
+        assert newest[1] == kornia_mvit.__version__
+        assert f"date-released: {newest[2]}\n" in (ROOT / "CITATION.cff").read_text()
+
+    def test_stated_nowhere_else(self):
+        places = [*(ROOT / "kornia_mvit").rglob("*.py"), *(ROOT / name for name in ("pyproject.toml", "setup.cfg"))]
+        places += (ROOT / "docs").glob("*.py")
+        stated = re.compile(rf"(?<![\w.]){re.escape(kornia_mvit.__version__)}(?![\w.])")
+        found = [str(path.relative_to(ROOT)) for path in places if stated.search(path.read_text())]
+        assert found == ["kornia_mvit/__init__.py"]
