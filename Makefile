@@ -36,7 +36,7 @@ test: compiler lint  ## lint, then every test that takes seconds
 test-long: compiler $(TEST_READY)  ## the tests that take minutes
 	$(PYTEST) -m long -rs $(ARGS)
 
-test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone
+test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone, and with each extra
 	$(PYTEST) -m install tests/test_install.py $(ARGS)
 
 bench: compiler $(TEST_READY)  ## the short benchmarks beside timm, transformers and Kornia, 10 minutes
