@@ -96,6 +96,11 @@ def execute(notebook: NotebookNode, seconds: float = SECONDS) -> None:
         nonlocal begun
         begun = cell_index + 1
 
+    def look(cell: NotebookNode, cell_index: int, execute_reply: dict[str, Any]) -> None:
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                raise NotebookError(f"cell {begun} wrote to standard error:\n{output.text.strip()}")
+
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder, "work")
         work.mkdir()
@@ -105,6 +110,7 @@ def execute(notebook: NotebookNode, seconds: float = SECONDS) -> None:
             extra_arguments=["--log-level=ERROR"],  # it warns of its own connection
             timeout_func=left,
             on_cell_start=note,
+            on_cell_executed=look,
             record_timing=False,
             coalesce_streams=True,
             resources={"metadata": {"path": str(work)}},
@@ -120,9 +126,7 @@ def execute(notebook: NotebookNode, seconds: float = SECONDS) -> None:
         except DeadKernelError as error:
             raise NotebookError(f"cell {begun}: its process died") from error
     notebook.metadata = nbformat.from_dict(METADATA)  # the kernel added its version
-    for place, output in _outputs(notebook):
-        if output.output_type == "stream" and output.name == "stderr":
-            raise NotebookError(f"{place} wrote to standard error:\n{output.text.strip()}")
+    for _, output in _outputs(notebook):
         if "image/png" in output.get("data", {}):
             output.data.pop("image/jpeg", None)  # Pillow gives both
             output.data["image/png"] = _shrink(output.data["image/png"])
