@@ -81,9 +81,9 @@ images = test.image / 255
 # %% [markdown]
 # ## Look, undo, merge
 #
-# `TestTimeTransform` is one way to look: mirrored, scaled, turned or cropped. Here are four of them. Upper row: what the
-# network sees, with yellow over what it takes for a shape. Lower row: the same brought back to the image. What a look
-# did not show is hatched, and not counted there.
+# `TestTimeTransform` is one way to look: mirrored, scaled, turned or cropped. Here are four of them. Upper row: what
+# the network sees, with yellow over what it takes for a shape. Lower row: the same brought back to the image. What a
+# look did not show is hatched, and not counted there.
 
 # %%
 looks = {
@@ -213,7 +213,8 @@ def detect(images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         boxes = [[float(x.start), float(y.start), float(x.stop), float(y.stop)] for y, x in places]
         scores = [float(probability[torch.from_numpy(blobs) == k + 1].mean()) for k in range(len(places))]
         found = {"boxes": torch.tensor(boxes).reshape(-1, 4), "scores": torch.tensor(scores)}
-        out.append(found | {"labels": torch.zeros(len(boxes), dtype=torch.long)})
+        found |= {"labels": torch.zeros(len(boxes), dtype=torch.long)}
+        out.append({name: value.to(images.device) for name, value in found.items()})
     return out
 
 
@@ -221,7 +222,7 @@ def fit_of_boxes(found: list[dict[str, torch.Tensor]]) -> float:
     """Give the mean over all true boxes of their overlap with the nearest box that was found."""
     best = []
     for image, boxes, label in zip(found, truth.boxes, truth.box_label, strict=True):
-        pairs = box_iou(boxes[label >= 0], image["boxes"])
+        pairs = box_iou(boxes[label >= 0], image["boxes"].cpu())
         best.append(F.pad(pairs, (1, 0)).amax(1))  # 0 where nothing was found
     return float(torch.cat(best).mean())
 
