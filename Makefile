@@ -16,7 +16,7 @@ EXPORT_READY := $(VENV)/.kornia-mvit-export
 TEST_READY := $(VENV)/.kornia-mvit-test
 DOCS_READY := $(VENV)/.kornia-mvit-docs
 
-.PHONY: help demo browser-demo test test-long test-install bench lint clean
+.PHONY: help demo browser-demo test test-long test-install notebooks bench lint clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
@@ -38,6 +38,10 @@ test-long: compiler $(TEST_READY)  ## the tests that take minutes
 
 test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone, and with each extra
 	$(PYTEST) -m install tests/test_install.py $(ARGS)
+
+notebooks: $(DOCS_READY)  ## run and check the notebooks of examples; ARGS="--write NAME" builds one again
+	$(PYTEST) -m notebooks tests/test_notebooks.py
+	$(BIN)/python examples/notebooks.py $(ARGS)
 
 bench: compiler $(TEST_READY)  ## the short benchmarks beside timm, transformers and Kornia, 10 minutes
 	mkdir -p runs/bench

@@ -35,6 +35,7 @@ def draw_batch(
     batch: Batch,
     class_names: Sequence[str] | None = None,
     *,
+    colours: Colours | None = None,
     preprocess: Preprocess | None = None,
     columns: int = 8,
     cell: int = 128,
@@ -51,6 +52,7 @@ def draw_batch(
     Args:
         batch: images and targets.
         class_names: names of the classes; their numbers are shown when None.
+        colours: red, green and blue of the masks' classes, from 0 to 255; some of each hue when None.
         preprocess: what the values of the images went through, to be undone for looking at.
         columns: images in a row.
         cell: longer side in pixels that each image is drawn with.
@@ -69,13 +71,13 @@ def draw_batch(
     for i, image in enumerate(_look(batch.image, preprocess)):
         picture = _enlarge(image, cell)
         if batch.mask is not None:
-            picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index, background=background)
+            picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index, colours, background)
         _draw_shapes(picture, batch, i, class_names)
         pictures.append(picture)
     sheet = _grid(pictures, titles, [_INK] * len(titles), columns, cell)
     if batch.mask is not None and legend:
         shown = [k for k in classes_in(batch.mask, ignore_index) if k != background]
-        sheet = add_legend(sheet, shown, class_names) if shown else sheet
+        sheet = add_legend(sheet, shown, class_names, colours) if shown else sheet
     return sheet
 
 

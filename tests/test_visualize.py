@@ -58,6 +58,8 @@ class TestDrawBatch:
         assert at(11.9, 8) == _colour(1), "the right edge of the box"
         assert max(abs(a - b) for a, b in zip(at(16, 8), blend(0), strict=True)) <= 1
         assert max(abs(a - b) for a, b in zip(at(16, 20), blend(1), strict=True)) <= 1
+        picture = draw_batch(batch, ["sky", "road"], colours=[(0, 0, 0), (255, 255, 255)], cell=320)
+        assert (at(16, 8), at(16, 20)) == ((127, 127, 127), (255, 255, 255)), "colours of one's own"
         assert at(30, 20)[0] == at(30, 20)[1] == at(30, 20)[2], "ignored pixels are grey"
         assert at(20, 6) == (255, 60, 60)
         assert at(24, 6) == at(16, 8), "what is not visible is not drawn"
