@@ -228,8 +228,8 @@ left.grid(alpha=0.3)
 groups = parameter_groups(task.network, 4e-3, 0.01, head_factor=5.0, layer_decay=0.7)
 rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
 layers = {next(iter(layer)): next(iter(layer.values())) for layer in find_layers(task.network)}
-names = [name.split(".0.")[0].removeprefix("backbone.").removesuffix(".weight") for name in layers]
-names = [name.removesuffix(".conv") for name in names]
+names = [".".join(name.removeprefix("backbone.").split(".")[:2]) for name in layers]
+names = [name.removesuffix(".conv").removesuffix(".weight") for name in names]
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), dpi=80, layout="constrained")
 left.barh(names, [rate[id(parameter)] for parameter in layers.values()])
