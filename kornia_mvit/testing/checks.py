@@ -58,7 +58,7 @@ def sizes(subject: Subject) -> str | None:
 
     refused = len([size for size in subject.drawn if size in subject.problems])
     try:
-        for_sizes(subject, test)
+        for_sizes(subject, test, everything=True)
     except Violation as violation:
         smallest = str(violation)
         crashes = {s: e for s, e in subject.problems.items() if not is_refusal(e)}
@@ -75,13 +75,16 @@ def sizes(subject: Subject) -> str | None:
 def shapes(subject: Subject) -> str | None:
     """Outputs keep their number, rank and channels; a map's height follows the image's height alone, by one stride."""
     model = subject.build()
-    reference = subject.run(model, subject.image(subject.size))
-    possible = range(1, max(subject.size) + 1)
-    strides = {
-        name: [stride for stride in possible if fits(y.shape[2:], subject.size, stride)]
-        for name, y in reference.items()
-        if y.ndim == 4
-    }
+    least, most = subject.accepted[0] if subject.accepted else subject.size, subject.size
+    reference, large = (subject.run(model, subject.image(size)) for size in (least, most))
+    strides = {}
+    for name, y in reference.items():
+        if y.ndim != 4:
+            continue
+        fit = [stride for stride in range(1, max(least) + 1) if fits(y.shape[2:], least, stride)]
+        shape = large[name].shape if name in large else ()
+        both = [stride for stride in fit if len(shape) == 4 and fits(shape[2:], most, stride)]
+        strides[name] = both or fit
 
     def test(size: Size) -> None:
         assume(subject.accepts(model, size))
@@ -99,7 +102,7 @@ def shapes(subject: Subject) -> str | None:
             if len(shape) != 3 and shape[1:2] != other[1:2]:
                 raise Violation(f"{said}: {name} has {shape[1]} channels, but {other[1]} for other sizes")
             if len(shape) == 4 and not any(fits(y.shape[2:], size, stride) for stride in strides[name]):
-                at = f"{subject.size[0]}x{subject.size[1]}"
+                at = f"{least[0]}x{least[1]}"
                 raise Violation(f"{said}: {name} is {shape}, and at {at} {other}: no stride gives both")
             if len(shape) == 4 and (square := (size[0], size[0])) != size and subject.accepts(model, square):
                 tall = subject.run(model, subject.image(square))[name].shape
@@ -167,7 +170,7 @@ def neighbours(subject: Subject) -> str | None:
     except Violation as violation:
         training = [name or type(module).__name__ for name, module in model.named_modules() if module.training]
         hint = f"\nin training mode after eval(): {join(training)}" if training else ""
-        raise Violation(f"{violation}{hint}") from None
+        raise type(violation)(f"{violation}{hint}") from None
     return None
 
 
@@ -287,11 +290,11 @@ def buffers(subject: Subject) -> str | None:
 @_property
 def dtypes(subject: Subject) -> str | None:
     """Converted to float64 and to bfloat16, the network gives outputs of that dtype that agree with float32."""
-    image = subject.image(subject.size)
-    expected = subject.run(subject.build(), image)
+    image, built = subject.image(subject.size), subject.build()
+    expected = subject.run(built, image)
     said = []
     for dtype, tolerance in ((torch.float64, 1e-3), (torch.bfloat16, 0.25)):
-        model = subject.build().to(dtype)
+        model = copy.deepcopy(built).to(dtype)
         try:
             outputs = subject.run(model, image.to(dtype))
         except RuntimeError as error:
@@ -315,10 +318,10 @@ def autocast(subject: Subject) -> str | None:
     image = subject.image(subject.size)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = subject.run(model, image, grad=True)
-        if wrong := [name for name, y in outputs.items() if y.is_floating_point() and not y.isfinite().all()]:
-            expected = subject.run(subject.build(), image)
-            if all(expected[name].isfinite().all() for name in wrong):
-                raise Violation(f"{join(wrong)} is not finite, though it is without autocast")
+    if wrong := [name for name, y in outputs.items() if y.is_floating_point() and not y.isfinite().all()]:
+        expected = subject.run(model, image)
+        if all(expected[name].isfinite().all() for name in wrong):
+            raise Violation(f"{join(wrong)} is not finite, though it is without autocast")
     total = weigh(outputs, subject.seed)
     if total is not None:
         torch.autograd.backward(total)
@@ -352,7 +355,7 @@ def device(subject: Subject) -> str | None:
 def channels_last(subject: Subject) -> str | None:
     """Images and weights in channels_last give what contiguous ones give."""
     model = subject.build()
-    turned = subject.build().to(memory_format=torch.channels_last)
+    turned = copy.deepcopy(model).to(memory_format=torch.channels_last)
 
     def test(size: Size) -> None:
         assume(subject.accepts(model, size))

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from torch import Tensor, nn
 
@@ -34,8 +35,18 @@ __all__ = [
 Size = tuple[int, int]
 
 
-def for_sizes(subject: Subject, test: Callable[..., None], **drawn: Any) -> None:
-    """Try a test on sizes that Hypothesis draws, and raise what it raises at the smallest that fails."""
+def for_sizes(subject: Subject, test: Callable[..., None], everything: bool = False, **drawn: Any) -> None:
+    """Try a test on sizes that Hypothesis draws, and raise what it raises at the smallest that it finds to fail.
+
+    Args:
+        subject: the network, and which sizes are drawn.
+        test: takes a size, and what else is drawn.
+        everything: draw sizes too that the network does not take; without it, only some are drawn where there are any.
+        drawn: strategies for the test's other arguments.
+    """
+    if not everything and not subject.accepted:
+        raise NotApplicable("no size that was drawn is taken")
+    sizes = subject.sizes if everything or not subject.problems else st.sampled_from(subject.accepted)
 
     @settings(
         max_examples=subject.max_examples,
@@ -48,7 +59,7 @@ def for_sizes(subject: Subject, test: Callable[..., None], **drawn: Any) -> None
         print_blob=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(size=subject.sizes, **drawn)
+    @given(size=sizes, **drawn)
     def run(size: Size, **values: Any) -> None:
         test(size, **values)
 

@@ -51,7 +51,8 @@ def check_backbone(
     generators are left as they were. Weights that begin as a constant are stirred first.
 
     A size that raises a ValueError, TypeError, NotImplementedError or AssertionError with a message is *refused*, which
-    is told apart from a crash; the other properties are then checked on the sizes that are taken.
+    is told apart from a crash. Where sizes are refused or crash, the other properties are checked on the drawn sizes that
+    are taken.
 
     Args:
         factory: builds the network, a new one at each call.
@@ -89,7 +90,10 @@ def check_backbone(
         )
     strategy = _sizes(sizes)
     with seeded(seed):
-        if (model := factory()) is factory():
+        model = factory()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"factory gave a {type(model).__name__}; it is to build a torch.nn.Module")
+        if factory() is model:
             raise TypeError("factory gave the same network twice; it is to build a new one at each call")
         drawn = _draw(strategy, max_examples)
         subject = Subject(factory, in_channels, strategy, drawn, max_examples, seed, output_shape)
@@ -113,8 +117,9 @@ def _check(name: str, subject: Subject) -> Result:
         status, detail = Status.NOT_APPLICABLE, str(reason)
     except Difference as difference:
         status, detail = Status.FAILED, str(difference)
-        if subject.random:
-            status, detail = Status.NOT_APPLICABLE, "outputs are random, and cannot be compared; see randomness"
+        if subject.unsteady not in (None, name):
+            status = Status.NOT_APPLICABLE
+            detail = f"outputs differ from run to run, and cannot be compared; see {subject.unsteady}"
     except Violation as violation:
         status, detail = Status.FAILED, str(violation)
         if name == "sizes" and all(is_refusal(error) for error in subject.problems.values()):

@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from kornia_mvit.augmentation.randomness import isolated_generators, seed_generators
 from kornia_mvit.testing.builders import make_image
 
 __all__ = [
@@ -56,7 +57,8 @@ class Subject:
         output_shape: what the caller says of the outputs' shapes.
         accepted: those of ``drawn`` that the network takes; found by the first property.
         problems: what the others raised.
-        random: whether the outputs of one image differ from run to run; found by the survey.
+        unsteady: the property that explains why the outputs of one image differ from run to run, if they do; found by
+            the survey.
     """
 
     factory: Callable[[], nn.Module]
@@ -68,7 +70,7 @@ class Subject:
     output_shape: Callable[[int, int, int], Any] | None = None
     accepted: list[Size] = field(default_factory=list)
     problems: dict[Size, Exception] = field(default_factory=dict)
-    random: bool = False
+    unsteady: str | None = None
 
     @property
     def size(self) -> Size:
@@ -78,7 +80,7 @@ class Subject:
         return self.accepted[-1]
 
     def survey(self) -> None:
-        """Find out which of the drawn sizes the network takes, and whether it draws random numbers."""
+        """Find out which of the drawn sizes the network takes, and whether its outputs are its images' alone."""
         model = self.build()
         for size in self.drawn:
             try:
@@ -88,10 +90,14 @@ class Subject:
             else:
                 self.accepted.append(size)
         if self.accepted:
+            image = self.image(self.size)
             with seeded(self.seed), torch.no_grad():
                 before = generator_states()
-                model(self.image(self.size))
-                self.random = before != generator_states()
+                model(image)
+                moved = before != generator_states()
+            one, other = ({name: y.clone() for name, y in self.run(model, image).items()} for _ in range(2))
+            changed = any(not torch.equal(y.nan_to_num(), other[name].nan_to_num()) for name, y in one.items())
+            self.unsteady = "randomness" if moved else "repeatable" if changed else None
 
     def build(self, seed: int | None = None) -> nn.Module:
         """Build the network in eval mode, with every constant vector of weights stirred.
@@ -100,8 +106,6 @@ class Subject:
         """
         with seeded(self.seed if seed is None else seed):
             model = self.factory()
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"factory gave a {type(model).__name__}; it is to build a torch.nn.Module")
         stir(model, self.seed)
         return model.eval()
 
@@ -164,8 +168,9 @@ def tensors_of(output: Any, name: str = "output") -> Outputs:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the generators of PyTorch, NumPy and Python, and put them back at the end."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+    with isolated_generators(device):
+        seed_generators(seed, device)
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:
