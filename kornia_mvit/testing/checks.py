@@ -264,8 +264,9 @@ def buffers(subject: Subject) -> str | None:
     found = {name: b for name, b in model.named_buffers() if b.is_floating_point() and b.numel()}
     if not found:
         raise NotApplicable("it has no floating-point buffers")
-    expected = subject.run(model, image)
-    expected = {name: y.clone() for name, y in expected.items()}
+    expected = {name: y.clone() for name, y in subject.run(model, image).items()}
+    if any(y.is_floating_point() and not y.isfinite().all() for y in expected.values()):
+        raise NotApplicable("the outputs are not finite; see finite")
     idle = []
     for name, buffer in found.items():
         kept = buffer.clone()
@@ -273,7 +274,7 @@ def buffers(subject: Subject) -> str | None:
             buffer.mul_(1.5).add_(0.25)
             try:
                 changed = subject.run(model, image)
-                if all(torch.equal(changed[key].nan_to_num(), y.nan_to_num()) for key, y in expected.items()):
+                if all(torch.equal(changed[key], y) for key, y in expected.items()):
                     idle.append(name)
             except Exception:  # what a buffer's value can bring down has an effect
                 continue

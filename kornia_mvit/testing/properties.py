@@ -51,8 +51,8 @@ def check_backbone(
     generators are left as they were. Weights that begin as a constant are stirred first.
 
     A size that raises a ValueError, TypeError, NotImplementedError or AssertionError with a message is *refused*, which
-    is told apart from a crash. Where sizes are refused or crash, the other properties are checked on the drawn sizes that
-    are taken.
+    is told apart from a crash. Where some sizes are not taken, the other properties are checked on the drawn sizes that
+    are.
 
     Args:
         factory: builds the network, a new one at each call.

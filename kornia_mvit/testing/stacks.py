@@ -1,5 +1,6 @@
 """Augmentations to draw from, and which of them can carry which targets."""
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from kornia_mvit.augmentation.colour import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.operations import lost_targets, unable
 
-__all__ = ["find_operations"]
+__all__ = ["all_operations", "find_operations"]
 
 Size = tuple[int, int]
 
@@ -30,9 +31,14 @@ class Entry:
     colour: bool = False
 
     def strategy(self) -> SearchStrategy[nn.Module]:
-        """Draw the arguments, and build it."""
-        drawn: dict[str, Any] = {name: st.sampled_from(list(values)) for name, values in self.arguments.items()}
-        return st.builds(self.make, **drawn)
+        """Draw the arguments by one number, whatever their count, so that the first entry is the simplest; build it."""
+        combinations = list(itertools.product(*self.arguments.values()))
+
+        def build(number: int) -> SearchStrategy[nn.Module]:
+            values = combinations[number % len(combinations)]
+            return st.builds(self.make, **{k: st.just(v) for k, v in zip(self.arguments, values, strict=True)})
+
+        return st.integers(0, max(1, len(combinations) - 1)).flatmap(build)
 
     def simplest(self) -> nn.Module:
         """Build it with the first of all arguments."""
@@ -55,7 +61,7 @@ def find_operations(
     """
     if min(size) < 8:
         raise ValueError(f"size {size} is below 8 pixels, which the operations after it may need")
-    table = _operations(size)
+    table = all_operations(size)
     if names is not None and (unknown := sorted(set(names) - set(table))):
         raise ValueError(f"unknown operations {', '.join(unknown)}; available: {', '.join(table)}")
     if names is not None and not names:
@@ -92,7 +98,7 @@ def _fisheye(strength: float) -> K.RandomFisheye:
     return K.RandomFisheye(ends, ends, torch.tensor([0.9, 1.0]), p=1.0)
 
 
-def _operations(size: Size) -> dict[str, Entry]:
+def all_operations(size: Size) -> dict[str, Entry]:
     """List the operations, simplest first. New ones need no word on targets: their kind is looked up."""
     p = {"p": (1.0, 0.5)}
     sizes = {"size": (size,)}
