@@ -4,15 +4,14 @@ python benchmarks/backbones.py --json runs/backbones.json
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import timm
-import torch
+from common import stamp, write
 from hypothesis.strategies import SearchStrategy
+from kornia.models.vit_mobile import MobileViT as KorniaMobileViT
 from torch import nn
 
 from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite
@@ -36,6 +35,8 @@ CASES: list[tuple[str, Callable[[], nn.Module], str, Sizes]] = [
     ("DeepLabV3 xxs", lambda: DeepLabV3("xxs"), "32 to 96", NORMAL),
     ("SSDLite xxs", lambda: SSDLite("xxs"), "32 to 96", NORMAL),
     ("MobileViT xxs", lambda: MobileViT("xxs"), "1 to 96", SMALL),
+    ("Kornia MobileViT xxs", lambda: KorniaMobileViT("xxs"), "32 to 96", NORMAL),
+    ("Kornia MobileViT xxs", lambda: KorniaMobileViT("xxs"), "64 and 128", image_sizes(64, min_side=64)),
     ("timm mobilevit_xxs", peer("mobilevit_xxs"), "32 to 96", NORMAL),
     ("timm mobilevit_xxs", peer("mobilevit_xxs"), "1 to 96", SMALL),
     ("timm resnet18", peer("resnet18"), "32 to 96", NORMAL),
@@ -57,10 +58,7 @@ def main() -> None:
         print(f"{name}, sides of {range_} px\n{report}\n", flush=True)
         counts = {status.value: sum(r.status is status for r in report.results) for status in Status}
         found.append({"name": name, "sides": range_, "counts": counts, **report.to_dict()})
-    if arguments.json:
-        versions = {"torch": torch.__version__, "timm": timm.__version__, "hypothesis": hypothesis.__version__}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"versions": versions, "reports": found}, indent=1) + "\n")
+    write(arguments.json, stamp(examples=arguments.examples, reports=found))
 
 
 if __name__ == "__main__":

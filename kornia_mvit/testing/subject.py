@@ -168,7 +168,8 @@ def tensors_of(output: Any, name: str = "output") -> Outputs:
 def seeded(seed: int) -> Iterator[None]:
     """Seed the generators of PyTorch, NumPy and Python, and put them back at the end."""
     python, numpy = random.getstate(), np.random.get_state()
-    device = torch.device("cuda" if torch.cuda.is_initialized() else "cpu")
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # PyTorch has it untyped
+    device = torch.device("cuda" if started else "cpu")
     with isolated_generators(device):
         seed_generators(seed, device)
         random.seed(seed)
