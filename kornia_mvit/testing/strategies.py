@@ -323,10 +323,12 @@ def batches(
         ValueError: for an unknown task or target, or numbers that cannot be.
 
     Example:
-        >>> from hypothesis import find
-        >>> batch = find(batches("detection"), lambda batch: batch.boxes.shape[1] > 0)
-        >>> batch.image.shape, batch.boxes.tolist(), batch.box_label.tolist()
-        (torch.Size([1, 3, 8, 8]), [[[0.0, 0.0, 0.0, 0.0]]], [[-1]])
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, deadline=None)
+        ... @given(batch=batches("detection"))
+        ... def test_labels_go_with_boxes(batch):
+        ...     assert batch.boxes.shape[:2] == batch.box_label.shape
+        >>> test_labels_go_with_boxes()
     """
     targets = targets_of(task)
     check_count("count", count, least=1)
@@ -428,9 +430,12 @@ def mobilevit_configs(
         ValueError: for numbers that cannot be.
 
     Example:
-        >>> from hypothesis import find
-        >>> [stage.depth for stage in find(mobilevit_configs(attention=True), lambda config: True).stages]
-        [1]
+        >>> from hypothesis import given, settings
+        >>> @settings(max_examples=5, deadline=None)
+        ... @given(config=mobilevit_configs(attention=True))
+        ... def test_attends(config):
+        ...     assert any(stage.depth for stage in config.stages)
+        >>> test_attends()
     """
     check_count("max_stages", max_stages, least=1)
     check_count("max_channels", max_channels, least=2)

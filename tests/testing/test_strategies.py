@@ -312,7 +312,8 @@ class TestBatches:
         ],
     )
     def test_everything_that_a_batch_may_have_occurs(self, arguments, condition):
-        assert condition(least(batches(**arguments), condition))
+        some = settings(QUIET, max_examples=300, phases=[Phase.generate])
+        assert condition(find(batches(**arguments), condition, settings=some))
 
     def test_are_as_asked(self):
         @settings(QUIET)
@@ -455,16 +456,21 @@ class TestAugmentations:
                     with pytest.raises(ValueError, match="cannot carry"):
                         pipeline.augment(batch, seed=0)
 
-    def test_every_operation_occurs(self):
+    @pytest.mark.parametrize("name", OPERATIONS)
+    def test_every_operation_is_drawn_by_its_name(self, name):
+        (step,) = least(augmentations(operations=[name], min_steps=1, max_steps=1))
+        assert type(step).__name__ == name
+
+    def test_many_operations_occur(self):
         found = set()
 
-        @settings(QUIET, max_examples=60, suppress_health_check=list(HealthCheck))
-        @given(augmentations(min_steps=12, max_steps=12))
+        @settings(QUIET, suppress_health_check=list(HealthCheck))
+        @given(augmentations(min_steps=4))
         def test(steps):
             found.update(type(step).__name__ for step in steps)
 
         test()
-        assert found == drawable("classification")
+        assert len(found) > 20
 
     def test_shrink_to_none_and_to_flips(self):
         assert least(augmentations("detection")) == []
