@@ -1,6 +1,6 @@
 """How Kornia's augmentations act on targets: which kind each one is, what it draws, and where it moves pixels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -28,6 +28,7 @@ __all__ = [
     "draw_crop_in_view",
     "draw_parameters",
     "find_operation",
+    "lost_targets",
     "unable",
     "walk",
 ]
@@ -204,6 +205,11 @@ def unable(stack: nn.Module) -> dict[Kind, list[str]]:
 
     visit(stack)
     return out
+
+
+def lost_targets(kind: Kind, targets: Iterable[str]) -> list[str]:
+    """Give those of the targets that an operation of a kind in :func:`unable` cannot carry along."""
+    return [name for name in targets if name != "label" and (kind is Kind.OPAQUE or name != "mask")]
 
 
 def walk(

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from kornia_mvit.augmentation.execution import Execution, Settings, Warp
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.mix import Mix
-from kornia_mvit.augmentation.operations import Kind, check_stack, unable
+from kornia_mvit.augmentation.operations import check_stack, lost_targets, unable
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
@@ -358,7 +358,7 @@ class AugmentationPipeline(nn.Module):
         """Refuse a batch with targets that some operation cannot carry, drawn or not."""
         has = [name for name in ("boxes", "keypoints", "mask") if getattr(batch, name) is not None]
         for kind, names in self._unable.items():
-            lost = [name for name in has if kind is Kind.OPAQUE or name != "mask"]
+            lost = lost_targets(kind, has)
             if names and lost:
                 raise ValueError(
                     f"{', '.join(names)} cannot carry {' and '.join(lost)} along: it {kind.value}; take it out of the "

@@ -96,6 +96,7 @@ class ConvNormAct(nn.Module):
             and x.dtype in (torch.float32, torch.float64)
             and self.norm.running_mean is not None
             and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+            and not x.is_meta  # of which PyTorch cannot tell autocast
             and not torch.is_autocast_enabled(x.device.type)
         )
 

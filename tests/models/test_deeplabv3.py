@@ -13,6 +13,7 @@ from torch.export import Dim
 from kornia_mvit import DeepLabV3, MobileViT, load_checkpoint
 from kornia_mvit.models.deeplabv3 import ASPP
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViTConfig, Stage
+from kornia_mvit.testing.strategies import image_sizes
 from tests.models.networks import DEEP, TINY, count_parameters, randomize
 from tests.models.test_mobilevit_compile import SIZES, run_all_sizes
 from tests.tester import BaseTester, GraphCounter
@@ -288,7 +289,7 @@ class TestExport:
                 assert (run(x) - model(x)).abs().max() < 1e-5, (batch, *size)
 
 
-sides = st.integers(32, 512)
+sizes = image_sizes(max_side=512)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +298,7 @@ def trained():
     return randomize(DeepLabV3("xxs", 3, aspp_channels=8)).eval()
 
 
-@given(size=st.tuples(sides, sides), batch=st.integers(1, 2))
+@given(size=sizes, batch=st.integers(1, 2))
 @example((32, 32), 1)
 @example((32, 512), 1)
 @example((511, 33), 2)
@@ -308,7 +309,7 @@ def test_output_has_the_size_of_the_input(trained, size, batch):
     assert y.isfinite().all()
 
 
-@given(size=st.tuples(st.integers(32, 128), st.integers(32, 128)))
+@given(size=image_sizes())
 @example((64, 64))
 def test_logits_do_not_depend_on_the_neighbours(trained, size):
     x = torch.rand(3, 3, *size)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTClassifier, fold, unfold
+from kornia_mvit.testing.strategies import image_sizes
 from tests.models.networks import randomize
 
 OUT_CHANNELS = {"xxs": 320, "xs": 384, "s": 640}
@@ -14,7 +15,7 @@ seeds = st.integers(0, 2**32 - 1)
 modes = st.sampled_from(["xxs", "xs", "s"])
 variants = st.sampled_from(list(VARIANTS))
 patches = st.tuples(st.integers(1, 4), st.integers(1, 4))
-sides = st.integers(32, 100)  # pixels, of which patches divide some and not others
+sizes = image_sizes(max_side=100)  # pixels, of which patches divide some and not others
 dtypes = st.sampled_from([torch.float32, torch.float64])
 memory_formats = st.sampled_from([torch.contiguous_format, torch.channels_last])
 
@@ -25,7 +26,7 @@ memory_formats = st.sampled_from([torch.contiguous_format, torch.channels_last])
     batch=st.integers(1, 3),
     channels=st.integers(1, 5),
     patch=patches,
-    size=st.tuples(sides, sides),
+    size=sizes,
     training=st.booleans(),
 )
 @example("xxs", "apple", 1, 3, (2, 2), (32, 32), False)
@@ -64,9 +65,7 @@ def assert_same(actual: Tensor, expected: Tensor) -> None:
     assert (actual - expected).abs().max() < tolerance * max(1.0, expected.abs().max().item())
 
 
-@given(
-    mode=modes, variant=variants, neighbours=st.integers(1, 3), size=st.tuples(sides, sides), dtype=dtypes, seed=seeds
-)
+@given(mode=modes, variant=variants, neighbours=st.integers(1, 3), size=sizes, dtype=dtypes, seed=seeds)
 @example("xxs", "apple", 1, (64, 64), torch.float32, 0)
 def test_logits_do_not_depend_on_the_neighbours(mode, variant, neighbours, size, dtype, seed):
     torch.manual_seed(seed)
@@ -78,7 +77,7 @@ def test_logits_do_not_depend_on_the_neighbours(mode, variant, neighbours, size,
         assert_same(model(x.flip(0))[-1:], alone)
 
 
-@given(mode=modes, variant=variants, patch=patches, size=st.tuples(sides, sides), dtype=dtypes, seed=seeds)
+@given(mode=modes, variant=variants, patch=patches, size=sizes, dtype=dtypes, seed=seeds)
 @example("xxs", "apple", (2, 2), (64, 64), torch.float32, 0)
 def test_memory_format_does_not_matter(mode, variant, patch, size, dtype, seed):
     torch.manual_seed(seed)
@@ -94,7 +93,7 @@ def test_memory_format_does_not_matter(mode, variant, patch, size, dtype, seed):
     mode=modes,
     variant=variants,
     patch=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    size=st.tuples(st.integers(65, 100), st.integers(65, 100)),  # every block then has several patches to attend to
+    size=image_sizes(min_side=65, max_side=100),  # every block then has several patches to attend to
     seed=seeds,
 )
 @example("xxs", "apple", (2, 2), (96, 128), 0)

@@ -16,6 +16,7 @@ from kornia_mvit.models.mobilevit import VARIANTS, MobileViTConfig, Stage
 from kornia_mvit.models.ssdlite import Detections
 from kornia_mvit.ops.boxes import assign_targets, decode_boxes, encode_boxes
 from kornia_mvit.ops.losses import multibox_loss
+from kornia_mvit.testing.strategies import image_sizes
 from tests.models.networks import DEEP, DETECTION, apple_detector, apple_image, count_parameters, randomize
 from tests.ops.test_boxes import IDS, check_golden, truth
 from tests.tester import BaseTester, GraphCounter
@@ -326,7 +327,7 @@ class TestDecode:
         best = model.decode(*outputs, (64, 96), max_detections=1)[0]
         torch.testing.assert_close(best.boxes, torch.tensor([rows[-1][0]]), rtol=1e-4, atol=1e-3)
 
-    @given(size=st.tuples(st.integers(32, 320), st.integers(32, 320)), seed=st.integers(0, 2**31))
+    @given(size=image_sizes(max_side=320), seed=st.integers(0, 2**31))
     def test_properties(self, size, seed):
         """Within the image, surest first, no two of a class that overlap, each the box and score of an anchor."""
         model = small()
@@ -388,7 +389,7 @@ class TestExport:
                     assert (ours - theirs).abs().max() < 1e-3, (batch, *size)
 
 
-sides = st.integers(32, 400)
+sizes = image_sizes(max_side=400)
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +397,7 @@ def trained():
     return randomize(small()).eval()
 
 
-@given(size=st.tuples(sides, sides), batch=st.integers(1, 2))
+@given(size=sizes, batch=st.integers(1, 2))
 @example((32, 32), 1)
 @example((32, 512), 1)
 @example((511, 33), 2)
@@ -410,7 +411,7 @@ def test_every_output_has_an_anchor(trained, size, batch):
     assert boxes.isfinite().all()
 
 
-@given(size=st.tuples(st.integers(32, 128), st.integers(32, 128)))
+@given(size=image_sizes())
 @example((64, 64))
 def test_outputs_do_not_depend_on_the_neighbours(trained, size):
     x = torch.rand(3, 3, *size)

@@ -1,0 +1,76 @@
+"""Targets of each task, and the numbers that they are made of."""
+
+import math
+from collections.abc import Collection
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from kornia_mvit.testing.arguments import check_range
+
+__all__ = ["TASKS", "corners_within", "points_within", "quarters", "soft_rows", "targets_of"]
+
+Size = tuple[int, int]
+
+TARGETS = ("label", "mask", "boxes", "keypoints")
+TASKS = {
+    "classification": ("label",),
+    "segmentation": ("mask",),
+    "detection": ("boxes",),
+    "keypoints": ("keypoints",),
+    "everything": TARGETS,
+}
+
+
+def targets_of(task: str | Collection[str]) -> tuple[str, ...]:
+    """Give the targets of a task, or the given ones, in order.
+
+    Raises:
+        ValueError: for an unknown task or target.
+    """
+    if isinstance(task, str):
+        if task not in TASKS:
+            raise ValueError(f"unknown task {task!r}; available: {', '.join(map(repr, TASKS))}, or a list of targets")
+        return TASKS[task]
+    if unknown := sorted(set(task) - set(TARGETS)):
+        raise ValueError(f"unknown targets {', '.join(unknown)}; available: {', '.join(TARGETS)}")
+    return tuple(target for target in TARGETS if target in task)
+
+
+def corners_within(
+    size: Size, min_count: int, max_count: int, min_side: float
+) -> SearchStrategy[list[tuple[float, float, float, float]]]:
+    """Draw lists of boxes within an image, as numbers."""
+    check_range("min_count", min_count, "max_count", max_count, least=0)
+    if not 0 <= min_side <= min(size):
+        raise ValueError(f"an image of {size[0]}x{size[1]} pixels holds no box of side {min_side}; give a smaller one")
+
+    @st.composite
+    def box(draw: DrawFn) -> tuple[float, float, float, float]:
+        edges = []
+        for side in (size[1], size[0]):
+            length = draw(quarters(min_side, side))
+            start = draw(quarters(0.0, side - length))
+            edges.append((start, start + length))
+        (left, right), (top, bottom) = edges
+        return left, top, right, bottom
+
+    return st.lists(box(), min_size=min_count, max_size=max_count)
+
+
+def points_within(size: Size, min_count: int, max_count: int) -> SearchStrategy[list[tuple[float, float]]]:
+    """Draw lists of points within an image."""
+    check_range("min_count", min_count, "max_count", max_count, least=0)
+    point = st.tuples(quarters(0.0, size[1]), quarters(0.0, size[0]))
+    return st.lists(point, min_size=min_count, max_size=max_count)
+
+
+def quarters(low: float, high: float) -> SearchStrategy[float]:
+    """Draw multiples of a quarter."""
+    return st.integers(math.ceil(4 * low), int(4 * high)).map(lambda number: number / 4)
+
+
+def soft_rows(classes: int) -> SearchStrategy[tuple[int, int, float]]:
+    """Draw a class, the class that is mixed in, and the share of the first."""
+    one = st.integers(0, classes - 1)
+    return st.tuples(one, one, st.integers(0, 8).map(lambda number: 1 - number / 16))
