@@ -1,5 +1,6 @@
 """Settings of Sphinx; `make docs` builds with them."""
 
+import doctest
 import sys
 from pathlib import Path
 
@@ -45,6 +46,7 @@ html_show_sourcelink = False
 pygments_style = "friendly"
 pygments_dark_style = "native"
 
+autodoc_default_options = {"exclude-members": "extra_repr, get_extra_state, set_extra_state"}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -63,6 +65,7 @@ nb_execution_mode = "off"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.DONT_ACCEPT_TRUE_FOR_1
 # Examples of the pages run in a folder of their own, which goes when the page is done.
 doctest_global_setup = """
 import os, shutil, tempfile

@@ -119,8 +119,9 @@ def read_recipe(name: str) -> tuple[str, str, str]:
 
 
 def escape(text: str) -> str:
-    """Keep RST from reading marks in plain text."""
-    return re.sub(r"([*_`|\\])", r"\\\1", text)
+    """Keep RST from reading marks in plain text, and the dashes of options as they are."""
+    parts = re.split(r"(--[\w.]+)", text)
+    return "".join(f"``{p}``" if i % 2 else re.sub(r"([*_`|\\])", r"\\\1", p) for i, p in enumerate(parts))
 
 
 def measured(after: str) -> str:
@@ -140,18 +141,16 @@ def recipe_table() -> str:
         size = task["init_args"]["image_size"]
         height, width = (size, size) if isinstance(size, int) else size
         network = task["init_args"].get("mode") or task["init_args"].get("weights", "")
-        rows.append(
-            (
-                f":ref:`{name} <recipe-{name}>`",
-                f":class:`~{task['class_path']}`",
-                f"{network}, {height}×{width}",
-                f":class:`~kornia_mvit.data.datamodules.{data['class_path'].rpartition('.')[2]}`",
-                str(trainer["max_epochs"]),
-                measured(after),
-            )
+        settings_of = (
+            task["class_path"].rpartition(".")[2].removesuffix("Task").lower(),
+            f"{network}, {height}×{width}",
+            data["class_path"].rpartition(".")[2],
         )
-    header = ("recipe", "task", "network, input", "data", "epochs", "score and time")
-    return list_table(header, rows, (14, 14, 14, 14, 6, 38))
+        rows.append(
+            (f":ref:`{name} <recipe-{name}>`", "; ".join(settings_of), str(trainer["max_epochs"]), measured(after))
+        )
+    header = ("recipe", "task; network and input; data module", "epochs", "score and time")
+    return list_table(header, rows, (17, 26, 8, 49))
 
 
 def recipe_notes() -> str:
@@ -247,16 +246,18 @@ def weights_table() -> str:
     rows = []
     for record in map(find_weights, list_weights()):
         score = ", ".join(f"{name} {value:g}" for name, value in record.score.items())
+        source = record.source.removeprefix("https://docs-assets.developer.apple.com/ml-research/models/")
         rows.append(
             (
-                f"``{record.name}``",
-                f"``{record.source.removeprefix('https://docs-assets.developer.apple.com/ml-research/models/')}``",
+                f"| ``{record.name}``\n       | {source}",
                 record.channel_order.upper(),
                 score,
                 escape(record.licence),
             )
         )
-    return list_table(("name", "file, or repository of the hub", "order", "score in percent", "licence"), rows)
+    return list_table(
+        ("name, and file or repository of the hub", "order", "score in percent", "licence"), rows, (42, 9, 21, 28)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- benchmarks
