@@ -10,13 +10,14 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := pyproject.toml setup.cfg constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SPHINX := OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --nitpicky -q -d docs/_build/doctrees
 
 DEMO_READY := $(VENV)/.kornia-mvit-demo
 EXPORT_READY := $(VENV)/.kornia-mvit-export
 TEST_READY := $(VENV)/.kornia-mvit-test
 DOCS_READY := $(VENV)/.kornia-mvit-docs
 
-.PHONY: help demo browser-demo test test-long test-install notebooks bench lint clean
+.PHONY: help demo browser-demo test test-long test-install notebooks docs bench lint clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
@@ -42,6 +43,10 @@ test-install: $(TEST_READY)  ## build the wheel and try it beside torch and korn
 notebooks: $(DOCS_READY)  ## run and check the notebooks of examples; ARGS="--write NAME" builds one again
 	$(PYTEST) -m notebooks tests/test_notebooks.py
 	$(BIN)/python examples/notebooks.py $(ARGS)
+
+docs: $(DOCS_READY)  ## build the documentation into docs/_build/html and run the examples of its pages
+	$(SPHINX) -b html docs docs/_build/html
+	$(SPHINX) -b doctest docs docs/_build/doctest
 
 bench: compiler $(TEST_READY)  ## the short benchmarks beside timm, transformers and Kornia, 10 minutes
 	mkdir -p runs/bench

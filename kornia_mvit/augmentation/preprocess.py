@@ -137,6 +137,9 @@ class PreprocessModule(nn.Module):
     bit; elsewhere, and in exported graphs, they are resampled as floating point, which spares two roundings and
     differs by about 1/255 at most.
 
+    Args:
+        preprocess: the record.
+
     Shape:
         - Input: :math:`(B, C, H, W)` or :math:`(C, H, W)`; uint8, or floating point in [0, 1]
         - Output: the same rank, floating point, height and width as the record says

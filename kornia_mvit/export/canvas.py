@@ -158,7 +158,16 @@ def _stretch_weights(source: Tensor, target: Tensor, count: int, longest: int) -
 
 
 def lay_on_canvas(image: Tensor, max_size: tuple[int, int], layout: str = "nchw") -> tuple[Tensor, Tensor]:
-    """Give the inputs of a :class:`Canvas` for an image: (3, H, W), uint8, RGB.
+    """Give the inputs of a :class:`Canvas` for an image.
+
+    Args:
+        image: (3, H, W), uint8, RGB.
+        max_size: height and width of the canvas in pixels.
+        layout: of the program's input, ``'nchw'`` or ``'nhwc'``.
+
+    Returns:
+        The canvas with the image in its upper left corner, (1, 3, H, W) or (1, H, W, 3), and the image's height and
+        width, int64.
 
     Raises:
         ValueError: if the image is larger than the canvas.

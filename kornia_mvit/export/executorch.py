@@ -98,6 +98,9 @@ def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
     Where the program prepares images, they are of any size up to its canvas's: they are laid on it here, and label
     maps are cut to the image's size.
 
+    Args:
+        path: the ``.pte`` file.
+
     Raises:
         ImportError: where executorch is missing.
         FileNotFoundError: if there is no such file.
@@ -122,7 +125,15 @@ def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Give what a program says of itself: see :func:`~kornia_mvit.export.metadata`."""
+    """Give what a program says of itself: see :func:`~kornia_mvit.export.metadata`.
+
+    Args:
+        path: the ``.pte`` file.
+
+    Raises:
+        ImportError: where executorch is missing.
+        FileNotFoundError: if there is no such file.
+    """
     return _about(_load(path))
 
 

@@ -175,6 +175,13 @@ _FILTERS = {"bilinear": _triangle, "bicubic": _cubic}
 class Deployed(nn.Module):
     """A model with what :func:`deployable` put around it.
 
+    Args:
+        model: the network.
+        prepare: what images go through first, or None.
+        with_decode: whether logits become answers.
+        layout: of the input, ``'nchw'`` or ``'nhwc'``.
+        suppress: what drops overlapping boxes, or None.
+
     Attributes:
         task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
         dtype: of the network's weights.

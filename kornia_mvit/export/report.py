@@ -93,13 +93,29 @@ def _outputs(given: Any) -> list[Tensor]:
 
 
 def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int = 10, warmup: int = 2) -> dict[str, float]:
-    """Time things in turn: the median of each, in seconds. See :func:`kornia_mvit.ops.timing.time_in_turn`."""
+    """Time things in turn, so that what slows the machine down slows all of them.
+
+    Args:
+        runs: what to call, by name.
+        rounds: calls of each that are timed.
+        warmup: calls of each before.
+
+    Returns:
+        The median of each, in seconds, an accelerator's work included.
+    """
     times = timing.time_in_turn(runs, rounds, warmup=warmup)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def file_size(path: str | Path) -> int:
-    """Give the bytes of a file, or of all files in a folder; of OpenVINO's ``.xml``, with the weights beside it."""
+    """Give the bytes of a file, or of all files in a folder; of OpenVINO's ``.xml``, with the weights beside it.
+
+    Args:
+        path: the file or folder.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
     path = Path(path)
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
@@ -135,6 +151,10 @@ class Row:
 @dataclass
 class Table:
     """What :class:`Row` objects tell, to be printed; the first is what the others' ratios are to.
+
+    Args:
+        rows: one for each form of the model.
+        note: a line below them.
 
     Example:
         >>> rows = [Row("eager", 4_000_000, 0.04), Row("onnx", 2_000_000, 0.01, Comparison(8, 1.5e-6, 1.0))]

@@ -59,7 +59,11 @@ def to_torchexport(
 
 
 def load_torchexport(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs a ``.pt2`` file."""
+    """Give a function that runs a ``.pt2`` file on images and gives its outputs as a tuple.
+
+    Args:
+        path: what :func:`to_torchexport` wrote.
+    """
     with quiet():
         run = torch.export.load(path).module()
 

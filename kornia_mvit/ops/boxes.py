@@ -103,13 +103,23 @@ def anchor_shapes(
 
 
 def corner_boxes(boxes: Tensor) -> Tensor:
-    """Bring centre x, y, width and height to left, top, right and bottom: (..., 4) -> (..., 4)."""
+    """Bring centre x, y, width and height to left, top, right and bottom: (..., 4) -> (..., 4).
+
+    Example:
+        >>> corner_boxes(torch.tensor([3.0, 2.0, 4.0, 2.0]))
+        tensor([1., 1., 5., 3.])
+    """
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def center_boxes(boxes: Tensor) -> Tensor:
-    """Bring left, top, right and bottom to centre x, y, width and height: (..., 4) -> (..., 4)."""
+    """Bring left, top, right and bottom to centre x, y, width and height: (..., 4) -> (..., 4).
+
+    Example:
+        >>> center_boxes(torch.tensor([1.0, 1.0, 5.0, 3.0]))
+        tensor([3., 2., 4., 2.])
+    """
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
 
@@ -135,7 +145,20 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float] 
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
-    """Give the boxes that depart from anchors by what :func:`encode_boxes` says: (..., A, 4), (A, 4) -> (..., A, 4)."""
+    """Give the boxes that depart from anchors by what :func:`encode_boxes` says.
+
+    Args:
+        deltas: (..., A, 4), as :func:`encode_boxes` gives them, or a network.
+        anchors: (A, 4), centre x and y, width and height.
+        variances: see :func:`encode_boxes`.
+
+    Returns:
+        (..., A, 4): left, top, right and bottom.
+
+    Example:
+        >>> decode_boxes(torch.tensor([[5.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.25, 0.5, 0.5, 0.5]]))
+        tensor([[0.2500, 0.2500, 0.7500, 0.7500]])
+    """
     centre = deltas[..., :2] * variances[0] * anchors[..., 2:] + anchors[..., :2]
     return corner_boxes(torch.cat([centre, (deltas[..., 2:] * variances[1]).exp() * anchors[..., 2:]], -1))
 
@@ -145,6 +168,14 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     """Give intersection over union of boxes, for many of them: (..., N, 4), (..., M, 4) -> (..., N, M).
 
     As :func:`kornia_mvit.ops.geometry.box_iou`, in a fraction of its time and memory, and without a gradient.
+
+    Args:
+        a: (..., N, 4), left, top, right and bottom.
+        b: (..., M, 4), likewise.
+
+    Example:
+        >>> pairwise_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])).item()
+        0.5
     """
     left, top, right, bottom = (side[..., None] for side in a.unbind(-1))
     left2, top2, right2, bottom2 = (side[..., None, :] for side in b.unbind(-1))

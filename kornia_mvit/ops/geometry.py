@@ -29,6 +29,9 @@ __all__ = [
 def edge_matrix(matrix: Tensor) -> Tensor:
     """Bring matrices between pixel centres (the first at 0, as Kornia counts) to pixel edges: (B, 3, 3) -> (B, 3, 3).
 
+    Args:
+        matrix: (B, 3, 3) of any dtype; the result is float64.
+
     Example:
         >>> flip = torch.tensor([[[-1.0, 0.0, 3.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])  # four pixels: 0 <-> 3
         >>> edge_matrix(flip)[0, 0].tolist()
@@ -65,7 +68,17 @@ def window_matrix(window: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def scale_matrix(count: int, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Give the matrices of a resize from one height and width to another: (count, 3, 3), float64, on the CPU."""
+    """Give the matrices of a resize from one height and width to another: (count, 3, 3), float64, on the CPU.
+
+    Args:
+        count: number of matrices.
+        source: height and width before, in pixels.
+        target: height and width afterwards.
+
+    Example:
+        >>> scale_matrix(1, (10, 20), (20, 10))[0].diagonal()
+        tensor([0.5000, 2.0000, 1.0000], dtype=torch.float64)
+    """
     diagonal = torch.tensor([target[1] / source[1], target[0] / source[0], 1.0], dtype=torch.float64)
     return torch.diag(diagonal).expand(count, 3, 3)
 
@@ -77,7 +90,16 @@ def invert(matrix: Tensor) -> Tensor:
 
 
 def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
-    """Apply matrices to points: (B, 3, 3), (B, ..., 2) -> (B, ..., 2), float64."""
+    """Apply matrices to points: (B, 3, 3), (B, ..., 2) -> (B, ..., 2), float64.
+
+    Args:
+        matrix: (B, 3, 3), projective ones too.
+        points: (B, ..., 2), x and y.
+
+    Example:
+        >>> transform_points(scale_matrix(1, (10, 20), (20, 10)), torch.tensor([[[4.0, 3.0]]]))
+        tensor([[[2., 6.]]], dtype=torch.float64)
+    """
     flat = points.double().flatten(1, -2)
     out = flat @ matrix[:, :2, :2].mT + matrix[:, None, :2, 2]
     out = out / (flat @ matrix[:, 2, :2, None] + matrix[:, None, 2:, 2])
@@ -102,6 +124,10 @@ def box_area(boxes: Tensor) -> Tensor:
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
     """Give intersection over union of boxes: (..., N, 4), (..., M, 4) -> (..., N, M); 0 where both have no area.
+
+    Args:
+        a: (..., N, 4), left, top, right and bottom.
+        b: (..., M, 4), likewise.
 
     Example:
         >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 2.0, 1.0]])).item()

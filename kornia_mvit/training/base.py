@@ -185,7 +185,7 @@ def build_pipeline(
     What it draws depends on Lightning's ``seed_everything``.
 
     Args:
-        policy: one of :mod:`kornia_mvit.policies`.
+        policy: one of :mod:`kornia_mvit.augmentation.policies`.
         policy_args: its arguments, besides the size.
         image_size: side in pixels of the result, or its height and width.
         preprocess: what comes after it, and alone in evaluation.

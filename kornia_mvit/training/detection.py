@@ -54,7 +54,7 @@ class DetectionTask(ImageTask):
         image_size: side in pixels of the network's input, or its height and width. Apple's is 320.
         letterbox: keep the aspect of images in evaluation and leave the rest of the input black, in place of
             stretching them.
-        policy: augmentation in training, one of :mod:`kornia_mvit.policies`.
+        policy: augmentation in training, one of :mod:`kornia_mvit.augmentation.policies`.
         policy_args: its arguments, besides the size.
         min_box_visibility: share of a box that an augmented image has to show, for the box to stay.
         variant: see :class:`~kornia_mvit.MobileViT`.

@@ -54,7 +54,7 @@ class SegmentationTask(ImageTask):
         resize_size: what evaluation resizes images to: the length in pixels of the shorter side, or height and width,
             then those of ``image_size``; ``'image_size'`` for the shorter side of the crops; None leaves them as they
             are. Predictions are scored at the images' own size in any case.
-        policy: name of a policy in :mod:`kornia_mvit.policies`.
+        policy: name of a policy in :mod:`kornia_mvit.augmentation.policies`.
         policy_args: its arguments, besides the size.
         ignore_index: number of the pixels to ignore, the same as the data's and the pipeline's.
         variant: see :class:`~kornia_mvit.MobileViT`.

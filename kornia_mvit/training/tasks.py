@@ -41,7 +41,7 @@ class ClassificationTask(ImageTask):
         pipeline: what batches go through, in place of the one built from the next five arguments.
         image_size: side in pixels of the images that the network sees.
         resize_size: shorter side in pixels that evaluation resizes to before the centre crop; ``image_size`` if None.
-        policy: name of a policy in :mod:`kornia_mvit.policies`.
+        policy: name of a policy in :mod:`kornia_mvit.augmentation.policies`.
         policy_args: its arguments, besides the size.
         multi_scale: least and greatest side in pixels and their number, such as Apple's (160, 320, 5): each step then
             draws a height and a width, and as many images as keep their pixels constant.

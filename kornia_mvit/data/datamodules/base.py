@@ -29,7 +29,17 @@ class Samples(Protocol):
 
 
 class ImageData(pl.LightningDataModule):
-    """What the data modules share: loaders over ``self.splits``, and the storage size that the task asks for."""
+    """What the data modules share: loaders over ``self.splits``, and the storage size that the task asks for.
+
+    Args:
+        batch_size: images in a batch.
+        num_workers: processes that load.
+        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
+            when None.
+
+    Raises:
+        ValueError: for a batch size below 1, or a negative number of processes.
+    """
 
     _TEST = "add a folder named test"  # what makes a test split
     ignore_index = 255  # what masks are padded with
