@@ -2,8 +2,8 @@
 
 try:
     import hypothesis  # noqa: F401  # to say early, and in one place, what is missing
-except ImportError as error:
-    raise ImportError(f"kornia_mvit.testing needs {error.name}; install kornia-mvit[testing]") from error
+except ImportError as _error:
+    raise ImportError(f"kornia_mvit.testing needs {_error.name}; install kornia-mvit[testing]") from _error
 
 from kornia_mvit.testing import strategies
 from kornia_mvit.testing.builders import (

@@ -13,7 +13,7 @@ __all__ = ["TASKS", "corners_within", "points_within", "quarters", "soft_rows", 
 Size = tuple[int, int]
 
 TARGETS = ("label", "mask", "boxes", "keypoints")
-TASKS = {
+TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("label",),
     "segmentation": ("mask",),
     "detection": ("boxes",),
