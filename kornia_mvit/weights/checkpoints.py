@@ -282,10 +282,10 @@ def load_checkpoint(
     _check_model(backbone, found, name)
 
     state = dict(found.backbone)
-    if channel_order == "bgr":
+    if channel_order == "bgr" and STEM in state:
         state[STEM] = state[STEM].flip(1)
         report.notes.append("the stem's input channels turned from BGR to RGB")
-    if state[STEM].shape[1] != backbone.in_channels:
+    if STEM in state and state[STEM].shape[1] != backbone.in_channels:
         if not adapt_stem:
             raise CheckpointError(
                 f"{name} takes images of {state[STEM].shape[1]} channels, the model {backbone.in_channels}; "

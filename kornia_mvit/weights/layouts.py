@@ -255,13 +255,14 @@ def _swapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def find_prefix(names: Iterable[str], layout: str) -> tuple[str, int]:
     """Find what stands before the backbone's names of a layout, and how many of the names are the layout's then."""
     names = list(names)
-    anchor = f"{LAYOUTS[layout].stem[0]}.weight"
     modules: set[str] = set()
     for module in module_map(layout).values():
         modules |= {module} if isinstance(module, str) else set(module)
-    best = ("", 0)
-    for found in (name for name in names if name.endswith(anchor)):
-        prefix = found[: -len(anchor)]
-        known = sum(n.startswith(prefix) and n[len(prefix) :].rpartition(".")[0] in modules for n in names)
-        best = max(best, (prefix, known), key=lambda pair: pair[1])
-    return best
+    tried: dict[str, int] = {}
+    for module in (LAYOUTS[layout].stem[0], *sorted(modules, key=len, reverse=True)):
+        anchor = f"{module}.weight"
+        for prefix in {name[: -len(anchor)] for name in names if name.endswith(anchor)} - set(tried):
+            tried[prefix] = sum(n.startswith(prefix) and n[len(prefix) :].rpartition(".")[0] in modules for n in names)
+        if 2 * max(tried.values(), default=0) > len(names):  # otherwise the stem may be missing, or misspelt
+            break
+    return max(tried.items(), key=lambda pair: pair[1], default=("", 0))

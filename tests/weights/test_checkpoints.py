@@ -195,6 +195,19 @@ class TestLoadCheckpoint:
             assert message in str(error.value)
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_misspelt_stem(self, layout, tmp_path):
+        """The stem is what layouts are told by; one that is misspelt is named all the same."""
+        model = ours(layout)
+        save_checkpoint(model, tmp_path / "model.pt", layout=layout)
+        state = {name: value for name, value in read_checkpoint(tmp_path / "model.pt").items() if name != CARD_KEY}
+        state = state.get("state_dict", state)
+        stem = next(name for name, value in state.items() if value.ndim == 4)
+        state[f"{stem}s"] = state.pop(stem)
+        found = r"1 missing: (\S+weight) .nearest: \1s.; 1 unexpected: \1s "
+        with pytest.raises(CheckpointError, match=found):
+            load_checkpoint(model, state, channel_order="bgr")
+
 
 class TestSaveCheckpoint:
     def test_exception(self, tmp_path):
