@@ -64,7 +64,7 @@ lint: $(TEST_READY)  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## remove build outputs and caches; the environment stays
-	rm -rf build dist examples/browser/dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build docs/_generated docs/examples examples/browser/dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find kornia_mvit tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch.compile builds C++ as the tests run.
