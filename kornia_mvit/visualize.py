@@ -1,6 +1,7 @@
 """Batches and predictions as pictures. Needs Pillow, from ``kornia-mvit[train]``."""
 
 import colorsys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ __all__ = [
 Colours = Sequence[tuple[int, int, int]]
 
 _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#cf222e", "#ffffff"
+_SLACK = 0.01  # beyond [0, 1], as bicubic resizing leaves it
 _IGNORED, _POINT = (150, 150, 150), (255, 60, 60)
 
 
@@ -62,6 +64,9 @@ def draw_batch(
 
     Returns:
         A Pillow image.
+
+    Warns:
+        UserWarning: for floating-point values outside [0, 1] without ``preprocess``.
 
     Raises:
         ImportError: if Pillow is missing.
@@ -323,6 +328,13 @@ def _look(image: Tensor, preprocess: Preprocess | None) -> Tensor:
         image = image.float()
         if preprocess is not None:
             image = preprocess.module().undo_values(image)
+        elif image.numel() and (image.min() < -_SLACK or image.max() > 1 + _SLACK):
+            low, high = image.min().item(), image.max().item()
+            warnings.warn(
+                f"images with values from {low:.3g} to {high:.3g} are drawn as if they were in [0, 1]; "
+                "give preprocess, what they went through",
+                stacklevel=3,
+            )
         image = image.clamp(0, 1).mul(255).round().to(torch.uint8)
     if image.shape[1] not in (1, 3):
         image = image[:, :1]

@@ -64,6 +64,13 @@ class TestDrawBatch:
         assert at(20, 6) == (255, 60, 60)
         assert at(24, 6) == at(16, 8), "what is not visible is not drawn"
 
+    def test_normalised_images_ask_for_their_preprocessing(self):
+        record = Preprocess(None, mean=(0.5,) * 3, std=(0.5,) * 3)
+        batch = Batch(record.module()(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)))
+        with pytest.warns(UserWarning, match=r"from -1 to 1 are drawn as if they were in \[0, 1\]; give preprocess"):
+            draw_batch(batch)
+        draw_batch(batch, preprocess=record)  # warnings are errors here
+
     def test_background_shows_the_image(self):
         mask = torch.tensor([[[0, 1], [255, 0]]])
         batch = Batch(torch.full((1, 3, 2, 2), 200, dtype=torch.uint8), mask=mask)

@@ -119,6 +119,15 @@ class Batch:
         if value is not None and (value.is_floating_point() or value.dtype == torch.bool):
             raise TypeError(f"expected {name} to be of an integer dtype, got {value.dtype}")
 
+    def __repr__(self) -> str:
+        """Tell which fields there are, with their shapes and dtypes."""
+        told = [
+            f"{name}={tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        ]
+        return f"{type(self).__name__}({', '.join(told)})"
+
     def __len__(self) -> int:
         return self.image.shape[0]
 

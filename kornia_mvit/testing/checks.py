@@ -181,8 +181,7 @@ def neighbours(subject: Subject) -> str | None:
 def repeatable(subject: Subject) -> str | None:
     """In eval mode the same images give the same outputs again, whatever was run in between."""
     model, image = subject.build(), subject.image(subject.size)
-    first = subject.run(model, image)
-    first = {name: y.clone() for name, y in first.items()}
+    first = {name: y.clone() for name, y in subject.run(model, image).items()}
     subject.run(model, subject.image(subject.size, seed=subject.seed + 1))
     compare(subject.run(model, image), first, "run a second time, after other images", tolerance=1e-6)
     return None

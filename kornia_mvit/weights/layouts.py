@@ -258,11 +258,11 @@ def find_prefix(names: Iterable[str], layout: str) -> tuple[str, int]:
     modules: set[str] = set()
     for module in module_map(layout).values():
         modules |= {module} if isinstance(module, str) else set(module)
-    tried: dict[str, int] = {}
-    for module in (LAYOUTS[layout].stem[0], *sorted(modules, key=len, reverse=True)):
-        anchor = f"{module}.weight"
-        for prefix in {name[: -len(anchor)] for name in names if name.endswith(anchor)} - set(tried):
-            tried[prefix] = sum(n.startswith(prefix) and n[len(prefix) :].rpartition(".")[0] in modules for n in names)
-        if 2 * max(tried.values(), default=0) > len(names):  # otherwise the stem may be missing, or misspelt
-            break
-    return max(tried.items(), key=lambda pair: pair[1], default=("", 0))
+    # A file may hold several backbones, and the stem of one may be misspelt: every name is asked, the stem first.
+    anchors = [f"{module}.weight" for module in (LAYOUTS[layout].stem[0], *sorted(modules, key=lambda m: (-len(m), m)))]
+    prefixes = dict.fromkeys(n.removesuffix(anchor) for anchor in anchors for n in names if n.endswith(anchor))
+    known = {
+        prefix: sum(n.startswith(prefix) and n[len(prefix) :].rpartition(".")[0] in modules for n in names)
+        for prefix in prefixes
+    }
+    return max(known.items(), key=lambda pair: pair[1], default=("", 0))

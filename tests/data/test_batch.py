@@ -70,6 +70,10 @@ class TestBatch:
             Batch(**{"image": torch.zeros(2, 3, 4, 4), **arguments})
         assert message in str(raised.value)
 
+    def test_prints_shapes_alone(self):
+        batch = Batch(torch.zeros(2, 3, 4, 5, dtype=torch.uint8), mask=torch.zeros(2, 4, 5, dtype=torch.long))
+        assert repr(batch) == "Batch(image=(2, 3, 4, 5) uint8, mask=(2, 4, 5) int64)"
+
     def test_exception_of_collate(self):
         a, b, c = samples()
         with pytest.raises(ValueError, match="no samples"):

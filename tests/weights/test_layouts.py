@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import MobileViT, MobileViTClassifier
-from kornia_mvit.weights.layouts import LAYOUTS, from_native, module_map, to_native
+from kornia_mvit.weights.layouts import LAYOUTS, find_prefix, from_native, module_map, to_native
 
 APPLE = json.loads((Path(__file__).parents[1] / "golden" / "apple_classification_xxs.json").read_text())
 MODES = ("xxs", "xs", "s")
@@ -83,3 +83,15 @@ class TestToNative:
         again = from_native(back, layout)
         assert again.keys() == theirs.keys()
         assert all(torch.equal(again[name], value) for name, value in theirs.items())
+
+
+class TestFindPrefix:
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_first_of_two_backbones(self, layout):
+        names = list(from_native(state_of("kornia" if layout == "kornia" else "apple", "xxs"), layout))
+        for first, second in (("student.", "teacher."), ("teacher.", "student.")):
+            both = [f"{prefix}{name}" for prefix in (first, second) for name in names]
+            assert find_prefix(both, layout) == (first, len(names))
+
+    def test_nothing_found(self):
+        assert find_prefix(["fc.weight", "fc.bias"], "native") == ("", 0)
