@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kornia_mvit.files import FileError
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -29,7 +31,7 @@ Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
-class DataError(ValueError):
+class DataError(FileError):
     """A dataset is not what it should be; the message names the file or folder."""
 
 

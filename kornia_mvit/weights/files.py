@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kornia_mvit.files import FileError
+
 __all__ = ["CARD_KEY", "CheckpointError", "read_checkpoint", "write_checkpoint"]
 
 CARD_KEY = "kornia_mvit"  # where a checkpoint of ours says what it holds
 
 
-class CheckpointError(ValueError):
+class CheckpointError(FileError):
     """A file is not the checkpoint that is asked for; the message names it."""
 
 
