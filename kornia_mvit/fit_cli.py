@@ -5,15 +5,17 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from copy import deepcopy
 from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
+
+from kornia_mvit.files import printable
 
 __all__ = ["COMMANDS", "build_cli", "run_command"]
 
@@ -37,6 +39,7 @@ _OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not wh
     "tta",
     "window",
 }
+_OF_NETWORK = {"mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels"}
 _CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
 
 
@@ -55,7 +58,7 @@ def run_command(argv: list[str]) -> int:
         pass
     except SystemExit as stop:  # Lightning's own after Ctrl+C, ours after a checkpoint, or argparse's
         if hasattr(stop, "checkpoint"):
-            print(f"kornia-mvit: {stop}", file=sys.stderr)
+            print(printable(f"kornia-mvit: {stop}"), file=sys.stderr)
             raise
         if not isinstance(stop.__context__, KeyboardInterrupt):
             raise
@@ -90,7 +93,26 @@ def _run(argv: list[str]) -> int:
         build_cli(argv, run=True)
     except (MisconfigurationException, _OptionError) as error:
         raise ValueError(error) from error
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        if not _arose_in_restoring(error):
+            raise
+        file = next(value for name, value in _options(argv) if name in ("--ckpt_path", "--checkpoint"))
+        raise ValueError(
+            f"the state in checkpoint {file} is damaged, or of another run ({type(error).__name__}: {error})"
+        ) from error
     return 0
+
+
+def _options(argv: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the options of a command line and their values, which stand behind them or behind an equals sign."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    return [(a.partition("=")[0], a.partition("=")[2] if "=" in a else after) for a, after in pairs]
+
+
+def _arose_in_restoring(error: BaseException) -> bool:
+    """Tell whether an error arose where Lightning gives a checkpoint's states to what they are of."""
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(code.co_name.lstrip("_").startswith("restore") and "connector" in code.co_filename for code in frames)
 
 
 class _OptionError(Exception):
@@ -128,7 +150,8 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         def _parse_ckpt_path(self) -> None:
             """Take the settings that a checkpoint was trained with, but for those that were asked for now.
 
-            Lightning lets a checkpoint's settings win over recipe and command line, and so over ``--model.tta``.
+            Lightning would parse them as it parses a recipe, and build whatever class they name, and would let them win
+            over recipe and command line, and so over ``--model.tta``.
             """
             command = self.config.get("subcommand")
             if command is None:
@@ -136,20 +159,18 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
             config = self.config[command]
             if config.ckpt_path == "last":
                 config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), command)
-            now = deepcopy(config.get("model"))
-            super()._parse_ckpt_path()
-            settings = self.config[command].get("model")
-            for name in asked | _OF_EVALUATION:
-                if now is not None and settings is not None and name in now.init_args:
-                    settings.init_args[name] = now.init_args[name]
+            if config.ckpt_path is None or config.model is None or "init_args" not in config.model:
+                return
+            if config.ckpt_path not in _CHECKPOINT_WORDS:
+                _build_as_saved(config.model, config.ckpt_path, asked)
+            if "weights" in config.model.init_args:
+                config.model.init_args.weights = None  # the checkpoint has them
 
         def before_instantiate_classes(self) -> None:
             if self.subcommand is None:
                 return
             config = self.config[self.subcommand]
             config.weights_only = True  # checkpoints are data
-            if config.ckpt_path is not None:
-                _build_as_saved(config.model.init_args, config.ckpt_path)
             if self.subcommand != "fit" and "teacher" in config.model.init_args:
                 config.model.init_args.teacher = None
             if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
@@ -165,8 +186,8 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
             kept = self.trainer.checkpoint_callback
             if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
                 what = "last" if kept.monitor is None else f"best {kept.monitor}: {kept.best_model_score:.4f}"
-                print(f"\n{what}, in {kept.best_model_path}")
-                print(f"next: kornia-mvit predict IMAGES --checkpoint {kept.best_model_path}")
+                print(f"\n{what}, in {printable(kept.best_model_path)}")
+                print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(kept.best_model_path)}")
 
     _quiet_lightning()
     args = _prepare(argv)
@@ -216,16 +237,36 @@ def _arguments_of(path: str) -> list[str]:
     return list(inspect.signature(getattr(import_module(module), name)).parameters)
 
 
-def _build_as_saved(arguments: Any, path: str) -> None:
-    """Have the network built that a checkpoint is of, whatever the recipe says, and nothing loaded before it."""
-    from kornia_mvit.weights.files import read_checkpoint
+def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
+    """Put a checkpoint's settings into a configuration, those that were asked for now excepted.
 
-    arguments.weights = None
-    saved = read_checkpoint(path).get("hyper_parameters", {}) if Path(path).is_file() else {}
-    shape = ("mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels")
-    for name in shape:
-        if saved.get(name) is not None and name in arguments:
-            arguments[name] = saved[name]
+    The network is always that of the checkpoint, whatever recipe and options say.
+
+    Args:
+        model: the configuration of the task, with the path of its class and its arguments.
+        path: the checkpoint.
+        asked: names of settings that the command line has.
+
+    Raises:
+        CheckpointError: if the settings are no plain values of the class's arguments.
+    """
+    from kornia_mvit.weights.files import read_checkpoint
+    from kornia_mvit.weights.settings import check_counts, plain_settings
+
+    module, _, name = model.class_path.rpartition(".")
+    checkpoint = read_checkpoint(path)
+    settings = plain_settings(getattr(import_module(module), name), checkpoint.get("hyper_parameters"), path)
+    if settings:
+        check_counts(settings, checkpoint.get("state_dict"), path)
+    for name, value in settings.items():
+        if name not in model.init_args:
+            continue  # what is linked to the data
+        if name in _OF_NETWORK:  # None is for a network that only the recipe can name
+            taken = value is not None or not hasattr(model.init_args[name], "class_path")
+        else:
+            taken = name not in asked | _OF_EVALUATION
+        if taken:
+            model.init_args[name] = value
 
 
 def _last(folder: Path, command: str) -> str | None:
@@ -233,11 +274,11 @@ def _last(folder: Path, command: str) -> str | None:
 
     path = last_checkpoint(folder)
     if path is not None:
-        print(f"going on from {path}")
+        print(f"going on from {printable(path)}")
         return str(path)
     if command != "fit":
         raise ValueError(f"no last*.ckpt under {folder}; give the file, or --trainer.default_root_dir")
-    print(f"no last*.ckpt under {folder} to go on from: beginning anew")
+    print(f"no last*.ckpt under {printable(folder)} to go on from: beginning anew")
     return None
 
 

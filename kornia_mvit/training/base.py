@@ -3,10 +3,12 @@
 import inspect
 import os
 import warnings
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Self
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,8 +19,10 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.seeds import multiscale_sizes
+from kornia_mvit.training.loading import check_progress, class_names_of, confine_paths, load_task
 from kornia_mvit.training.networks import find_layers
 from kornia_mvit.training.optimization import parameter_groups, warmup_schedule
+from kornia_mvit.training.resuming import AtomicCheckpointIO
 from kornia_mvit.weights.checkpoints import CARD_KEY
 
 __all__ = ["ImageTask", "build_pipeline"]
@@ -75,7 +79,10 @@ class ImageTask(pl.LightningModule):
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
 
     def setup(self, stage: str) -> None:
-        """Take the class names from the data."""
+        """Take the class names from the data, and have checkpoints read as data, whatever the Trainer's default is."""
+        strategy = self.trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
+            strategy.checkpoint_io = AtomicCheckpointIO()
         warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer` in `LightningModule`")
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         if names is not None:
@@ -144,19 +151,53 @@ class ImageTask(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the class names of the checkpoint, unless the data say otherwise, and the weights that are asked for."""
         trainer = self._trainer
+        if trainer is not None:
+            check_progress(checkpoint, trainer)
+            confine_paths(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
         if self.hparams["raw_weights"] and (trainer is None or not trainer.training):
             if "current_model_state" not in checkpoint:
                 raise ValueError("the checkpoint has no raw weights beside its average; leave raw_weights off")
             checkpoint["state_dict"] = checkpoint["current_model_state"]
-        names = checkpoint.get(CARD_KEY, {}).get("class_names")
+        names = class_names_of(checkpoint)
         if names is None:
             return
-        if self.class_names is not None and tuple(names) != self.class_names:
+        if self.class_names is not None and names != self.class_names:
             raise ValueError(
                 f"the checkpoint's classes ({', '.join(names)}) are not those of the data "
                 f"({', '.join(self.class_names)})"
             )
-        self.class_names = tuple(names)
+        self.class_names = names
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build the task that a checkpoint was trained as, with its weights.
+
+        The checkpoint is data: its settings are compared with the arguments of the class and nothing in it is run.
+
+        Args:
+            checkpoint_path: the checkpoint, or an open file.
+            map_location: where the tensors go, as :func:`torch.load` takes it.
+            hparams_file: YAML or CSV with the settings, in place of the checkpoint's.
+            strict: whether the names of weights have to be the same.
+            weights_only: False leaves all to Lightning, which then runs what a pickle says: only for your own files.
+            kwargs: arguments of the class, in place of the checkpoint's settings.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or has settings that are not plain values of the arguments.
+        """
+        if weights_only is False:
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only=False, **kwargs
+            )
+        return load_task(cls, checkpoint_path, map_location, hparams_file, strict, **kwargs)
 
 
 def _rest(module: nn.Module, head: set[int]) -> None:

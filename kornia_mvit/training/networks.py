@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kornia_mvit.augmentation.preprocess import Preprocess, PreprocessModule
-from kornia_mvit.weights.cards import Model, find_config
-from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
+from kornia_mvit.weights.cards import Model, find_config, read_card
+from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
+from kornia_mvit.weights.settings import check_counts, constructor_types, plain_settings
 
 __all__ = ["Teacher", "find_layers", "find_start", "find_teacher", "timm_network"]
 
@@ -108,13 +109,39 @@ def _published(name: str) -> Teacher:
 def _fitted(path: Path) -> Teacher | None:
     """Give the network of timm in a checkpoint that ``fit`` wrote; None where it holds none."""
     data = read_checkpoint(path) if path.suffix == ".ckpt" else {}
-    settings = data.get("hyper_parameters", {})
-    if not settings.get("network"):
+    saved = data.get("hyper_parameters")
+    if not isinstance(saved, dict) or saved.get("network") is None:
         return None
-    network = timm_network(settings["network"], settings["num_classes"], **(settings["network_args"] or {}))
-    state = data["state_dict"].items()
-    network.load_state_dict({name.removeprefix("network."): v for name, v in state if name.startswith("network.")})
-    return Teacher(network, Preprocess.from_dict(data[CARD_KEY]["preprocess"]))
+    used = constructor_types(_Named)
+    settings = _Named(**plain_settings(_Named, {name: saved[name] for name in saved if name in used}, path))
+    if settings.network is None or settings.num_classes is None:
+        return None
+    state = data.get("state_dict")
+    check_counts({"num_classes": settings.num_classes}, state, path)
+    assert isinstance(state, dict)
+    network = timm_network(settings.network, settings.num_classes, **(settings.network_args or {}))
+    weights = {str(name): value for name, value in state.items()}
+    try:
+        network.load_state_dict(
+            {name.removeprefix("network."): value for name, value in weights.items() if name.startswith("network.")}
+        )
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights of {path} are not those of {settings.network}: {error}") from None
+    return Teacher(network, Preprocess.from_dict(read_card(data, path)["preprocess"]))
+
+
+class _Named:
+    """The settings of a checkpoint that say which network of timm's it holds."""
+
+    def __init__(
+        self,
+        network: nn.Module | str | None = None,
+        num_classes: int | None = None,
+        network_args: dict[str, Any] | None = None,
+    ) -> None:
+        self.network: str | None = network if isinstance(network, str) else None
+        self.num_classes = num_classes
+        self.network_args = network_args
 
 
 def find_start(settings: MutableMapping[str, Any], weights: str | None) -> tuple[Model | None, dict[str, Any]]:

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from pathlib import Path
+from typing import Any, Protocol, Self, cast
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +17,9 @@ from kornia_mvit.data.datasets import DataError
 from kornia_mvit.data.loaders import ResumableLoader
 from kornia_mvit.data.samplers import EpochBatchSampler, MultiScaleBatchSampler
 from kornia_mvit.data.storage import StorageResize
+from kornia_mvit.files import printable
+from kornia_mvit.weights.files import read_checkpoint
+from kornia_mvit.weights.settings import plain_settings
 
 __all__ = ["ImageData", "Samples", "check_on_error", "list_classes"]
 
@@ -52,6 +56,32 @@ class ImageData(pl.LightningDataModule):
         self.num_workers = num_workers
         self.storage_size = storage_size
         self.splits: dict[str, Dataset[dict[str, Any]]] = {}
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's is a method of its own kind
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build the data module from arguments, and from what a checkpoint has as its settings.
+
+        The data modules of this package keep none there; a subclass may, with Lightning's ``save_hyperparameters``.
+
+        Args:
+            checkpoint_path: the checkpoint.
+            map_location: not used.
+            hparams_file: not used.
+            weights_only: not used: a checkpoint is data.
+            kwargs: arguments, in place of the settings.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or has settings that are not plain values of the arguments.
+        """
+        saved = read_checkpoint(checkpoint_path).get(cls.CHECKPOINT_HYPER_PARAMS_KEY)
+        return cls(**{**plain_settings(cls, saved, checkpoint_path), **kwargs})
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -164,4 +194,4 @@ def list_classes(names: Sequence[str], limit: int = 20) -> str:
         '2 classes (cat, dog)'
     """
     more = f", and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{len(names)} classes ({', '.join(names[:limit])}{more})"
+    return printable(f"{len(names)} classes ({', '.join(names[:limit])}{more})")
