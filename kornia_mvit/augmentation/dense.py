@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.targets import inverse_maps, way_back
 from kornia_mvit.data.batch import Batch
 
-__all__ = ["SlidingWindow", "predict_maps"]
+__all__ = ["SlidingWindow", "predict_labels", "predict_maps"]
+
+_STRIP = 2**24  # numbers of a map that are at hand at a time
 
 Size = int | tuple[int, int]
 
@@ -116,6 +119,39 @@ def predict_maps(
         own = batch.image[torch.tensor(rows, device=batch.image.device), :, :height, :width]
         prepared, params = pipeline.prepare(Batch(own))
         yield rows, *pipeline.inverse(predict(prepared.image), params)
+
+
+@torch.no_grad()
+def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, pipeline: AugmentationPipeline) -> Tensor:
+    """Predict the class of each pixel of an image, at its own size.
+
+    It is that of the highest number in what :func:`predict_maps` gives, found in strips of rows, so that maps of many
+    classes at the size of a large image are never in memory whole.
+
+    Args:
+        predict: takes preprocessed images (n, C, h, w) and gives maps (n, K, h', w') of any stride, such as logits.
+        image: (C, H, W), as it was stored.
+        pipeline: whose preprocessing it goes through, and the maps back.
+
+    Returns:
+        (H, W), uint8, or int32 where there are more than 256 classes.
+
+    Example:
+        >>> from kornia_mvit.augmentation.preprocess import Preprocess
+        >>> pipeline = AugmentationPipeline(preprocess=Preprocess(32))
+        >>> predict_labels(lambda image: image, torch.rand(3, 40, 50), pipeline).shape
+        torch.Size([40, 50])
+    """
+    prepared, params = pipeline.prepare(Batch(image[None]))
+    maps = predict(prepared.image)
+    geometry = way_back(params, maps)
+    height, width = int(image.shape[-2]), int(image.shape[-1])
+    out = torch.empty(height, width, dtype=torch.uint8 if maps.shape[1] <= 256 else torch.int32, device=maps.device)
+    step = max(1, _STRIP // (width * maps.shape[1]))
+    for top in range(0, height, step):
+        rows = slice(top, top + step)
+        out[rows] = inverse_maps(maps, geometry, rows)[0].argmax(1)[0]
+    return out
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

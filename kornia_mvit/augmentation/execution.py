@@ -16,11 +16,13 @@ from kornia_mvit.augmentation.operations import (
     Operation,
     draw_crop_in_view,
     draw_parameters,
+    exclusive,
     find_operation,
+    sample,
     walk,
 )
 from kornia_mvit.augmentation.preprocess import PreprocessModule
-from kornia_mvit.augmentation.randomness import seed_generators
+from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import gather_pixels, scale_matrix
 from kornia_mvit.ops.seeds import combine_seed
@@ -57,6 +59,7 @@ class Execution:
         self.batch = batch
         self.image: Tensor = image
         self.seed = seed
+        self.random: OwnGenerators = OwnGenerators()
         self.geometry: Geometry = Geometry(_size(image), batch.size, len(batch), image.device)
         self.mask = batch.mask
         self.record: list[dict[str, Any]] = []
@@ -72,12 +75,13 @@ class Execution:
     def draw_all(self, stack: AugmentationSequential) -> None:
         """Draw and carry out each operation of a stack."""
         self._seed(len(self.record), 2)
-        for operation, given in walk(stack, lambda: self.shape):
+        for operation, given in walk(stack, lambda: self.shape, self.random):
             index = len(self.record)
-            self._seed(index, 0)
-            drawn = self._draw(operation) if given is None else given
-            self.record.append({"path": operation.path, "name": operation.name, "data": drawn})
-            self._carry_out(operation, drawn, index)
+            with exclusive(operation.module):
+                self._seed(index, 0)
+                drawn = self._draw(operation) if given is None else given
+                self.record.append({"path": operation.path, "name": operation.name, "data": drawn})
+                self._carry_out(operation, drawn, index)
             self._seed(index + 1, 2)  # for the choices of containers
 
     def replay_all(self, stack: AugmentationSequential, record: list[dict[str, Any]]) -> None:
@@ -97,7 +101,8 @@ class Execution:
                     f"this one has {'nothing' if operation is None else operation.name}"
                 )
             self.record.append(entry)
-            self._carry_out(operation, entry["data"], index)
+            with exclusive(operation.module):
+                self._carry_out(operation, entry["data"], index)
 
     def resize(self, size: tuple[int, int], preprocess: PreprocessModule) -> None:
         """Resize to a height and width, antialiased, if the images have others; into the letterbox, if it is one."""
@@ -136,14 +141,17 @@ class Execution:
         return self.geometry.warp_mask(self.mask, first, last, self.settings.ignore_index)
 
     def _seed(self, index: int, purpose: int) -> None:
-        seed_generators(combine_seed(self.seed, index, purpose), self.image.device)
+        self.random.seed(combine_seed(self.seed, index, purpose))
 
     def _draw(self, operation: Operation) -> Draw:
         view = self.geometry.view if len(self.geometry) == 0 else None
         if isinstance(operation.module, WindowCrop):
-            return operation.module.draw(self._look(operation.module, view), self.shape)
-        drawn = draw_parameters(operation, self.shape)
-        return drawn if view is None else draw_crop_in_view(operation.module, drawn, view)
+            look = self._look(operation.module, view)
+            return sample(operation.module, self.random, operation.module.draw, look, self.shape)
+        drawn = draw_parameters(operation, self.shape, self.random)
+        if view is None:
+            return drawn
+        return self.random.sample_plainly(draw_crop_in_view, operation.module, drawn, view)
 
     def _look(self, module: WindowCrop, view: Tensor | None) -> View:
         """Give what a crop asks to look at, as it will be after all that was put off."""
@@ -184,7 +192,7 @@ class Execution:
 
     def _apply(self, operation: Operation, drawn: Draw, index: int) -> None:
         self._seed(index, 1)
-        self.image = operation.apply(self.image, drawn)
+        self.image = operation.apply(self.image, drawn, self.random)
 
     def _carry_mask(self, operation: Operation, drawn: Draw, index: int) -> None:
         """Take masks through an operation without a matrix: send it the pixels' places, and look there."""
@@ -197,7 +205,7 @@ class Execution:
             [column.expand(height, width), row[:, None].expand(height, width), torch.ones_like(mask[0]).float()]
         )
         self._seed(index, 1)
-        x, y, weight = operation.apply(places.expand(len(mask), -1, -1, -1), drawn).unbind(1)
+        x, y, weight = operation.apply(places.expand(len(mask), -1, -1, -1), drawn, self.random).unbind(1)
         found = gather_pixels(mask, x / weight, y / weight)
         self.mask = found.masked_fill(~(weight > 0.5), self.settings.ignore_index)
 

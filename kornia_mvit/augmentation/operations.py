@@ -1,9 +1,10 @@
 """How Kornia's augmentations act on targets: which kind each one is, what it draws, and where it moves pixels."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import kornia.augmentation as K
 import torch
@@ -18,23 +19,31 @@ from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows
 from kornia_mvit.augmentation.geometry import Step
+from kornia_mvit.augmentation.locks import lock_of
+from kornia_mvit.augmentation.mix import Mix
+from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.ops.geometry import edge_matrix
 
 __all__ = [
     "Draw",
     "Kind",
     "Operation",
+    "carry_out",
     "check_stack",
     "draw_crop_in_view",
     "draw_parameters",
+    "exclusive",
     "find_operation",
     "lost_targets",
+    "sample",
     "unable",
     "walk",
 ]
 
 Size = tuple[int, int]
 Draw = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Kind(Enum):
@@ -81,8 +90,11 @@ class Operation:
         """Name of the augmentation's class."""
         return type(self.module).__name__
 
-    def apply(self, image: Tensor, draw: Draw) -> Tensor:
-        """Let Kornia augment images with what was drawn."""
+    def apply(self, image: Tensor, draw: Draw, random: OwnGenerators) -> Tensor:
+        """Let Kornia augment images with what was drawn, and others draw meanwhile."""
+        return carry_out(self.module, random, self._apply, image, draw)
+
+    def _apply(self, image: Tensor, draw: Draw) -> Tensor:
         if getattr(self.module, "by_rows", False):
             return apply_to_rows(self.module, image, draw)
         out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
@@ -115,6 +127,38 @@ class Operation:
         like = torch.zeros((), dtype=torch.float64, device=draw.get("src", torch.empty(0)).device).expand(shape)
         matrix = self.module.generate_transformation_matrix(like, draw, self.module.flags)
         return Step(self.name, edge_matrix(matrix), size, self.covers, self.aligned)
+
+
+def is_known(module: nn.Module) -> bool:
+    """Tell whether a module is one of Kornia's or this package's that draws nothing while it is applied.
+
+    What such a module keeps between two calls changes no result. Of others, and of those with hooks, nothing is known.
+    """
+    home = type(module).__module__.partition(".")[0]
+    if home not in ("kornia", "kornia_mvit") or isinstance(module, (K.RandomDissolving, K.PatchSequential)):
+        return False
+    containers = (K.ImageSequential, PolicyAugmentBase, PolicySequential, OperationBase, Mix)
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return isinstance(module, (_BasicAugmentationBase, *containers)) and not hooked
+
+
+def exclusive(module: nn.Module) -> AbstractContextManager[object]:
+    """Keep other threads from a module that may keep something between two calls."""
+    return nullcontext() if is_known(module) else lock_of(module)
+
+
+def sample(module: nn.Module, random: OwnGenerators, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Let a module sample by a function of its own."""
+    if is_known(module):
+        return random.sample_plainly(function, *args, **kwargs)
+    return random.sample(function, *args, **kwargs)
+
+
+def carry_out(
+    module: nn.Module, random: OwnGenerators, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Let a module do by a function of its own what was drawn; one of which nothing is known may draw meanwhile."""
+    return function(*args, **kwargs) if is_known(module) else random.sample(function, *args, **kwargs)
 
 
 def find_operation(path: str, module: nn.Module) -> Operation:
@@ -213,22 +257,32 @@ def lost_targets(kind: Kind, targets: Iterable[str]) -> list[str]:
 
 
 def walk(
-    module: nn.Module, shape: Callable[[], tuple[int, ...]], path: str = ""
+    module: nn.Module, shape: Callable[[], tuple[int, ...]], random: OwnGenerators, path: str = ""
 ) -> Iterator[tuple[Operation, Draw | None]]:
     """Choose which operations of a stack run, in order; those of automatic policies come with what they drew.
 
-    Draws from the global generator where a container applies its children at random. For the others, the caller
-    draws when it gets there, since only then the size of the images is known.
+    Samples where a container applies its children at random. For the others, the caller samples when it gets there,
+    since only then the size of the images is known.
     """
     if isinstance(module, PolicyAugmentBase):
-        yield from _read_policy(module, module.forward_parameters(torch.Size(shape())), path)
+        with exclusive(module):
+            params = sample(module, random, module.forward_parameters, torch.Size(shape()))
+        yield from _read_policy(module, params, path)
     elif isinstance(module, K.ImageSequential) and not isinstance(module, K.PatchSequential):
-        for name, child in module.get_forward_sequence():
-            yield from walk(child, shape, f"{path}.{name}" if path else name)
+        with exclusive(module):
+            chosen = sample(module, random, _choose, module)
+        for name, child in chosen:
+            yield from walk(child, shape, random, f"{path}.{name}" if path else name)
     elif isinstance(module, OperationBase):
-        yield find_operation(f"{path}.op", module.op), module.forward_parameters(torch.Size(shape()))
+        with exclusive(module):
+            drawn = sample(module, random, module.forward_parameters, torch.Size(shape()))
+        yield find_operation(f"{path}.op", module.op), drawn
     else:
         yield find_operation(path, module), None
+
+
+def _choose(container: K.ImageSequential) -> list[tuple[str, nn.Module]]:
+    return list(container.get_forward_sequence())
 
 
 def _read_policy(module: nn.Module, params: list[ParamItem], path: str) -> Iterator[tuple[Operation, Draw | None]]:
@@ -243,11 +297,12 @@ def _read_policy(module: nn.Module, params: list[ParamItem], path: str) -> Itera
             yield from _read_policy(child, item.data, inner)
 
 
-def draw_parameters(operation: Operation, shape: tuple[int, ...]) -> Draw:
-    """Draw an operation's parameters from the global generator."""
-    if not isinstance(operation.module, _BasicAugmentationBase):
+def draw_parameters(operation: Operation, shape: tuple[int, ...], random: OwnGenerators) -> Draw:
+    """Draw an operation's parameters."""
+    module = operation.module
+    if not isinstance(module, _BasicAugmentationBase):
         return {}
-    return dict(operation.module.forward_parameters(torch.Size(shape)))
+    return dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
 
 
 def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:

@@ -13,11 +13,11 @@ from torch import Generator, Tensor, nn
 from kornia_mvit.augmentation.execution import Execution, Settings, Warp
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.mix import Mix
-from kornia_mvit.augmentation.operations import check_stack, lost_targets, unable
+from kornia_mvit.augmentation.operations import carry_out, check_stack, exclusive, lost_targets, sample, unable
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
-from kornia_mvit.augmentation.randomness import SeedCounter, isolated_generators, seed_generators
+from kornia_mvit.augmentation.randomness import SeedCounter
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_keypoints, inverse_maps, move_targets, way_back
 from kornia_mvit.data.batch import Batch, check_image_values
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size
@@ -190,8 +190,7 @@ class AugmentationPipeline(nn.Module):
         if generator is not None:
             seed = int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
         if seed is None:
-            place = (self.counter.seed, self.counter.epoch, self.counter.step)
-            base = self.counter.next()
+            place, base = self.counter.take()
         else:
             place, base = (seed, 0, 0), combine_seed(seed)
         size = None if self.multi_scale is None else multiscale_size(self.multi_scale, *place)
@@ -292,8 +291,7 @@ class AugmentationPipeline(nn.Module):
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch: what is drawn without a seed depends on its number and on the steps since."""
-        if epoch != self.counter.epoch:
-            self.counter.epoch, self.counter.step = epoch, 0
+        self.counter.set_epoch(epoch)
 
     def get_extra_state(self) -> Tensor:
         """Give the counter's seed, epoch and step, for ``state_dict``."""
@@ -321,7 +319,7 @@ class AugmentationPipeline(nn.Module):
         self._refuse(batch)
         device = batch.image.device
         mixed: Params | None = None
-        with _no_autocast(device), isolated_generators(device):
+        with _no_autocast(device):
             run = Execution(self._settings, batch, to_float(batch.image), seed)
             if self.stack is not None and replay is None:
                 run.draw_all(self.stack)
@@ -335,12 +333,15 @@ class AugmentationPipeline(nn.Module):
             if batch.mask is not None:
                 targets["mask"] = run.finish_mask()
             if self.mix is not None and batch.label is not None:
-                if replay is None:
-                    seed_generators(combine_seed(seed, -1), device)
-                    mixed = self.mix.draw(len(batch), image.shape[-2], image.shape[-1])
-                else:
-                    mixed = replay["mix"]
-                image, targets["label"] = self.mix.mix(image, batch.label, mixed)
+                run.random.seed(combine_seed(seed, -1))
+                with exclusive(self.mix):
+                    if replay is None:
+                        shape = (len(batch), image.shape[-2], image.shape[-1])
+                        mixed = sample(self.mix, run.random, self.mix.draw, *shape)
+                    else:
+                        mixed = replay["mix"]
+                    mix = carry_out(self.mix, run.random, self.mix.mix, image, batch.label, mixed)
+                    image, targets["label"] = mix
             image = self._preprocess.values(image)
         image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
         params = {

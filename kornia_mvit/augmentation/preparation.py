@@ -1,5 +1,8 @@
 """Preprocess batches whose images do not fill their canvas, each by its own size."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +26,8 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
     image = batch.image
     geometry = Geometry((int(image.shape[-2]), int(image.shape[-1])), batch.size, len(batch), image.device)
     if batch.size is None:
-        out = module(image)
+        with _named(batch, range(len(batch))):
+            out = module(image)
         given = (int(image.shape[-2]), int(image.shape[-1]))
         window, size = _window(module, given)
         boxed = module.preprocess.letterbox
@@ -40,10 +44,10 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
     rows: dict[tuple[int, int], list[int]] = {}
     for number, size in enumerate(sizes):
         rows.setdefault(size, []).append(number)
-    parts = {
-        (h, w): module.geometry(raw[torch.tensor(chosen, device=raw.device), :, :h, :w])
-        for (h, w), chosen in rows.items()
-    }
+    parts = {}
+    for (h, w), chosen in rows.items():
+        with _named(batch, chosen):
+            parts[h, w] = module.geometry(raw[torch.tensor(chosen, device=raw.device), :, :h, :w])
     height, width = (max(part.shape[k] for part in parts.values()) for k in (-2, -1))
     out = raw.new_zeros(len(batch), raw.shape[1], height, width)
     matrices = torch.empty(len(batch), 3, 3, dtype=torch.float64)
@@ -63,6 +67,16 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
     out = module.values(to_float(out))
     results = results.to(image.device)
     return out.to(image.dtype) if image.is_floating_point() else out, geometry, results
+
+
+@contextmanager
+def _named(batch: Batch, rows: Sequence[int]) -> Iterator[None]:
+    """Name the file of images that cannot be resized or cropped, where it is known."""
+    try:
+        yield
+    except ValueError as error:
+        path = None if batch.meta is None else batch.meta[rows[0]].get("path")
+        raise error if path is None else ValueError(f"{path}: {error}") from None
 
 
 def _window(

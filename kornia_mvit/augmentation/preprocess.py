@@ -1,16 +1,18 @@
 """What happens to an image before the network sees it, stated once for training, evaluation and deployment."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Preprocess", "PreprocessModule", "round_ratio", "to_float"]
+__all__ = ["MAX_PIXELS", "Preprocess", "PreprocessModule", "round_ratio", "to_float"]
 
 Size = int | tuple[int, int]
+
+MAX_PIXELS = 4096 * 4096  # that an image may have when it is resized, unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class Preprocess:
         std: what each channel is divided by afterwards; None for nothing.
         letterbox: keep the aspect where the size is a height and a width: the image is resized to fit, and black is
             laid below it or at its right.
+        max_pixels: most pixels that an image may have when it is resized, or as it is where the size is None; larger
+            ones are refused, as one of 20000x1 pixels, whose longer side would be 5,120,000 pixels long. None for no
+            bound. Of a size that is a height and a width there is none.
 
     Raises:
         ValueError: for sizes that are not positive, a crop that the resized image cannot hold, an unknown
@@ -49,6 +54,7 @@ class Preprocess:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     letterbox: bool = False
+    max_pixels: int | None = field(default=MAX_PIXELS, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("size", "crop", "mean", "std"):  # lists, as YAML and JSON have them, become tuples
@@ -57,6 +63,8 @@ class Preprocess:
                 object.__setattr__(self, name, tuple(value))
         for name in ("size", "crop"):
             _check_size(name, getattr(self, name))
+        if self.max_pixels is not None and (type(self.max_pixels) is not int or self.max_pixels < 1):
+            raise ValueError(f"max_pixels {self.max_pixels!r} is not a positive number of pixels, nor None")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"unknown interpolation {self.interpolation!r}; available: 'bilinear', 'bicubic'")
         if self.channel_order not in ("rgb", "bgr"):
@@ -81,9 +89,13 @@ class Preprocess:
         return self.size if isinstance(self.size, tuple) else None
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width that an image of the given ones is resized to, before the crop or the letterbox."""
+        """Height and width that an image of the given ones is resized to, before the crop or the letterbox.
+
+        Raises:
+            ValueError: if they are more pixels than ``max_pixels``.
+        """
         if self.size is None:
-            return height, width
+            return self._bound((height, width), height, width)
         # in whole numbers and without a branch, so that a graph that is traced for all sizes has it too
         if self.letterbox:
             full = _pair(self.size)
@@ -92,7 +104,19 @@ class Preprocess:
         if isinstance(self.size, tuple):
             return self.size
         short = _least(height, width)
-        return self.size * height // short, self.size * width // short
+        return self._bound((self.size * height // short, self.size * width // short), height, width)
+
+    def _bound(self, resized: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+        """Raise where an image is too large when resized; sizes of a graph that is traced are not known."""
+        if self.max_pixels is None or type(height) is not int or type(width) is not int:
+            return resized
+        if not torch.compiler.is_compiling() and resized[0] * resized[1] > self.max_pixels:
+            what = "is" if self.size is None else f"resized to {resized[0]}x{resized[1]} is"
+            raise ValueError(
+                f"an image of {height}x{width} pixels {what} larger than {self.max_pixels:,} pixels; crop it, or give "
+                "Preprocess two numbers as size or a larger max_pixels"
+            )
+        return resized
 
     def crop_box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Top, left, height and width of the centre crop in a resized image; all of it where there is no crop.
@@ -114,8 +138,11 @@ class Preprocess:
         return PreprocessModule(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the record as numbers, strings and lists."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """Give the record as numbers, strings and lists; ``max_pixels`` where it is not the usual one."""
+        data = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        if self.max_pixels == MAX_PIXELS:
+            del data["max_pixels"]  # which the first version does not know
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -61,11 +61,11 @@ def way_back(params: dict[str, Any], like: Tensor) -> Geometry:
     return geometry
 
 
-def inverse_maps(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+def inverse_maps(maps: Tensor, geometry: Geometry, rows: slice | None = None) -> tuple[Tensor, Tensor]:
     """Bring dense maps back; see :meth:`kornia_mvit.AugmentationPipeline.inverse`.
 
     They are read bilinearly at their own stride, which is what upsampling them first would give, at one
-    interpolation less.
+    interpolation less. With ``rows`` those of the result alone are read, of steps that only flip, scale and shift.
     """
     if maps.ndim != 4 or not maps.is_floating_point():
         raise ValueError(f"maps are (B, C, h, w) and floating point, got {maps.dtype} {tuple(maps.shape)}")
@@ -73,10 +73,15 @@ def inverse_maps(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     work = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
     x, y, seen = back.source(0, len(back), work.dtype)
     (height, width), (h, w) = back.sizes[0], maps.shape[-2:]
+    size = back.sizes[-1]
+    if rows is not None:
+        size, y = (len(range(size[0])[rows]), size[1]), y[:, rows]
+        seen = None if seen is None else seen[:, rows]
     out = sample_bilinear(work, x * (w / width), y * (h / height))
-    valid = torch.ones(len(maps), *back.sizes[-1], dtype=torch.bool, device=maps.device) if seen is None else seen
+    valid = torch.ones(len(maps), *size, dtype=torch.bool, device=maps.device) if seen is None else seen
     if view is not None:
         row, column = (torch.arange(n, device=maps.device) for n in back.sizes[-1])
+        row = row if rows is None else row[rows]
         valid = valid & (row < view[:, :1])[:, :, None] & (column < view[:, 1:])[:, None, :]
     return out.masked_fill(~valid[:, None], 0.0).to(maps.dtype), valid[:, None]
 

@@ -61,7 +61,7 @@ class TestMix(BaseTester):
             for refuse in (mix, AugmentationPipeline(mix=mix).train()):
                 with pytest.raises(ValueError, match=message):
                     refuse(batch)
-        with pytest.raises(TypeError, match=r"floating-point images, got torch\.uint8"):
+        with pytest.raises(TypeError, match=r"got torch\.uint8"):
             mix(Batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1])))
 
     def test_cardinality(self):

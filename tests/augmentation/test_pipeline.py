@@ -51,13 +51,13 @@ class TestAugmentationPipeline(BaseTester):
         assert message in str(raised.value)
 
     def test_exception(self):
-        with pytest.raises(TypeError, match="augmentations are Kornia's, or containers of them; got str"):
+        with pytest.raises(TypeError, match="got str"):
             AugmentationPipeline(["flip"])
         with pytest.raises(TypeError, match="got Linear"):
             AugmentationPipeline(nn.Linear(2, 2))
         with pytest.raises(TypeError, match="carries its labels"):
             AugmentationPipeline()(Batch(photos()), torch.zeros(4))
-        with pytest.raises(ValueError, match="4 images, but label has 3"):
+        with pytest.raises(ValueError, match=r"4 images.*label.*3"):
             AugmentationPipeline()(photos(), torch.zeros(3, dtype=torch.long))
 
     def test_values_on_a_device_are_looked_at_only_when_asked(self):

@@ -241,11 +241,11 @@ class TestFreeOperations:
 
     def test_boxes_are_refused(self, operation, boxes_message):
         pipeline = AugmentationPipeline([operation()])
-        with pytest.raises(ValueError, match=f"{boxes_message} cannot carry boxes and keypoints along"):
+        with pytest.raises(ValueError, match=f"{boxes_message}.*boxes and keypoints"):
             pipeline.augment(scene(0))
 
     def test_has_no_inverse(self, operation, boxes_message):
         pipeline = AugmentationPipeline([operation()])
         _, params = pipeline.augment(Batch(torch.rand(2, 3, 32, 32)))
-        with pytest.raises(ValueError, match=f"{boxes_message} cannot be inverted"):
+        with pytest.raises(ValueError, match=f"{boxes_message}.*inverted"):
             pipeline.inverse(torch.rand(2, 1, 8, 8), params)

@@ -50,9 +50,9 @@ class TestPreprocess(BaseTester):
         assert message in str(error.value)
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="smaller than the crop 64x64; give Preprocess a size"):
+        with pytest.raises(ValueError, match="crop 64x64; give Preprocess a size"):
             Preprocess(size=None, crop=64).module()(torch.rand(1, 3, 60, 100))
-        with pytest.raises(TypeError, match=r"got torch.int64; convert with image.to\(torch.uint8\)"):
+        with pytest.raises(TypeError, match=r"torch.int64.*image.to\(torch.uint8\)"):
             Preprocess().module()(torch.zeros(1, 3, 60, 100, dtype=torch.int64))
         with pytest.raises(ValueError, match="has no field colour"):
             Preprocess.from_dict({"colour": 1})
@@ -169,3 +169,37 @@ class TestPreprocess(BaseTester):
         maps, valid = pipeline.inverse(torch.full_like(out.image, 0.5), params)
         torch.testing.assert_close(maps[..., :height, :width], torch.full((1, 3, height, width), 0.5))
         assert valid[..., :height, :width].all()
+
+
+class TestMaxPixels:
+    @pytest.mark.parametrize("size", [(1, 20000), (20000, 1)])
+    @pytest.mark.parametrize("arguments", [{"size": 64}, {"size": 64, "crop": 64}, {"size": None, "max_pixels": 999}])
+    def test_larger_images_are_refused(self, size, arguments):
+        record = Preprocess(**arguments)
+        message = rf"{size[0]}x{size[1]} pixels .* larger than {record.max_pixels:,} pixels"
+        with pytest.raises(ValueError, match=message):
+            record.module()(torch.zeros(3, *size, dtype=torch.uint8))
+        with pytest.raises(ValueError, match=message):
+            AugmentationPipeline(preprocess=record).eval()(Batch(torch.zeros(1, 3, *size)))
+
+    def test_the_bound_itself(self):
+        image = torch.zeros(3, 10, 30, dtype=torch.uint8)
+        assert Preprocess(20, max_pixels=1200).module()(image).shape == (3, 20, 60)
+        with pytest.raises(ValueError, match="10x30 pixels resized to 20x60"):
+            Preprocess(20, max_pixels=1199).module()(image)
+        assert Preprocess((20, 90), max_pixels=1).module()(image).shape == (3, 20, 90)
+        assert Preprocess((20, 90), letterbox=True, max_pixels=1).module()(image).shape == (3, 20, 90)
+        assert Preprocess(64, max_pixels=None).resized_size(1, 20000) == (64, 1_280_000)
+
+    def test_it_travels(self):
+        record = Preprocess(64, max_pixels=500)
+        assert record.to_dict()["max_pixels"] == 500
+        assert Preprocess.from_dict(record.to_dict()) == record
+        assert "max_pixels" not in Preprocess(64).to_dict()  # which older versions read
+        assert Preprocess.from_dict({"size": 64}).max_pixels == 4096**2
+        assert Preprocess.from_dict(Preprocess(64, max_pixels=None).to_dict()).max_pixels is None
+
+    @pytest.mark.parametrize("bound", [0, -1, 1.5, True, "a"])
+    def test_exception(self, bound):
+        with pytest.raises(ValueError, match=f"max_pixels {bound!r}"):
+            Preprocess(64, max_pixels=bound)

@@ -171,12 +171,10 @@ class TestReplay:
     def test_exception(self):
         a = pipeline(preprocess=Preprocess(24))
         _, params = a.augment(Batch(images()))
-        with pytest.raises(ValueError, match=r"for images \(3, 3, 32, 32\), the batch has \(3, 3, 32, 40\)"):
+        with pytest.raises(ValueError, match=r"\(3, 3, 32, 32\).*\(3, 3, 32, 40\)"):
             a.replay(Batch(torch.rand(3, 3, 32, 40)), params)
         other = AugmentationPipeline([K.RandomHorizontalFlip()])
-        with pytest.raises(
-            ValueError, match="of another pipeline: they have RandomResizedCrop at 'RandomResizedCrop_0'"
-        ):
+        with pytest.raises(ValueError, match="RandomResizedCrop at 'RandomResizedCrop_0'"):
             other.replay(Batch(images()), params)
         with pytest.raises(ValueError, match="not of augment"):
             a.replay(Batch(images()), a.prepare(Batch(images()))[1])
@@ -190,7 +188,7 @@ class TestViews:
         assert torch.equal(a.replay(Batch(images()), params).image, one.image)
         assert torch.equal(a.views(Batch(images()), 2, seed=1)[1][0].image, two.image)
         assert len(a.views(Batch(images()), 4)) == 4
-        with pytest.raises(ValueError, match="n 0 is not at least one view"):
+        with pytest.raises(ValueError, match="n 0"):
             a.views(Batch(images()), 0)
 
     def test_views_augment_in_eval_mode_too(self):

@@ -38,7 +38,7 @@ def start(folder: Path) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
         )
         for rank in range(2)
     ]
-    assert [run.wait(timeout=120) for run in runs] == [0, 0]
+    assert [run.wait(timeout=240) for run in runs] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -42,17 +42,17 @@ class TestTestTimeAugmentation(BaseTester):
         assert out.device.type == device.type
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="unknown transforms mirror; available: none, flip, scale"):
+        with pytest.raises(ValueError, match="mirror; available: none, flip, scale"):
             TestTimeAugmentation(nn.Identity(), "mirror")
-        with pytest.raises(ValueError, match="unknown merge 'median'; available: 'mean', 'max', 'vote'"):
+        with pytest.raises(ValueError, match="'median'; available: 'mean', 'max', 'vote'"):
             TestTimeAugmentation(nn.Identity(), merge="median")
         with pytest.raises(ValueError, match="no transforms"):
             TestTimeAugmentation(nn.Identity(), [])
-        with pytest.raises(ValueError, match="TestTimeTransform or AugmentationPipeline, got RandomHorizontalFlip"):
+        with pytest.raises(ValueError, match=r"TestTimeTransform.*AugmentationPipeline.*RandomHorizontalFlip"):
             TestTimeAugmentation(nn.Identity(), [K.RandomHorizontalFlip()])
-        with pytest.raises(ValueError, match=r"predict gave \(2,\); expected logits"):
+        with pytest.raises(ValueError, match=r"\(2,\)"):
             TestTimeAugmentation(lambda image: image.mean((1, 2, 3)))(torch.rand(2, 3, 8, 8))
-        with pytest.raises(ValueError, match=r"floating point, got torch\.uint8"):
+        with pytest.raises(ValueError, match=r"got torch\.uint8"):
             TestTimeAugmentation(nn.Identity())(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
         with pytest.raises(ValueError, match="unknown crop 'left'"):
             TestTimeTransform(crop="left")
