@@ -1,7 +1,6 @@
 """What lets a run be stopped at any time and go on as if it had not been."""
 
 import io
-import os
 import random
 import signal
 import threading
@@ -17,6 +16,9 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
 
+from kornia_mvit.files import printable, sweep, write_whole
+from kornia_mvit.training.epochs import EpochMetrics, is_within_epoch, leave_finished_epoch, resume_averaging
+from kornia_mvit.training.loading import confine_paths, read_run
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 
 __all__ = ["AtomicCheckpointIO", "ExactResume", "LastCheckpoint", "SaveOnSignal", "Stopped", "last_checkpoint"]
@@ -28,47 +30,85 @@ _STATE = "exact_resume"  # the place in a checkpoint
 class ExactResume(pl.Callback):
     """Keep in the checkpoint what Lightning leaves out, so that a resumed run does what it would have done.
 
-    These are the states of Python's, NumPy's and PyTorch's generators (CUDA's included) on every process, and the place
-    in the training data. Lightning 2.6 has a loader's state in its checkpoints, but passes over it wherever the number
-    of steps was asked for before, as a learning-rate schedule does.
+    These are the states of Python's, NumPy's and PyTorch's generators (CUDA's included) on every process, the training
+    metrics of the epoch so far, and the place in the training data. Lightning 2.6 has a loader's state in its
+    checkpoints, but passes over it wherever the number of steps was asked for before, as a learning-rate schedule does.
+    Lightning's ``StochasticWeightAveraging`` goes on in the middle of an epoch, too.
 
-    A run that goes on with another number of processes starts its generators anew, and says so.
+    A run that resumes with another number of processes starts its generators and the epoch's metrics from scratch, and
+    says so.
+
+    Raises:
+        CheckpointError: at the start of a run, for a state that is damaged or another run's.
     """
 
     def __init__(self) -> None:
-        self._loaded: dict[str, Any] | None = None
+        self._loaded: Any = None
+        self._metrics = EpochMetrics()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Gather the states of all processes."""
-        own = _generator_states()
-        states = [own]
+        own = [_generator_states(), self._metrics.state_dict(trainer, pl_module)]
+        shares = [own]
         if trainer.world_size > 1:
-            states = [{} for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(states, own)
-        checkpoint[_STATE] = {"generators": states, "loaders": [loader.state_dict() for loader in _loaders(trainer)]}
+            shares = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(shares, own)
+        checkpoint[_STATE] = {
+            "generators": [generators for generators, _ in shares],
+            "metrics": [metrics for _, metrics in shares],
+            "loaders": [loader.state_dict() for loader in _loaders(trainer)],
+        }
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the states, to set them when all is built."""
+        """Take the states, to set them when all is built, and see that no file elsewhere is taken for the run's own."""
+        confine_paths(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
         self._loaded = checkpoint.get(_STATE)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set the states."""
         loaded, self._loaded = self._loaded, None
+        resume_averaging(trainer, pl_module)
+        if not is_within_epoch(trainer):
+            leave_finished_epoch(trainer)
         if loaded is None:
             return
+        try:
+            self._set_states(trainer, pl_module, loaded)
+        except (AttributeError, IndexError, KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else printable(error)
+            raise CheckpointError(
+                f"cannot resume from {trainer.ckpt_path}: what it keeps under {_STATE!r} is damaged, or of another run "
+                f"({reason})"
+            ) from None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the metrics stand."""
+        self._metrics.start(pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the metrics of training from those of validation."""
+        self._metrics.start_validation(pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the metrics of training from those of validation."""
+        self._metrics.end_validation(pl_module)
+
+    def _set_states(self, trainer: pl.Trainer, module: pl.LightningModule, loaded: dict[str, Any]) -> None:
         for loader, state in zip(_loaders(trainer), loaded["loaders"], strict=True):
             loader.load_state_dict(state)
-        states = loaded["generators"]
+        states, metrics = _checked_generators(loaded), loaded.get("metrics")  # the first version kept no metrics
         if len(states) != trainer.world_size:
             rank_zero_warn(
                 f"the checkpoint has the random states of {len(states)} processes, this run has {trainer.world_size}; "
-                "dropout goes on with numbers of its own"
+                "dropout goes on with numbers of its own, and the metrics of this epoch begin here"
             )
             return
+        if metrics is not None:
+            self._metrics.load_state_dict(trainer, module, metrics[trainer.global_rank])
         _set_generator_states(states[trainer.global_rank])
 
 
@@ -94,6 +134,25 @@ def _generator_states() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
     }
+
+
+def _checked_generators(loaded: object) -> list[dict[str, Any]]:
+    """Return the generators' states, after checking what NumPy and PyTorch would take unseen."""
+    try:
+        states: list[dict[str, Any]] = loaded["generators"]  # type: ignore[index]  # a TypeError else
+        for state in states:
+            version, numbers, gauss = state["python"]
+            random.Random().setstate((version, tuple(numbers), gauss))
+            name, key, position, has_gauss, cached = state["numpy"]
+            if type(position) is not int or not 0 <= position <= len(key):  # NumPy reads from there, wherever that is
+                raise ValueError(position)
+            np.random.RandomState().set_state((name, np.array(key, dtype=np.uint32), position, has_gauss, cached))
+            torch.Generator().set_state(state["torch"].cpu())
+            if not all(isinstance(own, torch.Tensor) for own in state["cuda"]):
+                raise TypeError(state["cuda"])
+    except (AttributeError, KeyError, OverflowError, RuntimeError, TypeError, ValueError):
+        raise CheckpointError("the checkpoint's random states are damaged; resume from another") from None
+    return states
 
 
 def _set_generator_states(states: dict[str, Any]) -> None:
@@ -147,11 +206,18 @@ class _BetweenSteps(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Wait for a step, as gradients that are accumulated are in no checkpoint, and for the end of an epoch."""
-        if trainer.global_step != self._step:
-            self._step = trainer.global_step
-            if not trainer.is_last_batch:  # else validation follows
-                self._between(trainer)
+        """Wait for a step, as gradients that are accumulated are in no checkpoint, and for the end of an epoch.
+
+        A step that validation follows is passed over: a run that resumes there would leave the validation out.
+        """
+        loop = trainer.fit_loop
+        learns = not loop._skip_backward  # else Lightning's SWA passes over the data for batch normalisation alone
+        if trainer.global_step == self._step and learns:
+            return
+        self._step = trainer.global_step
+        fetcher: Any = loop._data_fetcher
+        if not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(fetcher):
+            self._between(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do it after the validation."""
@@ -167,7 +233,8 @@ class _BetweenSteps(pl.Callback):
 class LastCheckpoint(_BetweenSteps):
     """Keep ``last.ckpt``, which a run goes on from, beside the other checkpoints.
 
-    It is written every so many steps, and at the end of each epoch after its validation.
+    It is written every so many steps, and at the end of each epoch after its validation; and once more before the next
+    epoch, when callbacks that look at a metric, such as EarlyStopping, and schedules have taken the epoch in.
 
     Args:
         every_n_train_steps: steps of the optimiser from one writing to the next.
@@ -178,12 +245,27 @@ class LastCheckpoint(_BetweenSteps):
         if every_n_train_steps < 1:
             raise ValueError(f"every_n_train_steps {every_n_train_steps} is not at least one step")
         self.every_n_train_steps = every_n_train_steps
+        self._written = 0  # step
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the run begins."""
+        super().on_train_start(trainer, pl_module)
+        self._written = self._step
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write what the last epoch has left."""
+        if trainer.current_epoch and self._written == trainer.global_step:
+            _save_last(trainer, before_epoch=True)
 
     def _between(self, trainer: pl.Trainer) -> None:
-        if self._step % self.every_n_train_steps == 0:
-            _save_last(trainer)
+        if self._step // self.every_n_train_steps > self._written // self.every_n_train_steps:
+            self._write(trainer)
 
     def _at_epoch_end(self, trainer: pl.Trainer) -> None:
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
+        self._written = trainer.global_step
         _save_last(trainer)
 
 
@@ -198,31 +280,52 @@ class SaveOnSignal(_BetweenSteps):
     def __init__(self) -> None:
         super().__init__()
         self._received: int | None = None
+        self._stopped: Stopped | None = None
         self._earlier: dict[int, Any] = {}
         self._group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen, in the place of Lightning's own handlers."""
         super().on_train_start(trainer, pl_module)
-        self._received = None
+        self._received = self._stopped = None
         if trainer.world_size > 1:  # on the CPU, so that no device is waited for at each step
             self._group = torch.distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             self._earlier = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
+    # Once the checkpoint is written, the step's or the epoch's metrics are still to be logged: the next hook stops.
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop if told to."""
+        self._stop()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop if told to, with what the last epoch has left."""
+        if self._stopped is not None:
+            _save_last(trainer, before_epoch=True)
+        self._stop()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop if told to."""
+        self._stop()
+        super().on_train_epoch_end(trainer, pl_module)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen no longer."""
+        """Restore the signal handlers, and stop if told to."""
         self._restore()
+        self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Listen no longer."""
+        """Restore the signal handlers."""
         self._restore()
 
     def _between(self, trainer: pl.Trainer) -> None:
-        self._stop_if_told(trainer)
+        self._save_if_told(trainer)
 
     def _at_epoch_end(self, trainer: pl.Trainer) -> None:
-        self._stop_if_told(trainer)
+        self._save_if_told(trainer)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
@@ -231,14 +334,18 @@ class SaveOnSignal(_BetweenSteps):
         name = signal.Signals(number).name
         rank_zero_info(f"\n{name}: finishing the step, or the validation, and writing a checkpoint")
 
-    def _stop_if_told(self, trainer: pl.Trainer) -> None:
+    def _save_if_told(self, trainer: pl.Trainer) -> None:
         number = self._received or 0
         if trainer.world_size > 1:
             told = torch.tensor(number)
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group)
             number = int(told)
         if number:
-            raise Stopped(number, _save_last(trainer))
+            self._stopped = Stopped(number, _save_last(trainer))
+
+    def _stop(self) -> None:
+        if self._stopped is not None:
+            raise self._stopped
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():
@@ -246,9 +353,17 @@ class SaveOnSignal(_BetweenSteps):
         self._earlier = {}
 
 
-def _save_last(trainer: pl.Trainer) -> Path:
+def _save_last(trainer: pl.Trainer, before_epoch: bool = False) -> Path:
+    """Write the checkpoint; before an epoch as if that had not begun, since Lightning takes no other up."""
     path = _folder(trainer) / "last.ckpt"
-    trainer.save_checkpoint(path)
+    progress: Any = trainer.fit_loop.epoch_progress
+    for tracker in (progress.total, progress.current):
+        tracker.ready -= before_epoch
+    try:
+        trainer.save_checkpoint(path)
+    finally:
+        for tracker in (progress.total, progress.current):
+            tracker.ready += before_epoch
     return path
 
 
@@ -276,24 +391,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = io.BytesIO()
         torch.save(checkpoint, data)
-        part = path.with_name(f".{path.name}.part")
-        try:
-            with part.open("wb") as file:
-                file.write(data.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError as error:
-            before = "the one from before stays" if path.exists() else "there is none from before"
-            raise OSError(
-                f"could not write checkpoint {path} of {data.tell() / 2**20:.1f} MiB ({error.strerror}); {before}"
-            ) from error
-        finally:
-            part.unlink(missing_ok=True)
+        with write_whole(path) as beside:
+            beside.write_bytes(data.getbuffer())
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = "cpu",
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint as data.
+
+        Args:
+            path: the file, or its address.
+            map_location: where the tensors go.
+            weights_only: False leaves reading to Lightning, which then runs what a pickle says.
+
+        Raises:
+            CheckpointError: if it cannot be read, or holds a function or a class.
+        """
+        if weights_only is False:
+            return super().load_checkpoint(path, map_location, weights_only=False)
+        return read_run(path, map_location)
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
@@ -304,8 +425,9 @@ def last_checkpoint(folder: str | Path) -> Path | None:
 
     Returns:
         The newest file named ``last*.ckpt`` that can be read and holds the state of a run; None without one. Those
-        that cannot be read are named and passed over.
+        that cannot be read are named and passed over. What killed processes left half written is removed.
     """
+    sweep(folder)
     for path in _newest_first(Path(folder)):
         try:
             if "loops" in read_checkpoint(path):
@@ -313,7 +435,7 @@ def last_checkpoint(folder: str | Path) -> Path | None:
             reason = "it holds weights alone"
         except CheckpointError as error:
             reason = str(error)
-        rank_zero_warn(f"passed over {path}: {reason}")
+        rank_zero_warn(printable(f"passed over {path}: {reason}"))
     return None
 
 

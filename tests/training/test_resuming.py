@@ -24,16 +24,17 @@ ROOT = Path(__file__).parents[2]
 
 class TestExactResume:
     def test_numbers_go_on(self):
+        module = pl.LightningModule()
         callback, run = ExactResume(), pl.Trainer(logger=False, enable_checkpointing=False)
         for generator in (random.random, np.random.rand, torch.rand):
             generator(*() if generator is random.random else (3,))
         random.gauss(0, 1), np.random.randn()  # which keep a number for the next call
         checkpoint = {}
-        callback.on_save_checkpoint(run, None, checkpoint)
+        callback.on_save_checkpoint(run, module, checkpoint)
         expected = random.gauss(0, 1), np.random.randn(), np.random.rand(), torch.rand(4)
         random.seed(9), np.random.seed(9), torch.manual_seed(9)
-        callback.on_load_checkpoint(run, None, checkpoint)
-        callback.on_train_start(run, None)
+        callback.on_load_checkpoint(run, module, checkpoint)
+        callback.on_train_start(run, module)
         again = random.gauss(0, 1), np.random.randn(), np.random.rand(), torch.rand(4)
         assert again[:3] == expected[:3]
         assert torch.equal(again[3], expected[3])
@@ -136,7 +137,7 @@ class TestAtomicCheckpointIO:
         handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
         try:
-            with pytest.raises(OSError, match=r"could not write checkpoint .*last\.ckpt of 3\.8 MiB .*before stays"):
+            with pytest.raises(OSError, match=r"could not write .*last\.ckpt \(File too large\); .*before stays"):
                 AtomicCheckpointIO().save_checkpoint({"a": torch.ones(1_000_000)}, path)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -155,6 +156,15 @@ class TestAtomicCheckpointIO:
 
 
 class TestFindLastCheckpoint:
+    def test_removes_what_killed_processes_left(self, tmp_path):
+        path = tmp_path / "run" / "last.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {}, "loops": {}}, path)
+        (path.parent / ".best.ckpt.part").mkdir()
+        (path.parent / ".best.ckpt.part" / "best.ckpt").write_text("half")
+        path.with_name(".last.ckpt.part").write_text("half, as version 0.1.0 wrote it")
+        assert last_checkpoint(tmp_path) == path
+        assert list(path.parent.iterdir()) == [path]
+
     def test_passes_over_what_is_broken(self, tmp_path):
         for age, name in enumerate(["whole", "half", "weights"]):
             path = tmp_path / name / "last.ckpt"

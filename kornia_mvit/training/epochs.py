@@ -1,0 +1,226 @@
+"""What Lightning's checkpoints leave out of an epoch in its middle: its metrics so far, and the averaging of weights.
+
+All of it is kept as plain data. Much of it stands in private places of Lightning, which this file alone knows.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import StochasticWeightAveraging
+from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["EpochMetrics", "is_within_epoch", "leave_finished_epoch", "resume_averaging"]
+
+_REDUCTIONS = {
+    "mean": torch.mean, "sum": torch.sum, "max": torch.max, "min": torch.min,
+    "python sum": sum, "python max": max, "python min": min,
+}  # fmt: skip
+_FLAGS = ("prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+
+
+def is_within_epoch(trainer: pl.Trainer) -> bool:
+    """Return whether an epoch of training has begun and not ended."""
+    progress: Any = trainer.fit_loop.epoch_progress.current
+    return bool(progress.processed < progress.started)
+
+
+def leave_finished_epoch(trainer: pl.Trainer) -> None:
+    """Have a run that resumes between epochs begin the next one.
+
+    With ``max_steps`` Lightning takes up the finished one, and leaves out the next or runs it under a wrong number.
+    """
+    trainer.fit_loop.epoch_loop.restarting = False
+    progress: Any = trainer.fit_loop.epoch_progress
+    if progress.current.ready == progress.current.started:
+        trainer.fit_loop.reset_restart_stage()
+    for tracker in (progress.total, progress.current):
+        tracker.completed = tracker.processed
+
+
+class EpochMetrics:
+    """The training metrics of the epoch that runs: what was logged with ``self.log``, and torchmetrics' own sums.
+
+    Metrics of the validation, which begins anew, are left out.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._trained: set[str] = set()
+
+    def start(self, module: pl.LightningModule) -> None:
+        """Note where the metrics stand at the start of an epoch."""
+        self._trained = set()
+        self._counts = _counts(module)
+
+    def start_validation(self, module: pl.LightningModule) -> None:
+        """Note which metrics the training has updated."""
+        self._trained |= self._updated(module)
+
+    def end_validation(self, module: pl.LightningModule) -> None:
+        """Note where the validation has left the metrics."""
+        self._counts = _counts(module)
+
+    def _updated(self, module: pl.LightningModule) -> set[str]:
+        return {name for name, count in _counts(module).items() if count and count != self._counts.get(name, 0)}
+
+    def state_dict(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        """Return the metrics as plain data, tensors on the CPU; between epochs those of callbacks alone."""
+        known = {name: _plain(value) for name, value in trainer._logger_connector._callback_metrics.items()}
+        state: dict[str, Any] = {"callback_metrics": known, "logged": [], "metrics": {}}
+        if not is_within_epoch(trainer):
+            return state
+        wanted = self._trained | self._updated(module)
+        for key, item in trainer.fit_loop.epoch_loop._results.items():
+            if item.has_reset or item.meta.sync.group is not None:
+                continue
+            if not item.is_tensor:
+                wanted.add(str(item.meta.metric_attribute))
+            state["logged"].append(_logged(key, item))
+        for name, metric in _metrics(module).items():
+            values = {one: _plain(getattr(metric, one)) for one in metric._defaults}
+            if name in wanted and all(value is not None for value in values.values()):
+                state["metrics"][name] = {"updates": int(metric._update_count), "values": values}
+        return state
+
+    def load_state_dict(self, trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any]) -> None:
+        """Take the metrics up, once the training is about to go on.
+
+        Raises:
+            ValueError: if the state is not one of this run's metrics, saying which.
+        """
+        device = trainer.strategy.root_device
+        connector = trainer._logger_connector
+        known = {name: _tensor(value, name).to(device) for name, value in state["callback_metrics"].items()}
+        connector._callback_metrics.update(known)
+        metrics = _metrics(module)
+        for name, saved in state["metrics"].items():
+            if name in metrics:  # else the run has another task
+                _set_values(metrics[name], saved, name)
+        if is_within_epoch(trainer):
+            for saved in state["logged"]:
+                item = _new_result(trainer, metrics, saved)
+                if item is not None:
+                    trainer.fit_loop.epoch_loop._results[saved["key"]] = item
+            connector._first_loop_iter = False  # or the next logging would begin the sums anew
+        self._trained, self._counts = set(state["metrics"]), _counts(module)
+
+
+def _metrics(module: pl.LightningModule) -> dict[str, Metric]:
+    return {name: one for name, one in module.named_modules() if isinstance(one, Metric)}
+
+
+def _counts(module: pl.LightningModule) -> dict[str, int]:
+    return {name: int(metric._update_count) for name, metric in _metrics(module).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy on the CPU of a tensor, or of a list of them; None of anything else."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, list) and all(isinstance(one, Tensor) for one in value):
+        return [one.detach().cpu().clone() for one in value]
+    return None
+
+
+def _tensor(value: Any, name: object) -> Tensor:
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        raise ValueError(f"{name!r} is not a number")
+    return value
+
+
+def _logged(key: str, item: _ResultMetric) -> dict[str, Any]:
+    """Return what was logged under a key, and how."""
+    meta = item.meta
+    return {
+        "key": key,
+        "fx": meta.fx,
+        "name": meta.name,
+        "reduction": next(name for name, one in _REDUCTIONS.items() if one is meta.reduce_fx),
+        "sync": meta.sync.should,
+        "rank_zero_only": meta.sync.rank_zero_only,
+        "dataloader_idx": meta.dataloader_idx,
+        "metric": meta.metric_attribute,
+        "updates": int(item._update_count),
+        "values": {name: _plain(getattr(item, name)) for name in item._defaults} if item.is_tensor else None,
+        **{name: getattr(meta, name) for name in _FLAGS},
+    }
+
+
+def _new_result(trainer: pl.Trainer, metrics: Mapping[str, Metric], saved: Mapping[str, Any]) -> _ResultMetric | None:
+    """Return the entry that Lightning's log would have made; None of a metric that the task has no more."""
+    words = {name: saved[name] for name in ("key", "fx", "name")}
+    flags = {name: saved[name] for name in (*_FLAGS, "sync", "rank_zero_only")}
+    index, attribute, values = saved["dataloader_idx"], saved["metric"], saved["values"]
+    good = all(isinstance(word, str) for word in words.values()) and all(
+        isinstance(one, bool) for one in flags.values()
+    )
+    if not good or not isinstance(index, int | None) or not isinstance(attribute, str | None):
+        raise ValueError(f"what was logged as {saved['name']!r} is not as Lightning logs it")
+    if values is None and attribute not in metrics:
+        return None
+    meta = _Metadata(
+        fx=words["fx"],
+        name=words["name"],
+        reduce_fx=cast(Any, _REDUCTIONS[saved["reduction"]]),
+        dataloader_idx=index,
+        metric_attribute=attribute,
+        **{name: flags[name] for name in _FLAGS},
+    )
+    meta.sync = _Sync(fn=trainer.strategy.reduce, _should=flags["sync"], rank_zero_only=flags["rank_zero_only"])
+    item = _ResultMetric(meta, values is not None)
+    if values is None:
+        item.value = metrics[cast(str, attribute)]
+        item._update_count = int(saved["updates"])
+    else:
+        _set_values(item, saved, words["name"])
+    return item.to(trainer.strategy.root_device)
+
+
+def _set_values(metric: Metric, saved: Mapping[str, Any], name: str) -> None:
+    """Set the sums of a metric to saved ones of the same kinds and shapes."""
+    values, updates = saved["values"], saved["updates"]
+    if set(values) != set(metric._defaults) or not isinstance(updates, int) or updates < 0:
+        raise ValueError(f"metric {name!r} has {', '.join(metric._defaults)}, not what is kept of it")
+    for key, default in metric._defaults.items():
+        value = values[key]
+        tensors: Iterable[Any] = value if isinstance(value, list) else (value,)
+        same = isinstance(default, list) or (
+            isinstance(value, Tensor)
+            and value.shape == default.shape
+            and value.is_floating_point() == default.is_floating_point()
+        )
+        if not same or not all(isinstance(one, Tensor) for one in tensors):
+            raise ValueError(f"{key} of metric {name!r} has another shape or type")
+        kept = [one.to(metric.device) for one in tensors]
+        setattr(metric, key, kept if isinstance(value, list) else kept[0])
+    metric._update_count, metric._computed = updates, None
+
+
+def resume_averaging(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Have Lightning's StochasticWeightAveraging go on where a checkpoint left it.
+
+    By itself it takes up its schedule at the start of the next epoch, and so leaves out a step of it; and it counts the
+    averaged epochs anew where there is none. In its last pass, which updates batch normalisation, it has to take no
+    steps of the optimiser, and to keep the statistics that it has counted.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    for callback in callbacks:
+        if not isinstance(callback, StochasticWeightAveraging) or callback._scheduler_state is None:
+            continue
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        epoch = progress.completed
+        groups = [{**group} for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        progress.completed = min(epoch, callback.swa_end)  # the callback begins in epochs that it averages alone
+        callback.on_train_epoch_start(trainer, module)
+        progress.completed = epoch
+        if epoch > callback.swa_end and is_within_epoch(trainer):
+            state = {name: value.clone() for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+            callback.on_train_epoch_start(trainer, module)
+            module.load_state_dict(state, strict=False)
+        own = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        for group, before in zip(own, groups, strict=True):  # the new schedule has changed its rates
+            group.update({name: value for name, value in before.items() if name != "params"})
