@@ -1,6 +1,5 @@
 """Readers of boxes: Pascal VOC, COCO and YOLO. What is wrong with single boxes is told, not raised."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from kornia_mvit.data.boxes import BoxRows
 from kornia_mvit.data.datasets import DataError
+from kornia_mvit.parsing import brief, cut, read_json, read_lines, reason_of
 
 __all__ = ["Annotation", "CocoFile", "read_coco", "read_voc", "read_yolo"]
 
@@ -64,17 +64,17 @@ def read_voc(path: str | Path, *, origin: int = 1) -> Annotation:
         ImportError: if defusedxml is missing.
     """
     try:
-        from defusedxml import DefusedXmlException, ElementTree  # type: ignore[import-untyped]  # it has no stubs
+        from defusedxml import ElementTree  # type: ignore[import-untyped]  # it has no stubs
     except ImportError as error:
         raise ImportError("reading VOC annotations needs defusedxml; install kornia-mvit[train]") from error
     try:
         root = ElementTree.parse(path).getroot()
     except FileNotFoundError:
         raise DataError(f"no such annotation: {path}") from None
-    except (ElementTree.ParseError, DefusedXmlException, OSError, ValueError, LookupError) as error:
-        raise DataError(f"cannot read annotation {path}: {error}") from None
+    except Exception as error:  # of the parser's, of defusedxml's, and of decoders'
+        raise DataError(f"cannot read annotation {path}: {reason_of(error)}") from None
     height, width = (_number(root.findtext(f"size/{side}")) for side in ("height", "width"))
-    told = all(math.isfinite(side) and side >= 1 for side in (height, width))
+    told = all(math.isfinite(side) and 1 <= side <= _LONGEST for side in (height, width))
     out = Annotation(size=(round(height), round(width)) if told else (0, 0))
     for item in root.findall("object"):
         name = (item.findtext("name") or "").strip()
@@ -95,6 +95,8 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
+_NUMBERS = 2**63  # of images and categories, as a tensor can hold them
+_LONGEST = 2**31 - 1  # side of an image, in pixels
 _MOST = 1.5  # of a share, which rounding or a box that reaches out may bring above 1
 
 
@@ -113,12 +115,8 @@ def read_yolo(path: str | Path) -> Annotation:
     Raises:
         DataError: naming the file, if it cannot be read.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read labels {path}: {error}") from None
     out = Annotation()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, DataError, "labels"), 1):
         words = line.split()
         if not words:
             continue
@@ -135,7 +133,7 @@ def read_yolo(path: str | Path) -> Annotation:
                 box = [min(across), min(down), max(across), max(down)]
         else:
             fault = f"has {len(words)} numbers; a box has 5, an outline an odd number from 7"
-        name = words[0] if not kind.is_integer() else str(int(kind))
+        name = cut(words[0]) if not kind.is_integer() or abs(kind) > _LONGEST else str(int(kind))
         out.add(box, name, f"line {number}", fault)
     return out
 
@@ -175,12 +173,7 @@ def read_coco(path: str | Path) -> CocoFile:
     Raises:
         DataError: naming the file, if it is missing, not JSON, or not such a file.
     """
-    try:
-        data = json.loads(Path(path).read_bytes(), object_hook=_without_outlines)
-    except FileNotFoundError:
-        raise DataError(f"no such file of annotations: {path}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot read annotations {path}: {error}") from None
+    data = read_json(path, DataError, "file of annotations", hook=_without_outlines)
     try:
         images, items, categories = (_entries(data, key) for key in ("images", "annotations", "categories"))
         image_ids, names = _by_number(images, "images", "file_name")
@@ -223,8 +216,10 @@ def _by_number(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> tup
     numbers, names = ([entry.get(k) for entry in entries] for k in ("id", name))
     seen: set[int] = set()
     for number, text in zip(numbers, names, strict=True):
-        if type(number) is not int or not isinstance(text, str) or not text:
-            raise ValueError(f"{key!r} has an entry with id {number!r} and {name} {text!r}, a number and a text")
+        if type(number) is not int or abs(number) >= _NUMBERS or not isinstance(text, str) or not text:
+            raise ValueError(
+                f"{key!r} has an entry with id {brief(number)} and {name} {brief(text)}, a number and a text"
+            )
         if number in seen:
             raise ValueError(f"id {number} occurs twice in {key!r}")
         seen.add(number)
@@ -232,7 +227,7 @@ def _by_number(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> tup
 
 
 def _length(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value <= _LONGEST else 0
 
 
 def _coco_rows(items: Sequence[Mapping[str, Any]], image_ids: Sequence[int], category_ids: Sequence[int]) -> BoxRows:
@@ -243,7 +238,7 @@ def _coco_rows(items: Sequence[Mapping[str, Any]], image_ids: Sequence[int], cat
         values = [item.get(key) for item in items]
         column = [places.get(value, -1) if type(value) is int else -1 for value in values]
         for row in (row for row, place in enumerate(column) if place < 0):
-            faults[row] = f"names {kind} {values[row]!r}, which the file does not have"
+            faults[row] = f"names {kind} {brief(values[row])}, which the file does not have"
         columns.append(torch.tensor(column, dtype=torch.long))
     boxes = _numbers([item.get("bbox") for item in items])
     boxes[:, 2:] += boxes[:, :2]

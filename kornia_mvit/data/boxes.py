@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kornia_mvit.data.datasets import DataError, Transform, read_image
+from kornia_mvit.data.datasets import DataError, Transform, read_image, transformed
 
 __all__ = ["BoxFiles", "BoxRows", "BoxTable", "build_table"]
 
@@ -207,4 +207,4 @@ class BoxFiles(Dataset[dict[str, Any]]):
                 "box_crowd": table.crowd[rows].tolist(),
             },
         }
-        return sample if self.transform is None else dict(self.transform(sample))
+        return transformed(sample, self.transform)

@@ -1,6 +1,5 @@
 """Names and colours of the classes of label images."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kornia_mvit.data.datasets import DataError
+from kornia_mvit.parsing import brief, cut, parse_json, parse_yaml, read_text, reason_of
 
 __all__ = ["Colour", "LabelClasses", "parse_file", "read_classes", "voc_colours"]
 
@@ -39,7 +39,7 @@ class LabelClasses:
         if not self.names:
             raise ValueError("there are no classes; give their names")
         if len(set(self.names)) < len(self.names):
-            raise ValueError(f"the class {_repeated(self.names)!r} occurs twice")
+            raise ValueError(f"the class {brief(_repeated(self.names))} occurs twice")
         if self.colours is None:
             if self.ignored:
                 raise ValueError("there are colours to ignore, but the classes have none")
@@ -57,7 +57,12 @@ class LabelClasses:
 
 
 def _repeated(values: tuple[Any, ...]) -> Any:
-    return next(value for i, value in enumerate(values) if value in values[:i])
+    seen: set[str] = set()
+    for value in values:
+        if str(value) in seen:
+            return value
+        seen.add(str(value))
+    raise AssertionError("no value is repeated")
 
 
 def read_classes(path: str | Path) -> LabelClasses:
@@ -102,11 +107,11 @@ def read_classes(path: str | Path) -> LabelClasses:
         pairs = [_entry(entry) for entry in entries]
         bare = [name for name, colour in pairs if colour is None]
         if bare and len(bare) < len(pairs):
-            raise ValueError(f"{bare[0]!r} has no colour, others have; '#rrggbb' needs its quotes in YAML")
+            raise ValueError(f"{brief(bare[0])} has no colour, others have; '#rrggbb' needs its quotes in YAML")
         colours = None if bare or not pairs else tuple(_colour(colour) for _, colour in pairs)
         return LabelClasses(tuple(name for name, _ in pairs), colours, tuple(map(_colour, ignored)))
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {reason_of(error)}") from None
 
 
 def parse_file(path: Path) -> Any:
@@ -116,34 +121,16 @@ def parse_file(path: Path) -> Any:
         DataError: naming the file, if it is missing or neither.
         ImportError: for a YAML file where PyYAML is missing.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"no such file of classes: {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
+    text = read_text(path, DataError, "file of classes")
     if path.suffix.lower() == ".json":
-        try:
-            return json.loads(text, object_pairs_hook=_unique)
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON: {error}") from None
-    try:
-        import yaml  # type: ignore[import-untyped]  # it has no stubs
-    except ImportError as error:
-        raise ImportError("reading YAML needs PyYAML; install kornia-mvit[train]") from error
-    try:
-        _check_keys(yaml.compose(text, yaml.SafeLoader), yaml.MappingNode)
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
+        return parse_json(text, str(path), DataError, pairs=_unique)
+    return parse_yaml(text, str(path), DataError, lambda yaml, root: _check_keys(root, yaml.MappingNode))
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dictionary of a JSON object, whose repetitions Python would drop."""
     if len(out := dict(pairs)) < len(pairs):
-        raise ValueError(f"{_repeated(tuple(key for key, _ in pairs))!r} occurs twice")
+        raise ValueError(f"{brief(_repeated(tuple(key for key, _ in pairs)))} occurs twice")
     return out
 
 
@@ -152,7 +139,7 @@ def _check_keys(node: Any, mapping: type) -> None:
     if isinstance(node, mapping):
         keys = tuple(key.value for key, _ in node.value)  # type: ignore[attr-defined]  # PyYAML has no stubs
         if len(set(map(str, keys))) < len(keys):
-            raise ValueError(f"{_repeated(keys)!r} occurs twice")
+            raise ValueError(f"{brief(_repeated(keys))} occurs twice")
         for _, value in node.value:  # type: ignore[attr-defined]  # as above
             _check_keys(value, mapping)
 
@@ -162,15 +149,15 @@ def _entry(entry: Any) -> tuple[str, Any]:
     colour = None
     if isinstance(entry, Mapping):
         if "name" not in entry or (unknown := entry.keys() - {"name", "color", "colour"}):
-            what = "has no name" if "name" not in entry else f"has the unknown keys {', '.join(map(str, unknown))}"
-            raise ValueError(f"the entry {dict(entry)} {what}")
+            what = "has no name" if "name" not in entry else f"has the unknown keys {', '.join(map(cut, unknown))}"
+            raise ValueError(f"the entry {brief(dict(entry))} {what}")
         entry, colour = entry["name"], entry.get("color", entry.get("colour"))
     elif isinstance(entry, tuple):
         entry, colour = entry
     if isinstance(entry, int) and not isinstance(entry, bool):
         entry = str(entry)
     if not isinstance(entry, str):
-        raise ValueError(f"{entry!r} is not a name; put it in quotes if it is meant to be")
+        raise ValueError(f"{brief(entry)} is not a name; put it in quotes if it is meant to be")
     return entry, colour
 
 
@@ -182,7 +169,7 @@ def _colour(value: Any) -> Colour:
         or len(value) != 3
         or not all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= 255 for v in value)
     ):
-        raise ValueError(f"{value!r} is not a colour; give red, green and blue from 0 to 255, or '#rrggbb'")
+        raise ValueError(f"{brief(value)} is not a colour; give red, green and blue from 0 to 255, or '#rrggbb'")
     red, green, blue = value
     return red, green, blue
 

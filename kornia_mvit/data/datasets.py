@@ -1,6 +1,7 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kornia_mvit.files import FileError
+from kornia_mvit.parsing import brief, cut, is_folder, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -23,10 +25,13 @@ __all__ = [
     "read_image",
     "read_mask",
     "read_size",
+    "transformed",
     "unknown_label",
 ]
 
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+_STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -37,8 +42,8 @@ class DataError(FileError):
 
 def unknown_label(place: str, label: object, class_names: Sequence[str]) -> DataError:
     """Make the error for a label that is none of the classes, with the first of these."""
-    some = ", ".join(map(repr, class_names[:10])) + (", ..." if len(class_names) > 10 else "")
-    return DataError(f"{place}: label {label!r} is none of the {len(class_names)} classes {some}")
+    some = ", ".join(map(brief, class_names[:10])) + (", ..." if len(class_names) > 10 else "")
+    return DataError(f"{place}: label {brief(label)} is none of the {len(class_names)} classes {some}")
 
 
 def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
@@ -60,21 +65,26 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
     """
     name = str(source) if name is None else name
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
-    try:
-        with Image.open(source) as image:
-            image.load()
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise DataError(f"no such image: {name}") from None
-    except UnidentifiedImageError:
-        raise DataError(f"not an image, or of a format that Pillow cannot read: {name}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {name}: {error}") from None
-    data = torch.frombuffer(bytearray(rgb.tobytes()), dtype=torch.uint8)
-    return data.view(rgb.height, rgb.width, 3).permute(2, 0, 1).contiguous()
+    with _decoding(source, name, "image"), Image.open(source) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb = _to_rgb(image)
+    out = torch.empty(3, rgb.height, rgb.width, dtype=torch.uint8)
+    step = max(1, _STRIP // rgb.width)
+    for top in range(0, rgb.height, step):  # so that large images are not in memory several times
+        strip = rgb.crop((0, top, rgb.width, min(top + step, rgb.height)))
+        pixels = torch.frombuffer(bytearray(strip.tobytes()), dtype=torch.uint8)
+        out[:, top : top + step] = pixels.view(strip.height, strip.width, 3).permute(2, 0, 1)
+    return out
+
+
+def _check_file(source: object, name: str) -> None:
+    """Raise for what is no file, such as a named pipe, on which reading would wait for ever."""
+    if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+        raise DataError(f"{name} is {'a folder' if Path(source).is_dir() else 'a pipe or a device'}, not an image file")
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -88,14 +98,27 @@ def read_size(path: str | Path) -> tuple[int, int]:
         from PIL import ExifTags, Image
     except ImportError as error:
         raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
+    with _decoding(path, str(path), "image"), Image.open(path) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+@contextmanager
+def _decoding(source: object, name: str, what: str) -> Iterator[None]:
+    """Raise a DataError that names the file for whatever Pillow raises on it."""
+    from PIL import UnidentifiedImageError
+
     try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
+        _check_file(source, name)
+        yield
+    except DataError:
+        raise
     except FileNotFoundError:
-        raise DataError(f"no such image: {path}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {path}: {error}") from None
+        raise DataError(f"no such {what}: {name}") from None
+    except UnidentifiedImageError:
+        raise DataError(f"not an image, or of a format that Pillow cannot read: {name}") from None
+    except Exception as error:  # decoders raise struct.error, IndexError, TypeError and others on damaged bytes
+        raise DataError(f"cannot read {what} {name}: {reason_of(error)}") from None
 
 
 def _to_rgb(image: "Image.Image") -> "Image.Image":
@@ -108,7 +131,7 @@ def _to_rgb(image: "Image.Image") -> "Image.Image":
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -118,11 +141,16 @@ def find_images(folder: str | Path) -> list[Path]:
         DataError: if the folder is missing or has no image.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(f"no such folder: {folder}")
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not is_folder(folder):
+        raise DataError(f"no such folder: {cut(folder)}")
+    if folder.resolve() == Path(folder.resolve().anchor):
+        raise DataError(f"{cut(folder)} is a whole disk, not a folder of images")
+    try:
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    except OSError as error:
+        raise DataError(f"cannot list the images in {cut(folder)}: {reason_of(error)}") from None
     if not files:
-        raise DataError(f"no image in {folder}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(f"no image in {cut(folder)}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     return files
 
 
@@ -173,31 +201,24 @@ def read_mask(
         from PIL import Image
     except ImportError as error:
         raise ImportError("reading label images needs Pillow; install kornia-mvit[train]") from error
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if image.format == "JPEG":
-                raise DataError(
-                    f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files"
-                )
-            if colours is not None and image.mode in ("P", "RGB", "RGBA"):
-                return _mask_of_colours(image, path, colours, reserved)
-            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
-                raise DataError(
-                    f"{path} is a colour image ({image.mode}), {image.getpixel((0, 0))} at its upper left; label "
-                    "images hold a class number a pixel, in one channel or a palette, unless a file of classes tells "
-                    "their colours"
-                )
-            numbers = image.convert("I") if image.mode.startswith("I") else image
-            dtype = torch.int32 if numbers.mode == "I" else torch.uint8
-            data = torch.frombuffer(
-                bytearray(numbers.convert("L" if image.mode == "1" else numbers.mode).tobytes()), dtype=dtype
+    with _decoding(path, str(path), "label image"), Image.open(path) as image:
+        image.load()
+        if image.format == "JPEG":
+            raise DataError(f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files")
+        if colours is not None and image.mode in ("P", "RGB", "RGBA"):
+            return _mask_of_colours(image, path, colours, reserved)
+        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
+            raise DataError(
+                f"{path} is a colour image ({image.mode}), {image.getpixel((0, 0))} at its upper left; label "
+                "images hold a class number a pixel, in one channel or a palette, unless a file of classes tells "
+                "their colours"
             )
-            mask = data.view(image.height, image.width).long()
-    except FileNotFoundError:
-        raise DataError(f"no such label image: {path}") from None
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"cannot read label image {path}: {error}") from None
+        numbers = image.convert("I") if image.mode.startswith("I") else image
+        dtype = torch.int32 if numbers.mode == "I" else torch.uint8
+        data = torch.frombuffer(
+            bytearray(numbers.convert("L" if image.mode == "1" else numbers.mode).tobytes()), dtype=dtype
+        )
+        mask = data.view(image.height, image.width).long()
     return (mask > 0).long() if image.mode == "1" else mask
 
 
@@ -229,6 +250,18 @@ def _mask_of_colours(
     return mask
 
 
+def transformed(sample: dict[str, Any], transform: Transform | None) -> dict[str, Any]:
+    """Return what a transform gives for a sample.
+
+    Raises:
+        DataError: naming the image, where the transform refuses it, as for its size.
+    """
+    try:
+        return sample if transform is None else dict(transform(sample))
+    except ValueError as error:
+        raise DataError(f"cannot take image {sample['meta']['path']}: {error}") from error
+
+
 class ImageFiles(Dataset[dict[str, Any]]):
     """Image files with their classes.
 
@@ -255,7 +288,7 @@ class ImageFiles(Dataset[dict[str, Any]]):
         """Give a sample as :meth:`Batch.collate` takes it."""
         path = self.files[index]
         sample = {"image": read_image(path), "label": self.labels[index], "meta": {"path": str(path)}}
-        return sample if self.transform is None else dict(self.transform(sample))
+        return transformed(sample, self.transform)
 
 
 class MaskFiles(Dataset[dict[str, Any]]):
@@ -316,4 +349,4 @@ class MaskFiles(Dataset[dict[str, Any]]):
                 f"at row {row} and column {column}. Ignored: {', '.join(map(str, self.ignored))}"
             )
         sample = {"image": image, "mask": mask.masked_fill(ignored, self.ignore_index), "meta": {"path": str(path)}}
-        return sample if self.transform is None else dict(self.transform(sample))
+        return transformed(sample, self.transform)

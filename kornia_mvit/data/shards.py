@@ -8,7 +8,6 @@ import os
 import random
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError, Transform, read_image, unknown_label
+from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError, Transform, read_image, transformed, unknown_label
+from kornia_mvit.files import write_whole
+from kornia_mvit.parsing import is_file, parse_json, read_json, reason_of
 
 __all__ = [
     "ShardFiles",
@@ -33,6 +34,9 @@ __all__ = [
 _REMOTE = re.compile(r"[a-z][a-z0-9+]*://|pipe:", re.IGNORECASE)
 _META = re.compile(r"__[^/]*__($|/)")  # names that webdataset passes over
 _SIZES = "sizes.json"
+_MOST = 10**9  # samples in a shard
+_BLOCK = 512  # bytes, of which a sample in a tar file takes one or more
+_PACKED = 2000  # how much smaller a compressed file may be
 
 
 def _webdataset() -> Any:
@@ -66,9 +70,9 @@ def find_shards(patterns: str | Sequence[str]) -> list[str]:
     shards: list[str] = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for name in expand(str(pattern)):
-            if _REMOTE.match(name) or Path(name).is_file():
+            if _REMOTE.match(name) or is_file(name):
                 shards.append(name)
-            elif found := sorted(path for path in glob.glob(name, recursive=True) if Path(path).is_file()):
+            elif found := sorted(path for path in glob.glob(name, recursive=True) if is_file(path)):
                 shards += found
             else:
                 raise DataError(f"no such shard: {name}; give .tar files, by names such as 'train-{{000..127}}.tar'")
@@ -97,8 +101,8 @@ def count_samples(shard: str | Path) -> int:
                 key = split(member.name)[0]
                 count += key is not None and key != last
                 last = last if key is None else key
-    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read shard {shard}: {error}") from None
+    except Exception as error:  # of tarfile's, and of decompressors'
+        raise DataError(f"cannot read shard {shard}: {reason_of(error)}") from None
     return count
 
 
@@ -126,7 +130,10 @@ def count_shards(shards: Sequence[str], sizes: str | Path | None = None) -> tupl
         if file not in known:
             known[file] = _read_sizes(file)
         names = re.findall(r"[^/\s]+\.tar[^/\s]*", shard)
-        return known[file].get(shard, known[file].get(names[-1] if names else shard))
+        count = known[file].get(shard, known[file].get(names[-1] if names else shard))
+        if count is not None and not _REMOTE.match(shard):
+            _check_size(shard, count, file)
+        return count
 
     found = {shard: look(shard) for shard in shards}
     unknown = [shard for shard, count in found.items() if count is None]
@@ -150,15 +157,18 @@ def _try_to_count(shard: str) -> int | str:
 
 
 def _read_sizes(file: Path) -> dict[str, int]:
-    try:
-        sizes = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"no such file of sizes: {file}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read sizes {file}: {error}") from None
-    if not isinstance(sizes, dict) or not all(type(size) is int and size >= 0 for size in sizes.values()):
+    sizes = read_json(file, DataError, "file of sizes")
+    if not isinstance(sizes, dict) or not all(type(size) is int and 0 <= size <= _MOST for size in sizes.values()):
         raise DataError(f'{file} does not hold numbers of samples by shard, such as {{"train-000.tar": 1000}}')
     return sizes
+
+
+def _check_size(shard: str, count: int, sizes: Path) -> None:
+    """Raise a DataError for a local shard that is too small for the samples that it is said to have."""
+    packed = 1 if shard.endswith(".tar") else _PACKED
+    room = packed * os.path.getsize(shard) // _BLOCK
+    if count > room:
+        raise DataError(f"{sizes} says {count} samples in {shard}, which has room for {room}; count them anew")
 
 
 def read_shard(shard: str, first: int = 0, last: int | None = None) -> Iterator[dict[str, Any]]:
@@ -180,8 +190,8 @@ def read_shard(shard: str, first: int = 0, last: int | None = None) -> Iterator[
     count = 0
     try:
         stream = webdataset.gopen(shard)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot open shard {shard}: {error}") from None
+    except Exception as error:  # of webdataset's, whatever the address
+        raise DataError(f"cannot open shard {shard}: {reason_of(error)}") from None
     try:
         files = webdataset.tariterators.tar_file_expander([{"url": shard, "stream": stream}])
         for sample in webdataset.tariterators.group_by_keys(files):
@@ -190,8 +200,8 @@ def read_shard(shard: str, first: int = 0, last: int | None = None) -> Iterator[
                 yield sample
             if count == last:
                 return
-    except (OSError, ValueError, tarfile.TarError, EOFError, zlib.error) as error:
-        reason = str(error.args[0] if error.args else error).partition(" @ ")[0]  # webdataset adds its stream
+    except Exception as error:  # of webdataset's, of tarfile's, and of decompressors'
+        reason = reason_of(error).lstrip("('\"").partition(" @ ")[0]  # webdataset adds its stream
         raise DataError(f"cannot read shard {shard} after {count} samples: {reason}") from None
     finally:
         with contextlib.suppress(OSError):  # of a command that was not read to its end
@@ -218,7 +228,7 @@ def decode_label(sample: Mapping[str, Any], class_names: Sequence[str]) -> int:
             label = sample["cls"].decode().strip()
             label = int(label) if label.removeprefix("-").isdecimal() else label
         else:
-            label = json.loads(sample["json"])["label"]
+            label = parse_json(sample["json"], place, DataError)["label"]
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{place} has no label: it needs a .cls file, or a .json one with a label in it") from None
     if type(label) is int and 0 <= label < len(class_names):
@@ -274,7 +284,7 @@ class ShardFiles(Dataset[dict[str, Any]]):
     def decode(self, sample: Mapping[str, Any], label: int) -> dict[str, Any]:
         """Decode the image of what :func:`read_shard` gave."""
         decoded = decode_image(sample, label)
-        return decoded if self.transform is None else dict(self.transform(decoded))
+        return transformed(decoded, self.transform)
 
     def cut(self, start: int, stop: int, order: Sequence[int] | None = None) -> list[tuple[str, int, int]]:
         """Tell where a run of samples lies, when the shards stand in an order.
@@ -312,7 +322,9 @@ def write_shards(
         The number of samples in each shard. It is also in ``sizes.json`` in their folder, with what was there before.
 
     Raises:
-        DataError: if there are no samples, or a file is missing or none of an image by its suffix.
+        DataError: if there are no samples, or a file is missing or none of an image by its suffix; no shard is
+            written then.
+        OSError: if they cannot be written; the shards that were there before stay.
         ValueError: for a pattern without a place for the number, or a count below one.
         ImportError: if webdataset is missing.
 
@@ -329,23 +341,25 @@ def write_shards(
         raise ValueError(f"pattern {pattern} has no place for a number, such as in train-%05d.tar")
     if max_count < 1:
         raise ValueError(f"max_count {max_count} is not at least one sample in a shard")
-    folder = Path(pattern).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    file = Path(pattern).with_name(_SIZES)
     counts: dict[str, int] = {}
     rows = iter(samples)
     row = next(rows, None)
     if row is None:
         raise DataError("no samples to write into shards")
-    with _webdataset().ShardWriter(pattern, maxcount=max_count, verbose=0, mtime=0) as writer:
-        number = 0
-        while row is not None:
-            writer.write({"__key__": f"{number:09d}", **_encode(*row)})
-            counts[writer.fname] = counts.get(writer.fname, 0) + 1
-            number, row = number + 1, next(rows, None)
-    file = folder / _SIZES
-    known = _read_sizes(file) if file.is_file() else {}
-    known |= {Path(name).name: count for name, count in counts.items()}
-    file.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    shard_writer = _webdataset().ShardWriter
+    with write_whole(file) as beside:
+        name = str(beside.with_name(Path(pattern).name))
+        with shard_writer(name, maxcount=max_count, verbose=0, mtime=0) as writer:
+            number = 0
+            while row is not None:
+                writer.write({"__key__": f"{number:09d}", **_encode(*row)})
+                shard = pattern.removesuffix(Path(pattern).name) + Path(writer.fname).name
+                counts[shard] = counts.get(shard, 0) + 1
+                number, row = number + 1, next(rows, None)
+        known = _read_sizes(file) if file.is_file() else {}
+        known |= {Path(shard).name: count for shard, count in counts.items()}
+        beside.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return counts
 
 

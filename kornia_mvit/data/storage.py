@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.augmentation.preprocess import MAX_PIXELS, Preprocess
 
 __all__ = ["StorageResize"]
 
@@ -56,7 +56,8 @@ class StorageResize:
         short, long = min(height, width), max(height, width)
         limit = round(self.size * self.max_aspect) if self.fit == "cover" else self.size
         if self.fit == "cover" and int(self.size * long / short) <= limit:
-            return Preprocess(self.size).resized_size(height, width)
+            most = max(MAX_PIXELS, round(self.size**2 * 2))
+            return Preprocess(self.size, max_pixels=most).resized_size(height, width)
         other = max(1, int(limit * short / long))
         return (other, limit) if height <= width else (limit, other)
 

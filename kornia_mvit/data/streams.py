@@ -13,6 +13,7 @@ from kornia_mvit.data.batch import Batch
 from kornia_mvit.data.datasets import DataError
 from kornia_mvit.data.samplers import EpochBatchSampler, MultiScaleBatchSampler, find_place
 from kornia_mvit.data.shards import ShardFiles, decode_label, read_shard, shuffle_samples
+from kornia_mvit.files import printable
 from kornia_mvit.ops.seeds import combine_seed
 
 __all__ = ["ShardBatches", "ShardLoader"]
@@ -281,7 +282,7 @@ class ShardLoader(DataLoader[Batch]):
             for reason in skipped:
                 if reason not in self.skipped:
                     self.skipped.append(reason)
-                    warnings.warn(f"skipped, as number {len(self.skipped)}: {reason}", stacklevel=2)
+                    warnings.warn(printable(f"skipped, as number {len(self.skipped)}: {reason}"), stacklevel=2)
             yield batch
 
 

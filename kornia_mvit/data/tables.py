@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kornia_mvit.data.datasets import DataError, unknown_label
+from kornia_mvit.parsing import brief, parse_json, reason_of
 
 __all__ = ["Row", "find_names", "number_labels", "read_table"]
 
+_DIGITS = 19  # of a number that torch can hold
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -70,7 +72,7 @@ def read_table(
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except OSError as error:
-        raise DataError(f"cannot read table {file}: {error.strerror}") from None
+        raise DataError(f"cannot read table {file}: {reason_of(error)}") from None
     if not rows:
         raise DataError(f"{file} has no rows; it needs one for each image")
     return rows
@@ -93,7 +95,7 @@ def _read_delimited(lines: Iterator[str], file: Path, columns: Sequence[str]) ->
             if header is None:
                 header = [field.strip() for field in fields]
                 if twice := sorted({name for name in header if header.count(name) > 1}):
-                    raise DataError(f"{place}: the column {twice[0]!r} is there twice")
+                    raise DataError(f"{place}: the column {brief(twice[0])} is there twice")
                 _check_columns(columns, header, place)
                 places = [header.index(name) for name in columns]
                 continue
@@ -113,10 +115,7 @@ def _read_objects(lines: Iterator[str], file: Path, columns: Sequence[str]) -> I
         place = f"{file}, line {number}"
         if not line.strip():
             continue
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place} is not JSON: {error.msg}, at character {error.pos + 1}") from None
+        values = parse_json(line, place, DataError)
         if not isinstance(values, dict):
             raise DataError(f"{place} is not an object, such as {json.dumps(dict.fromkeys(columns, '...'))}")
         _check_columns(columns, list(values), place)
@@ -125,13 +124,14 @@ def _read_objects(lines: Iterator[str], file: Path, columns: Sequence[str]) -> I
 
 def _check_columns(columns: Sequence[str], found: Sequence[str], place: str) -> None:
     if missing := [name for name in columns if name not in found]:
-        raise DataError(f"{place}: no column {missing[0]!r}; there are {', '.join(map(repr, found)) or 'none'}")
+        raise DataError(f"{place}: no column {missing[0]!r}; there are {', '.join(map(brief, found[:20])) or 'none'}")
 
 
 def _text(value: object, column: str, place: str) -> str:
     """Give a field as text; of numbers, integers alone are names."""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise DataError(f"{place}: {column} is {json.dumps(value)}; give text or an integer")
+        shown = str(value).lower() if isinstance(value, bool) else brief(value)
+        raise DataError(f"{place}: {column} is {shown}; give text or an integer")
     if not str(value).strip():
         raise DataError(f"{place}: {column} is empty")
     return str(value).strip()
@@ -183,4 +183,4 @@ def number_labels(rows: Sequence[Row], class_names: Sequence[str]) -> list[int]:
 
 
 def _is_number(label: str) -> bool:
-    return label.removeprefix("-").isdecimal() and str(int(label)) == label
+    return len(label) < _DIGITS and label.removeprefix("-").isdecimal() and str(int(label)) == label

@@ -1,19 +1,33 @@
 """What a checkpoint says of the model in it, so that it can be used without being told anything."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier, MobileViTConfig, Stage
 from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.weights.files import CARD_KEY, CheckpointError
+from kornia_mvit.parsing import brief, cut, reason_of
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError, stored_bytes
 
-__all__ = ["MODELS", "Model", "find_config", "from_card", "model_card", "read_card", "task_of"]
+__all__ = [
+    "MODELS",
+    "Model",
+    "build_model",
+    "find_config",
+    "from_card",
+    "model_card",
+    "read_card",
+    "read_preprocess",
+    "task_of",
+]
 
 Model = MobileViTClassifier | DeepLabV3 | SSDLite
 MODELS: dict[str, type[MobileViTClassifier] | type[DeepLabV3] | type[SSDLite]] = {
@@ -93,16 +107,32 @@ def find_config(config: MobileViTConfig) -> tuple[str, str] | None:
 
 
 def read_card(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Give what a checkpoint says of itself.
+    """Give what a checkpoint says of itself, each field of it being of its type and in its bounds.
 
     Raises:
-        CheckpointError: if it says nothing, or is of a format newer than this package knows.
+        CheckpointError: if it says nothing, is of a format newer than this package knows, or says what cannot be.
     """
     card = checkpoint.get(CARD_KEY)
     if not isinstance(card, dict):
         raise CheckpointError(f"{path} does not say what model it holds: it was not written by kornia-mvit fit")
-    if card.get("format") != 1:
-        raise CheckpointError(f"{path} has format {card.get('format')}, written by {card.get('version')}; update")
+    if type(card.get("format")) is not int or card["format"] != 1:
+        version, written = cut(card.get("format")), cut(card.get("version"))
+        raise CheckpointError(f"{path} has format {version}, written by {written}; update")
+    _check_fields(card, _CARD, path)
+    if card.get("preprocess") is not None:
+        _check_fields(card["preprocess"], _PREPROCESS, path, "preprocess.")
+    task, model = card.get("task", "classification"), card.get("model")
+    if task in MODELS and model is not None:
+        if "mode" not in model:
+            raise CheckpointError(f"{path} does not say the mode of its model; {_AGAIN}")
+        if unknown := sorted(map(cut, model.keys() - _MODEL[task].keys())):
+            raise CheckpointError(f"{path} has the argument {unknown[0]} of a model, which is unknown; update")
+        _check_fields(model, _MODEL[task], path, "model.")
+        if isinstance(model["mode"], dict):
+            _check_config(model["mode"], path)
+        names, count = card.get("class_names"), model.get("num_classes")
+        if names and count is not None and len(names) != count - (task == "detection"):
+            raise CheckpointError(f"{path} has {len(names)} names of classes, but num_classes is {count}; {_AGAIN}")
     return card
 
 
@@ -115,25 +145,243 @@ def from_card(checkpoint: Mapping[str, Any], path: str | Path, **overrides: Any)
         overrides: arguments of the model's class in place of the card's.
 
     Raises:
-        CheckpointError: if the checkpoint does not say what it holds, is for a task that this package has no model
-            for, or holds a network of its own.
+        CheckpointError: if the checkpoint does not say what it holds, says what cannot be, is for a task that this
+            package has no model for, or holds a network of its own.
     """
     card = read_card(checkpoint, path)
     task = card.get("task", "classification")
     if task not in MODELS:
-        raise CheckpointError(f"{path} is for {task}, written by {card.get('version')}; update")
-    if card["model"] is None:
+        raise CheckpointError(f"{path} is for {cut(task)}, written by {cut(card.get('version'))}; update")
+    if card.get("model") is None:
         raise CheckpointError(
             f"{path} holds a network of its own, which only its code can build; "
             f"use {task.capitalize()}Task.load_from_checkpoint(path, network=...)"
         )
-    arguments = {**card["model"], "patch_size": tuple(card["model"].get("patch_size", (2, 2))), **overrides}
+    arguments = {**card["model"], "patch_size": tuple(card["model"].get("patch_size", (2, 2)))}
     if isinstance(arguments["mode"], dict):
         stages = tuple(Stage(**stage) for stage in arguments["mode"]["stages"])
         arguments["mode"] = MobileViTConfig(**{**arguments["mode"], "stages": stages})
-    model = MODELS[task](**arguments)
-    model.preprocess = None if card["preprocess"] is None else Preprocess.from_dict(card["preprocess"])
-    model.class_names = None if card["class_names"] is None else tuple(card["class_names"])
-    if isinstance(model, DeepLabV3) and card.get("class_colours") and len(card["class_colours"]) == model.num_classes:
-        model.class_colours = tuple((red, green, blue) for red, green, blue in card["class_colours"])
+    model = build_model(task, arguments, checkpoint, path, **overrides)
+    model.preprocess = read_preprocess(card, path)
+    model.class_names = tuple(card["class_names"]) if card.get("class_names") else None
+    colours = card.get("class_colours")
+    if isinstance(model, DeepLabV3) and colours and len(colours) == model.num_classes:
+        model.class_colours = tuple((red, green, blue) for red, green, blue in colours)
     return model
+
+
+def read_preprocess(card: Mapping[str, Any], path: str | Path) -> Preprocess | None:
+    """Give the preprocessing that a card tells, if it does.
+
+    Raises:
+        CheckpointError: if what it tells cannot be.
+    """
+    if card.get("preprocess") is None:
+        return None
+    try:
+        return Preprocess.from_dict(card["preprocess"])
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} has a preprocess that cannot be: {reason_of(error)}; {_AGAIN}") from None
+
+
+def build_model(
+    task: str, arguments: Mapping[str, Any], checkpoint: Mapping[str, Any], path: str | Path, **overrides: Any
+) -> Model:
+    """Build a model whose arguments come from a file, if it is not larger than what the file holds.
+
+    Args:
+        task: what the model is for.
+        arguments: of its class.
+        checkpoint: the weights, however they are nested.
+        path: where they came from, for errors.
+        overrides: arguments that the user gives, in place of the others.
+
+    Raises:
+        CheckpointError: if the arguments do not make a model, or one that is larger than the weights.
+    """
+    config = arguments["mode"] if isinstance(arguments["mode"], MobileViTConfig) else None
+    try:
+        if config is not None or max(_numbers(arguments)) > _ORDINARY:
+            count, held = stored_bytes(checkpoint)
+            if config is not None and 10 * sum(s.repeat + s.depth for s in config.stages) > max(count, _FEW):
+                raise ValueError(f"it has more layers than the file's {count} weights are of")
+            with torch.device("meta"), _Sketch():
+                wanted = sum(value.numel() for value in MODELS[task](**arguments).state_dict().values())
+            if wanted > max(2 * held, _SMALL):
+                raise ValueError(f"it has {wanted:,} weights, and the file holds {held:,} bytes")
+        return MODELS[task](**{**arguments, **overrides})
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, IndexError, MemoryError) as error:
+        if overrides:  # which may be what is wrong
+            raise
+        raise CheckpointError(f"the model that {path} tells of cannot be built: {reason_of(error)}") from None
+
+
+class _Sketch(TorchFunctionMode):
+    """Leave out what fills weights with numbers, where there is no memory to fill."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], Tensor):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _numbers(arguments: Mapping[str, Any]) -> list[float]:
+    out: list[float] = [0]
+    for value in arguments.values():
+        out += [abs(v) for v in (value if isinstance(value, list | tuple) else (value,)) if isinstance(v, int | float)]
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------- checking
+
+_AGAIN = "it is damaged; write or copy it again"
+_ORDINARY = 1024  # a size in the table with no number above this is small
+_SMALL = 2**25  # weights of a network that needs no look at the file's size
+_FEW = 1000  # weights of a network of 100 layers
+_WIDE = 2**16
+
+_Rule = tuple[Callable[[Any], bool], str]  # what a value is held against, and in words what it should be
+
+
+def _check_fields(values: Any, rules: Mapping[str, _Rule], path: str | Path, prefix: str = "") -> None:
+    """Raise for a field that is not what it should be; those without a rule, of later versions, are passed over."""
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} says of itself that {prefix[:-1]} is {brief(values)}, no mapping; {_AGAIN}")
+    for name, (holds, what) in rules.items():
+        if name in values and not holds(values[name]):
+            raise CheckpointError(
+                f"{path} says of itself that {prefix}{name} is {brief(values[name])}, not {what}; {_AGAIN}"
+            )
+
+
+def _check_config(config: dict[str, Any], path: str | Path) -> None:
+    needed = {"stem", "expand", "stages", "head_channels"}
+    waiting: list[tuple[dict[str, Any], dict[str, _Rule], set[str]]] = [(config, _CONFIG, needed)]
+    for values, rules, least in waiting:  # those of the stages join when it is known that they are there
+        if missing := sorted(least - values.keys()):
+            raise CheckpointError(f"{path} does not say {missing[0]} of its network; {_AGAIN}")
+        if unknown := sorted(map(cut, values.keys() - rules.keys())):
+            raise CheckpointError(f"{path} says {unknown[0]} of its network, which is unknown; update")
+        _check_fields(values, rules, path, "model.mode.")
+        if rules is _CONFIG:
+            waiting += [(stage, _STAGE, {"channels"}) for stage in config["stages"]]
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9 and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _whole(least: int, most: int) -> _Rule:
+    return lambda value: _is_whole(value, least, most), f"a whole number from {least} to {most:,}"
+
+
+def _one_of(*known: Any) -> _Rule:
+    return lambda value: type(value) is type(known[0]) and value in known, f"one of {', '.join(map(repr, known))}"
+
+
+def _list(holds: Callable[[Any], bool], what: str, least: int = 0, most: int = 10**7) -> _Rule:
+    def check(value: Any) -> bool:
+        return isinstance(value, list | tuple) and least <= len(value) <= most and all(map(holds, value))
+
+    return check, what
+
+
+def _or_none(rule: _Rule) -> _Rule:
+    holds, what = rule
+    return lambda value: value is None or holds(value), f"{what}, or nothing"
+
+
+_TRUTH: _Rule = (lambda value: isinstance(value, bool), "true or false")
+_TEXT: _Rule = (_is_text, "a text")
+_NOTHING_OR_MAPPING: _Rule = (lambda value: value is None or isinstance(value, dict), "a mapping, or nothing")
+_VALUES = _or_none(_list(_is_number, "numbers, one for each channel", 1, _WIDE))
+_SIZE: _Rule = (
+    lambda value: (
+        value is None
+        or _is_whole(value, 1, _WIDE)
+        or (isinstance(value, list | tuple) and len(value) == 2 and all(_is_whole(v, 1, _WIDE) for v in value))
+    ),
+    f"one or two numbers of pixels up to {_WIDE:,}, or nothing",
+)
+_CARD: dict[str, _Rule] = {
+    "version": _or_none(_TEXT),
+    "task": _TEXT,
+    "model": _NOTHING_OR_MAPPING,
+    "class_names": _or_none(_list(_is_text, "a list of texts")),
+    "class_colours": _or_none(
+        _list(
+            lambda c: isinstance(c, list | tuple) and len(c) == 3 and all(_is_whole(v, 0, 255) for v in c),
+            "a list of colours",
+        )
+    ),
+    "preprocess": _NOTHING_OR_MAPPING,
+    "channel_order": _one_of("rgb", "bgr"),
+}
+_PREPROCESS: dict[str, _Rule] = {
+    "size": _SIZE,
+    "crop": _SIZE,
+    "interpolation": _TEXT,
+    "channel_order": _TEXT,
+    "mean": _VALUES,
+    "std": _VALUES,
+    "letterbox": _TRUTH,
+}
+_WIDTH = _whole(1, _WIDE)
+_COMMON: dict[str, _Rule] = {
+    "mode": (lambda value: _is_text(value) or isinstance(value, dict), "the name of a size, or a mapping"),
+    "variant": _TEXT,
+    "num_classes": _whole(0, 10**7),
+    "in_channels": _WIDTH,
+    "patch_size": _list(lambda v: _is_whole(v, 1, 256), "two numbers of pixels", 2, 2),
+}
+_STRIDE: dict[str, _Rule] = {"output_stride": _one_of(8, 16, 32)}
+_MODEL: dict[str, dict[str, _Rule]] = {
+    "classification": _COMMON | _STRIDE,
+    "segmentation": _COMMON
+    | _STRIDE
+    | {
+        "aspp_channels": _WIDTH,
+        "rates": _list(lambda v: _is_whole(v, 1, 4096), "up to 16 dilations", 1, 16),
+        "align_corners": _TRUTH,
+        "aux_channels": _whole(0, _WIDE),
+    },
+    "detection": _COMMON
+    | {
+        "widths": _list(lambda v: _is_whole(v, 1, _WIDE), "six numbers of channels", 6, 6),
+        "aspect_ratios": _list(
+            lambda ratios: isinstance(ratios, list | tuple) and len(ratios) <= 16 and all(map(_is_number, ratios)),
+            "six lists of up to 16 ratios",
+            6,
+            6,
+        ),
+        "scales": _list(_is_number, "two shares of the image", 2, 2),
+    },
+}
+_CONFIG: dict[str, _Rule] = {
+    "stem": _WIDTH,
+    "expand": _whole(1, 256),
+    "stages": _list(lambda value: isinstance(value, dict), "up to 32 mappings", 1, 32),
+    "head_channels": _WIDTH,
+    "heads": _whole(1, 1024),
+    "head_dim": _or_none(_WIDTH),
+    "qkv_bias": _TRUTH,
+    "closing_norm": _TRUTH,
+    "proj_norm_act": _TRUTH,
+}
+_STAGE: dict[str, _Rule] = {
+    "channels": _WIDTH,
+    "stride": _whole(1, 64),
+    "repeat": _whole(0, 10_000),
+    "dim": _whole(0, _WIDE),
+    "depth": _whole(0, 10_000),
+    "ffn_ratio": _whole(1, 256),
+}

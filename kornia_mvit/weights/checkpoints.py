@@ -10,10 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTConfig
-from kornia_mvit.weights.cards import MODELS, Model, find_config, from_card, model_card, read_card, task_of
+from kornia_mvit.parsing import cut
+from kornia_mvit.weights.cards import Model, build_model, find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name, head_to_native, their_module
 from kornia_mvit.weights.layouts import LAYOUTS, find_prefix, from_native, module_map, to_native
+from kornia_mvit.weights.states import fitting, unwrap
 
 __all__ = [
     "CARD_KEY",
@@ -32,8 +34,6 @@ STEM = "stem.conv.weight"
 # What stands on a backbone, by task.
 _PARTS = {"classification": "classifier", "segmentation": "segmentation head", "detection": "detection head"}
 _NAMES = {"segmentation": "DeepLabV3 on MobileViT", "detection": "SSDLite on MobileViT"}
-# Keys under which training programs keep the weights, averaged ones first.
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model")
 
 
 @dataclass
@@ -80,6 +80,8 @@ class Weights:
     @property
     def in_channels(self) -> int:
         """Channels of the image."""
+        if STEM not in self.backbone:
+            raise CheckpointError(f"the weights have no {STEM}; they are damaged, or of another network")
         return self.backbone[STEM].shape[1]
 
     @property
@@ -108,7 +110,7 @@ class Weights:
             raise CheckpointError("the weights are of no size in the table; build the model with a MobileViTConfig")
         if self.task is None:
             return MobileViT(**self.arguments)
-        return MODELS[self.task](**self.arguments)
+        return build_model(self.task, self.arguments, {**self.backbone, **self.head}, "the weights")
 
 
 def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *, name: str | None = None) -> Weights:
@@ -128,12 +130,12 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
         module_map(layout)
     data = read_checkpoint(source) if isinstance(source, str | Path) else source
     name = name or _name(source)
-    state, wrapper = _unwrap(data, name)
+    state, wrapper = unwrap(data, name)
     scores = {key: find_prefix(state, key) for key in ([layout] if layout != "auto" else LAYOUTS)}
     chosen = max(scores, key=lambda key: scores[key][1])
     prefix, known = scores[chosen]
     if layout != "native" and 2 * known < max(1, sum(key.startswith(prefix) for key in state)):
-        some = ", ".join(list(state)[:3])
+        some = ", ".join(map(cut, list(state)[:3]))
         raise CheckpointError(
             f"{name} holds no MobileViT{'' if layout == 'auto' else f' in layout {layout!r}'}: "
             f"its {len(state)} names start with {some}"
@@ -148,26 +150,20 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
             body[key.removeprefix(prefix)] = value
         elif key.startswith(outer):
             unknown.append(key)
-    head = head_to_native(head, chosen, task) if task else head
-    backbone, foreign = to_native(body, chosen)
-    mode, variant = _identify(backbone)
+    with fitting(name):
+        head = head_to_native(head, chosen, task) if task else head
+        backbone, foreign = to_native(body, chosen)
+        mode, variant = _identify(backbone)
     where = ".".join(part for part in (wrapper, outer.rstrip(".")) if part)
-    return Weights(backbone, head, unknown + [prefix + n for n in foreign], chosen, mode, variant, where, task)
+    found = Weights(backbone, head, unknown + [prefix + n for n in foreign], chosen, mode, variant, where, task)
+    with fitting(name):
+        if STEM in backbone:
+            found.arguments  # noqa: B018  # for its errors
+    return found
 
 
 def _name(source: str | Path | Mapping[str, Any]) -> str:
     return str(source) if isinstance(source, str | Path) else "the state dict"
-
-
-def _unwrap(data: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], str]:
-    path = []
-    while not any(isinstance(value, Tensor) for value in data.values()):
-        key = next((key for key in _WRAPPERS if isinstance(data.get(key), Mapping)), None)
-        if key is None:
-            raise CheckpointError(f"{name} holds no weights; its keys are {list(data)[:6]}")
-        path.append(key)
-        data = data[key]
-    return {key: value for key, value in data.items() if isinstance(value, Tensor)}, ".".join(path)
 
 
 def _identify(backbone: Mapping[str, Tensor]) -> tuple[str | None, str]:
@@ -292,7 +288,8 @@ def load_checkpoint(
                 "pass adapt_stem=True"
             )
         report.notes.append(f"the stem fitted from {state[STEM].shape[1]} to {backbone.in_channels} channels")
-        state[STEM] = _fit_stem(state[STEM], backbone.in_channels)
+        with fitting(name):
+            state[STEM] = _fit_stem(state[STEM], backbone.in_channels)
     own_body, own_head = _split(model)
     if not any(key.startswith("head_conv.") for key in own_body):  # a backbone built without its last convolution
         report.left_out += [key for key in state if key.startswith("head_conv.")]
@@ -307,7 +304,8 @@ def load_checkpoint(
         pairs = (f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}" for key in mismatch[:3])
         raise CheckpointError(f"{len(mismatch)} weights in {name} have another shape: {'; '.join(pairs)}")
     prefix = "" if isinstance(model, MobileViT) else "backbone."
-    model.load_state_dict({key if key in own_head else f"{prefix}{key}": value for key, value in given.items()})
+    with fitting(name):
+        model.load_state_dict({key if key in own_head else f"{prefix}{key}": value for key, value in given.items()})
     return report
 
 

@@ -1,20 +1,34 @@
 """Checkpoint files. They are data: nothing that a file says is ever run."""
 
+import hashlib
+import io
 import json
+import mmap
 import pickle
 import re
+import tarfile
+import warnings
 import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kornia_mvit.files import FileError
+from kornia_mvit.files import FileError, write_whole
+from kornia_mvit.parsing import brief, is_file, parse_json, reason_of
 
-__all__ = ["CARD_KEY", "CheckpointError", "read_checkpoint", "write_checkpoint"]
+__all__ = ["CARD_KEY", "CheckpointError", "read_checkpoint", "stored_bytes", "write_checkpoint"]
 
 CARD_KEY = "kornia_mvit"  # where a checkpoint of ours says what it holds
+_HASH_KEY = "kornia_mvit.sha256"  # and a safetensors file, which has no checksums of its own, the hash of what it holds
+_HEADER = 30  # bytes of a local header, before the name
+_INFLATED = 20  # times the file's size that compressed entries may grow to; trained weights hardly shrink
+_INFLATED_LEAST = 2**26
+_REMEDY = "copy or download it again"
 
 
 class CheckpointError(FileError):
@@ -33,48 +47,178 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ImportError: for a ``.safetensors`` file where safetensors is missing.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise CheckpointError(f"no such checkpoint: {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    with path.open("rb") as file:
-        head = file.read(2)
-    if head == b"PK" and not zipfile.is_zipfile(path):
-        raise CheckpointError(f"checkpoint {path} is truncated: its end is missing; copy or download it again")
-    if head != b"PK" and head[:1] != b"\x80":  # neither a zip archive nor a pickle
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint")
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=head == b"PK")
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|allowlisted", str(error))
-        if found is None:
-            raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint") from None
-        raise CheckpointError(
-            f"checkpoint {path} would run code when unpickled ({found[1] or 'an unknown object'}), and is refused; "
-            "save it again with tensors and plain data only"
-        ) from None
-    except (EOFError, RuntimeError, KeyError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({reason})") from None
+        with path.open("rb") as file:
+            head = file.read(2)
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason_of(error)}") from None
+    if head == b"PK" and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"checkpoint {path} is truncated: its end is missing; {_REMEDY}")
+    if (head != b"PK" and head[:1] != b"\x80") or _is_tar(path):  # neither a zip archive nor a pickle
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint")
+    data = _load(path, mapped=head == b"PK" and _check_archive(path))
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint")
     return data
 
 
+def stored_bytes(data: Any) -> tuple[int, int]:
+    """Return how many tensors are in a checkpoint, and the bytes that they hold together.
+
+    Those that share their memory, or repeat it, count what there is of it.
+    """
+    waiting, seen, memory, count = [data], set(), {}, 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            count += 1
+            if value.layout == torch.strided and value.device.type == "cpu":
+                storage = value.untyped_storage()
+                memory[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, Mapping) else value
+    return count, sum(memory.values())
+
+
+def _is_tar(path: Path) -> bool:
+    """Tell whether it is an archive of PyTorch's before 0.1.12, which its reader would unpack into a folder."""
+    try:
+        return tarfile.is_tarfile(path)
+    except Exception:  # of damaged headers
+        return False
+
+
+def _load(path: Path, mapped: bool) -> Any:
+    """Have PyTorch read a file, and turn whatever it raises on damaged bytes into one kind of error."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats and names
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)|allowlisted", str(error))
+        if found is None:
+            raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint") from None
+        raise CheckpointError(
+            f"checkpoint {path} would run code when unpickled ({brief(found[1] or 'an unknown object')[1:-1]}), and is "
+            "refused; save it again with tensors and plain data only"
+        ) from None
+    except Exception as error:  # its unpickler raises IndexError, AssertionError, struct.error and many others
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({reason_of(error)})") from None
+
+
+def _check_archive(path: Path) -> bool:
+    """Look at the directory and the checksums of a zip archive that ``torch.save`` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Whether all entries lie in it as they are, and so can be mapped into memory.
+
+    Raises:
+        CheckpointError: if it is damaged, would grow beyond measure, or is packed by a method that PyTorch cannot read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            _check_directory(path, entries)
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            # torch.serialization.set_crc32_options(False) leaves all of them at 0
+            if any(entry.CRC for entry in entries):
+                wrong = _find_stored(path, entries) if stored else archive.testzip()
+                if wrong is not None:
+                    raise CheckpointError(f"{path} is damaged: the checksum of {wrong} is wrong; {_REMEDY}")
+        return stored
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile raises more than BadZipFile: struct.error, EOFError, NotImplementedError, ...
+        raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({reason_of(error)})") from None
+
+
+def _check_directory(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Raise for entries that are there twice, overlap, are encrypted, or do not fit."""
+    size = path.stat().st_size
+    name, count = Counter(entry.filename for entry in entries).most_common(1)[0] if entries else ("", 0)
+    if count != 1:
+        raise CheckpointError(f"{path} is damaged: it has {f'{name!r} {count} times' if count else 'no entries'}")
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        begin, end = entry.header_offset, max(end, entry.header_offset)
+        if begin < end or (stored and entry.file_size != entry.compress_size):
+            raise CheckpointError(f"{path} is damaged: {entry.filename!r} does not lie where it should; {_REMEDY}")
+        end = begin + _HEADER + entry.compress_size
+        if end > size:
+            raise CheckpointError(f"{path} is damaged: {entry.filename!r} reaches beyond its end; {_REMEDY}")
+        if entry.flag_bits & 1:
+            raise CheckpointError(f"{path} is encrypted; save it again without a password")
+        if not stored and entry.compress_type != zipfile.ZIP_DEFLATED:
+            raise CheckpointError(f"{path} is compressed in a way that PyTorch cannot read; save it with torch.save")
+        if entry.filename.rpartition("/")[2] == "constants.pkl":
+            raise CheckpointError(
+                f"{path} is a TorchScript program, not a checkpoint; save the state dict of its model"
+            )
+    grown = sum(entry.file_size for entry in entries)
+    if grown > max(_INFLATED * size, _INFLATED_LEAST):
+        raise CheckpointError(
+            f"{path} of {size:,} bytes would grow to {grown:,}, above {_INFLATED} times as many; save it uncompressed, "
+            "with torch.save"
+        )
+
+
+def _find_stored(path: Path, entries: list[zipfile.ZipInfo]) -> str | None:
+    """Return the first entry whose checksum is wrong; faster than zipfile's own, which copies."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        for entry in entries:
+            head = entry.header_offset
+            if data[head : head + 4] != b"PK\x03\x04":
+                return entry.filename
+            names = sum(int.from_bytes(data[head + at : head + at + 2], "little") for at in (26, 28))
+            start = head + _HEADER + names
+            if start + entry.file_size > len(data):
+                return entry.filename
+            with view[start : start + entry.file_size] as part:
+                if zlib.crc32(part) != entry.CRC:
+                    return entry.filename
+    return None
+
+
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError as error:
         raise ImportError("reading .safetensors needs safetensors; install kornia-mvit[hub]") from error
     try:
         with safe_open(path, framework="pt") as file:
             data: dict[str, Any] = {name: file.get_tensor(name) for name in file.keys()}  # not a dict
-            card = (file.metadata() or {}).get(CARD_KEY)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from None
+            metadata = file.metadata() or {}
+    except Exception as error:  # its own, and those of types that PyTorch lacks
+        raise CheckpointError(f"{path} is truncated or not a safetensors file ({reason_of(error)})") from None
+    card, expected = metadata.get(CARD_KEY), metadata.get(_HASH_KEY)
+    if expected is not None and _hash(data, card) != expected:
+        raise CheckpointError(f"{path} is damaged: what it holds is not what was written; {_REMEDY}")
     if card is not None:
-        data = {"state_dict": data, CARD_KEY: json.loads(card)}
+        data = {"state_dict": data, CARD_KEY: parse_json(card, f"what {path} says of itself", CheckpointError)}
     return data
+
+
+def _hash(state: Mapping[str, Tensor], card: str | None) -> str:
+    """Return the SHA-256 of weights with their names, types and shapes, and of the card."""
+    found = hashlib.sha256((card or "").encode("utf-8", "surrogatepass"))
+    for name in sorted(state):
+        value = state[name]
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode("utf-8", "surrogatepass"))
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def write_checkpoint(state: dict[str, Tensor], path: str | Path, card: dict[str, Any] | None = None) -> None:
@@ -87,19 +231,20 @@ def write_checkpoint(state: dict[str, Tensor], path: str | Path, card: dict[str,
 
     Raises:
         ImportError: for a ``.safetensors`` file where safetensors is missing.
+        OSError: if it cannot be written, naming the file.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        if path.suffix == ".safetensors":
-            try:
-                from safetensors.torch import save_file
-            except ImportError as error:
-                raise ImportError("writing .safetensors needs safetensors; install kornia-mvit[hub]") from error
-            metadata = {"format": "pt"} | ({} if card is None else {CARD_KEY: json.dumps(card)})
-            save_file(state, beside, metadata)
-        else:
-            torch.save(state if card is None else {"state_dict": state, CARD_KEY: card}, beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import save
+        except ImportError as error:
+            raise ImportError("writing .safetensors needs safetensors; install kornia-mvit[hub]") from error
+        text = None if card is None else json.dumps(card)
+        metadata = {"format": "pt", _HASH_KEY: _hash(state, text)} | ({} if text is None else {CARD_KEY: text})
+        content = memoryview(save(state, metadata))
+    else:  # by way of memory, as its own writer ends the process where a disk is full
+        data = io.BytesIO()
+        torch.save(state if card is None else {"state_dict": state, CARD_KEY: card}, data)
+        content = data.getbuffer()
+    with write_whole(path) as beside:
+        beside.write_bytes(content)

@@ -1,5 +1,6 @@
 """Published weights by name, and models built from them, from files, folders and hub repositories."""
 
+import errno
 import hashlib
 import json
 import re
@@ -14,7 +15,9 @@ from urllib.error import URLError
 import torch
 
 from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.weights.cards import MODELS, Model, from_card, model_card
+from kornia_mvit.files import printable, write_whole
+from kornia_mvit.parsing import brief, is_file, is_folder, read_json, read_text, reason_of
+from kornia_mvit.weights.cards import Model, build_model, from_card, model_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 
@@ -34,6 +37,8 @@ APPLE_SEGMENTATION = Preprocess(size=(512, 512))
 APPLE_DETECTION = Preprocess(size=(320, 320))
 _ASSUMED = {"segmentation": APPLE_SEGMENTATION, "detection": APPLE_DETECTION}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_RATES, _FARTHEST = 16, 4096  # branches of a pyramid, and pixels between their taps
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # errors of the disk written to
 _WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -222,8 +227,8 @@ def from_pretrained(
     overrides |= {name: value for name, value in changed.items() if value is not None}
     layout, channel_order = spec.layout, spec.channel_order
     if CARD_KEY in data:
-        channel_order = data[CARD_KEY].get("channel_order", "rgb")
         model = from_card(data, spec.path, **overrides)
+        channel_order = data[CARD_KEY].get("channel_order", "rgb")
         layout = "native" if isinstance(data[CARD_KEY]["model"]["mode"], dict) else "auto"  # no other knows such names
     else:
         found = read_weights(data, spec.layout, name=str(spec.path))
@@ -231,12 +236,16 @@ def from_pretrained(
             raise CheckpointError(f"{spec.path} is of no size in the table; build the model and use load_checkpoint")
         task = found.task or "classification"  # a backbone gives pooled features
         known = {"num_classes": found.num_classes, **found.arguments, **spec.config.get(task, {})}
-        model = MODELS[task](**{**known, **overrides})
+        model = build_model(task, known, {**found.backbone, **found.head}, spec.path, **overrides)
+        if spec.class_names is not None and len(spec.class_names) != found.num_classes - (task == "detection"):
+            raise CheckpointError(
+                f"{spec.path} has {found.num_classes} classes, but {len(spec.class_names)} names of them are beside it"
+            )
         assumed = _ASSUMED.get(task, APPLE_EVALUATION)
         model.class_names, model.preprocess = spec.class_names, spec.preprocess or assumed
         if spec.preprocess is None:
             warnings.warn(
-                f"{spec.path} says nothing of its preprocessing or class names; assuming Apple's, {assumed}",
+                f"{printable(spec.path)} says nothing of its preprocessing or class names; assuming Apple's, {assumed}",
                 stacklevel=2,
             )
     load_checkpoint(
@@ -267,9 +276,9 @@ class _Spec:
 
 def _locate(source: str | Path) -> _Spec:
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path):
         return _read_folder(path)
-    if path.is_file() or isinstance(source, Path) or path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
+    if is_file(path) or isinstance(source, Path) or path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
         return _Spec(path)
     if source in _RECORDS:
         record = find_weights(source)
@@ -283,24 +292,45 @@ def _locate(source: str | Path) -> _Spec:
 
 def _read_folder(folder: Path) -> _Spec:
     """Read the files that transformers and :func:`save_pretrained` put beside the weights."""
+    path = _weights_of(folder)
+    config, processor = (_read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
+    try:
+        names, preprocess = _labels(config.get("id2label")), _preprocess(processor)
+        arguments = _arguments(config)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{folder} has a configuration that cannot be: {reason_of(error)}") from None
+    order = "bgr" if processor.get("do_flip_channel_order") else "rgb"
+    return _Spec(path, channel_order=order, preprocess=preprocess, class_names=names, config=arguments)
+
+
+def _weights_of(folder: Path) -> Path:
     path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
         raise CheckpointError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}")
-    config, processor = (_read_json(folder / name) for name in ("config.json", "preprocessor_config.json"))
-    labels = config.get("id2label")
-    names = None if labels is None else tuple(labels[str(i)] for i in range(len(labels)))
-    preprocess = None
-    if processor:
-        size, cut = processor.get("size") or {}, processor.get("crop_size") or {}
-        height, width = cut.get("height", 256), cut.get("width", 256)
-        crop = height if height == width else (height, width)
-        preprocess = Preprocess(
-            size=size.get("shortest_edge", 288),
-            crop=crop if processor.get("do_center_crop", True) else None,
-            interpolation={2: "bilinear", 3: "bicubic"}.get(processor.get("resample", 2), "bilinear"),
-        )
-    order = "bgr" if processor.get("do_flip_channel_order") else "rgb"
-    return _Spec(path, channel_order=order, preprocess=preprocess, class_names=names, config=_arguments(config))
+    return path
+
+
+def _labels(labels: Any) -> tuple[str, ...] | None:
+    """Give the names of classes, which transformers has by their numbers as texts."""
+    if labels is None:
+        return None
+    if not isinstance(labels, dict) or not all(isinstance(labels.get(str(i)), str) for i in range(len(labels))):
+        raise ValueError(f"id2label is {brief(labels)}, not names by numbers from 0")
+    return tuple(labels[str(i)] for i in range(len(labels)))
+
+
+def _preprocess(processor: Mapping[str, Any]) -> Preprocess | None:
+    """Give what transformers' image processor does."""
+    if not processor:
+        return None
+    size, cut = processor.get("size") or {}, processor.get("crop_size") or {}
+    height, width = cut.get("height", 256), cut.get("width", 256)
+    crop = height if height == width else (height, width)
+    return Preprocess(
+        size=size.get("shortest_edge", 288),
+        crop=crop if processor.get("do_center_crop", True) else None,
+        interpolation={2: "bilinear", 3: "bicubic"}.get(processor.get("resample", 2), "bilinear"),
+    )
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -308,19 +338,14 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if config.get("model_type") != "mobilevit":
         return {}
     stride = {"output_stride": config.get("output_stride", 32)}  # its default, also for segmentation
-    return {
-        "classification": stride,
-        "segmentation": {**stride, "rates": config.get("atrous_rates", (6, 12, 18))},  # the same at any stride
-    }
+    rates = config.get("atrous_rates", (6, 12, 18))  # the same at any stride
+    if len(rates) > _RATES or not all(type(rate) is int and rate < _FARTHEST for rate in rates):
+        raise ValueError(f"atrous_rates are {brief(rates)}, not up to {_RATES} dilations below {_FARTHEST}")
+    return {"classification": stride, "segmentation": {**stride, "rates": tuple(rates)}}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from None
+    data = read_json(path, CheckpointError) if path.is_file() else {}
     return data if isinstance(data, dict) else {}
 
 
@@ -332,7 +357,7 @@ def _fetch(record: WeightsRecord) -> Path:
         path = Path(torch.hub.get_dir()) / "checkpoints" / f"{record.name}.pt"
         return download(record.source, path, record.sha256)
     folder = _fetch_repository(record.source)
-    return next(folder / name for name in _WEIGHT_FILES if (folder / name).is_file())
+    return _weights_of(folder)
 
 
 def download(address: str, path: Path, sha256: str | None = None) -> Path:
@@ -348,31 +373,39 @@ def download(address: str, path: Path, sha256: str | None = None) -> Path:
 
     Raises:
         CheckpointError: if it cannot be fetched, was cut off, or is another file. Then nothing stays behind.
+        OSError: if it cannot be written, naming the file.
     """
     record = path.with_name(path.name + ".sha256")
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         record.unlink(missing_ok=True)
-        try:
-            torch.hub.download_url_to_file(address, str(path), progress=False)
-        except (URLError, OSError) as error:
-            reason = getattr(error, "reason", error)
-            raise CheckpointError(
-                f"cannot fetch {address} ({reason}); fetch it where there is a network and put it at {path}"
-            ) from None
-        try:
-            read_checkpoint(path)
-        except CheckpointError as error:
-            path.unlink()
-            raise CheckpointError(f"the transfer of {address} was broken off ({error}); start again") from None
+        with write_whole(path) as beside:
+            _transfer(address, beside, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
-    expected = sha256 or (record.read_text().strip() if record.is_file() else found)
+    expected = sha256 or (read_text(record, CheckpointError).strip() if record.is_file() else found)
     if found != expected:
         path.unlink()
         record.unlink(missing_ok=True)
         raise CheckpointError(f"{path} from {address} has sha256 {found}, not {expected}; it was removed, start again")
-    record.write_text(found + "\n")
+    if not record.is_file():
+        with write_whole(record) as beside:
+            beside.write_text(found + "\n", encoding="utf-8")
     return path
+
+
+def _transfer(address: str, beside: Path, path: Path) -> None:
+    try:
+        torch.hub.download_url_to_file(address, str(beside), progress=False)
+    except (URLError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise  # not the network
+        reason = getattr(error, "reason", error)
+        raise CheckpointError(
+            f"cannot fetch {address} ({reason}); fetch it where there is a network and put it at {path}"
+        ) from None
+    try:
+        read_checkpoint(beside)
+    except CheckpointError as error:
+        raise CheckpointError(f"the transfer of {address} was broken off ({error}); start again") from None
 
 
 def _fetch_repository(repository: str) -> Path:
@@ -402,13 +435,14 @@ def save_pretrained(model: Model, folder: str | Path) -> None:
 
     Raises:
         ImportError: if safetensors is missing.
+        OSError: if it cannot be written, naming the file; both files that were there before stay.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     card = model_card(model, model.class_names, model.preprocess)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    write_checkpoint(state, folder / _WEIGHT_FILES[0], card)
-    (folder / "config.json").write_text(json.dumps({"library_name": "kornia_mvit", **card}, indent=2) + "\n")
+    config = json.dumps({"library_name": "kornia_mvit", **card}, indent=2) + "\n"
+    with write_whole(Path(folder) / _WEIGHT_FILES[0]) as beside:
+        write_checkpoint(state, beside, card)
+        beside.with_name("config.json").write_text(config, encoding="utf-8")
 
 
 def push_to_hub(model: Model, repository: str, **arguments: Any) -> str:

@@ -80,7 +80,7 @@ class TestBatch:
             Batch.collate([])
         with pytest.raises(ValueError, match="sample 1 has the fields"):
             Batch.collate([a, {"image": b["image"]}])
-        with pytest.raises(ValueError, match="several dtypes or numbers of channels"):
+        with pytest.raises(ValueError, match=r"dtypes.*channels"):
             Batch.collate([a, {**b, "image": b["image"][:2]}])
         with pytest.raises(ValueError, match="NaN"):
             Batch.collate([{**c, "image": torch.full((3, 4, 5), torch.nan)}])
@@ -199,5 +199,5 @@ class TestBatch:
         assert message in str(raised.value)
 
     def test_exception_of_unknown_fields(self):
-        with pytest.raises(ValueError, match="a batch has no field bbox; it has image, label, boxes"):
+        with pytest.raises(ValueError, match="bbox; it has image, label, boxes"):
             Batch.collate([{"image": torch.rand(3, 4, 4), "bbox": []}])

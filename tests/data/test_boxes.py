@@ -101,7 +101,7 @@ class TestBoxFiles:
 
     def test_exception(self, tmp_path):
         files = self.files(tmp_path, rows([[0, 0, 20, 10]]), sizes=torch.tensor([[40, 30]]))
-        with pytest.raises(DataError, match=r"a\.png is 30x40, turned as its EXIF data tell, but .* says 40x30"):
+        with pytest.raises(DataError, match=r"a\.png.*30x40.*EXIF.*40x30"):
             files[0]
-        with pytest.raises(ValueError, match="2 files, but boxes of 1 images"):
+        with pytest.raises(ValueError, match=r"2 files.*1 images"):
             BoxFiles(files.files * 2, files.table)

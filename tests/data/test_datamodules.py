@@ -153,13 +153,13 @@ class TestFolderData:
         make_folder(tmp_path)
         with pytest.raises(ValueError, match="available: 'raise', 'skip'"):
             FolderData(str(tmp_path), on_error="ignore")
-        with pytest.raises(ValueError, match=r"val_fraction 1\.0 is not between"):
+        with pytest.raises(ValueError, match=r"val_fraction 1\.0"):
             FolderData(str(tmp_path), val_fraction=1.0)
         with pytest.raises(ValueError, match="batch_size 0"):
             FolderData(str(tmp_path), batch_size=0)
         data = FolderData(str(tmp_path))
         data.setup()
-        with pytest.raises(DataError, match="no test split; add a folder named test, or run validate"):
+        with pytest.raises(DataError, match="test split; add a folder named test, or run validate"):
             data.test_dataloader()
 
     @pytest.mark.parametrize("workers", [0, 1])
@@ -191,7 +191,7 @@ class TestFolderData:
         make_folder(tmp_path)
         for path in (tmp_path / "dog").iterdir():
             path.write_bytes(b"")
-        with pytest.raises(DataError, match=r"class 'dog' of train in .* has no image that can be read"):
+        with pytest.raises(DataError, match=r"'dog' of train"):
             FolderData(str(tmp_path), on_error="skip").setup()
 
 
@@ -241,29 +241,29 @@ class TestVOCData:
         data.setup()
         sample = data.splits["test"][1]
         assert sample["boxes"].tolist() == [[0.0, 0.0, sample["image"].shape[2], 30.0]], "clipped to the image"
-        with pytest.raises(DataError, match=r"16 boxes in .* cannot be used:\n1.xml: cat"):
+        with pytest.raises(DataError, match=r"16 boxes in .*:\n1.xml: cat"):
             VOCData(str(tmp_path), class_names=["cat"], on_bad_box="raise")
 
     def test_exception(self, tmp_path):
-        with pytest.raises(DataError, match=r"no such list: .*train.txt; root"):
+        with pytest.raises(DataError, match=r"list.*train.txt; root"):
             VOCData(str(tmp_path))
-        with pytest.raises(ValueError, match="unknown on_bad_box 'keep'"):
+        with pytest.raises(ValueError, match="on_bad_box 'keep'"):
             VOCData(str(tmp_path), on_bad_box="keep")
         make_voc(tmp_path, ())
-        with pytest.raises(DataError, match="no object is annotated in the train images"):
+        with pytest.raises(DataError, match="train images"):
             VOCData(str(tmp_path))
         (tmp_path / "Annotations" / "2.xml").write_text("<annotation>")
-        with pytest.raises(DataError, match=r"cannot read annotation .*2.xml"):
+        with pytest.raises(DataError, match=r"annotation.*2.xml"):
             VOCData(str(tmp_path), class_names=["cat"])
         (tmp_path / "JPEGImages" / "2.png").unlink()
-        with pytest.raises(DataError, match="names 1 images that are not in JPEGImages, such as 2"):
+        with pytest.raises(DataError, match=r"1 images.*JPEGImages, such as '2'"):
             VOCData(str(tmp_path), class_names=["cat"])
 
     def test_annotations_that_would_expand_are_refused(self, tmp_path):
         make_voc(tmp_path)
         bomb = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
         (tmp_path / "Annotations" / "1.xml").write_text(bomb)
-        with pytest.raises(DataError, match=r"cannot read annotation .*1.xml: EntitiesForbidden"):
+        with pytest.raises(DataError, match=r"1.xml.*EntitiesForbidden"):
             VOCData(str(tmp_path))
 
 
@@ -306,21 +306,21 @@ class TestSegmentationFolderData:
         make_masks(tmp_path)
         data = SegmentationFolderData(str(tmp_path), num_classes=2, num_workers=0)
         data.setup()
-        with pytest.raises(DataError, match=r"0.png has class 11, but there are 2 classes, from 0"):
+        with pytest.raises(DataError, match=r"0.png.*class 11.*2 classes"):
             data.splits["train"][0]
         Image.new("RGB", (40, 30)).save(tmp_path / "train_labels" / "0.png")
-        with pytest.raises(DataError, match=r"0.png is a colour image \(RGB\)"):
+        with pytest.raises(DataError, match=r"0.png.*RGB"):
             data.splits["train"][0]
         Image.new("L", (30, 30)).save(tmp_path / "train_labels" / "0.png")
-        with pytest.raises(DataError, match=r"0.jpg is 30x40, but its label image .*0.png is 30x30"):
+        with pytest.raises(DataError, match=r"0.jpg.*30x40.*0.png.*30x30"):
             data.splits["train"][0]
         (tmp_path / "val_labels" / "2.png").unlink()
-        with pytest.raises(DataError, match=r"1 of the 3 images in .*val without a label image in val_labels, such"):
+        with pytest.raises(DataError, match=r"1 of the 3 images in .*val.*val_labels"):
             SegmentationFolderData(str(tmp_path), num_classes=2)
-        with pytest.raises(ValueError, match="ignore_label 1 is one of the 2 classes, from 0 to 1"):
+        with pytest.raises(ValueError, match=r"ignore_label 1.*from 0 to 1"):
             SegmentationFolderData(str(tmp_path), num_classes=2, ignore_label=1)
         (tmp_path / "val").rename(tmp_path / "valid")
-        with pytest.raises(DataError, match=r"no such folder: .*val; root \(--data.root\) has train, train_labels"):
+        with pytest.raises(DataError, match=r"val; root \(--data.root\) has train, train_labels"):
             SegmentationFolderData(str(tmp_path), num_classes=2)
 
     def test_images_stay_as_they_are_where_nothing_says_a_size(self, tmp_path):

@@ -129,20 +129,20 @@ class TestCOCOData:
         data = coco(make_coco(tmp_path), train_file=None, test_file=VAL, test_images="val2017")
         data.setup()
         assert sorted(data.splits) == ["test", "val"]
-        with pytest.raises(DataError, match="has no train split; it has val, test"):
+        with pytest.raises(DataError, match="train split; it has val, test"):
             data.train_dataloader()
         other = coco(tmp_path)
         other.setup()
-        with pytest.raises(DataError, match="there is no test split; give test_file and test_images, or run validate"):
+        with pytest.raises(DataError, match="test split; give test_file and test_images, or run validate"):
             other.test_dataloader()
 
     def test_exception(self, tmp_path):
-        with pytest.raises(DataError, match=r"no such file of annotations: .*instances_train2017.json"):
+        with pytest.raises(DataError, match=r"file of annotations.*instances_train2017.json"):
             coco(tmp_path)
         make_coco(tmp_path)
-        with pytest.raises(ValueError, match=r"test_file 'a\.json' and test_images None go together"):
+        with pytest.raises(ValueError, match=r"test_file 'a\.json'.*test_images None"):
             coco(tmp_path, test_file="a.json")
-        with pytest.raises(DataError, match=r"no such folder: .*elsewhere, for the images of annotations/inst"):
+        with pytest.raises(DataError, match=r"folder.*elsewhere.*annotations/inst"):
             coco(tmp_path, val_images="elsewhere")
         good = (tmp_path / VAL).read_text()
         for change, message in (
@@ -164,10 +164,10 @@ class TestCOCOData:
                 assert message in str(error.value)
             (tmp_path / VAL).write_text(good)
         (tmp_path / "val2017" / f"{1:012d}.png").unlink()
-        with pytest.raises(DataError, match=r"val2017.json names 1 images that are missing, such as .*0001.png"):
+        with pytest.raises(DataError, match=r"val2017.json.*1 images.*0001.png"):
             coco(tmp_path)
         (tmp_path / VAL).write_text(good[:-5])
-        with pytest.raises(DataError, match=r"cannot read annotations .*val2017.json: "):
+        with pytest.raises(DataError, match=r"val2017.json is not JSON"):
             coco(tmp_path)
 
 
@@ -242,9 +242,7 @@ class TestYOLOData:
     def test_names_without_a_file(self, tmp_path):
         make_yolo(tmp_path, 2)
         (tmp_path / "data.yaml").unlink()
-        with pytest.raises(
-            DataError, match=r"does not tell the names of its classes; give class_names \(--data.class_names\), or a"
-        ):
+        with pytest.raises(DataError, match=r"give class_names \(--data.class_names\)"):
             yolo(tmp_path)
         assert yolo(tmp_path, class_names=["a", "b", "c"]).class_names == ("a", "b", "c")
 
@@ -301,7 +299,7 @@ class TestYOLOData:
             ("names: [a]\ntrain: 3\nval: images/val", "data.yaml: train is 3, not a folder, a file or a list of them"),
             ("names: [a]\ntrain: images/train\nval: images/dev", "no such folder: {root}/images/dev"),
             ("names: [a]\ntrain: images/train\nval: empty.txt", "empty.txt names no image"),
-            ("names: [a]\ntrain: images/train\nval: none.txt", "cannot read the list {root}/none.txt"),
+            ("names: [a]\ntrain: images/train\nval: none.txt", "no such list: {root}/none.txt"),
             (
                 "names: [a]\ntrain: images/train\nval: gone.txt",
                 "gone.txt names 1 images that are missing, such as {root}/images/val/9.png",
@@ -319,13 +317,13 @@ class TestYOLOData:
         assert message.format(root=tmp_path) in str(error.value)
 
     def test_exception(self, tmp_path):
-        with pytest.raises(DataError, match=r"no such folder: .*nowhere; root \(--data.root\) has images and labels"):
+        with pytest.raises(DataError, match=r"nowhere; root \(--data.root\) has images and labels"):
             yolo(tmp_path / "nowhere")
         make_yolo(tmp_path, 1)
-        with pytest.raises(DataError, match=r"no such file of classes: .*other.yaml"):
+        with pytest.raises(DataError, match=r"file of classes.*other.yaml"):
             yolo(tmp_path, file="other.yaml")
         (tmp_path / "labels" / "val" / "0.txt").write_bytes(b"\xff\xfe")
-        with pytest.raises(DataError, match=r"cannot read labels .*val/0.txt"):
+        with pytest.raises(DataError, match=r"labels.*val/0.txt"):
             yolo(tmp_path)
         for split in ("train", "val"):
             (tmp_path / "labels" / split / "0.txt").unlink()
@@ -384,7 +382,7 @@ class TestVOCAnnotations:
     def test_no_annotation(self, tmp_path):
         make_voc(tmp_path)
         (tmp_path / "Annotations" / "3.xml").unlink()
-        with pytest.raises(DataError, match=r"no such annotation: .*3.xml"):
+        with pytest.raises(DataError, match=r"annotation.*3.xml"):
             VOCData(str(tmp_path))
 
     def test_origin(self, tmp_path):

@@ -89,7 +89,7 @@ class TestResumableLoader:
         {end}
         """
         run = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=60, check=False
+            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=240, check=False
         )
         assert run.returncode == {"raise KeyError": 1, "sys.exit(3)": 3, "pass": 0}[end]
         assert (b"KeyError" in run.stderr) == (end == "raise KeyError")
@@ -133,9 +133,9 @@ class TestEpochBatchSampler:
         assert order(1, 1) == orders[3]
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="batch_size 0 is not at least one"):
+        with pytest.raises(ValueError, match="batch_size 0"):
             EpochBatchSampler(range(3), 0)
-        with pytest.raises(ValueError, match="drop_last leaves images out"):
+        with pytest.raises(ValueError, match="drop_last"):
             EpochBatchSampler(range(3), 1, drop_last=True, repeat=False)
-        with pytest.raises(ValueError, match="rank 2 is not among 2 processes"):
+        with pytest.raises(ValueError, match=r"rank 2.*2 processes"):
             EpochBatchSampler(range(3), 1, num_replicas=2, rank=2)

@@ -87,9 +87,9 @@ class TestMultiScaleBatchSampler:
                 assert tuple(pipeline(Batch(images)).image.shape[-2:]) == sampler.size_of(step)
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="batch_size 0 is not at least one"):
+        with pytest.raises(ValueError, match="batch_size 0"):
             make(3, batch_size=0)
-        with pytest.raises(ValueError, match="rank 2 is not among 2 processes"):
+        with pytest.raises(ValueError, match=r"rank 2.*2 processes"):
             make(3, num_replicas=2, rank=2)
         with pytest.raises(ValueError, match="no sizes to draw from"):
             make(3, sizes=())

@@ -116,12 +116,12 @@ class TestShardData:
         break_image(shards[1], 2)
         cut_off(shards[2])
         (tmp_path / "sizes.json").unlink()
-        with pytest.raises(DataError, match=f"cannot read shard {shards[2]}: unexpected end of data"):
+        with pytest.raises(DataError, match=f"{shards[2]}: unexpected end of data"):
             ShardData(shards, shards, num_classes=2)
         data = ShardData(shards, shards[:1], 2, 0, 16, num_classes=2, on_error="skip")
-        with pytest.warns(UserWarning, match=rf"skipped 1 shards:\n  cannot read shard {shards[2]}"):
+        with pytest.warns(UserWarning, match=rf"1 shards:\n.*{shards[2]}"):
             data.setup()
-        with pytest.warns(UserWarning, match=rf"skipped, as number 1: .*{shards[1]}/000000002\.png"):
+        with pytest.warns(UserWarning, match=rf"number 1: .*{shards[1]}/000000002\.png"):
             assert [len(batch) for batch in data.train_dataloader()] == [2] * 5
         assert len(data.skipped) == 2
         assert [name in reason for name, reason in zip((shards[2], shards[1]), data.skipped, strict=True)] == [True] * 2
@@ -132,7 +132,7 @@ class TestShardData:
             ({"num_classes": None}, "the number of classes is missing; give num_classes, or class_names"),
             ({"class_names": ["a", "b", "c"]}, "3 class_names, but num_classes is 2"),
             ({"class_names": ["a", "a"]}, r"2 classes \(a, a\): give two or more, each once"),
-            ({"class_names": "no.txt"}, r"cannot read class names no\.txt: .*No such file"),
+            ({"class_names": "no.txt"}, r"no such class names: no\.txt"),
             ({"on_error": "ignore"}, "available: 'raise', 'skip'"),
             ({"shuffle_buffer": 0}, "shuffle_buffer 0 is not at least one"),
             ({"batch_size": 0}, "batch_size 0"),
@@ -143,7 +143,7 @@ class TestShardData:
                 make(tmp_path, **arguments)
         data = make(tmp_path)
         data.setup()
-        with pytest.raises(DataError, match="there is no test split; name shards for it as test, or run validate"):
+        with pytest.raises(DataError, match=r"test split; name shards.*as test, or run validate"):
             data.test_dataloader()
 
 
@@ -162,6 +162,7 @@ torch.save([seen.train, seen.val], f"{folder}/{run.global_rank}.pt")
 
 
 @pytest.mark.long
+@pytest.mark.processes
 def test_a_run_of_two_processes(tmp_path):
     """Unequal shards, a broken image: processes train on shares of their own, stop together and validate together."""
     shards = make_shards(tmp_path, [9, 3, 14, 1, 4])

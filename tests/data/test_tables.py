@@ -79,10 +79,10 @@ class TestReadTable:
         with pytest.raises(DataError, match=r"no such table: .*a\.csv"):
             read_table(tmp_path / "a.csv")
         (tmp_path / "b.csv").write_bytes(b"path,label\n\xff\n")
-        with pytest.raises(DataError, match=r"b\.csv is not UTF-8 text: invalid start byte at byte 11"):
+        with pytest.raises(DataError, match=r"b\.csv.*UTF-8.*at byte 11"):
             read_table(tmp_path / "b.csv")
         (tmp_path / "c.csv").mkdir()
-        with pytest.raises(DataError, match=r"cannot read table .*c\.csv: Is a directory"):
+        with pytest.raises(DataError, match=r"c\.csv: Is a directory"):
             read_table(tmp_path / "c.csv")
 
 
@@ -122,11 +122,11 @@ class TestNumberLabels:
         assert number_labels(rows("7", "3"), ["3", "7"]) == [1, 0], "names come first"
 
     def test_exception(self):
-        with pytest.raises(DataError, match=r"a\.csv, line 3: label 'cow' is none of the 2 classes 'cat', 'dog'"):
+        with pytest.raises(DataError, match=r"a\.csv, line 3: label 'cow'.*'cat', 'dog'"):
             number_labels(rows("dog", "cow"), ["cat", "dog"])
-        with pytest.raises(DataError, match=r"a\.csv, line 2: label '2' is none of the 2 classes"):
+        with pytest.raises(DataError, match=r"a\.csv, line 2: label '2'.*2 classes"):
             number_labels(rows("2"), ["cat", "dog"])
-        with pytest.raises(DataError, match=r"a\.csv, line 3: label '1' is none of"):
+        with pytest.raises(DataError, match=r"a\.csv, line 3: label '1'"):
             number_labels(rows("cat", "1"), ["cat", "dog"])
 
 
@@ -192,7 +192,7 @@ class TestTableData:
         file = make_table(tmp_path)
         (tmp_path / "images/cat/3.png").unlink()
         (tmp_path / "images/dog/1.png").unlink()
-        with pytest.raises(DataError, match=r"all\.csv, line 5: no such image: .*cat/3\.png; 2 of 10 images are"):
+        with pytest.raises(DataError, match=r"all\.csv, line 5.*cat/3\.png; 2 of 10 images"):
             TableData(str(file))
 
     def test_exception(self, tmp_path):
@@ -210,12 +210,12 @@ class TestTableData:
                 TableData(file, **arguments)
         data = TableData(file)
         data.setup()
-        with pytest.raises(DataError, match="there is no test split; give a table for it, or run validate"):
+        with pytest.raises(DataError, match=r"test split; give a table.*or run validate"):
             data.test_dataloader()
         Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
         alone = write(tmp_path / "alone.csv", "path,label\na.png,x\na.png,y\na.png,y\n")
-        with pytest.raises(DataError, match=r"class 'x' in .*alone\.csv has one image, too few"):
+        with pytest.raises(DataError, match=r"'x' in .*alone\.csv has one image"):
             TableData(str(alone))
         only = make_table(tmp_path, name="b.csv", split=lambda i: "val")
-        with pytest.raises(DataError, match=r"b\.csv has no row whose split is 'train'"):
+        with pytest.raises(DataError, match=r"b\.csv.*'train'"):
             TableData(str(only), split_column="split")

@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ class TestReadCheckpoint:
         if keep == 1.0:
             assert CARD_KEY in read_checkpoint(path)
             return
-        with pytest.raises(CheckpointError, match=r"a.ckpt is truncated: its end is missing"):
+        with pytest.raises(CheckpointError, match=r"a.ckpt is truncated"):
             read_checkpoint(path)
 
     @pytest.mark.parametrize(
@@ -59,12 +60,12 @@ class TestReadCheckpoint:
         path = tmp_path / "a.ckpt"
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("readme.txt", "hello")
-        with pytest.raises(CheckpointError, match="damaged or not a PyTorch checkpoint"):
+        with pytest.raises(CheckpointError, match="PyTorch checkpoint"):
             read_checkpoint(path)
 
     def test_a_tensor_alone(self, tmp_path):
         torch.save(torch.zeros(2), tmp_path / "a.pt")
-        with pytest.raises(CheckpointError, match="holds a Tensor, not a checkpoint"):
+        with pytest.raises(CheckpointError, match="holds a Tensor"):
             read_checkpoint(tmp_path / "a.pt")
 
     @pytest.mark.parametrize("zipped", [True, False])
@@ -98,7 +99,7 @@ class TestReadCheckpoint:
         write_checkpoint({"a": torch.rand(1000)}, path)
         data = path.read_bytes()
         path.write_bytes(data[: int(len(data) * keep)])
-        with pytest.raises(CheckpointError, match=r"a\.safetensors is truncated or not a safetensors file"):
+        with pytest.raises(CheckpointError, match=r"a\.safetensors is truncated"):
             read_checkpoint(path)
 
 
@@ -108,12 +109,12 @@ class TestWriteCheckpoint:
         path = tmp_path / name
         write_checkpoint({"a": torch.ones(2)}, path)
 
-        def fail(state, target, *rest):
-            target.write_bytes(b"half")
+        def fail(path, content):
+            with path.open("wb") as file:
+                file.write(content[:9])
             raise OSError("no space left on device")
 
-        monkeypatch.setattr("torch.save", fail)
-        monkeypatch.setattr("safetensors.torch.save_file", fail)
+        monkeypatch.setattr(Path, "write_bytes", fail)
         with pytest.raises(OSError, match="no space left"):
             write_checkpoint({"a": torch.zeros(2)}, path)
         assert torch.equal(read_checkpoint(path)["a"], torch.ones(2))

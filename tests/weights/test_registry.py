@@ -44,7 +44,7 @@ class TestListWeights:
             assert len(class_names(record.classes)) == record.num_classes - (record.task == "detection")
 
     def test_exception(self):
-        with pytest.raises(ValueError, match=r"unknown weights 'mobilevit_m'; nearest: mobilevit_"):
+        with pytest.raises(ValueError, match=r"'mobilevit_m'; nearest: mobilevit_"):
             from_pretrained("mobilevit_m")
 
 
@@ -56,7 +56,7 @@ class TestClassNames:
         assert class_names("voc")[15] == "person"
 
     def test_exception(self):
-        with pytest.raises(ValueError, match=r"unknown classes 'cifar'; available: 'coco', 'imagenet-1k', 'voc'"):
+        with pytest.raises(ValueError, match=r"'cifar'; available: 'coco', 'imagenet-1k', 'voc'"):
             class_names("cifar")
 
 
@@ -80,23 +80,23 @@ class TestFromPretrained:
         path = tmp_path / "a.ckpt"
         model = ours("native", num_classes=3)
         torch.save({"state_dict": {}}, path)
-        with pytest.raises(CheckpointError, match=r"a\.ckpt holds no weights; its keys are \[\]"):
+        with pytest.raises(CheckpointError, match=r"a\.ckpt holds no weights"):
             from_pretrained(path)
         write_checkpoint(model.state_dict(), path, {"format": 2, "version": "9.0"})
-        with pytest.raises(CheckpointError, match=r"has format 2, written by 9.0; update"):
+        with pytest.raises(CheckpointError, match=r"format 2.*9.0; update"):
             from_pretrained(path)
         write_checkpoint(model.state_dict(), path, model_card(MobileViTClassifier("xs", 3), None, None))
-        with pytest.raises(CheckpointError, match=r"of mode 'xxs', variant 'apple'; the model is 'xs'"):
+        with pytest.raises(CheckpointError, match=r"'xxs'.*'apple'.*'xs'"):
             from_pretrained(path)
         write_checkpoint(model.state_dict(), path, model_card(nn.Linear(1, 1), None, None))
-        with pytest.raises(CheckpointError, match="holds a network of its own"):
+        with pytest.raises(CheckpointError, match="network of its own"):
             from_pretrained(path)
 
     @pytest.mark.parametrize("layout", ["timm", "transformers", "apple"])
     def test_reads_files_of_others(self, layout, tmp_path):
         model = ours(layout)
         save_checkpoint(model, tmp_path / "a.pt", layout)
-        with pytest.warns(UserWarning, match="says nothing of its preprocessing or class names; assuming Apple's"):
+        with pytest.warns(UserWarning, match="preprocessing or class names; assuming Apple's"):
             again = from_pretrained(tmp_path / "a.pt", drop_path=0.1)
         assert same(model, again)
         assert again.preprocess == Preprocess(288, crop=256)
@@ -154,7 +154,7 @@ class TestFromPretrained:
         assert model.preprocess == Preprocess(288, crop=256)
 
     def test_exception_of_folder(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"has none of model\.safetensors, pytorch_model\.bin"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors, pytorch_model\.bin"):
             from_pretrained(tmp_path)
         save_checkpoint(ours("timm"), tmp_path / "model.safetensors", "timm")
         (tmp_path / "config.json").write_text("{")
@@ -165,7 +165,7 @@ class TestFromPretrained:
         """Neither cached nor to be had: the error says what to fetch and what to do with it."""
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-        with pytest.raises(CheckpointError, match=r"cannot fetch someone/something .*give its folder instead"):
+        with pytest.raises(CheckpointError, match=r"someone/something .*give its folder"):
             from_pretrained("someone/something")
 
 
@@ -253,13 +253,13 @@ class TestDownload:
         path = tmp_path / "cache" / "a.pt"
         with pytest.raises(CheckpointError, match=r"broken off .*start again"):
             download(address, path)
-        assert list(path.parent.iterdir()) == []
+        assert not path.parent.exists()
         download(address, path)
         assert path.read_bytes() == state["data"]
 
     def test_a_wrong_hash(self, server, tmp_path):
         path = tmp_path / "cache" / "a.pt"
-        with pytest.raises(CheckpointError, match=r"has sha256 [0-9a-f]{64}, not 0000; it was removed"):
+        with pytest.raises(CheckpointError, match=r"sha256 [0-9a-f]{64}.*0000; it was removed"):
             download(server[0], path, "0000")
         assert list(path.parent.iterdir()) == []
 
@@ -267,16 +267,16 @@ class TestDownload:
         path = tmp_path / "cache" / "a.pt"
         download(server[0], path)
         path.write_bytes(path.read_bytes()[:-1])
-        with pytest.raises(CheckpointError, match="it was removed, start again"):
+        with pytest.raises(CheckpointError, match="removed, start again"):
             download(server[0], path)
         download(server[0], path)
         assert path.read_bytes() == server[1]["data"]
 
     def test_no_network(self, tmp_path):
         path = tmp_path / "cache" / "a.pt"
-        with pytest.raises(CheckpointError, match=r"cannot fetch http://127.0.0.1:9/a.pt .* and put it at .*a\.pt"):
+        with pytest.raises(CheckpointError, match=r"http://127.0.0.1:9/a.pt .* put it at .*a\.pt"):
             download("http://127.0.0.1:9/a.pt", path)
-        assert list(path.parent.iterdir()) == []
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.network

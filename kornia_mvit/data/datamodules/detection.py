@@ -15,6 +15,8 @@ from kornia_mvit.data.boxes import BoxFiles, BoxRows, BoxTable, build_table
 from kornia_mvit.data.datamodules.base import ImageData, Samples, list_classes
 from kornia_mvit.data.datasets import DataError, find_images, read_size
 from kornia_mvit.data.storage import StorageResize
+from kornia_mvit.files import printable
+from kornia_mvit.parsing import brief, cut, is_file, read_lines
 
 __all__ = ["BoxData", "COCOData", "VOCData"]
 
@@ -75,7 +77,7 @@ class BoxData(ImageData):
             f"{len(part.files)} images with {len(part.table.labels)} boxes in {split}"
             for split, part in self._parts.items()
         )
-        rank_zero_info(f"{self._place}: {list_classes(self.class_names)}, {counts}")
+        rank_zero_info(f"{printable(self._place)}: {list_classes(self.class_names)}, {counts}")
         if self.bad_boxes:
             rank_zero_info(f"left out {len(self.bad_boxes)} boxes:\n{_list(self.bad_boxes)}")
         if self.clipped_boxes:
@@ -102,7 +104,7 @@ class BoxData(ImageData):
             places: what messages call the annotation of each image.
             relative: whether boxes are shares of width and height.
         """
-        rows = _collect_rows([*found.values()], self.class_names)
+        rows = collect_rows([*found.values()], self.class_names)
         sizes = torch.tensor([annotation.size for annotation in found.values()]).reshape(-1, 2)
         table, faults, clipped = build_table(rows, sizes, relative=relative)
         self._note(faults, clipped, [f"{places[path]}: {given}" for path in found for given in found[path].given])
@@ -126,10 +128,10 @@ class BoxData(ImageData):
 def _list(faults: Sequence[str], indent: str = "  ") -> str:
     more = len(faults) - _LISTED
     lines = [*faults[:_LISTED], *([f"and {more} more, all in the data module's bad_boxes"] if more > 0 else [])]
-    return "\n".join(indent + line for line in lines)
+    return "\n".join(indent + printable(line) for line in lines)
 
 
-def _collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) -> BoxRows:
+def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) -> BoxRows:
     """Put the objects of images together, those of unknown classes with a fault."""
     labels = {name: label for label, name in enumerate(class_names)}
     boxes, names, difficult = (
@@ -226,11 +228,13 @@ class VOCData(BoxData):
                 return {}
             raise DataError(f"no such list: {file}; root (--data.root) has ImageSets, Annotations and JPEGImages")
         images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
-        stems = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        stems = [line.split()[0] for line in read_lines(file, DataError, "list") if line.strip()]
         if not stems and needed:
             raise DataError(f"{file} names no image")
         if missing := [stem for stem in stems if stem not in images]:
-            raise DataError(f"{file} names {len(missing)} images that are not in JPEGImages, such as {missing[0]}")
+            raise DataError(
+                f"{file} names {len(missing)} images that are not in JPEGImages, such as {brief(missing[0])}"
+            )
         return {stem: images[stem] for stem in stems}
 
 
@@ -311,8 +315,10 @@ class COCOData(BoxData):
         there = {*os.listdir(self.root / folder)}  # one look, not one for each image
         files = [self.root / folder / name for name in found.files]
         absent = (path for path, name in zip(files, found.files, strict=True) if name not in there)
-        if missing := [path for path in absent if not path.is_file()]:
-            raise DataError(f"{self.root / file} names {len(missing)} images that are missing, such as {missing[0]}")
+        if missing := [path for path in absent if not is_file(path)]:
+            raise DataError(
+                f"{self.root / file} names {len(missing)} images that are missing, such as {cut(missing[0])}"
+            )
         for number in (found.sizes == 0).any(-1).nonzero().flatten().tolist():
             found.sizes[number] = torch.tensor(read_size(files[number]))
         found.rows.labels = self._translate(file, found)[found.rows.labels]
@@ -328,7 +334,7 @@ class COCOData(BoxData):
         for number, name in zip(found.category_ids, found.class_names, strict=True):
             if known.get(number) != name:
                 raise DataError(
-                    f"{self.root / file} calls category {number} {name!r}, the first file {known.get(number)!r}; the "
-                    "splits need the same categories"
+                    f"{self.root / file} calls category {number} {brief(name)}, the first file "
+                    f"{brief(known.get(number))}; the splits need the same categories"
                 )
         return torch.tensor([self.category_ids.index(number) for number in found.category_ids])

@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit.data.datamodules.base import ImageData, check_on_error, list_classes
 from kornia_mvit.data.datasets import DataError, ImageFiles, read_image
+from kornia_mvit.files import printable
 
 __all__ = ["Classes", "LabelledFiles"]
 
@@ -70,7 +71,7 @@ class LabelledFiles(ImageData):
             labels = [label for label, images in enumerate(classes.values()) for _ in images]
             self.splits[split] = ImageFiles(files, labels, self.storage(split))
             counts.append(f"{len(files)} images in {split}")
-        rank_zero_info(f"{self._source}: {list_classes(self.class_names)}, {', '.join(counts)}")
+        rank_zero_info(f"{printable(self._source)}: {list_classes(self.class_names)}, {', '.join(counts)}")
 
     def _split(self, splits: dict[str, Classes]) -> dict[str, Classes]:
         """Take a val split off train where there is none."""
@@ -99,7 +100,7 @@ class LabelledFiles(ImageData):
                 raise DataError(f"class {gone[0]!r} of {split} in {self._source} has no image that can be read")
             self._files[split] = kept
         if errors:
-            lines = "\n".join(f"  {message}" for _, message in errors)
+            lines = "\n".join(f"  {printable(message)}" for _, message in errors)
             rank_zero_info(f"skipped {len(errors)} of {len(files)} images:\n{lines}")
 
 

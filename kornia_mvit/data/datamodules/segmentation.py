@@ -8,6 +8,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from kornia_mvit.data.classes import Colour, LabelClasses, read_classes, voc_colours
 from kornia_mvit.data.datamodules.base import ImageData
 from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError, MaskFiles, find_images
+from kornia_mvit.files import printable
+from kornia_mvit.parsing import cut, is_file, read_lines
 from kornia_mvit.weights.registry import class_names as published_names
 
 __all__ = ["SegmentationFolderData", "VOCSegmentationData"]
@@ -59,7 +61,7 @@ class _MaskData(ImageData):
                 transform=self.storage_if_told() if split == "train" else None,  # evaluation is at the images' own size
             )
         counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
-        rank_zero_info(f"{root}: {self.num_classes} classes, {counts}")
+        rank_zero_info(f"{printable(root)}: {self.num_classes} classes, {counts}")
 
 
 class SegmentationFolderData(_MaskData):
@@ -219,14 +221,14 @@ class VOCSegmentationData(_MaskData):
                 f"no such list: {file}; lists there: {there}. root (--data.root) has ImageSets, JPEGImages and "
                 "SegmentationClass"
             )
-        return [_stem(line.split()[0]) for line in file.read_text().splitlines() if line.strip()]
+        return [_stem(line.split()[0]) for line in read_lines(file, DataError, "list") if line.strip()]
 
     def _has_test_labels(self) -> bool:
         try:
             stems = self._list("test")
         except DataError:
             return False
-        return any((self.root / "SegmentationClass" / f"{stem}.png").is_file() for stem in stems)
+        return any(is_file(self.root / "SegmentationClass" / f"{stem}.png") for stem in stems)
 
     def _pair(self, name: str, images: Mapping[str, Path], folders: Sequence[str]) -> Pairs:
         stems = self._list(name)
@@ -235,12 +237,12 @@ class VOCSegmentationData(_MaskData):
         if missing := [stem for stem in stems if stem not in images]:
             raise DataError(
                 f"the list {name} of {self.root} names {len(missing)} images that are not in JPEGImages, such as "
-                f"{missing[0]}"
+                f"{cut(missing[0])}"
             )
         pairs, lost = {}, []
         for stem in stems:
             files = (self.root / folder / f"{stem}.png" for folder in folders)
-            found = next((file for file in files if file.is_file()), None)
+            found = next((file for file in files if is_file(file)), None)
             if found is None:
                 lost.append(stem)
             else:
@@ -248,7 +250,7 @@ class VOCSegmentationData(_MaskData):
         if lost:
             raise DataError(
                 f"{len(lost)} images of the list {name} of {self.root} have no label image in {' or '.join(folders)}, "
-                f"such as {lost[0]}.png"
+                f"such as {cut(lost[0])}.png"
             )
         return pairs
 

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,8 @@ from kornia_mvit.data.datamodules.base import ImageData, check_on_error, list_cl
 from kornia_mvit.data.datasets import DataError
 from kornia_mvit.data.shards import ShardFiles, count_shards, find_shards
 from kornia_mvit.data.streams import ShardBatches, ShardLoader
+from kornia_mvit.files import printable
+from kornia_mvit.parsing import read_lines
 
 __all__ = ["ShardData"]
 
@@ -127,9 +128,10 @@ class ShardData(ImageData):
         for split, counts in self._counts.items():
             self.splits[split] = ShardFiles(counts, self.class_names, self.storage(split))
         parts = (f"{sum(c.values())} images in {len(c)} shards in {split}" for split, c in self._counts.items())
-        rank_zero_info(f"{next(iter(self._counts['train']))}: {list_classes(self.class_names)}, {', '.join(parts)}")
+        first = printable(next(iter(self._counts["train"])))
+        rank_zero_info(f"{first}: {list_classes(self.class_names)}, {', '.join(parts)}")
         if self._broken:
-            lines = "\n".join(f"  {reason}" for reason in self._broken)
+            lines = "\n".join(f"  {printable(reason)}" for reason in self._broken)
             rank_zero_warn(f"skipped {len(self._broken)} shards:\n{lines}")
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -165,10 +167,7 @@ def _find_names(class_names: str | list[str] | None, num_classes: int | None) ->
             raise ValueError("the number of classes is missing; give num_classes, or class_names")
         class_names = [str(number) for number in range(num_classes)]
     elif isinstance(class_names, str):
-        try:
-            lines = Path(class_names).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read class names {class_names}: {error}") from None
+        lines = read_lines(class_names, DataError, "class names")
         class_names = [line.strip() for line in lines if line.strip()]
     if num_classes not in (None, len(class_names)):
         raise ValueError(f"{len(class_names)} class_names, but num_classes is {num_classes}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from kornia_mvit.data.datamodules.labelled import Classes, LabelledFiles
 from kornia_mvit.data.datasets import DataError
 from kornia_mvit.data.tables import Row, find_names, number_labels, read_table
+from kornia_mvit.parsing import cut, is_file
 
 __all__ = ["TableData"]
 
@@ -95,11 +96,12 @@ class TableData(LabelledFiles):
         """Give the files of each class."""
         paths = [root / row.path for row in rows]
         if self.on_error == "raise":
-            missing = [i for i, path in enumerate(paths) if not path.is_file()]
+            missing = [i for i, path in enumerate(paths) if not is_file(path)]
             if missing:
                 raise DataError(
-                    f"{rows[missing[0]].place}: no such image: {paths[missing[0]]}; {len(missing)} of {len(rows)} "
-                    "images are missing; give the folder that paths start from as root, or on_error='skip'"
+                    f"{rows[missing[0]].place}: no such image: {cut(paths[missing[0]])}; "
+                    f"{len(missing)} of {len(rows)} images are missing; give the folder that paths start from as root, "
+                    "or on_error='skip'"
                 )
         classes: Classes = {name: [] for name in names}
         for path, number in zip(paths, number_labels(rows, names), strict=True):

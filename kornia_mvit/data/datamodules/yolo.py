@@ -9,8 +9,11 @@ from kornia_mvit.data.annotations import Annotation, read_yolo
 from kornia_mvit.data.classes import parse_file
 from kornia_mvit.data.datamodules.detection import BoxData
 from kornia_mvit.data.datasets import DataError, find_images
+from kornia_mvit.parsing import brief, cut, is_file, is_folder, read_lines
 
 __all__ = ["YOLOData"]
+
+_DIGITS = 10  # of the number of a class
 
 
 @dataclass
@@ -78,12 +81,12 @@ class YOLOData(BoxData):
             images = [path for place in places for path in _list_images(layout.folder, place)]
             splits[split] = list(dict.fromkeys(images))
         labels = {path: _label_file(path) for files in splits.values() for path in files}
-        found = {path: read_yolo(label) if label.is_file() else Annotation() for path, label in labels.items()}
-        if not any(label.is_file() for label in labels.values()):
+        found = {path: read_yolo(label) if is_file(label) else Annotation() for path, label in labels.items()}
+        if not any(is_file(label) for label in labels.values()):
             first, label = next(iter(labels.items()))
             raise DataError(f"no image of {self.root} has labels; those of {first} would be in {label}")
         for split, files in splits.items():
-            if files and split != "test" and not any(labels[path].is_file() for path in files):
+            if files and split != "test" and not any(is_file(labels[path]) for path in files):
                 raise DataError(f"no {split} image has labels; those of {files[0]} would be in {labels[files[0]]}")
         for annotation in found.values():
             _name_classes(annotation, self._class_names)
@@ -101,7 +104,7 @@ def _hint(root: Path) -> str:
 def _name_classes(annotation: Annotation, names: Sequence[str]) -> None:
     """Put names in the place of numbers; a number that has none is a fault, also where it is the name of a class."""
     for place, number in enumerate(annotation.names):
-        if number.isdecimal() and int(number) < len(names):
+        if number.isdecimal() and len(number) < _DIGITS and int(number) < len(names):
             annotation.names[place] = names[int(number)]
         else:
             annotation.faults.setdefault(place, f"is of the unknown class {number}")
@@ -121,14 +124,14 @@ def _find_layout(root: Path, name: str | None) -> _Layout:
     if not isinstance(data, Mapping):
         raise DataError(f"{file} is not a mapping with names, train and val")
     folder = file.parent / str(data.get("path") or "")
-    if not folder.is_dir():  # where the data were when the file was written
+    if not is_folder(folder):  # where the data were when the file was written
         folder = file.parent
     given = {split: data[split] for split in ("train", "val", "test") if data.get(split)}
     splits = {}
     for split, places in given.items():
         splits[split] = places if isinstance(places, list) else [places]
         if not all(isinstance(place, str) for place in splits[split]):
-            raise DataError(f"{file}: {split} is {places!r}, not a folder, a file or a list of them")
+            raise DataError(f"{file}: {split} is {brief(places)}, not a folder, a file or a list of them")
     if splits and (lacking := [split for split in ("train", "val") if split not in splits]):
         raise DataError(f"{file} names no {lacking[0]} images")
     return _Layout(folder, splits or _usual_places(folder), _names(file, data.get("names")))
@@ -145,32 +148,31 @@ def _names(file: Path, names: Any) -> tuple[str, ...]:
         return ()
     if isinstance(names, Mapping):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            raise DataError(f"{file}: the classes have the numbers {', '.join(map(str, names))}, not those from 0")
+            raise DataError(f"{file}: the classes have the numbers {cut(', '.join(map(str, names)))}, not those from 0")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
-        raise DataError(f"{file}: names is {names!r}, not a list of names, or names by their numbers")
+        raise DataError(f"{file}: names is {brief(names)}, not a list of names, or names by their numbers")
     found = tuple(map(str, names))
     if len(set(found)) < len(found):
-        raise DataError(f"{file}: a name occurs twice among {', '.join(found)}")
+        raise DataError(f"{file}: a name occurs twice among {cut(', '.join(found))}")
     return found
 
 
 def _list_images(folder: Path, place: str) -> list[Path]:
     """Find the images of a folder, or those that a file lists, one in each line."""
     path = folder / place
-    if not path.exists() and place.startswith("../"):  # as Roboflow writes it, from a folder beside
+    if (
+        place.startswith("../") and not is_file(path) and not is_folder(path)
+    ):  # as Roboflow writes it, from a folder beside
         path = folder / place.removeprefix("../")
     if path.suffix != ".txt":
         return find_images(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {path}: {error}") from None
+    lines = read_lines(path, DataError, "list")
     files = [path.parent / line.strip() for line in lines if line.strip()]
     if not files:
         raise DataError(f"{path} names no image")
-    if missing := [file for file in files if not file.is_file()]:
-        raise DataError(f"{path} names {len(missing)} images that are missing, such as {missing[0]}")
+    if missing := [file for file in files if not is_file(file)]:
+        raise DataError(f"{path} names {len(missing)} images that are missing, such as {cut(missing[0])}")
     return files
 
 
