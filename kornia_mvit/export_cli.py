@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kornia_mvit.files import printable
 from kornia_mvit.weights.cards import Model, task_of
 
 __all__ = ["FORMATS", "add_arguments", "run"]
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     options = _options(args, form, model)
     pictures = _pictures(args, model)
     path = _write(args, form, model, options)
-    print(f"{path}: {task} for {name}, input {_describe(options)}")
+    print(printable(f"{path}: {task} for {name}, input {_describe(options)}"))
     if not args.no_report:
         print(_report(args, name, model, path, options, pictures))
     return 0
@@ -181,7 +182,7 @@ def _load(checkpoint: str) -> Model:
         warnings.simplefilter("always")
         model = from_pretrained(checkpoint)
     for warning in caught:
-        print(f"kornia-mvit: warning: {warning.message}", file=sys.stderr)
+        print(printable(f"kornia-mvit: warning: {warning.message}"), file=sys.stderr)
     return model
 
 

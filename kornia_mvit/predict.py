@@ -6,26 +6,34 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.dense import SlidingWindow, predict_maps
+from kornia_mvit.augmentation.dense import SlidingWindow, predict_labels
 from kornia_mvit.augmentation.detections import predict_boxes
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation
 from kornia_mvit.data.batch import Batch
+from kornia_mvit.files import printable, write_whole
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import MobileViTClassifier
 from kornia_mvit.models.ssdlite import SSDLite
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from kornia_mvit.weights.cards import Model
+
 __all__ = ["add_arguments", "run"]
 
 IGNORED = 255  # what label images hold where nothing is known
+_CHUNK = 2**22  # pixels whose classes are counted at a time
 _SURE = 0.3  # least score of boxes, unless another is asked for
 _OPTIONS = {  # that one task alone has
     "classification": ("top", "batch_size"),
@@ -48,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tta", metavar="NAME", help="test-time augmentation, such as flip or flip+scale")
     parser.add_argument(
         "--on-error", choices=("raise", "skip"), default="raise", help="what to do about a file that cannot be read"
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="most pixels that an image may have when it is resized for the network; larger ones count as files that "
+        "cannot be read (default: as the checkpoint says, or 16,777,216)",
     )
     parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default cpu)")
     labels = parser.add_argument_group("of classifiers")
@@ -78,11 +93,15 @@ def run(args: argparse.Namespace) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        DataError: for an image that cannot be read, or, where these are skipped, if none can.
+        CheckpointError: if the model gives numbers that are not finite.
     """
     from kornia_mvit.weights.cards import task_of
     from kornia_mvit.weights.registry import from_pretrained
 
-    for name in ("top", "batch_size", "window", "stride"):
+    for name in ("top", "batch_size", "window", "stride", "max_pixels"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} {value} is not at least 1")
     with warnings.catch_warnings(record=True) as caught:
@@ -92,12 +111,15 @@ def run(args: argparse.Namespace) -> int:
     foreign = [name for other, names in _OPTIONS.items() if other != task for name in names]
     if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
         raise ValueError(f"{args.checkpoint} is for {task}; leave out {', '.join(given)}")
+    if not model.num_classes:
+        raise ValueError(f"{args.checkpoint} has no classes: it is a backbone, or one whose classifier was taken off")
     try:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
         raise ValueError(f"device {args.device!r} cannot be used here: {error}") from None
     for warning in caught:
-        print(f"kornia-mvit: warning: {warning.message}", file=sys.stderr)
+        print(printable(f"kornia-mvit: warning: {warning.message}"), file=sys.stderr)
+    model.register_forward_hook(lambda _module, _given, out: _check_finite(out, args.checkpoint))
     with torch.inference_mode():
         if isinstance(model, DeepLabV3):
             _segment(model, args)
@@ -119,19 +141,68 @@ def _files(args: argparse.Namespace) -> list[tuple[Path, Path]]:
     return out
 
 
-def _read(files: list[tuple[Path, Path]], on_error: str) -> Iterator[tuple[int, Path, Tensor]]:
-    """Read images, each with its number, and tell of those that are skipped."""
-    from kornia_mvit.data.datasets import DataError, read_image
+def _check_finite(out: Tensor | tuple[Tensor, ...], checkpoint: str) -> None:
+    from kornia_mvit.weights.files import CheckpointError
 
-    for number, (file, _) in enumerate(files):
+    if not all(bool(torch.isfinite(one).all()) for one in ((out,) if isinstance(out, Tensor) else out)):
+        raise CheckpointError(f"{checkpoint} gives numbers that are not finite; its weights are damaged")
+
+
+class _Images:
+    """The images, read one after another; tells of those that are skipped.
+
+    Args:
+        files: their paths.
+        args: the command's arguments.
+        preprocess: what they go through, whose bound on their size counts.
+
+    Raises:
+        DataError: at the end, if all were skipped.
+    """
+
+    def __init__(self, files: list[tuple[Path, Path]], args: argparse.Namespace, preprocess: Preprocess) -> None:
+        self.files = files
+        self.skip = args.on_error == "skip"
+        self.preprocess = preprocess
+        self.skipped = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Path, Tensor]]:
+        """Give images with their numbers and paths."""
+        from kornia_mvit.data.datasets import DataError, read_image
+
+        for number, (file, _) in enumerate(self.files):
+            image = None
+            with self.refused(file):
+                read = read_image(file)
+                self.preprocess.crop_box(*self.preprocess.resized_size(*read.shape[1:]))
+                image = read
+            if image is not None:
+                yield number, file, image
+        if self.skipped == len(self.files):
+            raise DataError(f"none of the {len(self.files)} images could be read")
+
+    @contextmanager
+    def refused(self, file: Path) -> Iterator[None]:
+        """Name the image in errors about it, and skip it if asked to."""
+        from kornia_mvit.data.datasets import DataError
+        from kornia_mvit.weights.files import CheckpointError
+
         try:
-            image = read_image(file)
-        except DataError as error:
-            if on_error == "raise":
-                raise
-            print(f"kornia-mvit: skipped: {' '.join(str(error).split())}", file=sys.stderr)
-            continue
-        yield number, file, image
+            yield
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            if not isinstance(error, DataError):
+                error = DataError(f"cannot take image {file}: {error}")
+            if not self.skip:
+                raise error from None
+            self.skipped += 1
+            print(printable(f"kornia-mvit: skipped: {' '.join(str(error).split())}"), file=sys.stderr)
+
+
+def _preprocess(model: "Model", args: argparse.Namespace, default: Preprocess) -> Preprocess:
+    record = model.preprocess or default
+    return record if args.max_pixels is None else replace(record, max_pixels=args.max_pixels)
 
 
 def _look(model: nn.Module, tta: str | None) -> nn.Module:
@@ -139,37 +210,64 @@ def _look(model: nn.Module, tta: str | None) -> nn.Module:
 
 
 def _print(line: dict[str, Any]) -> None:
-    print(json.dumps(line, ensure_ascii=False), flush=True)
+    """Print a line of JSON, in which what a terminal would not show is escaped."""
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text), flush=True)
+
+
+def _draw(picture: "Image.Image", folder: str, number: int, file: Path) -> None:
+    with write_whole(Path(folder) / f"{number:04d}_{file.stem}.png") as beside:
+        picture.save(beside)
 
 
 # ---------------------------------------------------------------------------------------------------- classification
 
+_CELL = 320  # side of the pictures of classifiers
+
 
 def _classify(model: MobileViTClassifier, args: argparse.Namespace) -> None:
-    from kornia_mvit.visualize import draw_predictions
+    from kornia_mvit.visualize import fit_image
 
-    look, files = _look(model, args.tta), _files(args)
-    prepare, top = model.preprocess.module(), args.top or 3
-    names = model.class_names or tuple(map(str, range(model.num_classes)))
+    record = _preprocess(model, args, Preprocess())
+    look, prepare = _look(model, args.tta), record.module()
+    images = _Images(_files(args), args, record)
     if args.draw:
         Path(args.draw).mkdir(parents=True, exist_ok=True)
-    step = (args.batch_size or 32) if model.preprocess.output_size is not None else 1
-    for start in range(0, len(files), step):
-        chunk = [(start + i, file, image) for i, file, image in _read(files[start : start + step], args.on_error)]
-        if not chunk:
-            continue
-        batch = torch.stack([prepare(image) for _, _, image in chunk]).to(args.device)
-        probabilities = look(batch).float().softmax(-1).cpu()
-        for (number, file, image), row in zip(chunk, probabilities, strict=True):
-            best = row.topk(min(top, len(names)))
-            ranked = [
-                {"class": names[k], "probability": round(p, 6)}
-                for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
-            _print({"path": str(file), **ranked[0], "top": ranked})
-            if args.draw:
-                picture = draw_predictions(image[None], row[None], class_names=names, cell=320)
-                picture.save(Path(args.draw) / f"{number:04d}_{file.stem}.png")
+    step = (args.batch_size or 32) if record.output_size is not None else 1
+    batch: list[tuple[int, Path, Tensor, Tensor | None]] = []
+    for number, file, image in images:
+        if len(batch) == step:
+            _rank(model, look, batch, args)
+            batch = []
+        with images.refused(file):  # small, as photographs may be large
+            batch.append((number, file, prepare(image), fit_image(image, _CELL) if args.draw else None))
+            if step == 1:  # of a size of its own, which the network may refuse
+                _rank(model, look, batch, args)
+                batch = []
+    if batch:
+        _rank(model, look, batch, args)
+
+
+def _rank(
+    model: MobileViTClassifier,
+    look: nn.Module,
+    batch: list[tuple[int, Path, Tensor, Tensor | None]],
+    args: argparse.Namespace,
+) -> None:
+    """Print the likeliest classes of images, and draw them if asked to."""
+    from kornia_mvit.visualize import draw_predictions
+
+    names = model.class_names or tuple(map(str, range(model.num_classes)))
+    probabilities = look(torch.stack([image for _, _, image, _ in batch]).to(args.device)).float().softmax(-1).cpu()
+    for (number, file, _, small), row in zip(batch, probabilities, strict=True):
+        best = row.topk(min(args.top or 3, len(names)))
+        ranked = [
+            {"class": names[k], "probability": round(p, 6)}
+            for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        _print({"path": str(file), **ranked[0], "top": ranked})
+        if small is not None:
+            _draw(draw_predictions(small[None], row[None], class_names=names, cell=_CELL), args.draw, number, file)
 
 
 # ------------------------------------------------------------------------------------------------------ segmentation
@@ -182,17 +280,22 @@ def _segment(model: DeepLabV3, args: argparse.Namespace) -> None:
     files = _files(args)
     targets = _targets(files, args.labels)
     # The whole image, which a crop would cut off.
-    preprocess = replace(model.preprocess or Preprocess(size=None), crop=None)
+    preprocess = replace(_preprocess(model, args, Preprocess(size=None)), crop=None)
     pipeline = AugmentationPipeline(preprocess=preprocess, ignore_index=IGNORED)
     if args.stride is not None and args.window is None:
         raise ValueError(f"--stride {args.stride} is that of windows; give --window too")
     look = _look(model if args.window is None else SlidingWindow(model, args.window, args.stride), args.tta)
     if args.draw:
         Path(args.draw).mkdir(parents=True, exist_ok=True)
-    for number, file, image in _read(files, args.on_error):
-        ((_, logits, _),) = predict_maps(look, Batch(image[None].to(args.device)), pipeline)
-        mask = logits.argmax(1)[0].cpu()
-        counts = torch.bincount(mask.flatten(), minlength=len(names)).tolist()
+    images = _Images(files, args, preprocess)
+    for number, file, image in images:
+        mask = torch.empty(0)
+        with images.refused(file):
+            mask = predict_labels(look, image.to(args.device), pipeline).cpu()
+        if not mask.numel():
+            continue
+        strips = torch.split(mask.flatten(), _CHUNK)
+        counts = torch.stack([torch.bincount(strip, minlength=len(names)) for strip in strips]).sum(0).tolist()
         line: dict[str, Any] = {
             "path": str(file),
             "height": image.shape[1],
@@ -200,12 +303,11 @@ def _segment(model: DeepLabV3, args: argparse.Namespace) -> None:
             "share": {name: round(n / mask.numel(), 6) for name, n in zip(names, counts, strict=True)},
         }
         if args.labels:
-            targets[number].parent.mkdir(parents=True, exist_ok=True)
-            label_image(mask, colours).save(targets[number])
+            with write_whole(targets[number]) as beside:
+                label_image(mask, colours).save(beside)
             line["labels"] = str(targets[number])
         if args.draw:
-            picture = draw_overlay(image, mask, names, colours)
-            picture.save(Path(args.draw) / f"{number:04d}_{file.stem}.png")
+            _draw(draw_overlay(image, mask, names, colours), args.draw, number, file)
         _print(line)
 
 
@@ -253,7 +355,8 @@ def _detect(model: SSDLite, args: argparse.Namespace) -> None:
     names = model.class_names or tuple(map(str, range(model.num_classes - 1)))
     files = _files(args)
     numbers = None if args.coco is None else _coco_numbers(args.annotations, files, names)
-    pipeline = AugmentationPipeline(preprocess=model.preprocess or Preprocess((320, 320)))
+    preprocess = _preprocess(model, args, Preprocess((320, 320)))
+    pipeline = AugmentationPipeline(preprocess=preprocess)
 
     def find(image: Tensor) -> list[dict[str, Tensor]]:
         logits, deltas = model(image)
@@ -264,8 +367,13 @@ def _detect(model: SSDLite, args: argparse.Namespace) -> None:
     if args.draw:
         Path(args.draw).mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
-    for number, file, image in _read(files, args.on_error):
-        (found,) = predict_boxes(look, Batch(image[None].to(args.device)), pipeline)
+    images = _Images(files, args, preprocess)
+    for number, file, image in images:
+        found: dict[str, Tensor] = {}
+        with images.refused(file):
+            (found,) = predict_boxes(look, Batch(image[None].to(args.device)), pipeline)
+        if not found:
+            continue
         found = {name: value.cpu() for name, value in found.items()}
         if numbers is not None:
             results += _coco_rows(found, *numbers, number)
@@ -276,11 +384,11 @@ def _detect(model: SSDLite, args: argparse.Namespace) -> None:
         ]
         if args.draw:
             picture = draw_detections(image, found["boxes"], found["labels"], found["scores"], names)
-            picture.save(Path(args.draw) / f"{number:04d}_{file.stem}.png")
+            _draw(picture, args.draw, number, file)
         _print({"path": str(file), "height": image.shape[1], "width": image.shape[2], "boxes": boxes})
     if args.coco is not None:
-        Path(args.coco).parent.mkdir(parents=True, exist_ok=True)
-        Path(args.coco).write_text(json.dumps(results), encoding="utf-8")
+        with write_whole(args.coco) as beside:
+            beside.write_text(json.dumps(results), encoding="utf-8")
 
 
 def _coco_numbers(

@@ -2,13 +2,13 @@
 
 import argparse
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kornia_mvit.augmentation import policies
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
+from kornia_mvit.files import printable, write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace, rest: list[str], build: Any) -> int:
         seed=args.seed,
         cell=args.cell,
     )
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(args.out)
-    print(f"{pipeline.stack!r}\n{args.out}: {args.count} images, each with {args.copies} augmentations")
+    with write_whole(args.out) as beside:
+        sheet.save(beside)
+    print(f"{pipeline.stack!r}\n{printable(args.out)}: {args.count} images, each with {args.copies} augmentations")
     return 0
 
 

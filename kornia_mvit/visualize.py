@@ -22,6 +22,7 @@ __all__ = [
     "draw_overlay",
     "draw_predictions",
     "draw_segmentation",
+    "fit_image",
     "label_image",
     "stack_rows",
 ]
@@ -30,6 +31,7 @@ Colours = Sequence[tuple[int, int, int]]
 
 _INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#cf222e", "#ffffff"
 _SLACK = 0.01  # beyond [0, 1], as bicubic resizing leaves it
+_STRIP = 2**21  # pixels that are painted at a time
 _IGNORED, _POINT = (150, 150, 150), (255, 60, 60)
 
 
@@ -316,6 +318,13 @@ def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":
     return out
 
 
+def fit_image(image: Tensor, side: int) -> Tensor:
+    """Return an image (3, H, W), uint8, with a longer side of so many pixels, as it is drawn with as ``cell``."""
+    picture = _enlarge(image, side)
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.view(picture.height, picture.width, 3).permute(2, 0, 1)
+
+
 def classes_in(mask: Tensor, ignore_index: int) -> list[int]:
     """List the classes that masks hold, but for the one that is none."""
     return sorted(set(torch.unique(mask).tolist()) - {ignore_index})
@@ -385,21 +394,28 @@ def _paint_mask(
     palette: Colours | None = None,
     background: int | None = None,
 ) -> "Image.Image":
+    """Give a picture with the colours of a mask over it, painted in strips of rows."""
     pillow = _pillow()[0]
-    row, column = (
+    rows, column = (
         ((torch.arange(n) + 0.5) * (m / n)).long() for n, m in zip(picture.size[::-1], mask.shape, strict=True)
     )
-    large = mask.long()[row[:, None], column]
-    colours = torch.zeros(*large.shape, 3, dtype=torch.uint8)
-    for k in classes_in(large, ignore_index):
-        colours[large == k] = torch.tensor(_colour(k, palette), dtype=torch.uint8)
-    hatch = (torch.arange(large.shape[0])[:, None] + torch.arange(large.shape[1])) // 3 % 3 == 0
-    ignored = large == ignore_index
-    colours[ignored] = torch.where(hatch[ignored, None], 230, 110).to(torch.uint8)
-    blended: Image.Image = pillow.blend(picture, pillow.fromarray(colours.numpy()), 0.5)
-    if background is not None:
-        blended.paste(picture, mask=pillow.fromarray((large == background).numpy()))
-    return blended
+    out: Image.Image = picture.copy()
+    step = max(1, _STRIP // picture.width)
+    for top in range(0, picture.height, step):
+        row = rows[top : top + step]
+        large = mask[row[:, None], column].long()
+        colours = torch.zeros(*large.shape, 3, dtype=torch.uint8)
+        for k in classes_in(large, ignore_index):
+            colours[large == k] = torch.tensor(_colour(k, palette), dtype=torch.uint8)
+        hatch = (torch.arange(top, top + len(row))[:, None] + torch.arange(large.shape[1])) // 3 % 3 == 0
+        ignored = large == ignore_index
+        colours[ignored] = torch.where(hatch[ignored, None], 230, 110).to(torch.uint8)
+        strip = picture.crop((0, top, picture.width, top + len(row)))
+        blended = pillow.blend(strip, pillow.fromarray(colours.numpy()), 0.5)
+        if background is not None:
+            blended.paste(strip, mask=pillow.fromarray((large == background).numpy()))
+        out.paste(blended, (0, top))
+    return out
 
 
 def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: Sequence[str] | None) -> None:

@@ -1,6 +1,7 @@
 """``kornia-mvit predict`` on models for segmentation and detectors; classifiers are in test_cli."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -240,7 +241,7 @@ class TestPredictBoxes:
             ),
             (
                 (image, "--checkpoint", model, "--coco", out, "--annotations", tmp_path / "broken.json"),
-                f"cannot read annotations {tmp_path / 'broken.json'}",
+                f"{tmp_path / 'broken.json'} is not JSON",
             ),
             (
                 (*twins, "--checkpoint", model, "--coco", out, "--annotations", truth),
@@ -254,3 +255,106 @@ class TestPredictBoxes:
             assert message in err
             assert err.count("\n") == 1
         assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A checkpoint for each task, of images with a shorter side of 64 pixels."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for name, model in (
+        ("classifier", MobileViTClassifier("xxs", 2)),
+        ("segmenter", DeepLabV3("xxs", 3, aspp_channels=8)),
+        ("detector", SSDLite("xxs", 3)),
+    ):
+        model.preprocess = Preprocess(64)
+        save_checkpoint(model, root / f"{name}.ckpt")
+    return root
+
+
+def extreme(path, size):
+    Image.new("L", size, 100).save(path)
+    return path
+
+
+class TestExtremeImages:
+    """Images that are no files, or far too long, stop nothing where files that cannot be read are skipped."""
+
+    @pytest.mark.parametrize("model", ["classifier", "segmenter", "detector"])
+    def test_they_are_refused_by_name(self, models, tmp_path, capsys, model):
+        pipe, good = tmp_path / "pipe.png", extreme(tmp_path / "good.png", (60, 50))
+        os.mkfifo(pipe)
+        bad = {
+            extreme(tmp_path / "wide.png", (20000, 1)): "1x20000 pixels resized to 64x1280000 is larger than 16,777",
+            extreme(tmp_path / "tall.png", (1, 20000)): "20000x1 pixels resized to 1280000x64 is larger than 16,777",
+            pipe: "is a pipe or a device, not an image file",
+            "/dev/zero": "is a pipe or a device, not an image file",
+            tmp_path / "none.png": "no such image",
+        }
+        options = ["--checkpoint", models / f"{model}.ckpt"]
+        status, out, err = run(capsys, "predict", *bad, good, *options, "--on-error", "skip")
+        assert status == 0
+        assert [json.loads(line)["path"] for line in out.splitlines()] == [str(good)]
+        lines = err.splitlines()
+        for line, (path, message) in zip(lines, bad.items(), strict=True):
+            assert line.startswith("kornia-mvit: skipped: ")
+            assert str(path) in line
+            assert message in line
+            status, out, err = run(capsys, "predict", path, *options)
+            assert (status, out) == (2, "")
+            assert str(path) in err
+            assert err.count("\n") == 1
+
+    @pytest.mark.parametrize("model", ["classifier", "segmenter", "detector"])
+    def test_nothing_could_be_read(self, models, tmp_path, capsys, model):
+        wide = extreme(tmp_path / "wide.png", (20000, 1))
+        options = ["--checkpoint", models / f"{model}.ckpt", "--on-error", "skip"]
+        coco = ["--coco", tmp_path / "a.json"] if model == "detector" else []
+        status, out, err = run(capsys, "predict", wide, tmp_path / "none.png", *options, *coco)
+        assert (status, out) == (2, "")
+        assert err.splitlines()[-1] == "kornia-mvit: error: none of the 2 images could be read"
+        assert not (tmp_path / "a.json").exists()
+
+    def test_another_bound(self, models, tmp_path, capsys):
+        image = extreme(tmp_path / "a.png", (640, 64))
+        options = ["--checkpoint", models / "classifier.ckpt"]
+        status, _, err = run(capsys, "predict", image, *options, "--max-pixels", 64 * 640 - 1)
+        assert (status, f"{image}: an image of 64x640 pixels" in err) == (2, True)
+        assert run(capsys, "predict", image, *options, "--max-pixels", 64 * 640)[0] == 0
+
+    def test_numbers_that_are_not_finite(self, tmp_path, capsys):
+        image = extreme(tmp_path / "a.png", (60, 50))
+        for model in (MobileViTClassifier("xxs", 2), DeepLabV3("xxs", 3, aspp_channels=8), SSDLite("xxs", 3)):
+            torch.nn.init.constant_(next(model.parameters()), float("nan"))
+            model.preprocess = Preprocess((64, 64))
+            save_checkpoint(model, tmp_path / "nan.ckpt")
+            options = ["--checkpoint", tmp_path / "nan.ckpt", "--on-error", "skip"]
+            status, out, err = run(capsys, "predict", image, *options)
+            assert (status, out) == (2, "")
+            assert "nan.ckpt gives numbers that are not finite" in err
+
+
+class TestEscapeCodes:
+    NAME = "a\x1b[2J\x9b\u202e\r\n=b"
+
+    def test_predict_and_info(self, tmp_path, capsys):
+        model = MobileViTClassifier("xxs", 2)
+        model.class_names, model.preprocess = (self.NAME, "b"), Preprocess((64, 64))
+        path = tmp_path / f"m{self.NAME}.ckpt"
+        save_checkpoint(model, path)
+        image, bad = extreme(tmp_path / f"i{self.NAME}.png", (60, 50)), tmp_path / f"bad{self.NAME}.png"
+        out = []
+        status, line, err = run(capsys, "predict", image, bad, "--checkpoint", path, "--on-error", "skip")
+        assert status == 0
+        row = json.loads(line)
+        assert row["path"] == str(image)
+        assert {one["class"] for one in row["top"]} == {self.NAME, "b"}
+        out += [line, err]
+        out += run(capsys, "info", path)[1:]
+        out += run(capsys, "info", bad)[1:]
+        out += run(capsys, "predict", bad, "--checkpoint", path)[1:]
+        target = tmp_path / f"o{self.NAME}.pt"
+        out += run(capsys, "convert", path, target, "--to", "native")[1:]
+        assert target.is_file()
+        assert all(line.isprintable() for text in out for line in text.split("\n"))
+        assert "\\x1b[2J" in "".join(out)

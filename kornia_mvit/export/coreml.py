@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kornia_mvit.export.canvas import Canvas, static_graph
 from kornia_mvit.export.graph import Deployed
 from kornia_mvit.export.tracing import Size, silence
+from kornia_mvit.files import write_whole
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["to_coreml"]
@@ -75,7 +76,8 @@ def to_coreml(
             skip_model_load=True,
         )
         package = _describe(coremltools, package, graph, about)
-        package.save(str(path))
+        with write_whole(path) as beside:
+            package.save(str(beside))
     return path
 
 

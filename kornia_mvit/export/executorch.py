@@ -11,6 +11,8 @@ from torch import Tensor
 
 from kornia_mvit.export.canvas import lay_on_canvas, static_graph
 from kornia_mvit.export.tracing import Size, silence
+from kornia_mvit.files import write_whole
+from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["load_executorch", "lower", "read_metadata", "shared_provenance", "to_executorch"]
@@ -85,11 +87,9 @@ def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[s
             program, partitioner=[XnnpackPartitioner()], constant_methods={METADATA: json.dumps(about)}
         )
         written = edge.to_executorch()
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with write_whole(path) as beside, beside.open("wb") as file:
         written.write_to_file(file)
-    return path
+    return Path(path)
 
 
 def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -106,8 +106,10 @@ def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
         FileNotFoundError: if there is no such file.
     """
     program = _load(path)  # kept, as its methods live in its memory
-    method, about = program.load_method("forward"), _about(program)
-    canvas, graph = json.loads(about.get("canvas", "null")), json.loads(about["graph"])
+    about = _about(program, path)
+    with reading(path, "an ExecuTorch program of this package"):
+        method = program.load_method("forward")
+        canvas, graph = json.loads(about.get("canvas", "null")), json.loads(about["graph"])
 
     def run(image: Tensor) -> tuple[Tensor, ...]:
         assert program is not None
@@ -134,20 +136,21 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         ImportError: where executorch is missing.
         FileNotFoundError: if there is no such file.
     """
-    return _about(_load(path))
+    return _about(_load(path), path)
 
 
-def _about(program: Any) -> dict[str, str]:
-    (text,) = program.load_method(METADATA).execute(())
-    out: dict[str, str] = json.loads(text)
-    return out
+def _about(program: Any, path: str | Path) -> dict[str, str]:
+    with reading(path, "an ExecuTorch program of this package"):
+        (text,) = program.load_method(METADATA).execute(())
+        out: dict[str, str] = json.loads(text)
+        return {str(name): str(value) for name, value in out.items()}
 
 
 def _load(path: str | Path) -> Any:
     _need_executorch()
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    with silence():
+    with silence(), reading(path, "an ExecuTorch program"):
         from executorch.runtime import Runtime
 
         return Runtime.get().load_program(Path(path).read_bytes())

@@ -11,6 +11,8 @@ from torch import Tensor
 from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import Deployed, Suppression, deployable
 from kornia_mvit.export.tracing import Size, check_size, dynamic_shapes, example_input, quiet
+from kornia_mvit.files import write_whole
+from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["load_onnx", "to_onnx"]
@@ -70,10 +72,9 @@ def to_onnx(
     _name_dimensions(proto, graph)
     onnx.helper.set_model_props(proto, metadata(model, graph))
     onnx.checker.check_model(proto, full_check=True)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(proto, path)
-    return path
+    with write_whole(path) as beside:
+        onnx.save(proto, beside)
+    return Path(path)
 
 
 def _translate(graph: Deployed, size: Size) -> Any:
@@ -149,7 +150,8 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Callable[[Tensor]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    with reading(path, "an ONNX file"):
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(image: Tensor) -> tuple[Tensor, ...]:

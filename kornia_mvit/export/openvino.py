@@ -12,6 +12,8 @@ from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import Suppression, deployable
 from kornia_mvit.export.onnx import to_onnx
 from kornia_mvit.export.tracing import Size
+from kornia_mvit.files import write_whole
+from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["load_openvino", "to_openvino"]
@@ -59,8 +61,8 @@ def to_openvino(
         written = openvino.convert_model(file)
     for name, text in metadata(model, deployable(model, **arguments)).items():
         written.set_rt_info(text, ["kornia_mvit", name])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(written, path, compress_to_fp16=fp16)
+    with write_whole(path) as beside:
+        openvino.save_model(written, beside, compress_to_fp16=fp16)
     return path
 
 
@@ -80,7 +82,8 @@ def load_openvino(path: str | Path, threads: int | None = None) -> Callable[[Ten
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    with reading(path, "an OpenVINO file"):
+        compiled = openvino.Core().compile_model(path, "CPU", settings)
 
     def run(image: Tensor) -> tuple[Tensor, ...]:
         outputs = compiled([image.contiguous().numpy()])

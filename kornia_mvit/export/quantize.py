@@ -22,6 +22,7 @@ from kornia_mvit.export.executorch import lower, shared_provenance
 from kornia_mvit.export.graph import Suppression, deployable
 from kornia_mvit.export.onnx import to_onnx
 from kornia_mvit.export.tracing import Size, sides, silence
+from kornia_mvit.files import write_whole
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 
@@ -141,9 +142,8 @@ def quantize_onnx(
         raise ImportError(f"quantising for ONNX Runtime needs {error.name}; install kornia-mvit[export]") from error
     kept, images, path = _kept(model, keep), list(images), Path(path)
     inputs = list(_inputs(model, images, size))
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "float.onnx"
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         to_onnx(
             model,
             source,
@@ -162,7 +162,7 @@ def quantize_onnx(
         with silence():
             quantization.quantize_static(
                 source,
-                path,
+                target,
                 _reader(quantization, proto.graph.input[0].name, inputs),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
@@ -175,10 +175,11 @@ def quantize_onnx(
                 calibrate_method=quantization.CalibrationMethod.MinMax,
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
             )
-    written = onnx.load(path)
+        written = onnx.load(target)
     del written.metadata_props[:]
     written.metadata_props.extend(proto.metadata_props)
-    onnx.save(written, path)
+    with write_whole(path) as beside:
+        onnx.save(written, beside)
     return path
 
 

@@ -1,5 +1,6 @@
 """A program of torch.export: PyTorch's own format, which runs without the code that built it."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from torch import Tensor
 from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import deployable
 from kornia_mvit.export.tracing import Size, check_size, dynamic_shapes, example_input, quiet
+from kornia_mvit.files import write_whole
+from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["load_torchexport", "to_torchexport"]
@@ -53,8 +56,10 @@ def to_torchexport(
     check_size(graph, size)
     with quiet(), torch.no_grad():
         program = torch.export.export(graph, (example_input(graph, size),), dynamic_shapes=dynamic_shapes(graph, size))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.export.save(program, path, extra_files={_METADATA: json.dumps(metadata(model, graph))})
+        data = io.BytesIO()  # as its own writer ends the process where a disk is full
+        torch.export.save(program, data, extra_files={_METADATA: json.dumps(metadata(model, graph))})
+    with write_whole(path) as beside:
+        beside.write_bytes(data.getbuffer())
     return path
 
 
@@ -64,7 +69,7 @@ def load_torchexport(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]
     Args:
         path: what :func:`to_torchexport` wrote.
     """
-    with quiet():
+    with quiet(), reading(path, "a file of torch.export"):
         run = torch.export.load(path).module()
 
     def call(image: Tensor) -> tuple[Tensor, ...]:

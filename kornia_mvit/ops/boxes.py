@@ -207,9 +207,10 @@ def match_anchors(
 ) -> Matches:
     """Say which box each anchor is to find.
 
-    An anchor takes the box that it overlaps most, if by the threshold or more. Besides, every box has an anchor: the
-    one that it overlaps most of all, whatever the threshold. Of boxes that want the same one, that which overlaps it
-    more has it, and the others take the next best that is left to them. Neither the order of the boxes nor padding
+    An anchor takes the box that it overlaps most, if by the threshold or more. Besides, each box claims an anchor: the
+    one that it overlaps most of all, whatever the threshold. Of boxes that claim the same one, that which overlaps it
+    more has it, and the others claim their next best. So a box is left without an anchor only where other boxes hold
+    all that it overlaps, as in a crowd of more boxes than there are anchors. Neither the order of the boxes nor padding
     among them changes what anchors find.
 
     Args:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kornia_mvit.files import cell, write_whole
 from kornia_mvit.training.page import Picture, Section, Table, Text
 
 if TYPE_CHECKING:
@@ -58,27 +59,31 @@ def write_files(
         page: HTML, for ``index.html``.
         data: for ``metrics.json``.
         pictures: PNG files by their names; None for those that this report has not.
-        tables: rows of the CSV files by their names.
+        tables: rows of the CSV files by their names; texts that a spreadsheet would run get an apostrophe before
+            them.
 
     Returns:
         The path of ``index.html``.
+
+    Raises:
+        OSError: if they cannot be written, naming the file; then those of the earlier report stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        path = folder / f"{name}.png"
-        if picture is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.write_bytes(picture)
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(_plain(value))}" for name, value in data.items())
-    (folder / "metrics.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
-    for name, rows in tables.items():
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
     path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(_plain(value))}" for name, value in data.items())
+    with write_whole(path) as beside:
+        for name, picture in pictures.items():
+            if picture is not None:
+                beside.with_name(f"{name}.png").write_bytes(picture)
+        beside.with_name("metrics.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        for name, rows in tables.items():
+            with beside.with_name(f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+        beside.write_text(page, encoding="utf-8")
+    for name, picture in pictures.items():
+        if picture is None:
+            (folder / f"{name}.png").unlink(missing_ok=True)
     return path
 
 

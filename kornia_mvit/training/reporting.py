@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from kornia_mvit import __version__
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
+from kornia_mvit.files import printable, write_whole
 from kornia_mvit.training.detection_evaluation import DetectionCollector, DetectionEvaluation
 from kornia_mvit.training.detection_report import draw_worst_boxes, write_detection_report
 from kornia_mvit.training.evaluation import Collector, Evaluation
@@ -262,7 +263,7 @@ class Report(pl.Callback):
             settings=settings,
             **({} if colours is None else {"class_colours": colours}),
         )
-        rank_zero_info(f"report: {path}")
+        rank_zero_info(printable(f"report: {path}"))
 
     def _row(self, trainer: pl.Trainer) -> dict[str, float]:
         """Give the history's row of this moment, a new one if need be."""
@@ -362,8 +363,8 @@ class LogPictures(pl.Callback):
 
     def _put(self, trainer: pl.Trainer, name: str, picture: Any) -> None:
         path = self._log / "pictures" / f"epoch-{trainer.current_epoch:04d}-{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        with write_whole(path) as beside:
+            picture.save(beside)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
