@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
 PORT ?= 8000
+MINUTES ?= 10
 
 COMMA := ,
 BIN := $(VENV)/bin
@@ -10,6 +11,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 SOURCES := pyproject.toml setup.cfg constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# pytest ends with 5 where no test is left, which is right where ARGS chose.
+NONE = || [ $$? -eq $(if $(ARGS),5,0) ]
 SPHINX := OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going --nitpicky -q -d docs/_build/doctrees
 
 DEMO_READY := $(VENV)/.kornia-mvit-demo
@@ -17,7 +20,7 @@ EXPORT_READY := $(VENV)/.kornia-mvit-export
 TEST_READY := $(VENV)/.kornia-mvit-test
 DOCS_READY := $(VENV)/.kornia-mvit-docs
 
-.PHONY: help demo browser-demo test test-long test-install notebooks docs bench lint clean
+.PHONY: help environment demo browser-demo test fuzz test-long test-install notebooks docs bench lint clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
@@ -34,8 +37,12 @@ browser-demo: $(EXPORT_READY)  ## build examples/browser and serve it here; ARGS
 test: compiler lint  ## lint, then every test that takes seconds
 	$(PYTEST) -n 2 $(ARGS)
 
+fuzz: compiler $(TEST_READY)  ## the property tests on random examples for MINUTES=10, until one fails
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py $(MINUTES) -n 2 $(ARGS)
+
 test-long: compiler $(TEST_READY)  ## the tests that take minutes
-	$(PYTEST) -m long -rs $(ARGS)
+	$(PYTEST) -n 2 --dist loadscope -m "long and not processes" -rs --durations=12 $(ARGS) $(NONE)
+	$(PYTEST) -m "long and processes" -rs --durations=8 $(ARGS) $(NONE)
 
 test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone, and with each extra
 	$(PYTEST) -m install tests/test_install.py $(ARGS)
@@ -43,6 +50,8 @@ test-install: $(TEST_READY)  ## build the wheel and try it beside torch and korn
 notebooks: $(DOCS_READY)  ## run and check the notebooks of examples; ARGS="--write NAME" builds one again
 	$(PYTEST) -m notebooks tests/test_notebooks.py
 	$(BIN)/python examples/notebooks.py $(ARGS)
+
+environment: $(DOCS_READY)  ## make the environment with every extra, ahead of targets that run side by side
 
 docs: $(DOCS_READY)  ## build the documentation into docs/_build/html and run the examples of its pages
 	$(SPHINX) -b html docs docs/_build/html
@@ -58,10 +67,11 @@ bench: compiler $(TEST_READY)  ## the short benchmarks beside timm, transformers
 	$(BIN)/python benchmarks/growth.py --short --json runs/bench/growth.json --png runs/bench/growth.png
 	$(BIN)/python benchmarks/pipeline.py --repeats 5 --json runs/bench/pipeline.json
 
-lint: $(TEST_READY)  ## ruff and mypy
+lint: $(TEST_READY)  ## ruff, mypy and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 clean:  ## remove build outputs and caches; the environment stays
 	rm -rf build dist docs/_build docs/_generated docs/examples examples/browser/dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

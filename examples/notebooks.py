@@ -4,7 +4,9 @@
 """
 
 import argparse
+import asyncio
 import base64
+import functools
 import hashlib
 import io
 import os
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +84,18 @@ def build(source: Path) -> NotebookNode:
     return notebook
 
 
-def execute(notebook: NotebookNode, seconds: float = SECONDS) -> None:
+def execute(notebook: NotebookNode, seconds: float = SECONDS, jobs: int = 1) -> None:
     """Run a notebook in a temporary folder and a new process of this interpreter, and put its outputs in place.
+
+    Args:
+        notebook: changed in place.
+        seconds: that it may take where it runs alone.
+        jobs: how many notebooks run side by side; each has its share of the cores, and as many times the seconds.
 
     Raises:
         NotebookError: for a cell that fails, takes the time beyond ``seconds``, or writes to standard error.
     """
+    seconds *= jobs
     end, begun = time.monotonic() + seconds, 0
 
     def left(cell: NotebookNode) -> int:
@@ -119,8 +128,10 @@ def execute(notebook: NotebookNode, seconds: float = SECONDS) -> None:
         # spin took five times as long.
         settings = {"IPYTHONDIR": str(Path(folder, "ipython")), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
         settings["OMP_WAIT_POLICY"] = "PASSIVE"
+        if jobs > 1:
+            settings["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
         try:
-            client.execute(env=os.environ | settings)
+            asyncio.run(client.async_execute(env=os.environ | settings))
         except CellExecutionError as error:
             raise NotebookError(f"cell {begun} failed:\n{ESCAPES.sub('', str(error)).strip()}") from error
         except CellTimeoutError as error:
@@ -170,7 +181,7 @@ def check_same_kinds(stored: NotebookNode, fresh: NotebookNode) -> None:
             raise NotebookError(f"cell {number} is stored with other outputs than it has when run: {told}")
 
 
-def check(source: Path) -> float:
+def check(source: Path, jobs: int = 1) -> float:
     """Check a notebook, run it beside the stored one, and give the seconds that took."""
     path = source.with_suffix(".ipynb")
     if not path.exists():
@@ -181,15 +192,15 @@ def check(source: Path) -> float:
     check_cells(built, stored)
     check_outputs(stored)
     start = time.monotonic()
-    execute(built)
+    execute(built, jobs=jobs)
     check_same_kinds(stored, built)
     return time.monotonic() - start
 
 
-def write(source: Path) -> float:
+def write(source: Path, jobs: int = 1) -> float:
     """Build a notebook, run it, store it if its outputs are fit to be seen, and give the seconds that took."""
     start, notebook = time.monotonic(), build(source)
-    execute(notebook)
+    execute(notebook, jobs=jobs)
     check_outputs(notebook)
     text = nbformat.writes(notebook) + "\n"
     if (size := len(text.encode()) / 1000) > KILOBYTES:
@@ -203,29 +214,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="notebooks; all when none is named")
     parser.add_argument("--write", action="store_true", help="build and run the .ipynb again, and store its outputs")
+    parser.add_argument(
+        "--jobs", type=int, help="how many to run side by side; 2 unless given, 1 with --write, for figures of time"
+    )
     parser.add_argument("--folder", type=Path, default=FOLDER, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    work: Callable[[Path], float] = write if args.write else check
+    jobs = args.jobs or (1 if args.write else 2)
     try:
         names = find_notebooks(args.folder, args.names)
     except NotebookError as error:
         print(error, file=sys.stderr)
         return 1
-    failed = 0
-    print(f"{'notebook':<26} seconds  below {SECONDS // 60} minutes      kB", flush=True)
-    for name in names:
-        source = args.folder / f"{name}.py"
-        try:
-            seconds = work(source)
-        except NotebookError as error:
-            failed += 1
-            print(f"{name:<26} failed", flush=True)
-            mend = "" if args.write else f'\nmake notebooks ARGS="--write {name}" builds it from its source again'
-            print(f"{name}: {error}{mend}", file=sys.stderr, flush=True)
-            continue
-        told = f"{seconds:7.0f}  {'yes' if seconds < SECONDS else 'no':>15}"
-        print(f"{name:<26} {told} {source.with_suffix('.ipynb').stat().st_size / 1000:7.0f}", flush=True)
-    return 1 if failed else 0
+    print(f"{'notebook':<26} seconds  below {SECONDS * jobs // 60} minutes      kB", flush=True)
+    tell = functools.partial(_tell, folder=args.folder, work=write if args.write else check, jobs=jobs)
+    with ThreadPoolExecutor(jobs) as pool:
+        done = list(pool.map(tell, names))
+    return 0 if all(done) else 1
+
+
+def _tell(name: str, folder: Path, work: Callable[[Path, int], float], jobs: int) -> bool:
+    """Check or write a notebook, tell of it in a line, and return whether all went well."""
+    source = folder / f"{name}.py"
+    try:
+        seconds = work(source, jobs)
+    except NotebookError as error:
+        print(f"{name:<26} failed", flush=True)
+        mend = "" if work is write else f'\nmake notebooks ARGS="--write {name}" builds it from its source again'
+        print(f"{name}: {error}{mend}", file=sys.stderr, flush=True)
+        return False
+    told = f"{seconds:7.0f}  {'yes' if seconds < SECONDS * jobs else 'no':>15}"
+    print(f"{name:<26} {told} {source.with_suffix('.ipynb').stat().st_size / 1000:7.0f}", flush=True)
+    return True
 
 
 def _shrink(png: str) -> str:

@@ -80,7 +80,7 @@ class TestCheck:
 
     def test_other_number_of_cells(self, tool, good):
         good.write_text(good.read_text() + "\n# %%\nprint()\n")
-        with pytest.raises(tool.NotebookError, match=r"gives 4 cells, the \.ipynb has 3"):
+        with pytest.raises(tool.NotebookError, match=r"4 cells.*\.ipynb.*3"):
             tool.check(good)
 
     def test_other_metadata(self, tool, good):
@@ -95,22 +95,22 @@ class TestCheck:
 
     def test_not_run(self, tool, good):
         store(tool, good, lambda notebook: notebook.cells[1].update(execution_count=None))
-        with pytest.raises(tool.NotebookError, match="cell 2 is stored without having been run"):
+        with pytest.raises(tool.NotebookError, match=r"cell 2.*run"):
             tool.check(good)
 
     def test_without_its_output(self, tool, good):
         store(tool, good, lambda notebook: notebook.cells[2].outputs.clear())
-        with pytest.raises(tool.NotebookError, match=r"cell 3 .* other outputs than .* run: nothing and stdout"):
+        with pytest.raises(tool.NotebookError, match=r"cell 3 .*nothing and stdout"):
             tool.check(good)
 
     def test_error(self, tool, good):
         store(tool, good, output(tool, "error", ename="ValueError", evalue="planted", traceback=[]))
-        with pytest.raises(tool.NotebookError, match="cell 3 holds an error: ValueError: planted"):
+        with pytest.raises(tool.NotebookError, match=r"cell 3.*ValueError: planted"):
             tool.check(good)
 
     def test_standard_error(self, tool, good):
         store(tool, good, output(tool, "stream", name="stderr", text="UserWarning: planted"))
-        with pytest.raises(tool.NotebookError, match=r"cell 3 .* standard error:\nUserWarning: planted"):
+        with pytest.raises(tool.NotebookError, match=r"cell 3 .*standard error:\nUserWarning: planted"):
             tool.check(good)
 
     @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ class TestCheck:
     )
     def test_path_of_the_machine(self, tool, good, text):
         store(tool, good, output(tool, "stream", name="stdout", text=text))
-        with pytest.raises(tool.NotebookError, match="cell 3 shows a path of the machine"):
+        with pytest.raises(tool.NotebookError, match=r"cell 3.*path"):
             tool.check(good)
 
     @pytest.mark.parametrize("text", ["runs/digits/best.ckpt", "https://arxiv.org/abs/2110.02178", "</td></tr>", "1/2"])
@@ -128,7 +128,7 @@ class TestCheck:
 
     def test_too_large(self, tool, good):
         store(tool, good, output(tool, "display_data", data={"image/png": "A" * 1000 * tool.KILOBYTES}))
-        with pytest.raises(tool.NotebookError, match=r"60[01] kB; make its pictures smaller"):
+        with pytest.raises(tool.NotebookError, match=r"60[01] kB.*pictures smaller"):
             tool.check(good)
 
 
@@ -143,11 +143,11 @@ class TestExecute:
             self.run(tool, tmp_path, "# %%\nx = 1\n\n# %%\n1 / 0\n")
 
     def test_warning(self, tool, tmp_path):
-        with pytest.raises(tool.NotebookError, match=r"(?s)cell 1 wrote to standard error:.*UserWarning: planted"):
+        with pytest.raises(tool.NotebookError, match=r"(?s)cell 1.*standard error:.*UserWarning: planted"):
             self.run(tool, tmp_path, "# %%\nimport warnings\n\nwarnings.warn('planted', stacklevel=1)\n")
 
     def test_too_slow(self, tool, tmp_path):
-        with pytest.raises(tool.NotebookError, match="cell 2 was stopped, as the 1 s were over"):
+        with pytest.raises(tool.NotebookError, match=r"cell 2.*1 s"):
             self.run(tool, tmp_path, "# %%\nimport time\n\n# %%\ntime.sleep(30)\n", seconds=1)
 
 
@@ -179,10 +179,10 @@ class TestFindNotebooks:
         assert tool.find_notebooks(good.parent, ["examples/good.ipynb"]) == ["good"]
 
     def test_unknown(self, tool, good):
-        with pytest.raises(tool.NotebookError, match="no notebook bad; there are good"):
+        with pytest.raises(tool.NotebookError, match="bad; there are good"):
             tool.find_notebooks(good.parent, ["bad"])
 
     def test_without_a_source(self, tool, good):
         good.unlink()
-        with pytest.raises(tool.NotebookError, match=r"good\.ipynb: no \.py source"):
+        with pytest.raises(tool.NotebookError, match=r"good\.ipynb.*\.py source"):
             tool.find_notebooks(good.parent)

@@ -67,7 +67,7 @@ class TestDrawBatch:
     def test_normalised_images_ask_for_their_preprocessing(self):
         record = Preprocess(None, mean=(0.5,) * 3, std=(0.5,) * 3)
         batch = Batch(record.module()(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)))
-        with pytest.warns(UserWarning, match=r"from -1 to 1 are drawn as if they were in \[0, 1\]; give preprocess"):
+        with pytest.warns(UserWarning, match=r"from -1 to 1.*\[0, 1\]; give preprocess"):
             draw_batch(batch)
         draw_batch(batch, preprocess=record)  # warnings are errors here
 
@@ -111,5 +111,5 @@ class TestDrawPredictions:
         assert not has(unknown, _WRONG)
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="2 images, 1 predictions and 2 labels"):
+        with pytest.raises(ValueError, match="2 images, 1 predictions"):
             draw_predictions(torch.zeros(2, 3, 8, 8), torch.ones(1, 2), torch.zeros(2))

@@ -59,7 +59,7 @@ class TestBuild:
     def test_without_npm(self, monkeypatch, tmp_path, capsys):
         (tmp_path / "package-lock.json").write_text('{"packages": {"": {}, "node_modules/x": {"integrity": "y"}}}')
         monkeypatch.setenv("PATH", str(tmp_path))
-        with pytest.raises(build.BuildError, match=r"npm is missing.*install Node\.js"):
+        with pytest.raises(build.BuildError, match=r"npm.*install Node\.js"):
             build.fetch(tmp_path)
 
     def test_lock_files_name_no_host(self):
@@ -79,13 +79,13 @@ class TestServe:
             assert response.headers["Content-Type"] == "text/javascript"
 
     def test_exception(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"has no index\.html; build\.py writes it"):
+        with pytest.raises(FileNotFoundError, match=r"index\.html; build\.py"):
             serve.make_server(tmp_path, 0)
         (tmp_path / "index.html").touch()
         server = serve.make_server(tmp_path, 0)
         try:
             port = server.server_address[1]
-            with pytest.raises(OSError, match=f"port {port} cannot be used"):
+            with pytest.raises(OSError, match=f"port {port}"):
                 serve.make_server(tmp_path, port)
         finally:
             server.server_close()

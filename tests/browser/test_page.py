@@ -30,7 +30,7 @@ from tests.browser.browsers import (
     served,
 )
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.processes]
 
 CLOSE = 1e-3  # between probabilities
 

@@ -9,6 +9,8 @@ from kornia_mvit.weights.cards import Model
 from tests.models.networks import DEEP
 
 TASKS = ("classification", "segmentation", "detection")
+# Each task, and two sizes of network; test_graph.py holds that the other pairs have no operators besides.
+NETWORKS = (*(("xxs", task) for task in TASKS), ("s", "classification"))
 
 
 def build(task: str, mode: str | MobileViTConfig = DEEP, preprocess: Preprocess | None = None) -> Model:

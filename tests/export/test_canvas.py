@@ -73,9 +73,7 @@ class TestCanvas:
         with pytest.raises(ValueError, match="add with_preprocess=True"):
             Canvas(deployable(model), SIZE)
         for kind, record in [(MobileViTClassifier, Preprocess(64)), (DeepLabV3, Preprocess(72, crop=64))]:
-            with pytest.raises(
-                ValueError, match=r"brings images to various sizes.*such as Preprocess\(size=\(256, 256"
-            ):
+            with pytest.raises(ValueError, match=r"such as Preprocess\(size=\(256, 256"):
                 Canvas(deployable(network(kind, record), with_preprocess=True), SIZE)
-        with pytest.raises(ValueError, match=r"640x700 pixels is larger than the 450x660 .* shrink it"):
+        with pytest.raises(ValueError, match=r"640x700.*450x660.*shrink it"):
             lay_on_canvas(torch.zeros(3, 640, 700, dtype=torch.uint8), SIZE)

@@ -12,10 +12,10 @@ from tests.export.scenes import TASKS, batch, build, photos
 
 class TestToOpenvino:
     def test_exception(self, tmp_path, monkeypatch):
-        with pytest.raises(ValueError, match=r"m\.onnx does not end in \.xml"):
+        with pytest.raises(ValueError, match=r"m\.onnx.*\.xml"):
             to_openvino(build("classification"), tmp_path / "m.onnx")
         monkeypatch.setitem(sys.modules, "openvino", None)
-        with pytest.raises(ImportError, match=r"need openvino; install kornia-mvit\[export\]"):
+        with pytest.raises(ImportError, match=r"openvino; install kornia-mvit\[export\]"):
             to_openvino(build("classification"), tmp_path / "m.xml")
 
     @pytest.mark.long
@@ -41,5 +41,10 @@ class TestToOpenvino:
         for number, size in ((1, (256, 256)), (2, (160, 232))):
             found = compare(load_openvino(path), deployable(model, fused=False), [torch.rand(number, 3, *size)])
             assert found.difference < 1e-4
-        half = to_openvino(model, tmp_path / "half.xml", fp16=True)
-        assert file_size(half) < 0.65 * file_size(path)
+        if task == "classification":
+            half = to_openvino(model, tmp_path / "half.xml", fp16=True)
+            assert file_size(half) < 0.65 * file_size(path)
+            assert (
+                compare(load_openvino(half), deployable(model, fused=False), [torch.rand(1, 3, 96, 64)]).difference
+                < 0.05
+            )

@@ -13,11 +13,9 @@ from kornia_mvit.export import (
     load_onnx,
     quantize_executorch,
     quantize_onnx,
-    to_executorch,
-    to_onnx,
 )
 from kornia_mvit.export.quantize import layer_errors
-from kornia_mvit.export.report import compare, file_size
+from kornia_mvit.export.report import compare, file_size, model_size
 from tests.augmentation.test_preprocess import photos
 from tests.models.networks import TINY, randomize_norms
 
@@ -74,20 +72,18 @@ class TestQuantizeOnnx:
         assert found.difference < 0.2
 
     @pytest.mark.long
-    def test_file_is_smaller(self, tmp_path):
-        model = network("xxs")
-        before = to_onnx(model, tmp_path / "float.onnx", size=SIZE)
-        after = quantize_onnx(model, tmp_path / "int8.onnx", images(2), size=SIZE)
-        assert file_size(after) < 0.4 * file_size(before)
+    def test_file_is_smaller(self, xxs, tmp_path):
+        after = quantize_onnx(xxs, tmp_path / "int8.onnx", images(2), size=SIZE)
+        assert file_size(after) < 0.4 * model_size(xxs)
 
     @pytest.mark.parametrize("write", [quantize_onnx, quantize_executorch])
     def test_exception(self, write, tmp_path, monkeypatch):
         model, path = network(), tmp_path / "file"
-        with pytest.raises(ValueError, match="there are no calibration images"):
+        with pytest.raises(ValueError, match="calibration images"):
             write(model, path, [], size=SIZE)
-        with pytest.raises(ValueError, match=r"uint8 of shape \(3, H, W\); image 1 is torch.float32 of \(3, 9, 9\)"):
+        with pytest.raises(ValueError, match=r"\(3, H, W\).*image 1.*torch.float32.*\(3, 9, 9\)"):
             write(model, path, [*images()[:1], torch.rand(3, 9, 9)], size=SIZE)
-        with pytest.raises(ValueError, match=r"'head' names no layer that is quantised; those are backbone\.stem"):
+        with pytest.raises(ValueError, match=r"'head'.*backbone\.stem"):
             write(model, path, images(), size=SIZE, keep=("head",))
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
         monkeypatch.setitem(sys.modules, "torchao.quantization", None)
@@ -97,17 +93,12 @@ class TestQuantizeOnnx:
 
 class TestQuantizeExecutorch:
     @pytest.mark.long
-    def test_smoke(self, tmp_path):
-        model = network()
-        run = load_executorch(quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE))
-        assert 1e-5 < compare(run, model, prepared(model)).difference < 0.2
-
-    @pytest.mark.long
-    def test_file_is_smaller(self, tmp_path):
+    def test_answers_and_size(self, tmp_path):
+        """Of a published network, in a file of less than half its size."""
         model = network("xxs")
-        before = to_executorch(model, tmp_path / "float.pte", size=SIZE)
-        after = quantize_executorch(model, tmp_path / "int8.pte", images(2), size=SIZE)
-        assert file_size(after) < 0.4 * file_size(before)
+        path = quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE)
+        assert 1e-5 < compare(load_executorch(path), model, prepared(model)).difference < 0.2
+        assert file_size(path) < 0.4 * model_size(model)
 
     @pytest.mark.long
     def test_images_of_any_size_up_to_the_canvas(self, tmp_path):

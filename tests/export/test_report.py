@@ -30,9 +30,9 @@ class TestCompare:
             assert found.difference != found.difference
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="there are no inputs to compare on; give one batch or more"):
+        with pytest.raises(ValueError, match="give one batch or more"):
             compare(lambda x: x, lambda x: x, [])
-        with pytest.raises(ValueError, match=r"outputs have shapes \[\(1, 1\)\], the reference's \[\(1, 2\)\]"):
+        with pytest.raises(ValueError, match=r"\[\(1, 1\)\].*\[\(1, 2\)\]"):
             compare(lambda x: x[:, :1], lambda x: x, [torch.ones(1, 2)])
 
     def test_answers_of_tasks(self):
@@ -45,10 +45,10 @@ class TestCompare:
 class TestTimeInTurn:
     def test_turns_and_medians(self):
         calls = []
-        runs = {"fast": lambda: calls.append("f"), "slow": lambda: (calls.append("s"), time.sleep(0.01))}
+        runs = {"fast": lambda: calls.append("f"), "slow": lambda: (calls.append("s"), time.sleep(0.1))}
         times = time_in_turn(runs, rounds=3, warmup=1)
         assert calls == ["f", "s"] * 4
-        assert times["slow"] >= 0.01 > times["fast"]
+        assert times["slow"] >= 0.1 > times["fast"]
 
 
 class TestFileSize:

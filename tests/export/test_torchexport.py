@@ -23,9 +23,9 @@ class TestToTorchexport:
         assert json.loads(extra["kornia_mvit.json"])["task"] == "classification"
 
     def test_exception(self, tmp_path):
-        with pytest.raises(ValueError, match=r"m\.onnx does not end in \.pt2"):
+        with pytest.raises(ValueError, match=r"m\.onnx.*\.pt2"):
             to_torchexport(build("classification"), tmp_path / "m.onnx")
-        with pytest.raises(ValueError, match="size 16x16 is below the 32 px"):
+        with pytest.raises(ValueError, match=r"16x16.*32 px"):
             to_torchexport(build("classification"), tmp_path / "m.pt2", size=16)
 
     @pytest.mark.long

@@ -72,15 +72,13 @@ class TestDeepLabV3(BaseTester):
         ):
             with pytest.raises(ValueError, match=message):
                 model(image)
-        with pytest.raises(ValueError, match="no auxiliary head; build it with aux_channels"):
+        with pytest.raises(ValueError, match=r"auxiliary head.*aux_channels"):
             model.forward_with_aux(torch.rand(2, 3, 64, 64))
 
     def test_one_image_cannot_be_trained_on(self):
         """Unless the statistics of the pooled map are kept, or the batch is spread over devices."""
         model, image = small(), torch.rand(1, 3, 64, 64)
-        with pytest.raises(
-            ValueError, match=r"cannot train on a batch of one image.* model\.head\.aspp\.pool\.eval\(\)"
-        ):
+        with pytest.raises(ValueError, match=r"one image.* model\.head\.aspp\.pool\.eval\(\)"):
             model(image)
         model.head.aspp.pool.eval()
         model(image).sum().backward()
@@ -273,7 +271,7 @@ class TestCompile:
 
     @pytest.mark.long
     def test_inductor_for_all_sizes(self):
-        model = randomize(DeepLabV3("xxs")).eval()
+        model = randomize(small()).eval()
         assert run_all_sizes(model, (2, 64, 130), GraphCounter("inductor")) == 1
 
 

@@ -51,7 +51,7 @@ class TestUnfold(BaseTester):
     def test_exception(self, size):
         h, w = size
         rounded = rf"{-(-h // 2) * 2}x{-(-w // 3) * 3}"
-        with pytest.raises(ValueError, match=rf"2x3 patch does not divide a {h}x{w} map; resize it to {rounded}"):
+        with pytest.raises(ValueError, match=rf"2x3 patch.*{h}x{w} map; resize it to {rounded}"):
             unfold(torch.rand(1, 1, h, w), (2, 3))
 
     @pytest.mark.parametrize("patch", [(1, 1), (2, 2), (3, 2), (1, 4), (6, 4)])
@@ -136,9 +136,9 @@ class TestMobileViTConfig:
         assert model(torch.rand(2, 1, 40, 64)).shape == (2, 10, 5, 8)
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="no stages; give at least one Stage"):
+        with pytest.raises(ValueError, match="give at least one Stage"):
             MobileViT(MobileViTConfig(stem=4, expand=2, stages=(), head_channels=8))
-        with pytest.raises(ValueError, match="token width 10 is not a multiple of 4 heads; give head_dim"):
+        with pytest.raises(ValueError, match=r"width 10.*4 heads; give head_dim"):
             MobileViT(MobileViTConfig(stem=4, expand=2, stages=(Stage(4, dim=10, depth=1),), head_channels=8))
 
     def test_head_dim_frees_the_token_width(self):
@@ -213,7 +213,7 @@ class TestMobileViT(BaseTester):
 
     @pytest.mark.parametrize("dtype_given", [torch.uint8, torch.int64, torch.bool])
     def test_dtype_exception(self, dtype_given):
-        with pytest.raises(TypeError, match=rf"floating-point images, got {dtype_given}; .*image.float\(\) / 255"):
+        with pytest.raises(TypeError, match=rf"got {dtype_given}; .*image.float\(\) / 255"):
             MobileViT(TINY)(torch.ones(1, 3, 64, 64, dtype=dtype_given))
 
     @pytest.mark.parametrize("mode", MODES)
@@ -293,7 +293,7 @@ class TestMobileViT(BaseTester):
 
     @pytest.mark.parametrize("indices", [(5,), (-6,), (), (0, 7)])
     def test_out_indices_exception(self, indices):
-        with pytest.raises(ValueError, match="are not among the 5 stages, -5 to 4"):
+        with pytest.raises(ValueError, match="5 stages, -5 to 4"):
             MobileViT("xxs").forward_features(torch.rand(1, 3, 64, 64), indices)
 
     def test_without_head_conv(self):
@@ -392,7 +392,7 @@ class TestMobileViT(BaseTester):
         assert sizes[1] < 0.8 * sizes[0]
 
     def test_unknown_checkpointing(self):
-        with pytest.raises(ValueError, match="gradient checkpointing 'all' is unknown; give True, False, 'stages'"):
+        with pytest.raises(ValueError, match=r"'all'.*give True, False, 'stages'"):
             MobileViT(TINY).set_gradient_checkpointing("all")
 
     def test_batch_counts_once(self):

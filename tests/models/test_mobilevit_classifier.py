@@ -23,11 +23,11 @@ class TestMobileViTClassifier(BaseTester):
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="num_classes -1 is negative; give 0 for pooled features"):
+        with pytest.raises(ValueError, match=r"num_classes -1.*give 0 for pooled features"):
             MobileViTClassifier("xxs", num_classes=-1)
-        with pytest.raises(ValueError, match="unknown mode 'l'; available: 'xxs', 'xs', 's'"):
+        with pytest.raises(ValueError, match="mode 'l'; available: 'xxs', 'xs', 's'"):
             MobileViTClassifier("l")
-        with pytest.raises(ValueError, match="unknown variant 'a'; available: 'apple', 'kornia'"):
+        with pytest.raises(ValueError, match="variant 'a'; available: 'apple', 'kornia'"):
             MobileViTClassifier("s", variant="a")
         with pytest.raises(ValueError, match=r"add the batch dimension"):
             MobileViTClassifier(TINY)(torch.rand(3, 64, 64))

@@ -38,12 +38,12 @@ def run_all_sizes(model, first, graphs):
 class TestCompile:
     @pytest.mark.parametrize("first", [(2, 64, 64), (4, 256, 256)], ids=str)
     def test_two_graphs_do_for_all_sizes(self, first):
-        model = randomize(MobileViTClassifier("xxs", 10)).eval()
+        model = randomize(MobileViTClassifier(DEEP, 10)).eval()
         assert run_all_sizes(model, first, GraphCounter("eager")) <= 2
 
     def test_one_graph_does_after_an_oblong_image(self):
         """PyTorch takes equal sides of the first image for equal for ever, which costs the second graph above."""
-        model = randomize(MobileViTClassifier("xxs", 10)).eval()
+        model = randomize(MobileViTClassifier(DEEP, 10)).eval()
         assert run_all_sizes(model, (2, 64, 130), GraphCounter("eager")) == 1
 
     @pytest.mark.parametrize("patch", [3, (1, 2), (2, 4)], ids=str)
@@ -80,9 +80,8 @@ class TestCompile:
             assert (compiled(x) - model(x)).abs().max() < 1e-5
 
     @pytest.mark.long
-    @pytest.mark.parametrize("mode", ["xxs", "s"])
-    def test_inductor_for_all_sizes(self, mode):
-        model = randomize(MobileViTClassifier(mode, 10)).eval()
+    def test_inductor_for_all_sizes(self):
+        model = randomize(MobileViTClassifier("xxs", 10)).eval()
         assert run_all_sizes(model, (2, 64, 130), GraphCounter("inductor")) == 1
 
     @pytest.mark.parametrize("size", [(64, 64), (75, 100)])
@@ -95,9 +94,9 @@ class TestCompile:
 
 
 class TestExport:
-    @pytest.mark.parametrize("traced", [(2, 96, 128), (2, 64, 64)], ids=str)
-    def test_dynamic(self, traced):
-        model = randomize(MobileViTClassifier("xxs", 10)).eval()
+    @pytest.mark.parametrize(("mode", "traced"), [("xxs", (2, 96, 128)), (DEEP, (2, 64, 64))], ids=["xxs", "square"])
+    def test_dynamic(self, mode, traced):
+        model = randomize(MobileViTClassifier(mode, 10)).eval()
         batch, *size = traced
         dynamic = {"x": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
         program = torch.export.export(model, (torch.rand(batch, 3, *size),), dynamic_shapes=dynamic)
@@ -109,7 +108,7 @@ class TestExport:
 
     def test_named_dimensions(self):
         """The ranges that a user states are kept."""
-        model = randomize(MobileViT("xxs")).eval()
+        model = randomize(MobileViT(DEEP)).eval()
         dynamic = {"x": {0: Dim("batch", min=2), 2: Dim("height", min=64, max=512), 3: Dim("width", min=64, max=512)}}
         program = torch.export.export(model, (torch.rand(2, 3, 96, 128),), dynamic_shapes=dynamic)
         assert sorted((r.lower, r.upper) for r in program.range_constraints.values())[1:] == [(64, 512), (64, 512)]

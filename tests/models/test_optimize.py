@@ -1,10 +1,12 @@
 """optimize: what it does, what it says, what it refuses."""
 
+import time
+
 import pytest
 import torch
 
 from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite, optimize
-from kornia_mvit.models.optimize import _race, _Slices, has_bfloat16
+from kornia_mvit.models.optimize import _Slices, has_bfloat16
 from tests.models.networks import DEEP, randomize
 
 
@@ -32,13 +34,35 @@ class TestOptimize:
         """With times given out; that the real ones decide is a matter of the benchmark."""
         model = randomize(MobileViT(DEEP)).eval()
         x = torch.rand(2, 3, 64, 70)
+        monkeypatch.setattr(torch, "compile", lambda network, **_: lambda image: network(image) + 1)
+        with torch.no_grad():
+            expected = model(x)
         for times, kept in (({"eager": 1.0, "compiled": 2.0}, "eager"), ({"eager": 2.0, "compiled": 1.0}, "compiled")):
-            monkeypatch.setattr("kornia_mvit.models.optimize._race", lambda *_, t=times: t)
-            monkeypatch.setattr(torch, "compile", lambda network, **_: lambda image: network(image) + 0)
+            given = {name: [taken / 1e3] for name, taken in times.items()}
+            monkeypatch.setattr("kornia_mvit.models.optimize.time_in_turn", lambda *_, t=given, **__: t)
             fast = optimize(model, x)
             assert f"kept it {kept} on cpu" in fast.report
-            assert (fast._run is fast.model) == (kept == "eager")
-            assert fast.milliseconds == times
+            torch.testing.assert_close(fast(x), expected + (kept == "compiled"), rtol=1e-4, atol=1e-4)
+            assert fast.milliseconds == pytest.approx(times)
+
+    def test_times_are_medians_in_milliseconds(self, monkeypatch):
+        given = {"eager": [0.002, 0.001, 9.0], "compiled": [0.004, 0.003, 0.005]}
+        monkeypatch.setattr("kornia_mvit.models.optimize.time_in_turn", lambda *_, **__: given)
+        monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+        fast = optimize(randomize(MobileViT(DEEP)).eval(), torch.rand(2, 3, 64, 70))
+        assert fast.milliseconds == pytest.approx({"eager": 2.0, "compiled": 4.0})
+
+    def test_the_slower_is_not_kept(self, monkeypatch):
+        """With times as measured."""
+
+        def slow(network, **_):
+            return lambda image: (time.sleep(0.05), network(image))[1]
+
+        monkeypatch.setattr(torch, "compile", slow)
+        fast = optimize(randomize(MobileViT(DEEP)).eval(), torch.rand(1, 3, 32, 32))
+        assert 0 < fast.milliseconds["eager"]
+        assert fast.milliseconds["compiled"] >= 50
+        assert ("kept it eager" in fast.report) == (fast.milliseconds["eager"] < fast.milliseconds["compiled"])
 
     def test_where_nothing_compiles(self, monkeypatch):
         def refuse(*_, **__):
@@ -58,7 +82,7 @@ class TestOptimize:
 
     @pytest.mark.long
     def test_compiles(self):
-        model, x = randomize(MobileViTClassifier("xxs", 4)).eval(), torch.rand(3, 3, 256, 256)
+        model, x = randomize(MobileViTClassifier(DEEP, 4)).eval(), torch.rand(3, 3, 128, 128)
         fast = optimize(model, x)
         assert set(fast.milliseconds) >= {"eager", "compiled"}
         with torch.no_grad():
@@ -108,10 +132,3 @@ class TestSlices:
         assert torch.equal(a, x + 1)
         assert torch.equal(b, x * 2)
         assert calls == [2, 2]
-
-
-class TestRace:
-    def test_medians(self, monkeypatch):
-        monkeypatch.setattr("kornia_mvit.models.optimize._SECONDS", 0.01)
-        times = _race({"eager": lambda x: x, "compiled": torch.linalg.svd}, torch.rand(50, 50))
-        assert 0 < times["eager"] < times["compiled"]

@@ -351,7 +351,7 @@ class TestDecode:
     def test_exception(self):
         model = small()
         logits, deltas = planted(model, (64, 96), [])
-        with pytest.raises(ValueError, match="images of 320x320 pixels have 3232 anchors, but there are 208 rows"):
+        with pytest.raises(ValueError, match=r"320x320.*3232 anchors.*208"):
             model.decode(logits, deltas, (320, 320))
 
     def test_without_torchvision(self, monkeypatch):
@@ -364,7 +364,7 @@ class TestDecode:
             return load(name, *args)
 
         monkeypatch.setattr(builtins, "__import__", missing)
-        with pytest.raises(ImportError, match=r"needs torchvision; install kornia-mvit\[train\]"):
+        with pytest.raises(ImportError, match=r"torchvision; install kornia-mvit\[train\]"):
             model.decode(*planted(model, (64, 96), []), (64, 96))
 
 

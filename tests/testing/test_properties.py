@@ -174,7 +174,7 @@ class TestCheckBackbone:
 
     def test_exception_of_a_factory_that_gives_one_network(self):
         model = faults.Clean()
-        with pytest.raises(TypeError, match="gave the same network twice"):
+        with pytest.raises(TypeError, match="same network twice"):
             check_backbone(lambda: model)
         assert check(lambda: copy.deepcopy(model), properties=["sizes"]).ok
 
@@ -200,8 +200,7 @@ class TestOurs:
         check_backbone(factory, max_examples=5, exclude=["export"])
 
     @pytest.mark.long
-    @pytest.mark.parametrize("variant", ["apple", "kornia"])
-    @pytest.mark.parametrize("mode", ["xxs", "xs", "s"])
+    @pytest.mark.parametrize(("mode", "variant"), [("xxs", "apple"), ("xs", "kornia"), ("s", "apple")])
     def test_every_mode(self, mode, variant):
         model = MobileViTClassifier(mode, 10, variant=variant)
         channels = model.backbone.out_channels
@@ -252,5 +251,5 @@ class TestBackboneReport:
         assert self.report.to_dict()["results"][0]["status"] == "refused"
         with pytest.raises(BackboneError, match="32x33"):
             self.report.raise_for_failures()
-        with pytest.raises(KeyError, match="neighbours was not checked; these were: sizes, shapes, buffers"):
+        with pytest.raises(KeyError, match=r"neighbours.*sizes, shapes, buffers"):
             self.report["neighbours"]

@@ -117,7 +117,7 @@ class TestImages:
         assert len(found) > 10
 
     def test_is_quick_and_costs_few_choices(self):
-        """A photograph's size takes milliseconds, and no health check objects."""
+        """A photograph's size takes milliseconds of a core, and no health check objects."""
 
         @settings(QUIET, max_examples=50)
         @given(images((224, 224)))
@@ -126,9 +126,9 @@ class TestImages:
 
         times = []
         for _ in range(3):
-            start = time.perf_counter()
+            start = time.process_time()
             test()
-            times.append((time.perf_counter() - start) / 50)
+            times.append((time.process_time() - start) / 50)
         assert min(times) < 0.03
 
     def test_prints_as_a_call(self):
@@ -375,7 +375,7 @@ class TestMobileViTConfigs:
         assert len(least(mobilevit_configs(), lambda c: sum(stage.depth for stage in c.stages) > 1).stages) == 1
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="max_stages 0 is not at least 1"):
+        with pytest.raises(ValueError, match="max_stages 0"):
             mobilevit_configs(max_stages=0)
-        with pytest.raises(ValueError, match="max_channels 1 is not at least 2"):
+        with pytest.raises(ValueError, match="max_channels 1"):
             mobilevit_configs(max_channels=1)

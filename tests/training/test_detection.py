@@ -112,7 +112,7 @@ class TestDetectionTask:
         assert message in str(error.value)
 
     def test_exception_of_data(self):
-        with pytest.raises(ValueError, match="detection needs boxes; this batch has none"):
+        with pytest.raises(ValueError, match="needs boxes"):
             DetectionTask(**SMALL).loss(Batch(torch.rand(2, 3, 64, 64)))
 
     def test_a_batch_without_a_box_trains(self):
@@ -338,7 +338,7 @@ class TestDetectionEvaluation:
     def test_exception(self):
         with pytest.raises(ValueError, match="no evaluations"):
             DetectionEvaluation.concatenate([])
-        with pytest.raises(ValueError, match="2 class names for 3 classes"):
+        with pytest.raises(ValueError, match=r"2 class names.*3 classes"):
             detection_metrics(collect(), ["a", "b"])
         with pytest.raises(ValueError, match="one image or more"):
             DetectionEvaluation({}, [], 3)

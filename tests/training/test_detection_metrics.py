@@ -126,6 +126,7 @@ class TestCocoMetrics:
             assert torch.equal(value, scores[1][name])
 
     @pytest.mark.long
+    @pytest.mark.processes
     def test_two_processes_score_as_one(self, tmp_path):
         """And each keeps its own share, to which more can be added."""
         root = str(Path(__file__).parents[2])
@@ -137,7 +138,7 @@ class TestCocoMetrics:
             for rank in range(2)
         ]
         try:
-            assert [run.wait(timeout=120) for run in runs] == [0, 0]
+            assert [run.wait(timeout=240) for run in runs] == [0, 0]
         finally:
             for run in runs:
                 run.kill()
@@ -173,9 +174,9 @@ class TestCocoMetrics:
 
     def test_exception(self):
         box, metrics = {"boxes": torch.zeros(1, 4), "labels": torch.tensor([4])}, CocoMetrics(NAMES)
-        with pytest.raises(ValueError, match="predictions of 0 images, but truths of 1"):
+        with pytest.raises(ValueError, match=r"0 images.*truths of 1"):
             metrics.update([], [box])
-        with pytest.raises(ValueError, match="prediction 0 has labels from 4 to 4, but there are 4 classes"):
+        with pytest.raises(ValueError, match=r"prediction 0.*from 4 to 4.*4 classes"):
             metrics.update([box | {"scores": torch.ones(1)}], [box])
         with pytest.raises(ValueError, match="there are no classes"):
             CocoMetrics([])

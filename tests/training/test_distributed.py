@@ -17,7 +17,7 @@ from kornia_mvit.training import last_checkpoint
 from tests.data.test_datamodules import make_folder
 from tests.training.runs import ROOT, fit, state_of, write_recipe
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.processes]
 
 TWO = {"devices": 2, "strategy": "ddp"}
 
@@ -72,13 +72,15 @@ class TestTwoProcesses:
         options = {"data": {"batch_size": 4}, "trainer": TWO}
         run = fit(write_recipe(whole, **options))
         assert run.returncode == 0, run.stderr
-        run = fit(write_recipe(stopped, signal_at={"step": 8, "number": int(signal.SIGTERM), "rank": 1}, **options))
+        run = fit(write_recipe(stopped, signal_at={"step": 18, "number": int(signal.SIGTERM), "rank": 1}, **options))
         assert run.returncode == 143, run.stderr
         assert "kornia-mvit: stopped by SIGTERM; everything is in" in run.stderr
-        assert torch.load(last_checkpoint(stopped), weights_only=True)["global_step"] == 8
+        assert torch.load(last_checkpoint(stopped), weights_only=True)["global_step"] == 18
         run = fit(write_recipe(stopped, **options), "--ckpt_path", "last")
         assert run.returncode == 0, run.stderr
         expected, found = state_of(whole, steps=20), state_of(stopped, steps=20)
+        metrics = [f"exact_resume.metrics.{rank}.callback_metrics.train/loss" for rank in range(2)]
+        assert not torch.equal(*(expected[name] for name in metrics)), "the processes have metrics of their own"
         assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
 
     @pytest.mark.parametrize("rank", [0, 1])

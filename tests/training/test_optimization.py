@@ -67,9 +67,9 @@ class TestParameterGroups:
 
     def test_exception(self):
         network = nn.Linear(2, 2)
-        with pytest.raises(ValueError, match=r"layer_decay 1.5 not in \(0, 1\]"):
+        with pytest.raises(ValueError, match=r"layer_decay 1.5.*\(0, 1\]"):
             parameter_groups(network, 1.0, 0.1, layer_decay=1.5)
-        with pytest.raises(ValueError, match="there is nothing to learn"):
+        with pytest.raises(ValueError, match="nothing to learn"):
             parameter_groups(network.requires_grad_(False), 1.0, 0.1)
 
 
@@ -89,7 +89,7 @@ class TestWarmupSchedule:
 
     def test_exception(self):
         optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.5)
-        with pytest.raises(ValueError, match="unknown schedule 'step'; available: 'cosine', 'poly'"):
+        with pytest.raises(ValueError, match="'step'; available: 'cosine', 'poly'"):
             warmup_schedule(optimizer, 10, warmup=0, first=0.1, last=0.0, shape="step")
 
 

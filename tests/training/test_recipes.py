@@ -26,7 +26,7 @@ class TestFindRecipe:
         assert find_recipe(str(own)) == own
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="no recipe or file 'digit'; recipes: bccd, camvid, coco-ssdlite"):
+        with pytest.raises(ValueError, match="'digit'; recipes: bccd, camvid, coco-ssdlite"):
             find_recipe("digit")
 
     @pytest.mark.parametrize("name", list_recipes())

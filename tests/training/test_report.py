@@ -90,7 +90,7 @@ class TestEvaluation:
     def test_exception_of_parts(self):
         with pytest.raises(ValueError, match="no evaluations"):
             Evaluation.concatenate([])
-        with pytest.raises(ValueError, match="evaluations of 2 and 3 classes do not go together"):
+        with pytest.raises(ValueError, match="2 and 3 classes"):
             Evaluation.concatenate([Evaluation.from_logits(torch.eye(k), torch.arange(k)) for k in (3, 2)])
 
     def test_soft_labels_count_as_their_largest(self):
@@ -188,7 +188,7 @@ class TestClassificationMetrics:
         assert found["loss"] is None
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="2 class names for 3 classes"):
+        with pytest.raises(ValueError, match=r"2 class names.*3 classes"):
             classification_metrics(Evaluation.from_logits(torch.eye(3), torch.arange(3)), ["a", "b"])
 
 

@@ -88,10 +88,10 @@ class TestSegmentationTask:
         assert message in str(error.value)
 
     def test_exception_of_data(self, tmp_path):
-        with pytest.raises(ValueError, match=r"the data ignore pixels of 99, the task those of 255; give both"):
+        with pytest.raises(ValueError, match=r"99.*255; give both"):
             trainer(tmp_path).fit(SegmentationTask(**SMALL, network=Pixels()), ShapeData(ignore_index=99))
         loader = DataLoader([{"image": torch.zeros(3, 32, 32)}] * 2, batch_size=2, collate_fn=Batch.collate)
-        with pytest.raises(ValueError, match="segmentation needs masks; this batch has none"):
+        with pytest.raises(ValueError, match="needs masks"):
             trainer(tmp_path).validate(SegmentationTask(**SMALL, network=Pixels()), loader)
 
     def test_loss_by_hand(self):

@@ -105,11 +105,11 @@ class TestSegmentationEvaluation:
             SegmentationCollector().add({}, Batch(torch.rand(1, 3, 8, 8)))
         with pytest.raises(ValueError, match="no evaluations"):
             SegmentationEvaluation.concatenate([])
-        with pytest.raises(ValueError, match="evaluations of 3 and 4 classes do not go together"):
+        with pytest.raises(ValueError, match="3 and 4 classes"):
             SegmentationEvaluation.concatenate([evaluate()[0], evaluate(classes=4)[0]])
         with pytest.raises(ValueError, match="one image or more"):
             SegmentationEvaluation(*[torch.zeros(0, 2)] * 3, torch.zeros(2, 2), [])
-        with pytest.raises(ValueError, match="expected right of 1 images and 2 classes"):
+        with pytest.raises(ValueError, match="1 images and 2 classes"):
             SegmentationEvaluation(*[torch.zeros(1, 3)] * 3, torch.zeros(2, 2), ["a"])
 
 
@@ -147,7 +147,7 @@ class TestSegmentationMetrics:
         assert 88 <= inside <= 99
 
     def test_exception(self):
-        with pytest.raises(ValueError, match="2 class names for 3 classes"):
+        with pytest.raises(ValueError, match=r"2 class names.*3 classes"):
             segmentation_metrics(evaluate()[0], NAMES[:2])
 
 
@@ -204,5 +204,5 @@ class TestDrawSegmentation:
         assert picture.size == (3 * 30 + 2 * 4, 20)
 
     def test_exception(self):
-        with pytest.raises(ValueError, match=r"the image is \(20, 30\), its mask \(20, 20\)"):
+        with pytest.raises(ValueError, match=r"\(20, 30\).*mask \(20, 20\)"):
             draw_segmentation(torch.zeros(3, 20, 30, dtype=torch.uint8), [torch.zeros(20, 20, dtype=torch.long)])

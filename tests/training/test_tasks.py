@@ -99,10 +99,10 @@ class TestClassificationTask:
         assert message in str(error.value)
 
     def test_exception_of_data(self, tmp_path):
-        with pytest.raises(ValueError, match="the data have 2 classes, the task 3"):
+        with pytest.raises(ValueError, match="2 classes, the task 3"):
             trainer(tmp_path).fit(ClassificationTask(num_classes=3, network=Tiny(3), image_size=32), Tones())
         loader = DataLoader([{"image": torch.zeros(3, 32, 32)}] * 4, batch_size=2, collate_fn=Batch.collate)
-        with pytest.raises(ValueError, match="classification needs labels"):
+        with pytest.raises(ValueError, match="needs labels"):
             trainer(tmp_path).validate(ClassificationTask(num_classes=2, network=Tiny(), image_size=32), loader)
 
     def test_learns(self, tmp_path):
@@ -132,7 +132,7 @@ class TestClassificationTask:
         run.fit(task, Tones())
         assert task.network is network
         run.save_checkpoint(tmp_path / "own.ckpt")
-        with pytest.raises(ValueError, match=r"network of its own.*load_from_checkpoint\(path, network"):
+        with pytest.raises(ValueError, match=r"load_from_checkpoint\(path, network"):
             from_pretrained(tmp_path / "own.ckpt")
         again = ClassificationTask.load_from_checkpoint(tmp_path / "own.ckpt", network=Tiny(2), weights_only=True)
         image = torch.rand(2, 3, 32, 32)
@@ -194,7 +194,7 @@ class TestClassificationTask:
     def test_refuses_data_of_other_classes(self, fitted, tmp_path):
         _, _, path = fitted
         task = ClassificationTask(num_classes=2, image_size=32)
-        with pytest.raises(ValueError, match=r"classes \(dark, bright\) are not those of the data \(cat, dog\)"):
+        with pytest.raises(ValueError, match=r"\(dark, bright\).*\(cat, dog\)"):
             trainer(tmp_path).validate(task, Tones(("cat", "dog")), ckpt_path=path, weights_only=True)
 
     def test_fits_with_every_switch(self, tmp_path):
@@ -340,17 +340,24 @@ class TestClassificationTask:
     @pytest.mark.long
     def test_compiles(self, tmp_path):
         """The network's own graphs are tests of the models; here it is that training, averaging and saving take one."""
-        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, compile=True, learning_rate=0.1)
+
+        class Telling(Tiny):
+            """All logits are 100 higher where they are compiled, which changes no probability."""
+
+            def forward(self, x):
+                y = super().forward(x)
+                return y + 100 if torch.compiler.is_compiling() else y
+
+        task = ClassificationTask(num_classes=2, network=Telling(), image_size=32, compile=True, learning_rate=0.1)
         run = trainer(tmp_path, callbacks=[EMA(0.5)], max_epochs=6)
         run.fit(task, Tones())
-        assert task.network._compiled_call_impl is not None
         assert run.callback_metrics["val/accuracy"] == 1.0
         run.save_checkpoint(tmp_path / "compiled.ckpt")
         plain = ClassificationTask.load_from_checkpoint(
             tmp_path / "compiled.ckpt", network=Tiny(), compile=False, weights_only=True
         )
         image = torch.rand(2, 3, 32, 32)
-        torch.testing.assert_close(plain.eval()(image), task.eval()(image))
+        torch.testing.assert_close(plain.eval()(image) + 100, task.eval()(image))
 
     @pytest.mark.long
     @pytest.mark.parametrize(
