@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["FileError", "cell", "printable", "sweep", "write_whole"]
+__all__ = ["FileError", "cell", "printable", "scratch", "sweep", "write_whole"]
 
 _MISTAKES = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError, ImportError)
 _STREAMS = re.compile(r"/dev/(std(in|out|err)|fd/\d+)|/proc/.*")
@@ -92,9 +92,31 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     except _MISTAKES:
         raise
     except Exception as error:
-        before = "the one from before stays" if path.exists() else "there is none from before"
-        before = "" if _is_stream(path) else f"; {before}"
-        raise OSError(f"could not write {printable(path)} ({_reason(error)}){before}") from error
+        raise _unwritten(path, _reason(error)) from error
+
+
+@contextmanager
+def scratch(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder for what a file is made from; where that has no room, the error names the file.
+
+    Args:
+        path: the file that is to be written in the end.
+
+    Raises:
+        OSError: if what goes into the folder cannot be written.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        reason = _reason(error.__cause__ or error)
+        raise _unwritten(Path(path), f"{reason}, in the temporary folder {tempfile.gettempdir()}") from error
+
+
+def _unwritten(path: Path, reason: str) -> OSError:
+    before = "the one from before stays" if path.exists() else "there is none from before"
+    before = "" if _is_stream(path) else f"; {before}"
+    return OSError(f"could not write {printable(path)} ({reason}){before}")
 
 
 def sweep(folder: str | Path) -> list[Path]:

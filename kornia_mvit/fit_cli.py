@@ -1,13 +1,16 @@
 """The commands that train and evaluate: Lightning's command line over recipes."""
 
+import contextlib
+import errno
 import inspect
 import logging
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from difflib import get_close_matches
 from importlib import import_module
@@ -41,6 +44,7 @@ _OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not wh
 }
 _OF_NETWORK = {"mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels"}
 _CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
+_FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def run_command(argv: list[str]) -> int:
@@ -178,6 +182,8 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             trainer = super().instantiate_trainer(**kwargs)
+            folders.update(str(place) for logger in trainer.loggers if (place := logger.save_dir) is not None)
+            folders.add(trainer.default_root_dir)
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
                 trainer.strategy.checkpoint_io = AtomicCheckpointIO()
             return trainer
@@ -193,17 +199,48 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
     args = _prepare(argv)
     options = (argument.partition("=")[0].removeprefix("--model.") for argument in args if "--model." in argument)
     asked = {option.removeprefix("init_args.").partition(".")[0] for option in options}
-    return Cli(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
-        save_config_kwargs={"overwrite": True},
-        args=args,
-        run=run,
-    )
+    folders: set[str] = set()  # that the run writes to
+    with _naming_full_disks(folders):
+        return Cli(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
+            save_config_kwargs={"overwrite": True},
+            args=args,
+            run=run,
+        )
+
+
+@contextlib.contextmanager
+def _naming_full_disks(folders: set[str]) -> Iterator[None]:
+    """Name the folders of a run in errors of a full disk that name no file, as those of loggers.
+
+    TensorBoard writes in a thread; an error there is told in a line as well, and once.
+    """
+    in_threads: list[BaseException] = []
+    before = threading.excepthook
+
+    def keep(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError) and args.exc_value.errno in _FULL_DISK:
+            in_threads.append(args.exc_value)
+        else:
+            before(args)
+
+    threading.excepthook = keep
+    try:
+        yield
+        if in_threads:
+            raise in_threads[0]
+    except OSError as error:
+        if error.errno not in _FULL_DISK or error.filename is not None:
+            raise
+        places = ", ".join(sorted(folders))
+        raise OSError(f"could not write a file of the run under {places} ({error.strerror})") from error
+    finally:
+        threading.excepthook = before
 
 
 def _refuse(message: str, ex: Exception | None = None) -> NoReturn:

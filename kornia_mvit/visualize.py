@@ -193,8 +193,8 @@ def draw_overlay(
     """
     _check_mask(image, mask)
     picture = _pillow()[0].fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
-    painted = _paint_mask(picture, mask.cpu(), ignore_index, colours)
-    return add_legend(painted, classes_in(mask, ignore_index), class_names, colours)
+    picture = _paint_mask(picture, mask.cpu(), ignore_index, colours)  # lets go of the one from before
+    return add_legend(picture, classes_in(mask, ignore_index), class_names, colours)
 
 
 def draw_detections(
@@ -327,7 +327,11 @@ def fit_image(image: Tensor, side: int) -> Tensor:
 
 def classes_in(mask: Tensor, ignore_index: int) -> list[int]:
     """List the classes that masks hold, but for the one that is none."""
-    return sorted(set(torch.unique(mask).tolist()) - {ignore_index})
+    found: set[int] = set()
+    for strip in torch.split(mask.flatten(), _STRIP):  # what sorting takes is many times the mask
+        numbers = torch.bincount(strip).nonzero() if mask.dtype == torch.uint8 else strip.unique()
+        found.update(numbers.flatten().tolist())
+    return sorted(found - {ignore_index})
 
 
 def _look(image: Tensor, preprocess: Preprocess | None) -> Tensor:

@@ -106,6 +106,7 @@ class TestCommands:
         check(capsys, out, "a.png", *arguments)
 
     @pytest.mark.long
+    @pytest.mark.filterwarnings("ignore:Implicitly cleaning up:ResourceWarning")  # coremltools', where it cannot write
     @pytest.mark.parametrize(
         ("file", "options"),
         [

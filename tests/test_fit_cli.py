@@ -1,6 +1,5 @@
 """Checkpoints from others in all commands: nothing is run, and the error takes one line."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tests.training.gadgets import (
     gadgets,
     make_elsewhere,
     nothing_runs,
+    pairs,
     train_tasks,
 )
 
@@ -108,12 +108,11 @@ class TestCommands:
             places += [("hyper_parameters", "policy_args", "jitter"), ("callbacks", "EMA"), ("loops", "fit_loop")]
             places += [(name,) for name in checkpoint if name != "state_dict"]
         places += [("hyper_parameters",), ("datamodule_hyper_parameters",), ("state_dict",), ("current_model_state",)]
-        cases = list(zip(places, itertools.cycle(gadgets(elsewhere).values()), strict=False))
+        values = gadgets(elsewhere)
         step = {"validate": 2, "info": 1}.get(command, 6)  # those of training read in the same way, as do the others
-        cases = cases[list(COMMANDS).index(command) % step :: step]
         refused = 0
-        for place, value in cases:
-            path = changed(trained["classification"], tmp_path / "last.ckpt", (place, value))
+        for place, name in pairs(places, values, list(COMMANDS).index(command) % step, step):
+            path = changed(trained["classification"], tmp_path / "last.ckpt", (place, values[name]))
             with nothing_runs(elsewhere):
                 status = run_command(command, path, tmp_path)
             refused += status == 2

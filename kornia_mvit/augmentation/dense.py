@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.augmentation.targets import inverse_maps, way_back
+from kornia_mvit.augmentation.targets import MapsBack, way_back
 from kornia_mvit.data.batch import Batch
 
 __all__ = ["SlidingWindow", "predict_labels", "predict_maps"]
 
-_STRIP = 2**24  # numbers of a map that are at hand at a time
+_STRIP = 2**21  # numbers of a map that are at hand at a time
+_ROWS = 16  # of the result, at most
 
 Size = int | tuple[int, int]
 
@@ -144,14 +145,30 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, pipeline:
     """
     prepared, params = pipeline.prepare(Batch(image[None]))
     maps = predict(prepared.image)
-    geometry = way_back(params, maps)
-    height, width = int(image.shape[-2]), int(image.shape[-1])
+    back = MapsBack(maps, way_back(params, maps))
+    height, width = back.size
     out = torch.empty(height, width, dtype=torch.uint8 if maps.shape[1] <= 256 else torch.int32, device=maps.device)
-    step = max(1, _STRIP // (width * maps.shape[1]))
-    for top in range(0, height, step):
-        rows = slice(top, top + step)
-        out[rows] = inverse_maps(maps, geometry, rows)[0].argmax(1)[0]
+    top = 0
+    while top < height:
+        near = _classes_near(back, slice(top, top + _ROWS))
+        rows = slice(top, top + max(1, min(_ROWS, _STRIP // (width * len(near)))))
+        found, valid = back.read(rows, near)
+        out[rows] = near[found.max(1).indices[0]].to(out.dtype).masked_fill(~valid[0, 0], 0)
+        top = rows.stop
     return out
+
+
+def _classes_near(back: MapsBack, rows: slice) -> Tensor:
+    """Give the classes that can be highest somewhere in rows of the result, in order.
+
+    Between four neighbours of a map, bilinear reading keeps each class between its lowest and its highest there: a
+    class whose highest is below the lowest of another is nowhere the highest.
+    """
+    read = (back.y[0, rows, 0] - 0.5).clamp(0, back.maps.shape[-2] - 1)
+    block = back.maps[0, :, int(read.min()) : int(read.max()) + 2]
+    block = F.pad(block, (0, 1, 0, 1), mode="replicate")  # of a pixel beside itself at the edge
+    highest, lowest = F.max_pool2d(block, 2, 1), -F.max_pool2d(-block, 2, 1)
+    return (highest >= lowest.amax(0)).flatten(1).any(1).nonzero()[:, 0]
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:

@@ -15,7 +15,7 @@ from kornia_mvit.ops.geometry import (
     transform_points,
 )
 
-__all__ = ["inverse_boxes", "inverse_keypoints", "inverse_maps", "move_targets", "way_back"]
+__all__ = ["MapsBack", "inverse_boxes", "inverse_keypoints", "inverse_maps", "move_targets", "way_back"]
 
 
 def move_targets(
@@ -61,29 +61,52 @@ def way_back(params: dict[str, Any], like: Tensor) -> Geometry:
     return geometry
 
 
-def inverse_maps(maps: Tensor, geometry: Geometry, rows: slice | None = None) -> tuple[Tensor, Tensor]:
-    """Bring dense maps back; see :meth:`kornia_mvit.AugmentationPipeline.inverse`.
+class MapsBack:
+    """Reads dense maps of augmented images at the pixels of the images as they were.
 
     They are read bilinearly at their own stride, which is what upsampling them first would give, at one
-    interpolation less. With ``rows`` those of the result alone are read, of steps that only flip, scale and shift.
+    interpolation less.
+
+    Args:
+        maps: (B, C, h, w), floating point.
+        geometry: the way that the images went.
     """
-    if maps.ndim != 4 or not maps.is_floating_point():
-        raise ValueError(f"maps are (B, C, h, w) and floating point, got {maps.dtype} {tuple(maps.shape)}")
-    back, view = geometry.inverse(), geometry.view
-    work = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
-    x, y, seen = back.source(0, len(back), work.dtype)
-    (height, width), (h, w) = back.sizes[0], maps.shape[-2:]
-    size = back.sizes[-1]
-    if rows is not None:
-        size, y = (len(range(size[0])[rows]), size[1]), y[:, rows]
-        seen = None if seen is None else seen[:, rows]
-    out = sample_bilinear(work, x * (w / width), y * (h / height))
-    valid = torch.ones(len(maps), *size, dtype=torch.bool, device=maps.device) if seen is None else seen
-    if view is not None:
-        row, column = (torch.arange(n, device=maps.device) for n in back.sizes[-1])
-        row = row if rows is None else row[rows]
-        valid = valid & (row < view[:, :1])[:, :, None] & (column < view[:, 1:])[:, None, :]
-    return out.masked_fill(~valid[:, None], 0.0).to(maps.dtype), valid[:, None]
+
+    def __init__(self, maps: Tensor, geometry: Geometry) -> None:
+        if maps.ndim != 4 or not maps.is_floating_point():
+            raise ValueError(f"maps are (B, C, h, w) and floating point, got {maps.dtype} {tuple(maps.shape)}")
+        self.dtype = maps.dtype
+        self.maps = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+        back, self.view = geometry.inverse(), geometry.view
+        x, y, self.seen = back.source(0, len(back), self.maps.dtype)
+        (height, width), self.size = back.sizes[0], back.sizes[-1]
+        self.x, self.y = x * (maps.shape[-1] / width), y * (maps.shape[-2] / height)
+
+    def read(self, rows: slice = slice(None), classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read rows of the result, and of some of the classes.
+
+        Args:
+            rows: those of the result, of ways that only flip, scale and shift.
+            classes: (K,), numbers of the channels; None for all.
+
+        Returns:
+            The maps (B, K, H, W), zero where nothing was in view, and (B, 1, H, W) where that is not so.
+        """
+        maps = self.maps if classes is None else self.maps[:, classes]
+        out = sample_bilinear(maps, self.x, self.y[:, rows])
+        row, column = (torch.arange(n, device=out.device) for n in self.size)
+        if self.seen is None:
+            valid = torch.ones(len(maps), *out.shape[-2:], dtype=torch.bool, device=out.device)
+        else:
+            valid = self.seen[:, rows]
+        if self.view is not None:
+            valid = valid & (row[rows] < self.view[:, :1])[:, :, None] & (column < self.view[:, 1:])[:, None, :]
+        return out.masked_fill(~valid[:, None], 0.0).to(self.dtype), valid[:, None]
+
+
+def inverse_maps(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+    """Bring dense maps back; see :meth:`kornia_mvit.AugmentationPipeline.inverse`."""
+    return MapsBack(maps, geometry).read()
 
 
 def inverse_boxes(boxes: Tensor, geometry: Geometry) -> Tensor:

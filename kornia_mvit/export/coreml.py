@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kornia_mvit.export.canvas import Canvas, static_graph
 from kornia_mvit.export.graph import Deployed
 from kornia_mvit.export.tracing import Size, silence
-from kornia_mvit.files import write_whole
+from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["to_coreml"]
@@ -69,12 +69,18 @@ def to_coreml(
     inputs = tuple(x.float() if n == 0 else x.to(torch.int32) for n, x in enumerate(example))
     with torch.no_grad(), silence():
         program = torch.export.export(_Named(graph), inputs).run_decompositions({})
-        package = coremltools.convert(
-            program,
-            minimum_deployment_target=coremltools.target.iOS16,
-            compute_precision=_half(coremltools) if fp16 else coremltools.precision.FLOAT32,
-            skip_model_load=True,
-        )
+        try:
+            package = coremltools.convert(
+                program,
+                minimum_deployment_target=coremltools.target.iOS16,
+                compute_precision=_half(coremltools) if fp16 else coremltools.precision.FLOAT32,
+                skip_model_load=True,
+            )
+        except RuntimeError as error:
+            if "FileWriter" not in str(error):
+                raise
+            with scratch(path):  # which names the file
+                raise OSError("coremltools could not write its weights") from None
         package = _describe(coremltools, package, graph, about)
         with write_whole(path) as beside:
             package.save(str(beside))

@@ -1,6 +1,5 @@
 """OpenVINO, from ONNX. Needs ``kornia-mvit[export]``."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from kornia_mvit.export.card import metadata
 from kornia_mvit.export.graph import Suppression, deployable
 from kornia_mvit.export.onnx import to_onnx
 from kornia_mvit.export.tracing import Size
-from kornia_mvit.files import write_whole
+from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
 
@@ -55,9 +54,9 @@ def to_openvino(
         raise ValueError(f"{path} does not end in .xml, as the files of OpenVINO do")
     arguments: dict[str, Any] = {"with_preprocess": with_preprocess, "with_decode": with_decode, "layout": layout}
     arguments["nms"] = nms
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch(path) as folder:
         # OpenVINO 2026.4 reads ONNX's antialiased resize as another one
-        file = to_onnx(model, Path(folder) / "model.onnx", size=size, resample="matmul", **arguments)
+        file = to_onnx(model, folder / "model.onnx", size=size, resample="matmul", **arguments)
         written = openvino.convert_model(file)
     for name, text in metadata(model, deployable(model, **arguments)).items():
         written.set_rt_info(text, ["kornia_mvit", name])

@@ -7,7 +7,6 @@ around the network; for ExecuTorch the activations too. So do the layers that ar
 ``kornia-mvit[export]``.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from kornia_mvit.export.executorch import lower, shared_provenance
 from kornia_mvit.export.graph import Suppression, deployable
 from kornia_mvit.export.onnx import to_onnx
 from kornia_mvit.export.tracing import Size, sides, silence
-from kornia_mvit.files import write_whole
+from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 
@@ -142,8 +141,8 @@ def quantize_onnx(
         raise ImportError(f"quantising for ONNX Runtime needs {error.name}; install kornia-mvit[export]") from error
     kept, images, path = _kept(model, keep), list(images), Path(path)
     inputs = list(_inputs(model, images, size))
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+    with scratch(path) as folder:
+        source, target = folder / "float.onnx", folder / "int8.onnx"
         to_onnx(
             model,
             source,

@@ -378,7 +378,7 @@ def _check_names(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], foun
         ("unexpected", theirs, [_their_name(key, found) for key in missing or wanted]),
     ):
         shown = [
-            key + (f" (nearest: {match[0]})" if (match := get_close_matches(key, others, 1, 0.6)) else "")
+            cut(key) + (f" (nearest: {cut(match[0])})" if (match := get_close_matches(key, others, 1, 0.6)) else "")
             for key in names[:5]
         ]
         if names:

@@ -56,7 +56,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             head = file.read(2)
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {reason_of(error)}") from None
-    if head == b"PK" and not zipfile.is_zipfile(path):
+    if head == b"PK" and not _has_directory(path):
         raise CheckpointError(f"checkpoint {path} is truncated: its end is missing; {_REMEDY}")
     if (head != b"PK" and head[:1] != b"\x80") or _is_tar(path):  # neither a zip archive nor a pickle
         raise CheckpointError(f"{path} is not a PyTorch checkpoint")
@@ -83,6 +83,14 @@ def stored_bytes(data: Any) -> tuple[int, int]:
             seen.add(id(value))
             waiting += value.values() if isinstance(value, Mapping) else value
     return count, sum(memory.values())
+
+
+def _has_directory(path: Path) -> bool:
+    """Tell whether a zip archive has its directory, which is at its end."""
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # of damaged directories, in some versions of Python
+        return False
 
 
 def _is_tar(path: Path) -> bool:

@@ -153,16 +153,20 @@ def run_command(argv: list[str]) -> tuple[int, str, str]:
 
 
 def command_complaint(status: int, out: str, err: str) -> str | None:
-    """Say what is wrong with how a command ended."""
+    """Say what is wrong with how a command ended: with success, or with a line that is an error and the last one.
+
+    Before it may stand warnings, and what was found in the data and left out of it.
+    """
     lines = [line for line in err.splitlines() if not line.startswith("kornia-mvit: warning")]
+    errors = [line for line in lines if line.startswith("kornia-mvit: error: ")]
     if status == -signal.SIGALRM:
         return "took too long"
-    if status not in (0, 2) or "Traceback" in err:
+    if status not in (0, 2) or "Traceback" in err or "Exception ignored" in err:
         return f"exit status {status}: {lines[-1][:200] if lines else ''}"
-    if status == 2 and (len(lines) != 1 or not lines[0].startswith("kornia-mvit: error: ")):
-        return f"not one line: {err[:200]!r}"
-    if status == 0 and lines:
-        return f"lines beside success: {err[:200]!r}"
+    if status == 2 and (len(errors) != 1 or lines[-1] != errors[0]):
+        return f"not one line of error at the end: {err[:200]!r}"
+    if status == 0 and errors:
+        return f"errors beside success: {err[:200]!r}"
     if "NaN" in out or "Infinity" in out:
         return f"output that is no JSON: {out[:200]!r}"
     return None

@@ -123,6 +123,20 @@ class TestArchives:
         with pytest.raises(CheckpointError, match=r"'a/data/0' 2 times"):
             read_checkpoint(tmp_path / "a.pt")
 
+    def test_of_several_disks(self, tmp_path):
+        path = tmp_path / "a.pt"
+        torch.save({"a": torch.ones(3)}, path)
+        data = bytearray(path.read_bytes())
+        data[data.index(b"PK\x06\x07") + 16] = 9
+        path.write_bytes(data)
+        complaint_of(lambda: read_checkpoint(path), path)
+
+    def test_long_names(self, tmp_path, tiny):
+        state = tiny.state_dict()
+        state["x" * 5000] = state.pop("classifier.bias")
+        torch.save(state, tmp_path / "a.pt")
+        assert "names" in complaint_of(lambda: from_pretrained(tmp_path / "a.pt"), tmp_path / "a.pt")
+
     def test_hash_of_safetensors(self, tmp_path, tiny):
         path = tmp_path / "a.safetensors"
         save_checkpoint(tiny, path)

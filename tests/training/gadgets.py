@@ -1,6 +1,8 @@
 """What would act if something in a checkpoint were built, imported or opened, and a watch that sees it."""
 
+import itertools
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -102,6 +104,13 @@ def gadgets(folder: Path) -> dict[str, Any]:
         "huge": 10**12,
         "nothing": None,
     }
+
+
+def pairs(places: list[tuple[Any, ...]], values: dict[str, Any], first: int, step: int) -> list[tuple[Any, str]]:
+    """Choose places and the names of gadgets in them: in turn, every so many; all of all with GADGETS=all."""
+    if os.environ.get("GADGETS") == "all":
+        return list(itertools.product(places, values))
+    return list(zip(places, itertools.cycle(values), strict=False))[first::step]
 
 
 def make_elsewhere(tmp_path_factory):
