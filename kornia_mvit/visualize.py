@@ -329,7 +329,7 @@ def classes_in(mask: Tensor, ignore_index: int) -> list[int]:
     """List the classes that masks hold, but for the one that is none."""
     found: set[int] = set()
     for strip in torch.split(mask.flatten(), _STRIP):  # what sorting takes is many times the mask
-        numbers = torch.bincount(strip).nonzero() if mask.dtype == torch.uint8 else strip.unique()
+        numbers = torch.bincount(strip).nonzero() if mask.dtype == torch.uint8 else torch.unique(strip)
         found.update(numbers.flatten().tolist())
     return sorted(found - {ignore_index})
 

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
 from torch import Tensor
 
+from kornia_mvit.parsing import cut
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
 from kornia_mvit.weights.settings import check_counts, check_data, plain_settings
 
@@ -57,6 +58,7 @@ def read_run(source: str | Path | IO[bytes], map_location: Any = None) -> dict[s
             raise CheckpointError(
                 f"{name} is of Lightning {written[0]}; this package goes on from those of 2.0 or newer"
             )
+    class_names_of(data, name)
     return data
 
 
@@ -93,16 +95,22 @@ def load_task(
     state = checkpoint.get("state_dict")
     check_counts({key: value for key, value in settings.items() if key not in arguments}, state, name)
     assert isinstance(state, dict)
-    task = owner(**{**settings, **arguments})
-    task.configure_model()
-    task.on_load_checkpoint(checkpoint)
-    state = checkpoint["state_dict"]  # which the task may have exchanged
-    task.load_state_dict(state, strict=task.strict_loading if strict is None else strict)
+    try:
+        task = owner(**{**settings, **arguments})
+        task.configure_model()
+        task.on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]  # which the task may have exchanged
+        task.load_state_dict(state, strict=task.strict_loading if strict is None else strict)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        if arguments or isinstance(error, CheckpointError):
+            raise
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the settings and weights in {name} do not go together: {cut(reason)}") from error
     device = next((value.device for value in state.values() if isinstance(value, Tensor)), torch.device("cpu"))
     return task.to(device)
 
 
-def class_names_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
+def class_names_of(checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> tuple[str, ...] | None:
     """Return the class names that a checkpoint gives, or None.
 
     Raises:
@@ -115,7 +123,7 @@ def class_names_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     if names is None:
         return None
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise CheckpointError("the checkpoint's card is damaged: its class_names are not a list of names")
+        raise CheckpointError(f"the card in {name} is damaged: its class_names are not a list of names")
     return tuple(names)
 
 
