@@ -55,7 +55,10 @@ MUTANTS = (
         "augmentation/test_pipeline_targets.py augmentation/test_inverse.py",
     ),
     Mutant(
-        "augmentation/targets.py", "x * (w / width), y * (h", "x * (h / width), y * (w", "augmentation/test_inverse.py"
+        "augmentation/targets.py",
+        "x * (maps.shape[-1] / width)",
+        "x * (maps.shape[-2] / width)",
+        "augmentation/test_inverse.py",
     ),
     Mutant(
         "augmentation/targets.py", "order = keep.logical_not()", "order = keep", "augmentation/test_pipeline_targets.py"

@@ -75,12 +75,16 @@ class MapsBack:
     def __init__(self, maps: Tensor, geometry: Geometry) -> None:
         if maps.ndim != 4 or not maps.is_floating_point():
             raise ValueError(f"maps are (B, C, h, w) and floating point, got {maps.dtype} {tuple(maps.shape)}")
-        self.dtype = maps.dtype
-        self.maps = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
-        back, self.view = geometry.inverse(), geometry.view
-        x, y, self.seen = back.source(0, len(back), self.maps.dtype)
-        (height, width), self.size = back.sizes[0], back.sizes[-1]
-        self.x, self.y = x * (maps.shape[-1] / width), y * (maps.shape[-2] / height)
+        back = geometry.inverse()
+        self.dtype: torch.dtype = maps.dtype
+        self.maps: Tensor = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+        self.view: Tensor | None = geometry.view
+        self.size: tuple[int, int] = back.sizes[-1]
+        x, y, seen = back.source(0, len(back), self.maps.dtype)
+        height, width = back.sizes[0]
+        self.seen: Tensor | None = seen
+        self.x: Tensor = x * (maps.shape[-1] / width)  # on the maps, of each pixel of the result
+        self.y: Tensor = y * (maps.shape[-2] / height)
 
     def read(self, rows: slice = slice(None), classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read rows of the result, and of some of the classes.

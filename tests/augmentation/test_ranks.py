@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 PROGRAM = """
@@ -42,6 +43,8 @@ def start(folder: Path) -> list[list[tuple[torch.Tensor, torch.Tensor]]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.mark.long
+@pytest.mark.processes
 def test_ranks_draw_apart_and_their_sizes_alike(tmp_path):
     """And both the same again, when they are started again with the same seed."""
     first, second = start(tmp_path / "a")

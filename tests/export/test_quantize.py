@@ -36,10 +36,17 @@ def prepared(model):
     return [model.preprocess.module()(image[None]) for image in images()]
 
 
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """A small classifier, and its file."""
+    model = network()
+    path = tmp_path_factory.mktemp("int8") / "new" / "int8.onnx"
+    return model, quantize_onnx(model, path, images(), size=SIZE, keep=())
+
+
 class TestQuantizeOnnx:
-    def test_smoke(self, tmp_path):
-        model = network()
-        path = quantize_onnx(model, tmp_path / "new" / "int8.onnx", images(), size=SIZE)
+    def test_smoke(self, quantized):
+        model, path = quantized
         proto = onnx.load(path)
         onnx.checker.check_model(proto, full_check=True)
         assert {prop.key: prop.value for prop in proto.metadata_props}["task"] == "classification"
@@ -54,8 +61,8 @@ class TestQuantizeOnnx:
             counts[keep] = len(weights)
         assert list(counts.values()) == [len(layers) - 2, 1]
 
-    def test_each_channel_of_weights_has_its_scale(self, tmp_path):
-        proto = onnx.load(quantize_onnx(network(), tmp_path / "int8.onnx", images(), size=SIZE, keep=()))
+    def test_each_channel_of_weights_has_its_scale(self, quantized):
+        proto = onnx.load(quantized[1])
         shapes = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
         scales = {node.input[0]: node.input[1] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
         weights = [name for name in scales if len(shapes.get(name, ())) == 4]

@@ -26,6 +26,14 @@ DEEP = MobileViTConfig(
     head_channels=8,
     heads=2,
 )
+# With attention after four halvings, so that images of 32 px have a single patch: what compiling takes goes by layers.
+SHALLOW = MobileViTConfig(
+    stem=4,
+    expand=1,
+    stages=(Stage(4, stride=2), Stage(4, stride=2), Stage(4, stride=2, dim=4, depth=1)),
+    head_channels=4,
+    heads=2,
+)
 # Without attention, and with widths that make no stage's first layer a residual when it keeps the size.
 CONVOLUTIONAL = MobileViTConfig(
     stem=4,

@@ -166,7 +166,7 @@ class TestFuse:
             fuse(MobileViT(DEEP))(torch.rand(1, 1, 64, 64))
 
     def test_compile(self):
-        model = randomize(MobileViTClassifier("xxs", 10)).eval()
+        model = randomize(MobileViTClassifier(DEEP, 10)).eval()
         graphs = GraphCounter("eager")
         compiled = torch.compile(fuse(model), fullgraph=True, dynamic=True, backend=graphs)
         with torch.no_grad():

@@ -370,7 +370,7 @@ class TestDecode:
 
 class TestExport:
     def test_static(self):
-        model = randomize(SSDLite("xxs")).eval()
+        model = randomize(small()).eval()
         x = torch.rand(1, 3, 320, 320)
         run = torch.export.export(model, (x,)).module()
         with torch.no_grad():
