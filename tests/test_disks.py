@@ -16,6 +16,7 @@ from kornia_mvit.data.shards import write_shards
 from kornia_mvit.data.synthetic import Shapes
 from kornia_mvit.training.report_parts import write_files
 from kornia_mvit.weights.registry import save_pretrained
+from tests.damage.kinds import TINY
 from tests.data.test_datamodules import make_folder
 from tests.test_cli import FAST, run
 from tests.training.shapes import write
@@ -42,6 +43,7 @@ def given(tmp_path_factory):
     torch.manual_seed(0)
     for name, model in (
         ("classifier", MobileViTClassifier("xxs", 3)),
+        ("tiny", MobileViTClassifier(TINY, 3)),
         ("segmenter", DeepLabV3("xxs", 4, aspp_channels=8)),
         ("detector", SSDLite("xxs", 4)),
     ):
@@ -121,7 +123,7 @@ class TestCommands:
     def test_export(self, given, tmp_path, capsys, file, options, monkeypatch):
         out = tmp_path / "out"
         monkeypatch.chdir(tmp_path)
-        arguments = ["export", given / "classifier.ckpt", out / file, "--size", 64, "--no-report", *options]
+        arguments = ["export", given / "tiny.ckpt", out / file, "--size", 64, "--no-report", *options]
         check(capsys, out, file, *arguments, shares=(0.999,))
 
 
