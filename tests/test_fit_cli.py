@@ -26,7 +26,7 @@ trained = pytest.fixture(scope="module")(train_tasks)
 
 FAST = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
 FAST += ["--trainer.logger=false", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
-FAST += ["--trainer.limit_test_batches=1", "--data.batch_size=4", "--seed_everything=false"]
+FAST += ["--trainer.limit_test_batches=1", "--data.batch_size=4", "--data.num_workers=0", "--seed_everything=false"]
 
 
 COMMANDS = {

@@ -162,7 +162,7 @@ def _classes_near(back: MapsBack, rows: slice) -> Tensor:
     """Give the classes that can be highest somewhere in rows of the result, in order.
 
     Between four neighbours of a map, bilinear reading keeps each class between its lowest and its highest there: a
-    class whose highest is below the lowest of another is nowhere the highest. One that is not a number is never left out.
+    class whose highest is below the lowest of another is nowhere the highest. What is not a number is never left out.
     """
     read = (back.y[0, rows, 0] - 0.5).clamp(0, back.maps.shape[-2] - 1)
     block = back.maps[0, :, int(read.min()) : int(read.max()) + 2]
