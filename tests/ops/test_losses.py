@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit.ops.boxes import assign_targets
-from kornia_mvit.ops.losses import MultiboxLoss, multibox_loss
+from kornia_mvit.ops.losses import MultiboxLoss, multibox_loss, pixel_cross_entropy
 from tests.ops.test_boxes import SMALL, draw_boxes
 from tests.tester import BaseTester
 
@@ -122,3 +122,21 @@ class TestMultiboxLoss(BaseTester):
         assert torch.equal(
             compiled(logits, deltas, labels, targets).total, multibox_loss(logits, deltas, labels, targets).total
         )
+
+
+class TestPixelCrossEntropy:
+    @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("weight", [None, torch.tensor([0.2, 3.0, 1.0])])
+    def test_equals_pytorch(self, weight, label_smoothing):
+        logits, target = torch.randn(2, 3, 5, 7), torch.randint(0, 3, (2, 5, 7))
+        target[:, :2] = 255
+        expected = F.cross_entropy(logits, target, weight, ignore_index=255, label_smoothing=label_smoothing)
+        found = pixel_cross_entropy(logits, target, weight=weight, label_smoothing=label_smoothing)
+        torch.testing.assert_close(found, expected)
+
+    def test_without_a_labelled_pixel(self):
+        logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+        loss = pixel_cross_entropy(logits, torch.full((1, 4, 4), 255))
+        loss.backward()
+        assert loss == 0
+        assert logits.grad.count_nonzero() == 0
