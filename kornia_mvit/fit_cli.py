@@ -1,6 +1,5 @@
 """The commands that train and evaluate: Lightning's command line over recipes."""
 
-import contextlib
 import errno
 import inspect
 import logging
@@ -11,7 +10,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
@@ -214,7 +213,7 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         )
 
 
-@contextlib.contextmanager
+@contextmanager
 def _naming_full_disks(folders: set[str]) -> Iterator[None]:
     """Name the folders of a run in errors of a full disk that name no file, as those of loggers.
 

@@ -327,11 +327,8 @@ def fit_image(image: Tensor, side: int) -> Tensor:
 
 def classes_in(mask: Tensor, ignore_index: int) -> list[int]:
     """List the classes that masks hold, but for the one that is none."""
-    found: set[int] = set()
-    for strip in torch.split(mask.flatten(), _STRIP):  # what sorting takes is many times the mask
-        numbers = torch.bincount(strip).nonzero() if mask.dtype == torch.uint8 else torch.unique(strip)
-        found.update(numbers.flatten().tolist())
-    return sorted(found - {ignore_index})
+    strips = torch.split(mask.flatten(), _STRIP)  # what sorting takes is many times the mask
+    return sorted({number for strip in strips for number in torch.unique(strip).tolist()} - {ignore_index})
 
 
 def _look(image: Tensor, preprocess: Preprocess | None) -> Tensor:

@@ -98,12 +98,12 @@ class MapsBack:
         """
         maps = self.maps if classes is None else self.maps[:, classes]
         out = sample_bilinear(maps, self.x, self.y[:, rows])
-        row, column = (torch.arange(n, device=out.device) for n in self.size)
         if self.seen is None:
             valid = torch.ones(len(maps), *out.shape[-2:], dtype=torch.bool, device=out.device)
         else:
             valid = self.seen[:, rows]
         if self.view is not None:
+            row, column = (torch.arange(n, device=out.device) for n in self.size)
             valid = valid & (row[rows] < self.view[:, :1])[:, :, None] & (column < self.view[:, 1:])[:, None, :]
         return out.masked_fill(~valid[:, None], 0.0).to(self.dtype), valid[:, None]
 

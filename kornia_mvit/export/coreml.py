@@ -69,19 +69,19 @@ def to_coreml(
     inputs = tuple(x.float() if n == 0 else x.to(torch.int32) for n, x in enumerate(example))
     with torch.no_grad(), silence():
         program = torch.export.export(_Named(graph), inputs).run_decompositions({})
-        try:
-            package = coremltools.convert(
-                program,
-                minimum_deployment_target=coremltools.target.iOS16,
-                compute_precision=_half(coremltools) if fp16 else coremltools.precision.FLOAT32,
-                skip_model_load=True,
-            )
-        except RuntimeError as error:
-            if "FileWriter" not in str(error):
-                raise
-            with scratch(path):  # which names the file
+        with scratch(path):  # coremltools has temporary folders of its own, where the error is to name the file, too
+            try:
+                package = coremltools.convert(
+                    program,
+                    minimum_deployment_target=coremltools.target.iOS16,
+                    compute_precision=_half(coremltools) if fp16 else coremltools.precision.FLOAT32,
+                    skip_model_load=True,
+                )
+            except RuntimeError as error:
+                if "FileWriter" not in str(error):
+                    raise
                 raise OSError("coremltools could not write its weights") from None
-        package = _describe(coremltools, package, graph, about)
+            package = _describe(coremltools, package, graph, about)
         with write_whole(path) as beside:
             package.save(str(beside))
     return path

@@ -191,6 +191,16 @@ def test_boxes_of_which_little_is_seen_are_dropped(seed, share):
             assert (label in kept) == bool(area >= 9.0 and area / whole >= share)
 
 
+def test_boxes_of_which_just_enough_is_seen_stay():
+    """Half of a box on the edge of a crop, beside one that lacks a pixel of it."""
+    boxes = torch.tensor([[[0.0, 4, 8, 12], [0, 4, 7, 12]]])
+    batch = Batch(torch.rand(1, 3, 16, 16), boxes=boxes, box_label=torch.tensor([[5, 6]]))
+    pipeline = AugmentationPipeline([K.CenterCrop((8, 8))], min_box_visibility=0.5)
+    out, _ = pipeline.augment(batch, seed=0)
+    assert out.box_label.tolist() == [[5, -1]]
+    assert out.boxes[0, 0].tolist() == [0, 0, 4, 8]
+
+
 @given(seed=SEEDS)
 def test_keypoints_move_with_their_pixels(seed):
     """A keypoint in a painted box lands on the box's colour, unless another box lies over it or it left the view."""
