@@ -32,9 +32,20 @@ def trained(tmp_path_factory):
     """A folder of images, and the checkpoint of a fit on it."""
     root = tmp_path_factory.mktemp("cli")
     data = make_folder(root / "data", count=6, size=(60, 50))
-    assert main(["fit", "--config", "folder", f"--data.root={data}", f"--trainer.default_root_dir={root}", *FAST]) == 0
+    recipe = str(without_report("folder", root))
+    assert main(["fit", "--config", recipe, f"--data.root={data}", f"--trainer.default_root_dir={root}", *FAST]) == 0
     (checkpoint,) = root.rglob("last.ckpt")
     return data, checkpoint
+
+
+def without_report(recipe, folder):
+    """A recipe that draws no report, which takes as long as all else that these runs do."""
+    text = find_recipe(recipe).read_text()
+    lean = text.replace("    - class_path: kornia_mvit.training.Report\n", "")
+    assert lean != text
+    path = folder / f"{recipe}.yaml"
+    path.write_text(lean)
+    return path
 
 
 def run(capsys, *arguments):
@@ -120,14 +131,14 @@ class TestFit:
         data = make_folder(tmp_path / "data", count=4)
         common = [f"--data.root={data}", f"--trainer.default_root_dir={tmp_path}", *FAST]
         save_checkpoint(MobileViTClassifier("xs", 3), tmp_path / "xs.pt")
-        for recipe, option in (
+        for name, option in (
             ("folder", "--model.network=timm:mobilenetv3_small_050"),
             ("linear-probe", f"--model.weights={tmp_path / 'xs.pt'}"),
         ):
-            folder = f"--trainer.default_root_dir={tmp_path / recipe}"
+            recipe, folder = without_report(name, tmp_path), f"--trainer.default_root_dir={tmp_path / name}"
             resize = "--model.resize_size=32"
             assert run(capsys, "fit", "--config", recipe, *common, option, resize, folder)[0] == 0
-            (path,) = (tmp_path / recipe).rglob("last.ckpt")
+            (path,) = (tmp_path / name).rglob("last.ckpt")
             status, out, err = run(capsys, "validate", "--config", recipe, *common, resize, "--checkpoint", path)
             assert status == 0, err
             assert "val/accuracy" in out
@@ -140,24 +151,26 @@ class TestFit:
         common = [f"--data.root={tmp_path}", "--checkpoint", checkpoint, f"--trainer.default_root_dir={tmp_path}"]
         fast = [option for option in FAST if "image_size" not in option]
         assert len(fast) < len(FAST)
-        plain = run(capsys, "validate", "--config=folder", *common, *fast)[1]
+        recipe = ["--config", without_report("folder", tmp_path)]
+        plain = run(capsys, "validate", *recipe, *common, *fast)[1]
         options = ["--model.per_class", "true", "--model.tta=flip"]
-        with_options = run(capsys, "validate", "--config=folder", *common, *fast, *options)[1]
+        with_options = run(capsys, "validate", *recipe, *common, *fast, *options)[1]
         assert "val/accuracy/cat" in with_options
         assert "val/accuracy/cat" not in plain
-        recipe = find_recipe("folder").read_text().replace("    mode: xxs\n", "    mode: xxs\n    per_class: true\n")
-        (tmp_path / "mine.yaml").write_text(recipe)
+        text = recipe[1].read_text().replace("    mode: xxs\n", "    mode: xxs\n    per_class: true\n")
+        (tmp_path / "mine.yaml").write_text(text)
         mine = ["--config", tmp_path / "mine.yaml"]
         assert "val/accuracy/cat" in run(capsys, "validate", *mine, *common, *fast)[1]  # a recipe's own, too
 
     def test_goes_on_with_the_settings_of_the_last_checkpoint(self, tmp_path, capsys):
         data = make_folder(tmp_path / "data", count=4)
-        folder = [f"--data.root={data}", f"--trainer.default_root_dir={tmp_path / 'run'}"]
-        assert run(capsys, "fit", "--config=folder", *folder, *FAST)[0] == 0
+        folder = ["--config", without_report("folder", tmp_path), f"--data.root={data}"]
+        folder += [f"--trainer.default_root_dir={tmp_path / 'run'}"]
+        assert run(capsys, "fit", *folder, *FAST)[0] == 0
         fast = [option for option in FAST if "image_size" not in option]
         fast = [option.replace("max_epochs=1", "max_epochs=2") for option in fast]
         with pytest.warns(UserWarning, match="The dirpath has changed"):
-            status, _, err = run(capsys, "fit", "--config=folder", *folder, *fast, "--ckpt_path=last")
+            status, _, err = run(capsys, "fit", *folder, *fast, "--ckpt_path=last")
         assert status == 0, err
         saved = torch.load(max((tmp_path / "run").rglob("last*.ckpt")), weights_only=True)
         assert saved["epoch"] == 1
@@ -165,9 +178,10 @@ class TestFit:
 
     def test_resumes(self, trained, tmp_path):
         data, checkpoint = trained
+        recipe = str(without_report("folder", tmp_path))
         arguments = [f"--data.root={data}", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]
         with pytest.warns(UserWarning, match="The dirpath has changed"):
-            assert main(["fit", "--config=folder", *arguments, *FAST, "--trainer.max_epochs=2"]) == 0
+            assert main(["fit", "--config", recipe, *arguments, *FAST, "--trainer.max_epochs=2"]) == 0
         (resumed,) = tmp_path.rglob("last.ckpt")
         assert torch.load(resumed, weights_only=True)["epoch"] == 1
 

@@ -34,6 +34,8 @@ SHALLOW = MobileViTConfig(
     head_channels=4,
     heads=2,
 )
+# With attention after two halvings; in patches of 8 px, images of 32 px have a single one.
+SINGLE = MobileViTConfig(stem=4, expand=1, stages=(Stage(4, stride=2, dim=4, depth=1),), head_channels=4, heads=2)
 # Without attention, and with widths that make no stage's first layer a residual when it keeps the size.
 CONVOLUTIONAL = MobileViTConfig(
     stem=4,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.export import Dim
 
-from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig, Stage
-from tests.models.networks import DEEP, SHALLOW, randomize
+from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier
+from tests.models.networks import DEEP, SHALLOW, SINGLE, randomize
 from tests.tester import BaseTester, GraphCounter
 
 SIZES = [  # batch, height, width: square and not, divisible and not, with one patch in the deepest map and with many
@@ -39,9 +39,9 @@ def run_all_sizes(model, first, graphs, sizes=SIZES):
 
 
 class TestCompile:
-    @pytest.mark.parametrize("first", [(2, 32, 32), (4, 128, 128)], ids=str)
+    @pytest.mark.parametrize("first", [(2, 32, 32), pytest.param((4, 128, 128), marks=pytest.mark.long)], ids=str)
     def test_two_graphs_do_for_all_sizes(self, first):
-        model = randomize(MobileViTClassifier(SHALLOW, 10)).eval()
+        model = randomize(MobileViTClassifier(SINGLE, 10, patch_size=8)).eval()
         assert run_all_sizes(model, first, GraphCounter("eager"), HALVES) <= 2
 
     def test_one_graph_does_after_an_oblong_image(self):
@@ -49,14 +49,15 @@ class TestCompile:
         model = randomize(MobileViTClassifier(DEEP, 10)).eval()
         assert run_all_sizes(model, (2, 64, 130), GraphCounter("eager")) == 1
 
-    @pytest.mark.parametrize("patch", [3, (1, 2), (2, 4)], ids=str)
+    @pytest.mark.parametrize("patch", [3, pytest.param((1, 2), marks=pytest.mark.long), (2, 4)], ids=str)
     def test_other_patches(self, patch):
-        model = randomize(MobileViT(SHALLOW, patch_size=patch)).eval()
+        model = randomize(MobileViT(SINGLE, patch_size=patch)).eval()
         assert run_all_sizes(model, (2, 37, 100), GraphCounter("eager"), HALVES) == 1
 
+    @pytest.mark.long
     def test_training(self):
         """Gradients and batch statistics, of one patch and of many; differentiation has guards of its own."""
-        model = randomize(MobileViT(SHALLOW)).double()
+        model = randomize(MobileViT(SINGLE, patch_size=8)).double()
         graphs = GraphCounter("aot_eager")
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=graphs)
         for batch, *size in [(2, 32, 65), (2, 32, 32), (4, 37, 50)]:
@@ -74,10 +75,7 @@ class TestCompile:
         assert graphs.count == 1
 
     def test_inductor(self):
-        config = MobileViTConfig(
-            stem=4, expand=1, stages=(Stage(4, stride=2, dim=4, depth=1),), head_channels=4, heads=2
-        )
-        model, x = randomize(MobileViT(config)).eval(), torch.rand(2, 3, 64, 70)
+        model, x = randomize(MobileViT(SINGLE)).eval(), torch.rand(2, 3, 64, 70)
         with torch.no_grad():
             compiled = torch.compile(model, fullgraph=True, backend=GraphCounter("inductor"))
             assert (compiled(x) - model(x)).abs().max() < 1e-5

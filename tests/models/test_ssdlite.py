@@ -377,6 +377,7 @@ class TestExport:
             for ours, theirs in zip(run(x), model(x), strict=True):
                 BaseTester.assert_close(ours, theirs)
 
+    @pytest.mark.long
     def test_dynamic(self):
         """With boxes and scores in the graph, for any batch and size above 256 px."""
         model = Locate(randomize(small())).eval()
