@@ -68,8 +68,9 @@ def _repeated(values: tuple[Any, ...]) -> Any:
 def read_classes(path: str | Path) -> LabelClasses:
     """Read names and colours of classes from a YAML or JSON file, in the order of their numbers.
 
-    A list of names, or names by their numbers; names are as they are written, ``yes`` and ``007`` too. Or names with their colours, as red, green and blue or as ``'#rrggbb'``;
-    or any of them as ``classes``, beside a list ``ignore`` of the colours of pixels to ignore::
+    A list of names, or names by their numbers, as they are written: ``yes`` and ``007`` are names. Or names with their
+    colours, as red, green and blue or as ``'#rrggbb'``; or any of them as ``classes``, beside a list ``ignore`` of the
+    colours of pixels to ignore::
 
         classes:
           sky: [128, 128, 128]

@@ -105,7 +105,7 @@ class TestCOCOData:
         with pytest.raises(DataError, match=r"no box for val: all \d+ are left out, such as .*names category 77"):
             coco(root).setup("fit")
         edit(root / VAL, lambda found: [item.update(category_id=3, iscrowd=1) for item in found["annotations"]])
-        with pytest.raises(DataError, match="no box for val: .*crowds"):
+        with pytest.raises(DataError, match=r"no box for val: .*crowds"):
             coco(root).setup("fit")
 
     def test_numbers_beyond_64_bits(self, tmp_path):

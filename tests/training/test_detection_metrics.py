@@ -131,7 +131,7 @@ class TestCocoMetrics:
         predictions, truths = draw(1)
         expected, metrics = CocoMetrics(NAMES), CocoMetrics(NAMES)
         large = [truth | {"image_id": truth["image_id"] + 2**70} for truth in truths]
-        expected.update(predictions, truths)
+        expected.update(predictions, large)
         metrics.update(predictions, large)
         metrics.update(predictions[:3], large[:3])
         assert metrics.compute()["map"] == pytest.approx(float(expected.compute()["map"]), abs=1e-6)
