@@ -1,5 +1,6 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "MaskFiles",
     "find_classes",
     "find_images",
+    "is_hidden",
     "read_image",
     "read_mask",
     "read_size",
@@ -33,7 +35,10 @@ Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 _STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    f".{suffix}" for suffix in "jpg jpeg jpe jfif png bmp gif tif tiff webp avif ppm pgm pbm pnm jp2 tga".split()
+)
+_NOT_DATA = ("__MACOSX", "@eaDir")  # folders that systems put beside files of one's own
 
 
 class DataError(FileError):
@@ -134,8 +139,37 @@ def _to_rgb(image: "Image.Image") -> "Image.Image":
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def find_images(folder: str | Path) -> list[Path]:
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder of that name is none of the data: hidden, or put there by a system."""
+    return name.startswith(".") or name in _NOT_DATA
+
+
+def _find_files(folder: Path) -> Iterator[Path]:
+    """Give the files below a folder, also where links lead, without those that are hidden."""
+    folders: list[tuple[Path, frozenset[str]]] = [(folder, frozenset())]
+    while folders:
+        place, above = folders.pop()
+        real = os.path.realpath(place)
+        if real in above:  # a link to a folder that it is in
+            continue
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if entry.is_dir():
+                    folders.append((Path(entry.path), above | {real}))
+                elif entry.is_file():
+                    yield Path(entry.path)
+
+
+def find_images(folder: str | Path, left_out: list[Path] | None = None) -> list[Path]:
     """List the image files below a folder, by their suffix, in the order of their names.
+
+    Links to folders are followed; hidden files and folders are left out.
+
+    Args:
+        folder: the folder.
+        left_out: a list that takes in the other files.
 
     Raises:
         DataError: if the folder is missing or has no image.
@@ -146,18 +180,25 @@ def find_images(folder: str | Path) -> list[Path]:
     if folder.resolve() == Path(folder.resolve().anchor):
         raise DataError(f"{cut(folder)} is a whole disk, not a folder of images")
     try:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        found = sorted(_find_files(folder))
     except OSError as error:
         raise DataError(f"cannot list the images in {cut(folder)}: {reason_of(error)}") from None
+    files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if left_out is not None:
+        left_out += [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"no image in {cut(folder)}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     return files
 
 
-def find_classes(root: str | Path) -> dict[str, list[Path]]:
+def find_classes(root: str | Path, left_out: list[Path] | None = None) -> dict[str, list[Path]]:
     """List the classes of a folder with one subfolder a class, with their images, in the order of their names.
 
     Hidden folders are left out.
+
+    Args:
+        root: the folder.
+        left_out: a list that takes in the files beside the classes' folders, and those in them that are no images.
 
     Raises:
         DataError: if the folder is missing, has no subfolder, or a class has no image.
@@ -165,12 +206,15 @@ def find_classes(root: str | Path) -> dict[str, list[Path]]:
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no such folder: {root}")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    entries = sorted(p for p in root.iterdir() if not is_hidden(p.name))
+    folders = [p for p in entries if p.is_dir()]
     if not folders:
         images = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in root.iterdir())
         found = f"has {images} images but no folders" if images else "is empty"
         raise DataError(f"{root} {found}: it needs a folder for each class, with that class's images in it")
-    return {folder.name: find_images(folder) for folder in folders}
+    if left_out is not None:
+        left_out += [p for p in entries if not p.is_dir()]
+    return {folder.name: find_images(folder, left_out) for folder in folders}
 
 
 def read_mask(

@@ -129,8 +129,74 @@ class TestFolderData:
             assert [len(batch) for batch in data.train_dataloader()] == lengths
 
     @pytest.mark.parametrize(
+        ("folders", "expected"),
+        [
+            (("Training", "valid", "TEST"), {"train": 8, "val": 8, "test": 8}),
+            (("train", "Val", "notes"), {"train": 8, "val": 8}),
+            (("TRAIN", "validation"), {"train": 8, "val": 8}),
+            (("Training",), {"train": 6, "val": 2}),
+        ],
+    )
+    def test_other_names_of_splits(self, folders, expected, tmp_path, caplog):
+        for folder in folders:
+            make_folder(tmp_path / folder, count=4)
+        (tmp_path / folders[0] / "cat" / "about.txt").write_text("cats")
+        data = FolderData(str(tmp_path), num_workers=0)
+        with caplog.at_level("INFO"):
+            data.setup()
+        assert {name: len(split) for name, split in data.splits.items()} == expected
+        assert data.class_names == ("cat", "dog")
+        assert "1 .txt" in caplog.text
+        for folder in folders:
+            told = f"{folder} for" if folder != "notes" else "left out: notes"
+            assert folder == "train" or told in caplog.text
+
+    def test_classes_that_are_called_as_splits(self, tmp_path):
+        make_folder(tmp_path, ("train", "bus"), count=4)
+        assert FolderData(str(tmp_path)).class_names == ("bus", "train")
+
+    def test_test_images_without_folders(self, tmp_path):
+        """Such as those of competitions, which have no labels: they do not stop training."""
+        make_folder(tmp_path / "train", count=4)
+        make_folder(tmp_path, ("test",), count=4)
+        data = FolderData(str(tmp_path), num_workers=0)
+        data.setup()
+        assert sorted(data.splits) == ["train", "val"]
+        with pytest.raises(DataError, match="test has no folder for each class"):
+            data.test_dataloader()
+
+    def test_what_is_hidden_and_where_links_lead(self, tmp_path):
+        root = make_folder(tmp_path / "data", count=4)
+        (tmp_path / "far").mkdir()
+        for n, suffix in enumerate(("JPG", "jfif", "JPEG", "Png")):
+            Image.new("RGB", (40, 40)).save(tmp_path / "far" / f"{n}.{suffix}")
+        (root / "cat" / "more").symlink_to(tmp_path / "far")
+        (root / "cat" / "more" / "back").symlink_to(root / "cat")
+        for place in ("cat/.ipynb_checkpoints/0-checkpoint.png", ".ipynb_checkpoints/1.png", "dog/._0.png"):
+            (root / place).parent.mkdir(exist_ok=True)
+            (root / place).write_bytes(b"no image")
+        data = FolderData(str(root), num_workers=0)
+        data.setup()
+        assert data.class_names == ("cat", "dog")
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 9, "val": 3}
+        assert len([sample for split in data.splits.values() for sample in split]) == 12
+
+    @pytest.mark.parametrize(
         ("prepare", "message"),
         [
+            (
+                lambda root: [make_folder(root / name) for name in ("train", "val", "Valid")],
+                "{root} has Valid and val, which both stand for val",
+            ),
+            (
+                lambda root: [make_folder(root / name) for name in ("valid", "test")],
+                "{root} has test, valid, but no train",
+            ),
+            (lambda root: make_folder(root, ("train", "val")), "{root} has train, val, but no train folder with"),
+            (
+                lambda root: [make_folder(root / "train"), make_folder(root, ("val",))],
+                "{root}/val has 4 images but no folders",
+            ),
             (lambda root: None, "no such folder: {root}; root (--data.root) is the folder with your images"),
             (lambda root: make_folder(root, ("cat",)), "{root} has one class folder, 'cat'; classification needs two"),
             (lambda root: root.mkdir(), "{root} is empty: it needs a folder for each class"),
