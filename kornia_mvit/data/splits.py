@@ -1,10 +1,13 @@
-"""The names by which folders, lists and tables call their splits."""
+"""What belongs to which split: the names of splits, and lists of images."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable
+from pathlib import Path
 
-from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError
+from kornia_mvit.parsing import read_lines
 
-__all__ = ["SPLITS", "find_splits", "split_of"]
+__all__ = ["SPLITS", "find_splits", "read_list", "split_of"]
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -45,3 +48,30 @@ def find_splits(names: Iterable[str], place: str) -> dict[str, str]:
         if len(several) > 1:
             raise DataError(f"{place} has {' and '.join(several)}, which both stand for {split}; keep one of them")
     return {split: found[split][0] for split in SPLITS if split in found}
+
+
+def read_list(file: Path, known: Container[str]) -> list[str]:
+    """Give the names of images that a list of Pascal VOC's kind has, one in each line, without their suffix.
+
+    Names may have spaces. Behind a name may stand whether the image has a class (-1, 0 or 1), or the path of its label
+    image; of two readings of a line, that which names an image is taken.
+
+    Args:
+        file: the list.
+        known: the names of the images that are there.
+
+    Raises:
+        DataError: naming the file, if it cannot be read.
+    """
+    names = []
+    for line in read_lines(file, DataError, "list"):
+        if text := line.strip():
+            readings = (text, re.sub(r"\s+-?[01]$", "", text), text.split()[0])
+            stems = [stem for reading in readings for stem in (reading, _stem(reading))]
+            names.append(next((stem for stem in stems if stem in known), stems[3]))
+    return names
+
+
+def _stem(entry: str) -> str:
+    path = Path(entry)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name

@@ -325,6 +325,34 @@ class TestVOCData:
         with pytest.raises(DataError, match=r"1 images.*JPEGImages, such as '2'"):
             VOCData(str(tmp_path), class_names=["cat"])
 
+    def test_names_with_spaces(self, tmp_path):
+        """And lists that tell whether an image has a class."""
+        make_voc(tmp_path)
+        for folder, suffix in (("JPEGImages", "png"), ("Annotations", "xml")):
+            (tmp_path / folder / f"1.{suffix}").rename(tmp_path / folder / f"a b  1.{suffix}")
+        lists = tmp_path / "ImageSets" / "Main"
+        (lists / "train.txt").write_text("\ufeffa b  1\n2  1\r\n 3 -1\n", encoding="utf-8")
+        (lists / "val.txt").write_text("a b  1 -1\n2.png\n0\n")
+        data = VOCData(str(tmp_path), num_workers=0)
+        data.setup()
+        for split, names in (("train", ["a b  1", "2", "3"]), ("val", ["a b  1", "2", "0"])):
+            assert [path.stem for path in data.splits[split].files] == names
+            assert [len(sample["boxes"]) for sample in data.splits[split]] == [2, 2, 2 if split == "train" else 0]
+
+    @pytest.mark.parametrize("lost", ["JPEGImages/4.png", "Annotations/4.xml"])
+    def test_test_images_that_are_missing(self, lost, tmp_path, caplog):
+        """As VOC 2012 has a list of test images, and not the images: they matter to ``test`` alone."""
+        make_voc(tmp_path, splits=("test",))
+        for name in ("train", "val"):
+            (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text("1\n2\n")
+        (tmp_path / lost).unlink()
+        data = VOCData(str(tmp_path), num_workers=0)
+        with caplog.at_level("INFO"):
+            data.setup("fit")
+        assert "test is left out" in caplog.text
+        with pytest.raises(DataError, match=r"4"):
+            data.test_dataloader()
+
     def test_annotations_that_would_expand_are_refused(self, tmp_path):
         make_voc(tmp_path)
         bomb = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
@@ -385,7 +413,7 @@ class TestSegmentationFolderData:
             SegmentationFolderData(str(tmp_path), num_classes=2)
         with pytest.raises(ValueError, match=r"ignore_label 1.*from 0 to 1"):
             SegmentationFolderData(str(tmp_path), num_classes=2, ignore_label=1)
-        (tmp_path / "val").rename(tmp_path / "valid")
+        (tmp_path / "val").rename(tmp_path / "dev")
         with pytest.raises(DataError, match=r"val; root \(--data.root\) has train, train_labels"):
             SegmentationFolderData(str(tmp_path), num_classes=2)
 

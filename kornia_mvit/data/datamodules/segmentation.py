@@ -7,9 +7,10 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit.data.classes import Colour, LabelClasses, read_classes, voc_colours
 from kornia_mvit.data.datamodules.base import ImageData
-from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError, MaskFiles, find_images
+from kornia_mvit.data.datasets import DataError, MaskFiles, find_images
+from kornia_mvit.data.splits import find_splits, read_list
 from kornia_mvit.files import printable
-from kornia_mvit.parsing import cut, is_file, read_lines
+from kornia_mvit.parsing import cut, is_file
 from kornia_mvit.weights.registry import class_names as published_names
 
 __all__ = ["SegmentationFolderData", "VOCSegmentationData"]
@@ -38,6 +39,7 @@ class _MaskData(ImageData):
         self.ignore_index = ignore_index
         self.ignore_label = ignore_label
         self._pairs: dict[str, Pairs] = {}
+        self._notes: list[str] = []  # of what was found, and what was left out
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -62,14 +64,17 @@ class _MaskData(ImageData):
             )
         counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
         rank_zero_info(f"{printable(root)}: {self.num_classes} classes, {counts}")
+        for note in self._notes:
+            rank_zero_info(printable(note))
 
 
 class SegmentationFolderData(_MaskData):
     """Images with label images, in folders of their own.
 
     ``root/train/NAME.*`` with ``root/train_labels/NAME.png``, ``root/val`` with ``root/val_labels``, and test if there
-    is one; all may have subfolders, the same on both sides. Label images are PNGs of class numbers, or of a palette,
-    whose colours do not matter. Where a file of classes tells colours, colour and palette images are read by them.
+    is one; ``valid`` and ``validation`` stand for val, and so on. All may have subfolders, the same on both sides.
+    Label images are PNGs of class numbers, or of a palette, whose colours do not matter. Where a file of classes tells
+    colours, colour and palette images are read by them.
 
     Args:
         root: the folder.
@@ -104,15 +109,23 @@ class SegmentationFolderData(_MaskData):
         known = _find_classes(classes, num_classes, class_names)
         super().__init__(batch_size, num_workers, storage_size, known, ignore_index, ignore_label)
         self.root: Path = Path(root)
-        names = [name for name in ("train", "val", "test") if name != "test" or (self.root / name).is_dir()]
-        self._pairs = {name: self._pair(name) for name in names}
+        there = [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+        names = {"train": "train", "val": "val"} | find_splits(there, str(self.root))
+        ends = [name.removesuffix("_labels") for name in there if name.endswith("_labels")]
+        labels = names | find_splits(ends, str(self.root))
+        for split, name in names.items():
+            folder = self.root / f"{labels[split]}_labels"
+            if split == "test" and not folder.is_dir():
+                self._TEST = f"{self.root / name} has no {folder.name} beside it"  # as that of competitions
+                self._notes.append(f"test is left out: {self._TEST}")
+            else:
+                self._pairs[split] = self._pair(self.root / name, folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Make the splits."""
         self._make_splits(self.root, self._classes.numbers(self.ignore_index))
 
-    def _pair(self, split: str) -> Pairs:
-        folders = [self.root / split, self.root / f"{split}_labels"]
+    def _pair(self, *folders: Path) -> Pairs:
         if lost := [folder for folder in folders if not folder.is_dir()]:
             raise DataError(
                 f"no such folder: {lost[0]}; root (--data.root) has train, train_labels, val and val_labels, none of "
@@ -203,7 +216,7 @@ class VOCSegmentationData(_MaskData):
             "train": self._pair(train_list, images, folders),
             "val": self._pair("val", images, ("SegmentationClass",)),
         }
-        if self._has_test_labels():
+        if self._has_test_labels(images):
             self._pairs["test"] = self._pair("test", images, ("SegmentationClass",))
 
     def setup(self, stage: str | None = None) -> None:
@@ -212,7 +225,7 @@ class VOCSegmentationData(_MaskData):
         if shared := len(self._pairs["train"].keys() & self._pairs["val"].keys()):
             rank_zero_info(f"{shared} of the {len(self._pairs['val'])} val images are in train, too")
 
-    def _list(self, name: str) -> list[str]:
+    def _list(self, name: str, images: Mapping[str, Path]) -> list[str]:
         folder = self.root / "ImageSets" / "Segmentation"
         file = folder / f"{name.removesuffix('.txt')}.txt"
         if not file.is_file():
@@ -221,17 +234,17 @@ class VOCSegmentationData(_MaskData):
                 f"no such list: {file}; lists there: {there}. root (--data.root) has ImageSets, JPEGImages and "
                 "SegmentationClass"
             )
-        return [_stem(line.split()[0]) for line in read_lines(file, DataError, "list") if line.strip()]
+        return read_list(file, images)
 
-    def _has_test_labels(self) -> bool:
+    def _has_test_labels(self, images: Mapping[str, Path]) -> bool:
         try:
-            stems = self._list("test")
+            stems = self._list("test", images)
         except DataError:
             return False
         return any(is_file(self.root / "SegmentationClass" / f"{stem}.png") for stem in stems)
 
     def _pair(self, name: str, images: Mapping[str, Path], folders: Sequence[str]) -> Pairs:
-        stems = self._list(name)
+        stems = self._list(name, images)
         if not stems:
             raise DataError(f"the list {name} of {self.root} names no image")
         if missing := [stem for stem in stems if stem not in images]:
@@ -253,9 +266,3 @@ class VOCSegmentationData(_MaskData):
                 f"such as {cut(lost[0])}.png"
             )
         return pairs
-
-
-def _stem(entry: str) -> str:
-    """Give an image's name; lists of the larger set have paths of image and label image."""
-    path = Path(entry)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
