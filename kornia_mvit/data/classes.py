@@ -1,7 +1,7 @@
 """Names and colours of the classes of label images."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from kornia_mvit.data.datasets import DataError
 from kornia_mvit.parsing import brief, cut, parse_json, parse_yaml, read_text, reason_of
 
-__all__ = ["Colour", "LabelClasses", "by_number", "parse_file", "read_classes", "voc_colours"]
+__all__ = ["Colour", "LabelClasses", "by_number", "grey_colours", "parse_file", "read_classes", "voc_colours"]
 
 Colour = tuple[int, int, int]
 
@@ -63,6 +63,17 @@ def _repeated(values: tuple[Any, ...]) -> Any:
             return value
         seen.add(str(value))
     raise AssertionError("no value is repeated")
+
+
+def grey_colours(values: Sequence[int]) -> tuple[Colour, ...]:
+    """Give the colours of classes that grey label images hold as other values than their numbers, such as 0 and 255.
+
+    Raises:
+        ValueError: for a value that is none of 8 bits.
+    """
+    if wrong := [value for value in values if not 0 <= value <= 255]:
+        raise ValueError(f"values {list(values)} has {wrong[0]}; grey label images hold 0 to 255")
+    return tuple((value, value, value) for value in values)
 
 
 def read_classes(path: str | Path) -> LabelClasses:

@@ -33,6 +33,8 @@ __all__ = [
 
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
+_GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B")  # modes of one channel
+_COLOURED = ("P", "RGB", "RGBA", "LA", "PA")
 _STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
 
 IMAGE_SUFFIXES = frozenset(
@@ -226,7 +228,8 @@ def read_mask(
     """Read a label image: a class number for each pixel.
 
     Those of grey images are their values, those of palette images the indices, not the colours. With ``colours``
-    those of colour and palette images are what stands for their colours.
+    those of colour and palette images are what stands for their colours, and so are those of grey images, unless their
+    values are numbers of classes while some class has a colour that is no grey.
 
     Args:
         path: a PNG or another lossless file: of one channel, 8 or 16 bit; with ``colours`` also of three.
@@ -249,9 +252,9 @@ def read_mask(
         image.load()
         if image.format == "JPEG":
             raise DataError(f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files")
-        if colours is not None and image.mode in ("P", "RGB", "RGBA"):
+        if colours is not None and (image.mode in _COLOURED or _greys_are_colours(image, colours, reserved)):
             return _mask_of_colours(image, path, colours, reserved)
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
+        if image.mode not in (*_GREY, "P"):
             raise DataError(
                 f"{path} is a colour image ({image.mode}), {image.getpixel((0, 0))} at its upper left; label "
                 "images hold a class number a pixel, in one channel or a palette, unless a file of classes tells "
@@ -264,6 +267,22 @@ def read_mask(
         )
         mask = data.view(image.height, image.width).long()
     return (mask > 0).long() if image.mode == "1" else mask
+
+
+def _greys_are_colours(
+    image: "Image.Image", colours: Mapping[tuple[int, int, int], int], reserved: Collection[int]
+) -> bool:
+    """Tell whether the values of a grey image stand for colours, or are numbers of classes."""
+    if image.mode not in ("1", "L"):
+        return False  # 16 bit, which no colours have
+    classes = {number for number in colours.values() if number not in reserved}
+    greys = {red: number for (red, green, blue), number in colours.items() if red == green == blue}
+    there = {value for _, value in image.getcolors(256) or ()}
+    numbers = {value // 255 for value in there} if image.mode == "1" else there
+    are_numbers = all(n in classes or (n in reserved and greys.get(n) not in classes) for n in numbers)
+    if classes <= {*greys.values()}:
+        return not are_numbers or there <= greys.keys()
+    return not are_numbers and there <= greys.keys() | {*reserved}
 
 
 def _mask_of_colours(
@@ -279,9 +298,10 @@ def _mask_of_colours(
     known, numbers = torch.tensor(table).T.contiguous().unbind()
     places = torch.searchsorted(known, codes).clamp_max(len(known) - 1)
     mask, missing = numbers[places], known[places] != codes
-    if image.mode == "P":
+    if image.mode in ("P", "L"):
         indices = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view_as(mask).long()
         kept = torch.isin(indices, torch.tensor([*reserved], dtype=torch.long))
+        kept &= missing | (codes != indices * 0x010101)  # a grey that is a class's colour stays one
         mask, missing = torch.where(kept, indices, mask), missing & ~kept
     if missing.any():
         row, column = missing.nonzero()[0].tolist()
@@ -378,12 +398,18 @@ class MaskFiles(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Give a sample as :meth:`Batch.collate` takes it."""
         path, label = self.files[index], self.masks[index]
-        image, mask = read_image(path), read_mask(label, self.colours, reserved=self.ignored)
+        image, mask = read_image(path), self.read_label(index)
         if image.shape[1:] != mask.shape:
             raise DataError(
                 f"{path} is {image.shape[1]}x{image.shape[2]}, but its label image {label} is "
                 f"{mask.shape[0]}x{mask.shape[1]}"
             )
+        return transformed({"image": image, "mask": mask, "meta": {"path": str(path)}}, self.transform)
+
+    def read_label(self, index: int) -> Tensor:
+        """Give the classes of an image's pixels (H, W), int64, ``ignore_index`` for those to ignore."""
+        label = self.masks[index]
+        mask = read_mask(label, self.colours, reserved=self.ignored)
         ignored = torch.isin(mask, torch.tensor(self.ignored))
         wrong = ((mask < 0) | (mask >= self.num_classes)) & ~ignored
         if wrong.any():
@@ -392,5 +418,4 @@ class MaskFiles(Dataset[dict[str, Any]]):
                 f"{label} has class {int(mask[row, column])}, but there are {self.num_classes} classes, from 0; it is "
                 f"at row {row} and column {column}. Ignored: {', '.join(map(str, self.ignored))}"
             )
-        sample = {"image": image, "mask": mask.masked_fill(ignored, self.ignore_index), "meta": {"path": str(path)}}
-        return transformed(sample, self.transform)
+        return mask.masked_fill(ignored, self.ignore_index)
