@@ -1,6 +1,7 @@
 """Reading of texts that others wrote: JSON, YAML and lines, with one kind of error, and values as errors show them."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,7 @@ def _read(path: str | Path, error: type[FileError], what: str) -> bytes:
 
 
 def read_text(path: str | Path, error: type[FileError], what: str = "file") -> str:
-    """Return a text file's content, which is UTF-8.
+    """Return a text file's content, which is UTF-8, without the mark that some editors write before it.
 
     Args:
         path: the file.
@@ -111,7 +112,7 @@ def read_text(path: str | Path, error: type[FileError], what: str = "file") -> s
         what: what errors call the file.
     """
     try:
-        return _read(path, error, what).decode("utf-8")
+        return _read(path, error, what).decode("utf-8-sig")
     except UnicodeDecodeError as found:
         raise error(f"cannot read {what} {path}: it is not UTF-8 text ({found.reason} at byte {found.start})") from None
 
@@ -168,7 +169,9 @@ def parse_json(
 
 
 def parse_yaml(text: str, place: str, error: type[FileError], check: Callable[[Any, Any], None] | None = None) -> Any:
-    """Return what a YAML text says, as plain data.
+    """Return what a YAML text says: texts, whole numbers and nulls, in lists and mappings.
+
+    Names stay as they are written: ``yes``, ``off``, ``1.0``, ``010`` and ``2024-01-01`` are texts.
 
     Args:
         text: the text.
@@ -227,6 +230,10 @@ def _yaml_loader(yaml: Any) -> Any:
             return bool(super().add_indent(column))
 
     Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
+    Loader.yaml_implicit_resolvers = {}
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"(0|-?[1-9][0-9]*)$"), list("-0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+    Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
     return Loader
 
 

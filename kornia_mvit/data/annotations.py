@@ -1,6 +1,8 @@
 """Readers of boxes: Pascal VOC, COCO and YOLO. What is wrong with single boxes is told, not raised."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,7 @@ from kornia_mvit.data.boxes import BoxRows
 from kornia_mvit.data.datasets import DataError
 from kornia_mvit.parsing import brief, cut, read_json, read_lines, reason_of
 
-__all__ = ["Annotation", "CocoFile", "read_coco", "read_voc", "read_yolo"]
+__all__ = ["Annotation", "CocoFile", "distinct_names", "read_coco", "read_voc", "read_yolo"]
 
 
 @dataclass
@@ -95,19 +97,19 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-_NUMBERS = 2**63  # of images and categories, as a tensor can hold them
 _LONGEST = 2**31 - 1  # side of an image, in pixels
 _MOST = 1.5  # of a share, which rounding or a box that reaches out may bring above 1
 
 
-def read_yolo(path: str | Path) -> Annotation:
+def read_yolo(path: str | Path, *, kpt_shape: tuple[int, int] | None = None) -> Annotation:
     """Read a label file of YOLO's: a class number, centre, width and height in each line.
 
     Centre, width and height are shares of the image's width and height. Lines with more numbers are outlines, x and y
-    of three points or more, whose boxes are taken.
+    of three points or more, whose boxes are taken; or, with ``kpt_shape``, boxes and keypoints, which are left.
 
     Args:
         path: a text file.
+        kpt_shape: number of keypoints behind each box, and of the values of each.
 
     Returns:
         The objects, boxes in shares of width and height, neither clipped nor left out.
@@ -116,23 +118,31 @@ def read_yolo(path: str | Path) -> Annotation:
         DataError: naming the file, if it cannot be read.
     """
     out = Annotation()
+    keypoints = 4 + (0 if kpt_shape is None else kpt_shape[0] * kpt_shape[1])
     for number, line in enumerate(read_lines(path, DataError, "labels"), 1):
         words = line.split()
         if not words:
             continue
         kind, *values = map(_number, words)
         box, fault = [math.nan] * 4, None
-        if len(values) == 4:
-            x, y, width, height = values
-            if max(values) > _MOST:
+        if len(values) in (4, keypoints):
+            x, y, width, height = values[:4]
+            if max(values[:4]) > _MOST:
                 fault = "has numbers above 1; they are shares of the image's sides, not pixels"
             box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+        elif kpt_shape is not None:
+            fault = (
+                f"has {len(words)} numbers; a box has 5, with keypoints of kpt_shape {list(kpt_shape)} {keypoints + 1}"
+            )
         elif len(values) >= 6 and len(values) % 2 == 0:
-            if all(map(math.isfinite, values)):
+            if max(values) > _MOST:
+                fault = "has numbers above 1; points are shares of the image's sides, and keypoints need kpt_shape"
+            elif all(map(math.isfinite, values)):
                 across, down = values[::2], values[1::2]
                 box = [min(across), min(down), max(across), max(down)]
         else:
             fault = f"has {len(words)} numbers; a box has 5, an outline an odd number from 7"
+            fault += "; keypoints need kpt_shape" if len(words) > 6 else ""
         name = cut(words[0]) if not kind.is_integer() or abs(kind) > _LONGEST else str(int(kind))
         out.add(box, name, f"line {number}", fault)
     return out
@@ -146,7 +156,7 @@ class CocoFile:
         files: name of each image's file.
         image_ids: number of each image.
         category_ids: numbers of the categories, ascending; a class's label is its place here.
-        class_names: their names.
+        class_names: their names; those of several categories are followed by the category's number.
         rows: the boxes, right or wrong.
         sizes: (M, 2) height and width of each image in pixels, int64; 0 where the file does not tell.
         given: number of each annotation.
@@ -178,6 +188,7 @@ def read_coco(path: str | Path) -> CocoFile:
         images, items, categories = (_entries(data, key) for key in ("images", "annotations", "categories"))
         image_ids, names = _by_number(images, "images", "file_name")
         category_ids, class_names = _by_number(categories, "categories", "name")
+        class_names = list(distinct_names(class_names, category_ids))
     except ValueError as error:
         raise DataError(f"{path} is not a COCO file: {error}") from None
     order = sorted(range(len(category_ids)), key=category_ids.__getitem__)
@@ -213,21 +224,47 @@ def _entries(data: Any, key: str) -> list[dict[str, Any]]:
 
 def _by_number(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> tuple[list[int], list[str]]:
     """Give the numbers of entries, which occur once, and their names."""
-    numbers, names = ([entry.get(k) for entry in entries] for k in ("id", name))
-    seen: set[int] = set()
-    for number, text in zip(numbers, names, strict=True):
-        if type(number) is not int or abs(number) >= _NUMBERS or not isinstance(text, str) or not text:
+    found: dict[int, str] = {}
+    for entry in entries:
+        number, text = _whole(entry.get("id")), entry.get(name)
+        if key == "categories" and type(text) is int:
+            text = str(text)
+        if number is None or not isinstance(text, str) or not text:
             raise ValueError(
-                f"{key!r} has an entry with id {brief(number)} and {name} {brief(text)}, a number and a text"
+                f"{key!r} has an entry with id {brief(entry.get('id'))} and {name} {brief(text)}, not a whole number "
+                "and a text"
             )
-        if number in seen:
+        if number in found:
             raise ValueError(f"id {number} occurs twice in {key!r}")
-        seen.add(number)
-    return [n for n in numbers if n is not None], [n for n in names if n is not None]
+        found[number] = text
+    return [*found], [*found.values()]
+
+
+def distinct_names(names: Sequence[str], numbers: Sequence[int]) -> tuple[str, ...]:
+    """Give names that differ: those that several classes have are followed by the number of each.
+
+    Example:
+        >>> distinct_names(["cat", "dog", "cat"], [3, 5, 9])
+        ('cat (3)', 'dog', 'cat (9)')
+    """
+    counts = Counter(names)
+    numbered = [f"{name} ({number})" for name, number in zip(names, numbers, strict=True)]
+    out = tuple(new if counts[name] > 1 else name for name, new in zip(names, numbered, strict=True))
+    return out if len(set(out)) == len(out) else tuple(numbered)
+
+
+def _whole(value: Any) -> int | None:
+    """Give a whole number, which some tools write as 3.0 or "3"; None for anything else."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9]{1,100}(\.0{0,100})?\s*", value):
+        return int(value.partition(".")[0])
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _length(value: Any) -> int:
-    return value if type(value) is int and 0 < value <= _LONGEST else 0
+    length = _whole(value)
+    return length if length is not None and 0 < length <= _LONGEST else 0
 
 
 def _coco_rows(items: Sequence[Mapping[str, Any]], image_ids: Sequence[int], category_ids: Sequence[int]) -> BoxRows:
@@ -236,13 +273,13 @@ def _coco_rows(items: Sequence[Mapping[str, Any]], image_ids: Sequence[int], cat
     for key, known, kind in (("category_id", category_ids, "category"), ("image_id", image_ids, "image")):
         places = {number: place for place, number in enumerate(known)}
         values = [item.get(key) for item in items]
-        column = [places.get(value, -1) if type(value) is int else -1 for value in values]
+        column = [-1 if (number := _whole(value)) is None else places.get(number, -1) for value in values]
         for row in (row for row, place in enumerate(column) if place < 0):
             faults[row] = f"names {kind} {brief(values[row])}, which the file does not have"
         columns.append(torch.tensor(column, dtype=torch.long))
     boxes = _numbers([item.get("bbox") for item in items])
     boxes[:, 2:] += boxes[:, :2]
-    crowd = torch.tensor([bool(item.get("iscrowd")) for item in items], dtype=torch.bool)
+    crowd = torch.tensor([_float(item.get("iscrowd")) > 0 for item in items], dtype=torch.bool)
     areas = torch.tensor([_float(item.get("area")) for item in items], dtype=torch.float64)
     return BoxRows(columns[1], boxes, columns[0], torch.zeros_like(crowd), crowd, areas, faults)
 
@@ -260,7 +297,8 @@ def _numbers(values: Sequence[Any]) -> Tensor:
 
 
 def _float(value: Any) -> float:
+    """Give a number, which some tools write as a text; NaN for anything else."""
     try:
-        return float(value) if isinstance(value, int | float) else math.nan
-    except OverflowError:
+        return float(value) if isinstance(value, int | float | str) else math.nan
+    except (OverflowError, ValueError):
         return math.nan

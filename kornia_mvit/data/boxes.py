@@ -13,6 +13,7 @@ from kornia_mvit.data.datasets import DataError, Transform, read_image, transfor
 
 __all__ = ["BoxFiles", "BoxRows", "BoxTable", "build_table"]
 
+_NUMBERS = 2**63  # from which on a tensor holds none
 _ROUNDING = 1e-3  # of an image's side: formats with few digits put boxes so far beyond it
 
 
@@ -167,9 +168,9 @@ class BoxFiles(Dataset[dict[str, Any]]):
         self.files: list[Path] = list(files)
         self.table = table
         self.transform = transform
-        self.image_ids: Tensor = (
-            torch.arange(len(files)) if image_ids is None else torch.tensor(image_ids, dtype=torch.long)
-        )
+        ids = range(len(files)) if image_ids is None else image_ids
+        fit = all(-_NUMBERS <= number < _NUMBERS for number in ids)
+        self.image_ids: Tensor | list[int] = torch.tensor(ids, dtype=torch.long) if fit else list(ids)
 
     def __len__(self) -> int:
         return len(self.files)

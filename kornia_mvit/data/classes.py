@@ -1,7 +1,7 @@
 """Names and colours of the classes of label images."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from kornia_mvit.data.datasets import DataError
 from kornia_mvit.parsing import brief, cut, parse_json, parse_yaml, read_text, reason_of
 
-__all__ = ["Colour", "LabelClasses", "parse_file", "read_classes", "voc_colours"]
+__all__ = ["Colour", "LabelClasses", "by_number", "grey_colours", "parse_file", "read_classes", "voc_colours"]
 
 Colour = tuple[int, int, int]
 
@@ -65,11 +65,23 @@ def _repeated(values: tuple[Any, ...]) -> Any:
     raise AssertionError("no value is repeated")
 
 
+def grey_colours(values: Sequence[int]) -> tuple[Colour, ...]:
+    """Give the colours of classes that grey label images hold as other values than their numbers, such as 0 and 255.
+
+    Raises:
+        ValueError: for a value that is none of 8 bits.
+    """
+    if wrong := [value for value in values if not 0 <= value <= 255]:
+        raise ValueError(f"values {list(values)} has {wrong[0]}; grey label images hold 0 to 255")
+    return tuple((value, value, value) for value in values)
+
+
 def read_classes(path: str | Path) -> LabelClasses:
     """Read names and colours of classes from a YAML or JSON file, in the order of their numbers.
 
-    A list of names, or names by their numbers; or names with their colours, as red, green and blue or as ``'#rrggbb'``;
-    or any of them as ``classes``, beside a list ``ignore`` of the colours of pixels to ignore::
+    A list of names, or names by their numbers, as they are written: ``yes`` and ``007`` are names. Or names with their
+    colours, as red, green and blue or as ``'#rrggbb'``; or any of them as ``classes``, beside a list ``ignore`` of the
+    colours of pixels to ignore::
 
         classes:
           sky: [128, 128, 128]
@@ -92,15 +104,15 @@ def read_classes(path: str | Path) -> LabelClasses:
             if unknown := sorted(map(str, data.keys() - {"classes", "ignore"})):
                 raise ValueError(f"unknown entries {', '.join(unknown)}; known: classes, ignore")
             ignored, data = data.get("ignore") or [], data["classes"]
-            if isinstance(ignored, list) and len(ignored) == 3 and all(isinstance(v, int) for v in ignored):
+            if isinstance(ignored, list) and len(ignored) == 3 and not any(map(_is_colour, ignored)):
                 ignored = [ignored]
         elif isinstance(data, Mapping) and "ignore" in data:
             raise ValueError(
                 "ignore stands beside classes and not among them; write 'classes:' with the classes below it, and "
                 "'ignore: [[255, 255, 255]]' with the colours to ignore"
             )
-        if isinstance(data, Mapping) and sorted(data, key=str) == sorted(range(len(data)), key=str):
-            data = [data[number] for number in range(len(data))]  # names by their numbers
+        if isinstance(data, Mapping) and not all(v is None or _is_colour(v) for v in data.values()):
+            data = by_number(data) or data
         entries = [*data.items()] if isinstance(data, Mapping) else data
         if not isinstance(entries, list) or not isinstance(ignored, list):
             raise ValueError("expected a list of names, or a mapping of names to colours")
@@ -125,6 +137,18 @@ def parse_file(path: Path) -> Any:
     if path.suffix.lower() == ".json":
         return parse_json(text, str(path), DataError, pairs=_unique)
     return parse_yaml(text, str(path), DataError, lambda yaml, root: _check_keys(root, yaml.MappingNode))
+
+
+def by_number(names: Mapping[Any, Any]) -> list[Any] | None:
+    """Give names by their numbers from 0, also in quotes, as a list; None for other keys.
+
+    Example:
+        >>> by_number({"1": "dog", "0": "cat"}), by_number({1: "cat", 2: "dog"})
+        (['cat', 'dog'], None)
+    """
+    numbered = {str(key): name for key, name in names.items()}
+    keys = [str(number) for number in range(len(names))]
+    return [numbered[key] for key in keys] if set(numbered) == set(keys) else None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -161,9 +185,15 @@ def _entry(entry: Any) -> tuple[str, Any]:
     return entry, colour
 
 
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.startswith("#"))
+
+
 def _colour(value: Any) -> Colour:
     if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
         value = list(bytes.fromhex(value[1:]))
+    if isinstance(value, list):  # such as [064, 128, 000] in YAML
+        value = [int(v) if isinstance(v, str) and re.fullmatch("[0-9]{1,3}", v) else v for v in value]
     if (
         not isinstance(value, list)
         or len(value) != 3

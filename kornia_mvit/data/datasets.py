@@ -1,5 +1,6 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "MaskFiles",
     "find_classes",
     "find_images",
+    "is_hidden",
     "read_image",
     "read_mask",
     "read_size",
@@ -31,9 +33,14 @@ __all__ = [
 
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
+_GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B")  # modes of one channel
+_COLOURED = ("P", "RGB", "RGBA", "LA", "PA")
 _STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    f".{suffix}" for suffix in "jpg jpeg jpe jfif png bmp gif tif tiff webp avif ppm pgm pbm pnm jp2 tga".split()
+)
+_NOT_DATA = ("__MACOSX", "@eaDir")  # folders that systems put beside files of one's own
 
 
 class DataError(FileError):
@@ -134,8 +141,37 @@ def _to_rgb(image: "Image.Image") -> "Image.Image":
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def find_images(folder: str | Path) -> list[Path]:
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder of that name is none of the data: hidden, or put there by a system."""
+    return name.startswith(".") or name in _NOT_DATA
+
+
+def _find_files(folder: Path) -> Iterator[Path]:
+    """Give the files below a folder, also where links lead, without those that are hidden."""
+    folders: list[tuple[Path, frozenset[str]]] = [(folder, frozenset())]
+    while folders:
+        place, above = folders.pop()
+        real = os.path.realpath(place)
+        if real in above:  # a link to a folder that it is in
+            continue
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if entry.is_dir():
+                    folders.append((Path(entry.path), above | {real}))
+                elif entry.is_file():
+                    yield Path(entry.path)
+
+
+def find_images(folder: str | Path, left_out: list[Path] | None = None) -> list[Path]:
     """List the image files below a folder, by their suffix, in the order of their names.
+
+    Links to folders are followed; hidden files and folders are left out.
+
+    Args:
+        folder: the folder.
+        left_out: a list that takes in the other files.
 
     Raises:
         DataError: if the folder is missing or has no image.
@@ -146,18 +182,25 @@ def find_images(folder: str | Path) -> list[Path]:
     if folder.resolve() == Path(folder.resolve().anchor):
         raise DataError(f"{cut(folder)} is a whole disk, not a folder of images")
     try:
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        found = sorted(_find_files(folder))
     except OSError as error:
         raise DataError(f"cannot list the images in {cut(folder)}: {reason_of(error)}") from None
+    files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+    if left_out is not None:
+        left_out += [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
     if not files:
         raise DataError(f"no image in {cut(folder)}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
     return files
 
 
-def find_classes(root: str | Path) -> dict[str, list[Path]]:
+def find_classes(root: str | Path, left_out: list[Path] | None = None) -> dict[str, list[Path]]:
     """List the classes of a folder with one subfolder a class, with their images, in the order of their names.
 
     Hidden folders are left out.
+
+    Args:
+        root: the folder.
+        left_out: a list that takes in the files beside the classes' folders, and those in them that are no images.
 
     Raises:
         DataError: if the folder is missing, has no subfolder, or a class has no image.
@@ -165,12 +208,15 @@ def find_classes(root: str | Path) -> dict[str, list[Path]]:
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"no such folder: {root}")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    entries = sorted(p for p in root.iterdir() if not is_hidden(p.name))
+    folders = [p for p in entries if p.is_dir()]
     if not folders:
         images = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in root.iterdir())
         found = f"has {images} images but no folders" if images else "is empty"
         raise DataError(f"{root} {found}: it needs a folder for each class, with that class's images in it")
-    return {folder.name: find_images(folder) for folder in folders}
+    if left_out is not None:
+        left_out += [p for p in entries if not p.is_dir()]
+    return {folder.name: find_images(folder, left_out) for folder in folders}
 
 
 def read_mask(
@@ -182,7 +228,8 @@ def read_mask(
     """Read a label image: a class number for each pixel.
 
     Those of grey images are their values, those of palette images the indices, not the colours. With ``colours``
-    those of colour and palette images are what stands for their colours.
+    those of colour and palette images are what stands for their colours, and so are those of grey images, unless their
+    values are numbers of classes while some class has a colour that is no grey.
 
     Args:
         path: a PNG or another lossless file: of one channel, 8 or 16 bit; with ``colours`` also of three.
@@ -205,9 +252,9 @@ def read_mask(
         image.load()
         if image.format == "JPEG":
             raise DataError(f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files")
-        if colours is not None and image.mode in ("P", "RGB", "RGBA"):
+        if colours is not None and (image.mode in _COLOURED or _greys_are_colours(image, colours, reserved)):
             return _mask_of_colours(image, path, colours, reserved)
-        if image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
+        if image.mode not in (*_GREY, "P"):
             raise DataError(
                 f"{path} is a colour image ({image.mode}), {image.getpixel((0, 0))} at its upper left; label "
                 "images hold a class number a pixel, in one channel or a palette, unless a file of classes tells "
@@ -220,6 +267,22 @@ def read_mask(
         )
         mask = data.view(image.height, image.width).long()
     return (mask > 0).long() if image.mode == "1" else mask
+
+
+def _greys_are_colours(
+    image: "Image.Image", colours: Mapping[tuple[int, int, int], int], reserved: Collection[int]
+) -> bool:
+    """Tell whether the values of a grey image stand for colours, or are numbers of classes."""
+    if image.mode not in ("1", "L"):
+        return False  # 16 bit, which no colours have
+    classes = {number for number in colours.values() if number not in reserved}
+    greys = {red: number for (red, green, blue), number in colours.items() if red == green == blue}
+    there = {value for _, value in image.getcolors(256) or ()}
+    numbers = {value // 255 for value in there} if image.mode == "1" else there
+    are_numbers = all(n in classes or (n in reserved and greys.get(n) not in classes) for n in numbers)
+    if classes <= {*greys.values()}:
+        return not are_numbers or there <= greys.keys()
+    return not are_numbers and there <= greys.keys() | {*reserved}
 
 
 def _mask_of_colours(
@@ -235,9 +298,10 @@ def _mask_of_colours(
     known, numbers = torch.tensor(table).T.contiguous().unbind()
     places = torch.searchsorted(known, codes).clamp_max(len(known) - 1)
     mask, missing = numbers[places], known[places] != codes
-    if image.mode == "P":
+    if image.mode in ("P", "L"):
         indices = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view_as(mask).long()
         kept = torch.isin(indices, torch.tensor([*reserved], dtype=torch.long))
+        kept &= missing | (codes != indices * 0x010101)  # a grey that is a class's colour stays one
         mask, missing = torch.where(kept, indices, mask), missing & ~kept
     if missing.any():
         row, column = missing.nonzero()[0].tolist()
@@ -334,12 +398,18 @@ class MaskFiles(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Give a sample as :meth:`Batch.collate` takes it."""
         path, label = self.files[index], self.masks[index]
-        image, mask = read_image(path), read_mask(label, self.colours, reserved=self.ignored)
+        image, mask = read_image(path), self.read_label(index)
         if image.shape[1:] != mask.shape:
             raise DataError(
                 f"{path} is {image.shape[1]}x{image.shape[2]}, but its label image {label} is "
                 f"{mask.shape[0]}x{mask.shape[1]}"
             )
+        return transformed({"image": image, "mask": mask, "meta": {"path": str(path)}}, self.transform)
+
+    def read_label(self, index: int) -> Tensor:
+        """Give the classes of an image's pixels (H, W), int64, ``ignore_index`` for those to ignore."""
+        label = self.masks[index]
+        mask = read_mask(label, self.colours, reserved=self.ignored)
         ignored = torch.isin(mask, torch.tensor(self.ignored))
         wrong = ((mask < 0) | (mask >= self.num_classes)) & ~ignored
         if wrong.any():
@@ -348,5 +418,4 @@ class MaskFiles(Dataset[dict[str, Any]]):
                 f"{label} has class {int(mask[row, column])}, but there are {self.num_classes} classes, from 0; it is "
                 f"at row {row} and column {column}. Ignored: {', '.join(map(str, self.ignored))}"
             )
-        sample = {"image": image, "mask": mask.masked_fill(ignored, self.ignore_index), "meta": {"path": str(path)}}
-        return transformed(sample, self.transform)
+        return mask.masked_fill(ignored, self.ignore_index)

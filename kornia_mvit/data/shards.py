@@ -225,12 +225,13 @@ def decode_label(sample: Mapping[str, Any], class_names: Sequence[str]) -> int:
     place = f"{sample['__url__']}/{sample['__key__']}"
     try:
         if "cls" in sample:
-            label = sample["cls"].decode().strip()
+            label = sample["cls"].decode("utf-8-sig").strip()
             label = int(label) if label.removeprefix("-").isdecimal() else label
         else:
             label = parse_json(sample["json"], place, DataError)["label"]
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{place} has no label: it needs a .cls file, or a .json one with a label in it") from None
+    label = int(label) if isinstance(label, float) and label.is_integer() else label
     if type(label) is int and 0 <= label < len(class_names):
         return label
     if isinstance(label, str) and label in class_names:

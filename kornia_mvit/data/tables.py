@@ -61,11 +61,11 @@ def read_table(
     """
     file = Path(file)
     columns = [path_column, label_column, *([] if split_column is None else [split_column])]
-    if file.suffix not in (*_DELIMITERS, ".jsonl"):
+    if file.suffix.lower() not in (*_DELIMITERS, ".jsonl"):
         raise DataError(f"{file} is not a .csv, .tsv or .jsonl file")
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            read = _read_objects if file.suffix == ".jsonl" else _read_delimited
+            read = _read_objects if file.suffix.lower() == ".jsonl" else _read_delimited
             rows = [_row(values, place) for values, place in read(lines, file, columns)]
     except FileNotFoundError:
         raise DataError(f"no such table: {file}") from None
@@ -84,7 +84,7 @@ def _row(values: list[str], place: str) -> Row:
 
 def _read_delimited(lines: Iterator[str], file: Path, columns: Sequence[str]) -> Iterator[tuple[list[str], str]]:
     """Read lines of fields below a line of their names."""
-    reader = csv.reader(lines, delimiter=_DELIMITERS[file.suffix], strict=True)
+    reader = csv.reader(lines, delimiter=_DELIMITERS[file.suffix.lower()], strict=True)
     header: list[str] | None = None
     places: list[int] = []
     try:
@@ -129,6 +129,8 @@ def _check_columns(columns: Sequence[str], found: Sequence[str], place: str) -> 
 
 def _text(value: object, column: str, place: str) -> str:
     """Give a field as text; of numbers, integers alone are names."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
         shown = str(value).lower() if isinstance(value, bool) else brief(value)
         raise DataError(f"{place}: {column} is {shown}; give text or an integer")

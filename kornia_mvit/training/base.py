@@ -9,6 +9,7 @@ from typing import IO, Any, Self
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -63,6 +64,7 @@ class ImageTask(pl.LightningModule):
         self.network = network.train()
         self.pipeline = pipeline
         self.class_names = None
+        self._told: dict[str, int] = {}
 
     @property
     def preprocess(self) -> Preprocess:
@@ -73,6 +75,13 @@ class ImageTask(pl.LightningModule):
         """Give what the network gives for preprocessed images (B, C, H, W)."""
         out: Tensor = self.network(self.arrange(image))
         return out
+
+    def tell_classes(self, name: str, known: int) -> None:
+        """Say over how many classes a mean is, where it is not over all, once for each number."""
+        count, trainer = self.hparams["num_classes"], self._trainer
+        if known < count and not (trainer is not None and trainer.sanity_checking) and self._told.get(name) != known:
+            rank_zero_info(f"{name} is the mean over {known} of {count} classes, those that were there")
+        self._told[name] = known
 
     def arrange(self, image: Tensor) -> Tensor:
         """Lay images out in memory as the network is."""

@@ -292,7 +292,9 @@ class DetectionTask(ImageTask):
 
     def _log_scores(self, stage: str) -> None:
         assert self.coco is not None
-        for name, value in self.coco.compute().items():
+        scores = self.coco.compute()
+        self.tell_classes(f"{stage}/map", sum(name.startswith("ap/") for name in scores))
+        for name, value in scores.items():
             kind = name.partition("/")[0]
             if kind.startswith("map") or kind == "mar_100" or (kind == "ap" and self.hparams["per_class"]):
                 if name == "map" or not value.isnan():

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kornia_mvit.data.annotations import distinct_names
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import box_iou
 from kornia_mvit.training.detection_metrics import CocoMetrics, truths_of
@@ -232,9 +233,10 @@ def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str
         class_names: names of the K classes; their numbers stand in when None.
 
     Returns:
-        ``images``, ``classes``, ``truths`` (those that count), ``map``, ``map_50``, ``map_75``, ``mar_100``, a row for
-        each size of objects in ``per_size`` and for each class in ``per_class``, and in ``precision`` the precision at
-        IoU 0.5 for recalls from 0 to 1, of each class and in the mean.
+        ``images``, ``classes``, ``truths`` (those that count), ``map``, ``map_50``, ``map_75``, ``mar_100``, all over
+        ``map_classes`` classes, those that have truths, a row for each size of objects in ``per_size`` and for each
+        class in ``per_class``, and in ``precision`` the precision at IoU 0.5 for recalls from 0 to 1, of each class and
+        in the mean.
 
     Raises:
         ValueError: if there are not K names.
@@ -242,6 +244,7 @@ def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str
     k = evaluation.num_classes
     if class_names is not None and len(class_names) != k:
         raise ValueError(f"{len(class_names)} class names for {k} classes")
+    class_names = None if class_names is None else distinct_names(class_names, range(k))
     metrics = CocoMetrics(tuple(map(str, range(k))))
     metrics.restore(evaluation.rows)
     scores = metrics.compute()
@@ -275,6 +278,7 @@ def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str
         "classes": k,
         "truths": int(counted.sum()),
         **{name: _number(scores[name]) for name in ("map", "map_50", "map_75", "mar_100")},
+        "map_classes": len(known),
         "per_size": per_size,
         "per_class": per_class,
         "precision": {"mean": _list(mean), "classes": {name: _list(values) for name, values in known.items()}},

@@ -1,12 +1,14 @@
 """The score of boxes: COCO's average precision, and the truth it is measured against."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from kornia_mvit.data.annotations import distinct_names
 from kornia_mvit.data.batch import Batch
 
 __all__ = ["CocoMetrics", "truths_of"]
@@ -76,7 +78,7 @@ class CocoMetrics(Metric):
     misses its own.
 
     Args:
-        class_names: of the classes, in the order of labels.
+        class_names: of the classes, in the order of labels; those that occur twice are followed by their label.
 
     Raises:
         ValueError: for no classes.
@@ -99,7 +101,7 @@ class CocoMetrics(Metric):
         super().__init__()
         if not class_names:
             raise ValueError("there are no classes; give their names")
-        self.class_names: tuple[str, ...] = tuple(class_names)
+        self.class_names: tuple[str, ...] = distinct_names(class_names, range(len(class_names)))
         # Rows of all images in a few tensors, so that processes gather few, and may have different numbers of images.
         self._empty = {
             "images": torch.zeros(0, 3, dtype=torch.long),  # image_id or -1, number of truths, of predictions
@@ -135,7 +137,7 @@ class CocoMetrics(Metric):
             kind = _flags(truth.get("ignore"), labels) * _IGNORED
             kind = kind.where(~_flags(truth.get("crowd"), labels), _CROWD)
             values = torch.cat([found["boxes"], found["scores"][:, None]], 1).detach()
-            counts = [int(truth.get("image_id", -1)), len(labels), len(values)]
+            counts = [_fitting(int(truth.get("image_id", -1))), len(labels), len(values)]
             for name, rows in (
                 ("images", torch.tensor([counts])),
                 ("truths", torch.cat([boxes, area[:, None]], 1)),
@@ -249,6 +251,13 @@ class CocoMetrics(Metric):
             if isinstance(rows := getattr(self, name), list) and not rows:
                 rows.append(empty.to(self.device))
         super()._sync_dist(*args, **kwargs)
+
+
+def _fitting(image: int) -> int:
+    """Give an image's number, -1 for none; one that a tensor cannot hold becomes another, which it alone has."""
+    if -1 <= image < 2**62:
+        return image
+    return int.from_bytes(blake2b(str(image).encode(), digest_size=7).digest(), "big")
 
 
 def _flags(values: Tensor | None, like: Tensor) -> Tensor:

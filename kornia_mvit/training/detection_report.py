@@ -134,8 +134,10 @@ def _panels(example: DetectionExample, names: Sequence[str] | None) -> "Image.Im
 
 
 def _summary(metrics: dict[str, Any]) -> Tiles:
+    known, count = metrics["map_classes"], metrics["classes"]
+    over = f", over the {known:,} of {count:,} classes that have objects" if known < count else ""
     tiles = [
-        ("mAP", percent(metrics["map"]), "mean of IoU 0.5 to 0.95, as COCO has it"),
+        ("mAP", percent(metrics["map"]), f"mean of IoU 0.5 to 0.95, as COCO has it{over}"),
         ("AP50", percent(metrics["map_50"]), "at IoU 0.5"),
         ("AP75", percent(metrics["map_75"]), "at IoU 0.75"),
         ("Recall", percent(metrics["mar_100"]), "of IoU 0.5 to 0.95, with 100 boxes an image"),

@@ -299,8 +299,8 @@ def classification_metrics(evaluation: Evaluation, class_names: Sequence[str] | 
         ``images``, ``classes``, ``mistakes``, ``not_finite`` (images whose logits were not all finite), ``top1`` and,
         for more than five classes, ``top5`` (each with ``right``, ``value`` and its 95 % interval ``low`` to ``high``),
         ``loss`` (mean cross-entropy in nats), ``calibration_error`` (expected, 15 bins of equal width), the means over
-        classes ``precision``, ``recall`` and ``f1``, a row for each class in ``per_class``, the bins in
-        ``reliability``, and ``confusion[truth][predicted]`` in images.
+        classes ``precision``, ``recall`` and ``f1``, over the ``mean_classes`` that have images or predictions, a row
+        for each class in ``per_class``, the bins in ``reliability``, and ``confusion[truth][predicted]`` in images.
 
     Raises:
         ValueError: if there are not K names.
@@ -338,6 +338,7 @@ def classification_metrics(evaluation: Evaluation, class_names: Sequence[str] | 
         "loss": _number(evaluation.loss.double().mean()),
         "calibration_error": _number(binary_calibration_error(confidence, evaluation.right.long(), n_bins=_BINS)),
         **means,
+        "mean_classes": sum(row["f1"] is not None for row in per_class),
         "per_class": per_class,
         "reliability": _reliability(confidence, evaluation.right),
         "confusion": confusion.tolist(),

@@ -144,7 +144,7 @@ def _summary(metrics: dict[str, Any]) -> Tiles:
             tiles.append((text, percent(share["value"]), interval))
     tiles += [
         ("Mistakes", f"{metrics['mistakes']:,}", f"of {metrics['images']:,} images, {metrics['classes']:,} classes"),
-        ("Mean F1", percent(metrics["f1"]), "each class counts alike"),
+        ("Mean F1", percent(metrics["f1"]), f"each of {metrics['mean_classes']:,} classes counts alike"),
         ("Cross-entropy", _decimal(metrics["loss"]), "mean, in nats"),
         ("Calibration error", percent(metrics["calibration_error"]), "expected, over 15 bins of confidence"),
     ]

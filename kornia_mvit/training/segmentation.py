@@ -333,6 +333,7 @@ class SegmentationTask(ImageTask):
         log = partial(self.log, sync_dist=True)
         log(f"{stage}/miou", iou[known].mean().nan_to_num().float(), prog_bar=True)
         log(f"{stage}/accuracy", accuracy.float(), prog_bar=True)
+        self.tell_classes(f"{stage}/miou", int(known.sum()))
         if self.hparams["per_class"]:
             names = self.class_names or tuple(map(str, range(len(iou))))
             for name, value in zip(names, iou, strict=True):

@@ -300,8 +300,9 @@ def segmentation_metrics(
 
     Returns:
         ``images``, ``classes``, ``pixels`` (labelled ones), ``miou`` (``value`` and its 95 % interval over images,
-        ``low`` to ``high``), ``accuracy`` (share of the pixels), ``class_accuracy`` (mean recall), a row for each
-        class in ``per_class`` and ``confusion[truth][predicted]`` in pixels.
+        ``low`` to ``high``) over ``miou_classes`` classes, those that are labelled or predicted, ``accuracy`` (share of
+        the pixels), ``class_accuracy`` (mean recall) over ``labelled_classes`` classes, a row for each class in
+        ``per_class`` and ``confusion[truth][predicted]`` in pixels.
 
     Raises:
         ValueError: if there are not K names.
@@ -335,8 +336,10 @@ def segmentation_metrics(
         "classes": k,
         "pixels": int(total),
         "miou": {"value": _number(iou.nanmean()), "low": _number(mean_ends[0]), "high": _number(mean_ends[1])},
+        "miou_classes": int((~iou.isnan()).sum()),
         "accuracy": _number(right.sum() / max(total, 1)),
         "class_accuracy": _number(recall.nanmean()),
+        "labelled_classes": int((truth > 0).sum()),
         "per_class": per_class,
         "confusion": evaluation.confusion.tolist(),
     }

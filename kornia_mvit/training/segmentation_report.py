@@ -156,12 +156,14 @@ def _classes(examples: Sequence[Example]) -> list[int]:
 def _summary(metrics: dict[str, Any]) -> Tiles:
     mean = metrics["miou"]
     interval = f"95\u00a0% interval over images {percent(mean['low'])} to {percent(mean['high'])}"
-    known = [row for row in metrics["per_class"] if row["iou"] is not None]
+    known, labelled = metrics["miou_classes"], metrics["labelled_classes"]
+    over = f", of {known:,} of {metrics['classes']:,} classes" if known < metrics["classes"] else ""
+    alike = f"each of {labelled:,} labelled classes counts alike"
     tiles = [
-        ("Mean IoU", percent(mean["value"]), interval),
+        ("Mean IoU", percent(mean["value"]), interval + over),
         ("Pixel accuracy", percent(metrics["accuracy"]), f"of {metrics['pixels']:,} labelled pixels"),
-        ("Mean recall", percent(metrics["class_accuracy"]), "each class counts alike"),
-        ("Images", f"{metrics['images']:,}", f"{metrics['classes']:,} classes, {len(known):,} of them seen"),
+        ("Mean recall", percent(metrics["class_accuracy"]), alike),
+        ("Images", f"{metrics['images']:,}", f"{metrics['classes']:,} classes, {known:,} of them seen"),
     ]
     return Tiles(tiles)
 

@@ -184,6 +184,28 @@ class TestReadYolo:
         _, faults, _ = table_of(found, (0, 0), relative=True)
         assert faults == found.faults | {3: "is incomplete", 4: "is incomplete"}
 
+    def test_keypoints(self, tmp_path):
+        """A box stays what it is, whatever number of keypoints stands behind it."""
+        path = tmp_path / "a.txt"
+        box, short = "0 0.5 0.5 0.4 0.6", "1 0.5 0.5 0.2 0.2"
+        for shape, values in (((12, 2), " 0.45 0.5"), ((4, 3), " 0.45 0.5 2"), ((3, 3), " 0 0 0")):
+            path.write_text(f"{box}{values * shape[0]}\n{short}\n0 0.1 0.2 0.6 0.3 0.3 0.9\n")
+            found = read_yolo(path, kpt_shape=shape)
+            torch.testing.assert_close(
+                torch.tensor(found.boxes[:2]), torch.tensor([[0.3, 0.2, 0.7, 0.8], [0.4, 0.4, 0.6, 0.6]])
+            )
+            row = f"has 7 numbers; a box has 5, with keypoints of kpt_shape {list(shape)} {5 + shape[0] * shape[1]}"
+            assert found.faults == {2: row}
+        path.write_text(f"{box}{' 0.45 0.5 2' * 4}\n{box}{' 0.45 0.5 2' * 3}\n")
+        assert all("kpt_shape" in fault for fault in read_yolo(path).faults.values())
+        assert len(read_yolo(path).faults) == 2
+
+    @pytest.mark.parametrize("start", ["\ufeff", "\ufeff\n"])
+    def test_byte_order_mark(self, tmp_path, start):
+        path = tmp_path / "a.txt"
+        path.write_text(f"{start}1 0.5 0.5 0.2 0.4\n", encoding="utf-8")
+        assert (read_yolo(path).names, read_yolo(path).faults) == (["1"], {})
+
     def test_exception(self, tmp_path):
         path = tmp_path / "a.txt"
         with pytest.raises(DataError, match=r"no such labels: .*a\.txt"):
@@ -217,8 +239,16 @@ class TestReadCoco:
                 "id 1 occurs twice in 'categories'",
             ),
             (
-                json.dumps({"images": [{"id": "1", "file_name": "a"}], "annotations": [], "categories": []}),
-                "'images' has an entry with id '1' and file_name 'a', a number and a text",
+                json.dumps({"images": [{"id": "a1", "file_name": "a"}], "annotations": [], "categories": []}),
+                "'images' has an entry with id 'a1' and file_name 'a', not a whole number and a text",
+            ),
+            (
+                json.dumps({"images": [IMAGE, IMAGE | {"id": "1"}], "annotations": [], "categories": []}),
+                "id 1 occurs twice in 'images'",
+            ),
+            (
+                json.dumps({"images": [IMAGE], "annotations": [], "categories": [CATEGORY | {"id": 1.5}]}),
+                "'categories' has an entry with id 1.5 and name 'cat', not a whole",
             ),
         ],
     )
@@ -235,7 +265,7 @@ class TestReadCoco:
 
     def test_odd_values(self, tmp_path):
         """Whatever a box, an area or a size is, it is told of and does not break the others."""
-        boxes = [[0, 0, 5, 5], [0, 0, 5], None, [0, 0, "5", 5], [0, 0, 1e400, 5], [[0], 0, 5, 5], {"x": 1}, 7]
+        boxes = [[0, 0, 5, 5], [0, 0, 5], None, [0, 0, "x", 5], [0, 0, 1e400, 5], [[0], 0, 5, 5], {"x": 1}, 7]
         items = [{"id": n, "image_id": 1, "category_id": 1, "bbox": box} for n, box in enumerate(boxes)]
         items += [
             {"id": 8, "image_id": True, "category_id": 1, "bbox": [0, 0, 5, 5]},
@@ -244,7 +274,7 @@ class TestReadCoco:
             {"id": 11, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 7.5, "iscrowd": 1},
         ]
         path = tmp_path / "a.json"
-        image = IMAGE | {"height": 10, "width": "10"}
+        image = IMAGE | {"height": 10, "width": "wide"}
         path.write_text(json.dumps({"images": [image], "annotations": items, "categories": [CATEGORY]}))
         found = read_coco(path)
         assert found.sizes.tolist() == [[10, 0]]
@@ -256,3 +286,37 @@ class TestReadCoco:
         }
         assert table.areas.tolist() == [25.0, 25.0, 7.5]
         assert table.crowd.tolist() == table.ignore.tolist() == [False, False, True]
+
+    @pytest.mark.parametrize("write", [int, float, str, "{}.0".format])
+    def test_numbers_in_other_forms(self, tmp_path, write):
+        """Some tools write whole numbers as 3.0 or "3", and numbers as texts."""
+        box = {"bbox": [1, 2, 3, 4.5], "area": 5, "iscrowd": 0}
+        shown = {k: [str(x) for x in v] if isinstance(v, list) else str(v) for k, v in box.items()}
+        items = [
+            {"id": n, "image_id": write(7), "category_id": write(k)} | b
+            for n, (k, b) in enumerate([(3, box), (1, shown), (3, shown | {"iscrowd": "1"})])
+        ]
+        path = tmp_path / "a.json"
+        data = {
+            "images": [{"id": write(7), "file_name": "a.png", "height": write(30), "width": write(40)}],
+            "annotations": items,
+            "categories": [{"id": write(3), "name": "cat"}, {"id": write(1), "name": "dog"}],
+        }
+        path.write_text(json.dumps(data))
+        found = read_coco(path)
+        assert (found.image_ids, found.category_ids, found.class_names) == ([7], (1, 3), ("dog", "cat"))
+        assert (found.sizes.tolist(), found.rows.faults) == ([[30, 40]], {})
+        assert found.rows.labels.tolist() == [1, 0, 1]
+        assert found.rows.boxes.tolist() == [[1, 2, 4, 6.5]] * 3
+        assert found.rows.crowd.tolist() == [False, False, True]
+
+    def test_categories_of_one_name(self, tmp_path):
+        path = tmp_path / "a.json"
+        names = ["cat", "cat", "dog", "cat (5)"]
+        categories = [{"id": n, "name": name} for n, name in enumerate(names, 5)]
+        for chosen, expected in (
+            (categories[:3], ("cat (5)", "cat (6)", "dog")),
+            (categories, ("cat (5)", "cat (6)", "dog (7)", "cat (5) (8)")),
+        ):
+            path.write_text(json.dumps({"images": [IMAGE], "annotations": [], "categories": chosen}))
+            assert read_coco(path).class_names == expected

@@ -46,6 +46,18 @@ class TestReadClasses:
             ("a.yaml", "sky: [128, 128, 128]\nroad: '#800040'\n", LabelClasses(("sky", "road"), (SKY, ROAD))),
             ("a.yaml", "sky:\nroad:\n", LabelClasses(("sky", "road"))),
             ("a.yaml", "1: road\n0: sky\n", LabelClasses(("sky", "road"))),
+            ("a.yaml", "'1': road\n\"0\": sky\n", LabelClasses(("sky", "road"))),
+            ("a.json", '{"1": "road", "0": "sky"}', LabelClasses(("sky", "road"))),
+            ("a.yaml", "'0': [128, 128, 128]\n1: '#800040'\n", LabelClasses(("0", "1"), (SKY, ROAD))),
+            ("a.yaml", "[yes, no]", LabelClasses(("yes", "no"))),
+            ("a.yaml", "{off: [128, 128, 128], on: [128, 000, 064]}", LabelClasses(("off", "on"), (SKY, ROAD))),
+            (
+                "a.yaml",
+                "[010, 1.0, true, 2024-01-01, 10:30]",
+                LabelClasses(("010", "1.0", "true", "2024-01-01", "10:30")),
+            ),
+            ("a.yaml", "\ufeff[sky, road]", LabelClasses(("sky", "road"))),
+            ("a.json", "\ufeff" + '["sky", "road"]', LabelClasses(("sky", "road"))),
             ("a.yaml", "classes: {sky: [128, 128, 128], road: '#800040'}\nignore: [0, 0, 0]", EXPECTED),
             (
                 "a.yaml",
@@ -65,7 +77,7 @@ class TestReadClasses:
         ],
     )
     def test_feature(self, name, text, expected, tmp_path):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
         assert read_classes(tmp_path / name) == expected
 
     @pytest.mark.parametrize(
@@ -78,7 +90,7 @@ class TestReadClasses:
             ("a.yaml", "sky", "{path}: expected a list of names, or a mapping"),
             ("a.yaml", "[]", "{path}: there are no classes"),
             ("a.yaml", "{classes: [sky], colours: []}", "{path}: unknown entries colours; known: classes, ignore"),
-            ("a.yaml", "[sky, no]", "{path}: False is not a name; put it in quotes"),
+            ("a.json", '["sky", false]', "{path}: False is not a name; put it in quotes"),
             ("a.yaml", "- {color: [0, 0, 0]}", "has no name"),
             ("a.yaml", "- {name: sky, id: 3}", "has the unknown keys id"),
             (

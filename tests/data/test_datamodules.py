@@ -129,8 +129,74 @@ class TestFolderData:
             assert [len(batch) for batch in data.train_dataloader()] == lengths
 
     @pytest.mark.parametrize(
+        ("folders", "expected"),
+        [
+            (("Training", "valid", "TEST"), {"train": 8, "val": 8, "test": 8}),
+            (("train", "Val", "notes"), {"train": 8, "val": 8}),
+            (("TRAIN", "validation"), {"train": 8, "val": 8}),
+            (("Training",), {"train": 6, "val": 2}),
+        ],
+    )
+    def test_other_names_of_splits(self, folders, expected, tmp_path, caplog):
+        for folder in folders:
+            make_folder(tmp_path / folder, count=4)
+        (tmp_path / folders[0] / "cat" / "about.txt").write_text("cats")
+        data = FolderData(str(tmp_path), num_workers=0)
+        with caplog.at_level("INFO"):
+            data.setup()
+        assert {name: len(split) for name, split in data.splits.items()} == expected
+        assert data.class_names == ("cat", "dog")
+        assert "1 .txt" in caplog.text
+        for folder in folders:
+            told = f"{folder} for" if folder != "notes" else "left out: notes"
+            assert folder == "train" or told in caplog.text
+
+    def test_classes_that_are_called_as_splits(self, tmp_path):
+        make_folder(tmp_path, ("train", "bus"), count=4)
+        assert FolderData(str(tmp_path)).class_names == ("bus", "train")
+
+    def test_test_images_without_folders(self, tmp_path):
+        """Such as those of competitions, which have no labels: they do not stop training."""
+        make_folder(tmp_path / "train", count=4)
+        make_folder(tmp_path, ("test",), count=4)
+        data = FolderData(str(tmp_path), num_workers=0)
+        data.setup()
+        assert sorted(data.splits) == ["train", "val"]
+        with pytest.raises(DataError, match="test has no folder for each class"):
+            data.test_dataloader()
+
+    def test_what_is_hidden_and_where_links_lead(self, tmp_path):
+        root = make_folder(tmp_path / "data", count=4)
+        (tmp_path / "far").mkdir()
+        for n, suffix in enumerate(("JPG", "jfif", "JPEG", "Png")):
+            Image.new("RGB", (40, 40)).save(tmp_path / "far" / f"{n}.{suffix}")
+        (root / "cat" / "more").symlink_to(tmp_path / "far")
+        (root / "cat" / "more" / "back").symlink_to(root / "cat")
+        for place in ("cat/.ipynb_checkpoints/0-checkpoint.png", ".ipynb_checkpoints/1.png", "dog/._0.png"):
+            (root / place).parent.mkdir(exist_ok=True)
+            (root / place).write_bytes(b"no image")
+        data = FolderData(str(root), num_workers=0)
+        data.setup()
+        assert data.class_names == ("cat", "dog")
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 9, "val": 3}
+        assert len([sample for split in data.splits.values() for sample in split]) == 12
+
+    @pytest.mark.parametrize(
         ("prepare", "message"),
         [
+            (
+                lambda root: [make_folder(root / name) for name in ("train", "val", "Valid")],
+                "{root} has Valid and val, which both stand for val",
+            ),
+            (
+                lambda root: [make_folder(root / name) for name in ("valid", "test")],
+                "{root} has test, valid, but no train",
+            ),
+            (lambda root: make_folder(root, ("train", "val")), "{root} has train, val, but no train folder with"),
+            (
+                lambda root: [make_folder(root / "train"), make_folder(root, ("val",))],
+                "{root}/val has 4 images but no folders",
+            ),
             (lambda root: None, "no such folder: {root}; root (--data.root) is the folder with your images"),
             (lambda root: make_folder(root, ("cat",)), "{root} has one class folder, 'cat'; classification needs two"),
             (lambda root: root.mkdir(), "{root} is empty: it needs a folder for each class"),
@@ -259,6 +325,34 @@ class TestVOCData:
         with pytest.raises(DataError, match=r"1 images.*JPEGImages, such as '2'"):
             VOCData(str(tmp_path), class_names=["cat"])
 
+    def test_names_with_spaces(self, tmp_path):
+        """And lists that tell whether an image has a class."""
+        make_voc(tmp_path)
+        for folder, suffix in (("JPEGImages", "png"), ("Annotations", "xml")):
+            (tmp_path / folder / f"1.{suffix}").rename(tmp_path / folder / f"a b  1.{suffix}")
+        lists = tmp_path / "ImageSets" / "Main"
+        (lists / "train.txt").write_text("\ufeffa b  1\n2  1\r\n 3 -1\n", encoding="utf-8")
+        (lists / "val.txt").write_text("a b  1 -1\n2.png\n0\n")
+        data = VOCData(str(tmp_path), num_workers=0)
+        data.setup()
+        for split, names in (("train", ["a b  1", "2", "3"]), ("val", ["a b  1", "2", "0"])):
+            assert [path.stem for path in data.splits[split].files] == names
+            assert [len(sample["boxes"]) for sample in data.splits[split]] == [2, 2, 2 if split == "train" else 0]
+
+    @pytest.mark.parametrize("lost", ["JPEGImages/4.png", "Annotations/4.xml"])
+    def test_test_images_that_are_missing(self, lost, tmp_path, caplog):
+        """As VOC 2012 has a list of test images, and not the images: they matter to ``test`` alone."""
+        make_voc(tmp_path, splits=("test",))
+        for name in ("train", "val"):
+            (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text("1\n2\n")
+        (tmp_path / lost).unlink()
+        data = VOCData(str(tmp_path), num_workers=0)
+        with caplog.at_level("INFO"):
+            data.setup("fit")
+        assert "test is left out" in caplog.text
+        with pytest.raises(DataError, match=r"4"):
+            data.test_dataloader()
+
     def test_annotations_that_would_expand_are_refused(self, tmp_path):
         make_voc(tmp_path)
         bomb = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;">]><annotation>&c;</annotation>'
@@ -319,7 +413,7 @@ class TestSegmentationFolderData:
             SegmentationFolderData(str(tmp_path), num_classes=2)
         with pytest.raises(ValueError, match=r"ignore_label 1.*from 0 to 1"):
             SegmentationFolderData(str(tmp_path), num_classes=2, ignore_label=1)
-        (tmp_path / "val").rename(tmp_path / "valid")
+        (tmp_path / "val").rename(tmp_path / "dev")
         with pytest.raises(DataError, match=r"val; root \(--data.root\) has train, train_labels"):
             SegmentationFolderData(str(tmp_path), num_classes=2)
 

@@ -84,6 +84,49 @@ class TestCOCOData:
         assert data.clipped_boxes == 1
         assert data.splits["val"][0]["boxes"][0].tolist() == [70, 50, 80, 60]
 
+    def test_categories_of_one_name(self, tmp_path):
+        """They stay apart by their number, in all that goes by names."""
+
+        def change(found):
+            for category in found["categories"][:2]:
+                category["name"] = "cat"
+
+        make_coco(tmp_path)
+        for split in ("train", "val"):
+            edit(tmp_path / VAL.replace("val", split), change)
+        data = coco(tmp_path)
+        assert data.class_names == ("cat (3)", "cat (5)", "triangle")
+        boxes = sum(len(Shapes(3, (60, 80))[n]["boxes"]) for n in range(3))
+        assert (len(data.count_boxes("val")), sum(data.count_boxes("val").values())) == (3, boxes - 1)
+
+    def test_a_split_that_keeps_no_box(self, tmp_path):
+        root = make_coco(tmp_path)
+        edit(root / VAL, lambda found: [item.update(category_id=77) for item in found["annotations"]])
+        with pytest.raises(DataError, match=r"no box for val: all \d+ are left out, such as .*names category 77"):
+            coco(root).setup("fit")
+        edit(root / VAL, lambda found: [item.update(category_id=3, iscrowd=1) for item in found["annotations"]])
+        with pytest.raises(DataError, match=r"no box for val: .*crowds"):
+            coco(root).setup("fit")
+
+    def test_numbers_beyond_64_bits(self, tmp_path):
+        """Images and categories keep theirs."""
+        root, large = make_coco(tmp_path), 2**70
+
+        def change(found):
+            for entry in [*found["images"], *found["categories"]]:
+                entry["id"] += large
+            for item in found["annotations"]:
+                item["image_id"] += large
+                item["category_id"] += large
+
+        for split in ("train", "val"):
+            edit(root / VAL.replace("val", split), change)
+        data = coco(root)
+        data.setup()
+        assert data.category_ids == (large + 3, large + 5, large + 9)
+        assert [sample["meta"]["image_id"] - large for sample in data.splits["val"]] == [100, 101, 102]
+        assert len(data.splits["val"][0]["boxes"]) > 0
+
     def test_bad_boxes_are_listed(self, tmp_path, caplog):
         faults = [
             ({"image_id": 999}, "names image 999, which the file does not have"),
@@ -207,6 +250,8 @@ class TestYOLOData:
             "names: [circle, square, triangle]",
             "names: {0: circle, 1: square, 2: triangle}",
             "names: {2: triangle, 0: circle, 1: square}\nnc: 3",
+            "names: {'2': triangle, \"0\": circle, 1: square}\nnc: '3'",
+            "\ufeffTrain: images/train\nvalid: images/val\ntest: not/here\nnames: [circle, square, triangle]",
             "path: .\ntrain: images/train\nval: images/val\nnames: [circle, square, triangle]",
             "path: {root}\ntrain: images/train\nval: [images/val]\nnames: [circle, square, triangle]",
             "path: /not/here/any/more\ntrain: images/train\nval: images/val\nnames: [circle, square, triangle]",
@@ -220,7 +265,7 @@ class TestYOLOData:
         for split in ("train", "val"):
             lines = [f"../images/{split}/{n}.png\n" for n in range(3)]
             (root / "lists" / f"{split}.txt").write_text("".join(lines) + "\n")
-        (root / "data.yaml").write_text(text.replace("{root}", str(root)))
+        (root / "data.yaml").write_text(text.replace("{root}", str(root)), encoding="utf-8")
         data = yolo(root)
         data.setup()
         assert data.class_names == Shapes.class_names
@@ -252,6 +297,62 @@ class TestYOLOData:
         data = yolo(tmp_path)
         data.setup()
         torch.testing.assert_close(data.splits["val"][0]["boxes"], torch.tensor([[10.0, 10, 60, 45]]))
+
+    def test_keypoints(self, tmp_path):
+        """The file's kpt_shape, or the argument's, tells keypoints from outlines."""
+        make_yolo(tmp_path, 1, (50, 100))
+        (tmp_path / "labels" / "val" / "0.txt").write_text("0 0.5 0.5 0.4 0.6" + " 0.45 0.5" * 12)
+        expected = torch.tensor([[30.0, 10, 70, 40]])
+        data = yolo(tmp_path, kpt_shape=(12, 2))
+        data.setup()
+        torch.testing.assert_close(data.splits["val"][0]["boxes"], expected)
+        (tmp_path / "data.yaml").write_text("names: [a, b, c]\nkpt_shape: [12, 2]")
+        data = yolo(tmp_path)
+        data.setup()
+        torch.testing.assert_close(data.splits["val"][0]["boxes"], expected)
+
+    def test_names_as_they_are_written(self, tmp_path):
+        make_yolo(tmp_path, 1)
+        (tmp_path / "data.yaml").write_text("names: [yes, no, 010]")
+        assert yolo(tmp_path).class_names == ("yes", "no", "010")
+
+    def test_a_name_that_is_given_twice(self, tmp_path):
+        with pytest.raises(ValueError, match="'a' twice"):
+            yolo(make_yolo(tmp_path, 1), class_names=["a", "b", "a"])
+
+    def test_test_images_that_are_missing(self, tmp_path, caplog):
+        make_yolo(tmp_path, 1)
+        places = "train: images/train\nval: images/val\ntest: images/test\n"
+        (tmp_path / "data.yaml").write_text(places + "names: [circle, square, triangle]")
+        data = yolo(tmp_path)
+        with caplog.at_level("INFO"):
+            data.setup("fit")
+        assert "test is left out: no such folder" in caplog.text
+        with pytest.raises(DataError, match="images/test"):
+            data.test_dataloader()
+
+    @pytest.mark.parametrize("folders", [("Training", "valid"), ("TRAIN", "Validation")])
+    def test_other_names_of_splits(self, tmp_path, folders):
+        make_yolo(tmp_path, 1)
+        for kind in ("images", "labels"):
+            for old, new in zip(("train", "val"), folders, strict=True):
+                (tmp_path / kind / old).rename(tmp_path / kind / new)
+        (tmp_path / "labels" / folders[1] / "0.txt").rename(tmp_path / "labels" / folders[1] / "0.TXT")
+        data = yolo(tmp_path)
+        data.setup()
+        assert [len(data.splits[name][0]["boxes"]) > 0 for name in ("train", "val")] == [True, True]
+
+    def test_a_split_that_keeps_no_box(self, tmp_path):
+        """It is told why all were left out; evaluation of another split goes on."""
+        make_yolo(tmp_path, 1)
+        (tmp_path / "labels" / "train" / "0.txt").write_text("0 0.5 0.5 0.4 0.6" + " 0.45 0.5 2" * 5)
+        data = yolo(tmp_path)
+        with pytest.raises(DataError, match=r"no box for train: all 1 .*0.txt: line 1 has 20 numbers.*kpt_shape"):
+            data.setup("fit")
+        data.setup("validate")
+        (tmp_path / "labels" / "val" / "0.txt").write_text("")
+        with pytest.raises(DataError, match="no box for val: no object is annotated in its 1 images"):
+            yolo(tmp_path).setup("validate")
 
     def test_bad_boxes_are_listed(self, tmp_path):
         make_yolo(tmp_path, 1)
@@ -296,7 +397,16 @@ class TestYOLOData:
             ("names: [a, a, b]", "data.yaml: a name occurs twice among a, a, b"),
             ("names: {1: a, 2: b}", "data.yaml: the classes have the numbers 1, 2, not those from 0"),
             ("names: [a]\ntrain: images/train", "data.yaml names no val images"),
-            ("names: [a]\ntrain: 3\nval: images/val", "data.yaml: train is 3, not a folder, a file or a list of them"),
+            (
+                "names: [a]\ntrain: {}\nval: images/val\ntraining: {a: 1}",
+                "data.yaml: training is {{'a': 1}}, not a folder",
+            ),
+            ("names: [a, b]\nnc: 3", "data.yaml: nc is 3, but there are 2 names, a, b"),
+            ("names: {0: a}\nnc: '2'", "data.yaml: nc is '2', but there are 1 names"),
+            ("names: [a]\nval: images/val\nvalid: images/train\ntrain: images/train", "data.yaml has val and valid"),
+            ("names: [a, null]", "data.yaml: names is ['a', None], not a list of names"),
+            ("names: [a]\nkpt_shape: [17]", "data.yaml: kpt_shape is [17]; give"),
+            ("names: [a]\nkpt_shape: [17, 4]", "data.yaml: kpt_shape is [17, 4]; keypoints"),
             ("names: [a]\ntrain: images/train\nval: images/dev", "no such folder: {root}/images/dev"),
             ("names: [a]\ntrain: images/train\nval: empty.txt", "empty.txt names no image"),
             ("names: [a]\ntrain: images/train\nval: none.txt", "no such list: {root}/none.txt"),

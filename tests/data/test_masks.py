@@ -1,6 +1,7 @@
 """Label images: numbers, palettes and colours, what is wrong with them, and the folders and lists they come in."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -63,6 +64,24 @@ class TestReadMask:
     def test_grey_images_have_numbers_all_the_same(self, tmp_path):
         Image.fromarray(NUMBERS).save(tmp_path / "a.png")
         assert read_mask(tmp_path / "a.png", COLOURS).tolist() == NUMBERS.tolist()
+
+    @pytest.mark.parametrize("mode", ["L", "1", "RGB", "P", "LA"])
+    @pytest.mark.parametrize("order", [(0, 255), (255, 0)])
+    def test_grey_classes(self, mode, order, tmp_path):
+        """Black and white are colours like any other, also where white is the number of the pixels to ignore."""
+        colours = {(value,) * 3: number for number, value in enumerate(order)}
+        for values in ([0, 255, 255], [0, 0, 0], [255, 255, 255]):
+            Image.fromarray(np.array([values], dtype=np.uint8)).convert(mode).save(tmp_path / "a.png")
+            expected = [[order.index(value) for value in values]]
+            assert read_mask(tmp_path / "a.png", colours, reserved=[255]).tolist() == expected
+
+    def test_greys_that_are_no_numbers(self, tmp_path):
+        """Tools that make files smaller turn colours into greys where an image has no other."""
+        Image.fromarray(np.array([[0, 128, 128]], dtype=np.uint8)).save(tmp_path / "a.png")
+        assert read_mask(tmp_path / "a.png", COLOURS, reserved=[255]).tolist() == [[255, 0, 0]]
+        Image.fromarray(np.array([[0, 77]], dtype=np.uint8)).save(tmp_path / "a.png")
+        with pytest.raises(DataError, match=r"\(77, 77, 77\), at row 0 and column 1"):
+            read_mask(tmp_path / "a.png", {(0, 0, 0): 0, (255, 255, 255): 1})
 
     def test_reserved_indices_of_a_palette(self, tmp_path):
         """VOC's 255 has a colour of its own, which no list of classes names."""
@@ -200,6 +219,61 @@ class TestSegmentationFolderData:
         assert batch.mask[0].tolist() == np.pad(expected, ((0, 0), (0, 1)), constant_values=9).tolist()
         assert batch.mask[2].unique().tolist() == [1]
         assert pickle.loads(pickle.dumps(data.splits["train"][0]["mask"])).shape == (2, 3), "for workers"
+
+    @pytest.mark.parametrize(
+        ("values", "arguments", "expected"),
+        [
+            ((0, 255), {"values": [0, 255]}, [0, 1, 1]),
+            ((0, 255), {"values": [255, 0], "class_names": ["thing", "rest"]}, [1, 0, 0]),
+            ((0, 200), {"values": [0, 200], "num_classes": 2, "ignore_index": -100}, [0, 1, 1]),
+        ],
+    )
+    def test_values(self, values, arguments, expected, tmp_path):
+        root = make_pairs(tmp_path, Image.fromarray(np.array([[values[0], *values[1:] * 2]] * 2, dtype=np.uint8)))
+        data = SegmentationFolderData(str(root), 3, 0, **arguments)
+        data.setup("fit")
+        assert data.splits["train"][0]["mask"].tolist() == [expected] * 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"values": [0, 255], "num_classes": 3}, r"\[0, 255\] are 2, but there are 3 classes"),
+            ({"values": [0, 256]}, "has 256"),
+            ({"values": [0, 0]}, "occurs twice"),
+            ({"values": [0, 255], "ignore_label": 255}, "ignore_label 255"),
+        ],
+    )
+    def test_exception_of_values(self, arguments, message, tmp_path):
+        with pytest.raises(ValueError, match=message):
+            SegmentationFolderData(str(tmp_path), **arguments)
+
+    def test_two_classes_of_which_one_is_ignored(self, tmp_path):
+        """0 and 255: training is refused, evaluation warns, and a split without a labelled pixel is refused."""
+        root = make_pairs(tmp_path, Image.fromarray(np.array([[0, 0, 255], [0, 0, 0]], dtype=np.uint8)))
+        with pytest.raises(DataError, match=r"train .*class 0 and pixels of 255.*of the 2 classes.*--data.values"):
+            SegmentationFolderData(str(root), num_classes=2).setup("fit")
+        with pytest.warns(UserWarning, match=r"val .*class 0 and pixels of 255.*--data.values"):
+            SegmentationFolderData(str(root), num_classes=2).setup("validate")
+        for path in (root / "val_labels").rglob("*.png"):
+            Image.new("L", (3, 2), 255).save(path)
+        with pytest.raises(DataError, match=r"3 label images of val .*no labelled pixel.*255"):
+            SegmentationFolderData(str(root), num_classes=2).setup("validate")
+
+    def test_what_the_labels_hold_is_told(self, tmp_path, caplog):
+        root = make_pairs(tmp_path, Image.fromarray(np.array([[0, 255, 255], [1, 255, 255]], dtype=np.uint8)))
+        with pytest.warns(UserWarning, match="67% of the pixels in the 3 label images of"), caplog.at_level("INFO"):
+            SegmentationFolderData(str(root), class_names=["a", "b", "c", "d"]).setup("fit")
+        assert "train that were looked at do not have 2 of the 4 classes: c, d" in caplog.text
+
+    def test_other_names_of_splits(self, tmp_path):
+        root = make_pairs(tmp_path, indexed(), splits=("Training", "valid", "test"))
+        (root / "valid_labels").rename(root / "val_labels")
+        shutil.rmtree(root / "test_labels")
+        data = SegmentationFolderData(str(root), num_classes=2, num_workers=0)
+        data.setup()
+        assert {name: len(split) for name, split in data.splits.items()} == {"train": 3, "val": 3}
+        with pytest.raises(DataError, match="no test_labels beside it"):
+            data.test_dataloader()
 
     def test_names_alone(self, tmp_path):
         (tmp_path / "classes.json").write_text('["sky", "road"]')

@@ -114,6 +114,28 @@ class TestCocoMetrics:
             torch.testing.assert_close(scores[f"precision_50/{name}"], precision[0].float())
         assert "ap/d" not in scores
 
+    def test_classes_of_one_name(self):
+        """Each keeps its own score."""
+        box = torch.tensor([[10.0, 10, 60, 90], [100, 10, 160, 90]])
+        truth = {"boxes": box, "labels": torch.tensor([0, 2])}
+        metrics = CocoMetrics(["cat", "dog", "cat"])
+        metrics.update([{"boxes": box[:1], "labels": torch.tensor([0]), "scores": torch.tensor([0.9])}], [truth])
+        scores = metrics.compute()
+        assert {name: float(value) for name, value in scores.items() if name[:3] == "ap/"} == {
+            "ap/cat (0)": 1.0,
+            "ap/cat (2)": 0.0,
+        }
+
+    def test_numbers_beyond_64_bits(self):
+        """Images with them are told apart, and found again."""
+        predictions, truths = draw(1)
+        expected, metrics = CocoMetrics(NAMES), CocoMetrics(NAMES)
+        large = [truth | {"image_id": truth["image_id"] + 2**70} for truth in truths]
+        expected.update(predictions, large)
+        metrics.update(predictions, large)
+        metrics.update(predictions[:3], large[:3])
+        assert metrics.compute()["map"] == pytest.approx(float(expected.compute()["map"]), abs=1e-6)
+
     def test_the_order_of_images_and_repetitions_change_nothing(self):
         predictions, truths = draw(1)
         scores = []

@@ -132,7 +132,7 @@ class TestSegmentationTask:
         task.on_validation_epoch_end()
         assert task.logged["val/miou"] == task.logged["val/loss"] == 0
 
-    def test_metrics_against_counting(self):
+    def test_metrics_against_counting(self, caplog):
         """Class 3 occurs nowhere and does not count; class 2 is predicted alone and does."""
         task = pixels(network=nn.Identity(), per_class=True).eval()
         task.class_names = ("a", "b", "c", "d")
@@ -140,7 +140,10 @@ class TestSegmentationTask:
         said = torch.tensor([[[0, 1, 1, 1], [2, 0, 3, 1]]])
         task.predict_logits = lambda image: F.one_hot(said, 4).movedim(-1, 1).float()
         out = task.validation_step(Batch(torch.zeros(1, 3, 2, 4), mask=right), 0)
-        task.on_validation_epoch_end()
+        with caplog.at_level("INFO"):
+            task.on_validation_epoch_end()
+            task.on_validation_epoch_end()
+        assert caplog.text.count("val/miou is the mean over 3 of 4 classes") == 1
         assert torch.equal(out["prediction"], said)
         assert task.logged["val/iou/a"] == pytest.approx(1 / 4)
         assert task.logged["val/iou/b"] == pytest.approx(2 / 4)

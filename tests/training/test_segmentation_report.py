@@ -131,6 +131,7 @@ class TestSegmentationMetrics:
         metrics = segmentation_metrics(collector.evaluation())
         assert [row["iou"] for row in metrics["per_class"]] == [1.0, None, None]
         assert metrics["miou"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+        assert (metrics["miou_classes"], metrics["labelled_classes"]) == (1, 1)
 
     def test_interval_holds_what_it_says(self):
         """Of the true IoU of many images, in 95 of 100 sets of 40 of them."""

@@ -1,5 +1,7 @@
 """Images with a label each."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from torch.utils.data import Dataset, TensorDataset
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.datamodules.base import ImageData
 from kornia_mvit.data.datamodules.labelled import Classes, LabelledFiles
-from kornia_mvit.data.datasets import DataError, find_classes
+from kornia_mvit.data.datasets import DataError, find_classes, is_hidden
+from kornia_mvit.data.splits import find_splits, split_of
 
 __all__ = ["DigitsData", "FolderData"]
 
@@ -77,7 +80,9 @@ class FolderData(LabelledFiles):
     """Images in a folder for each class.
 
     Either ``root/train/CLASS/*`` and ``root/val/CLASS/*`` (and ``root/test/CLASS/*`` if there is one), or
-    ``root/CLASS/*``, which is split by class and seed into train and val.
+    ``root/CLASS/*``, which is split by class and seed into train and val. ``training`` stands for train, ``valid`` and
+    ``validation`` for val, ``testing`` for test, in upper or lower case. Links to folders are followed; hidden files
+    and folders are left out. What was taken for what, and what else was left out, is told at the start.
 
     Args:
         root: the folder.
@@ -111,9 +116,13 @@ class FolderData(LabelledFiles):
     def _find(self) -> dict[str, Classes]:
         if not self.root.is_dir():
             raise DataError(f"no such folder: {self.root}; root (--data.root) is the folder with your images")
-        given = {name: self.root / name for name in ("train", "val", "test") if (self.root / name).is_dir()}
-        folders = given if "train" in given else {"train": self.root}
-        splits = {name: find_classes(folder) for name, folder in folders.items()}
+        folders = self._find_splits()
+        left_out: list[Path] = []
+        splits = {name: find_classes(folder, left_out) for name, folder in folders.items()}
+        if left_out:
+            kinds = Counter(path.suffix.lower() or "without a suffix" for path in left_out)
+            told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(10))
+            self._notes.append(f"{len(left_out)} files are left out, no images or not in a class's folder: {told}")
         if len(splits["train"]) < 2:
             name = next(iter(splits["train"]))
             raise DataError(f"{folders['train']} has one class folder, {name!r}; classification needs two or more")
@@ -122,3 +131,38 @@ class FolderData(LabelledFiles):
                 only = sorted(set(classes) ^ set(splits["train"]))
                 raise DataError(f"train and {name} in {self.root} differ in the classes {', '.join(only)}")
         return splits
+
+    def _find_splits(self) -> dict[str, Path]:
+        """Give the folder of each split; where there are none, the root is train's.
+
+        A folder of a split has folders in it; one with images alone that is called as a split is a class beside others.
+        """
+        folders = [path for path in self.root.iterdir() if path.is_dir() and not is_hidden(path.name)]
+        named = [path.name for path in folders if split_of(path.name)]
+        deep = {name for name in named if _has_folders(self.root / name)}
+        found = {name: self.root / folder for name, folder in find_splits(deep, str(self.root)).items()}
+        flat = {split_of(name): name for name in named if name not in deep}
+        if "train" not in found:
+            if found or len(flat) > 1 or len(named) == len(folders) > 0:
+                what = ", ".join(sorted(named))
+                raise DataError(
+                    f"{self.root} has {what}, but no train folder with a folder for each class in it; splits need one"
+                )
+            if flat:
+                self._notes.append(f"the folder {named[0]} is taken for a class: it has images and no folders")
+            return {"train": self.root}
+        if "val" in flat and "val" not in found:
+            find_classes(self.root / flat["val"])  # which says what it lacks
+        used = {path.name for path in found.values()}
+        if renamed := [f"{path.name} for {split}" for split, path in found.items() if path.name != split]:
+            self._notes.append(f"taken: {', '.join(renamed)}")
+        if others := sorted(path.name for path in folders if path.name not in used):
+            self._notes.append(f"folders left out: {', '.join(others)}")
+        if "test" in flat:
+            self._TEST = f"{self.root / flat['test']} has no folder for each class"
+        return found
+
+
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not is_hidden(entry.name) for entry in entries)

@@ -14,9 +14,10 @@ from kornia_mvit.data.annotations import Annotation, CocoFile, read_coco, read_v
 from kornia_mvit.data.boxes import BoxFiles, BoxRows, BoxTable, build_table
 from kornia_mvit.data.datamodules.base import ImageData, Samples, list_classes
 from kornia_mvit.data.datasets import DataError, find_images, read_size
+from kornia_mvit.data.splits import read_list
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
-from kornia_mvit.parsing import brief, cut, is_file, read_lines
+from kornia_mvit.parsing import brief, cut, is_file
 
 __all__ = ["BoxData", "COCOData", "VOCData"]
 
@@ -30,6 +31,7 @@ class _Part:
     files: list[Path]
     table: BoxTable
     image_ids: Sequence[int] | None = None
+    bad: Sequence[str] = ()
 
 
 class BoxData(ImageData):
@@ -53,6 +55,7 @@ class BoxData(ImageData):
         self._class_names: tuple[str, ...] = ()
         self._place = ""
         self._parts: dict[str, _Part] = {}
+        self._notes: list[str] = []  # of what was found, and what was left out
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -66,7 +69,13 @@ class BoxData(ImageData):
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
     def setup(self, stage: str | None = None) -> None:
-        """Make the splits, and tell of boxes that were left out or clipped."""
+        """Make the splits, and tell of boxes that were left out or clipped.
+
+        Raises:
+            DataError: if a split that is to be used has no box to learn from or to find.
+        """
+        for split in {"validate": ("val",), "test": ("test",)}.get(str(stage), ("train", "val")):
+            self._check_split(split)
         for split, part in self._parts.items():
             if split == "train":
                 transform = self.storage_if_told()
@@ -78,10 +87,24 @@ class BoxData(ImageData):
             for split, part in self._parts.items()
         )
         rank_zero_info(f"{printable(self._place)}: {list_classes(self.class_names)}, {counts}")
+        for note in self._notes:
+            rank_zero_info(printable(note))
         if self.bad_boxes:
             rank_zero_info(f"left out {len(self.bad_boxes)} boxes:\n{_list(self.bad_boxes)}")
         if self.clipped_boxes:
             rank_zero_info(f"clipped {self.clipped_boxes} boxes to their images")
+
+    def _check_split(self, split: str) -> None:
+        """Raise a DataError if nothing is left of a split's boxes."""
+        if split not in self._parts or not (part := self._parts[split]).files or not part.table.ignore.all():
+            return
+        if part.bad:
+            why = f"all {len(part.bad)} are left out, such as {part.bad[0]}"
+        elif len(part.table.ignore):
+            why = f"all {len(part.table.ignore)} are difficult or around crowds, which do not count"
+        else:
+            why = f"no object is annotated in its {len(part.files)} images"
+        raise DataError(f"{self._place} has no box for {split}: {printable(why)}")
 
     def _samples(self, name: str) -> Samples:
         if name not in self.splits:
@@ -107,15 +130,22 @@ class BoxData(ImageData):
         rows = collect_rows([*found.values()], self.class_names)
         sizes = torch.tensor([annotation.size for annotation in found.values()]).reshape(-1, 2)
         table, faults, clipped = build_table(rows, sizes, relative=relative)
-        self._note(faults, clipped, [f"{places[path]}: {given}" for path in found for given in found[path].given])
+        bad = self._note(faults, clipped, [f"{places[path]}: {given}" for path in found for given in found[path].given])
         numbers = {path: number for number, path in enumerate(found)}
+        images = rows.image[list(faults)].tolist()
         for split, files in splits.items():
-            self._parts[split] = _Part([*files], table.select([numbers[path] for path in files]))
+            chosen = [numbers[path] for path in files]
+            its = {*chosen}
+            own = [text for text, image in zip(bad, images, strict=True) if image in its]
+            self._parts[split] = _Part([*files], table.select(chosen), bad=own)
         self._check_boxes()
 
-    def _note(self, faults: Mapping[int, str], clipped: int, given: Mapping[int, str] | Sequence[str]) -> None:
-        self.bad_boxes += [f"{given[row]} {fault}" for row, fault in faults.items()]
+    def _note(self, faults: Mapping[int, str], clipped: int, given: Mapping[int, str] | Sequence[str]) -> list[str]:
+        """Take in what is wrong with boxes, and give it as messages tell it."""
+        bad = [f"{given[row]} {fault}" for row, fault in faults.items()]
+        self.bad_boxes += bad
         self.clipped_boxes += clipped
+        return bad
 
     def _check_boxes(self) -> None:
         """Raise a DataError if a box is bad and the user wants no such data."""
@@ -129,6 +159,13 @@ def _list(faults: Sequence[str], indent: str = "  ") -> str:
     more = len(faults) - _LISTED
     lines = [*faults[:_LISTED], *([f"and {more} more, all in the data module's bad_boxes"] if more > 0 else [])]
     return "\n".join(indent + printable(line) for line in lines)
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Raise a ValueError if a name of a class occurs twice, by which its boxes could not be told apart."""
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise ValueError(f"class_names has {brief(twice[0])} twice; give each class a name of its own")
+    return tuple(names)
 
 
 def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) -> BoxRows:
@@ -158,8 +195,8 @@ class VOCData(BoxData):
     """Images with boxes in the layout of Pascal VOC.
 
     ``root/JPEGImages/NAME.*``, ``root/Annotations/NAME.xml``, and ``root/ImageSets/Main/{train,val,test}.txt`` with a
-    name in each line, of which test may be missing. Images without a box stay, as background; difficult objects are
-    left out of loss and score.
+    name in each line, which may have spaces. The list of test, its images and its annotations may be missing. Images
+    without a box stay, as background; difficult objects are left out of loss and score.
 
     Args:
         root: the folder.
@@ -200,18 +237,25 @@ class VOCData(BoxData):
         self.root: Path = Path(root)
         self._place = str(root)
         lists = {"train": train_list, "val": val_list, "test": test_list}
-        found = {split: self._list(name, needed=split != "test") for split, name in lists.items()}
+        found = {split: self._list(name, needed=split != "test") for split, name in lists.items() if split != "test"}
+        try:
+            found["test"] = self._list(test_list, needed=False)
+            if lost := [stem for stem in found["test"] if not is_file(self._annotation(stem))]:
+                raise DataError(
+                    f"{test_list}.txt names {len(lost)} images without an annotation, such as {cut(lost[0])}"
+                )
+        except DataError as error:  # as of VOC 2012, whose test images are not for all
+            self._TEST = f"{error}"
+            self._notes.append(f"test is left out: {error}")
+            found["test"] = {}
         splits = {split: files for split, files in found.items() if files}
         images = {path: stem for files in splits.values() for stem, path in files.items()}
-        annotations = {
-            path: read_voc(self.root / "Annotations" / f"{stem}.xml", origin=origin)
-            for path, stem in sorted(images.items())
-        }
+        annotations = {path: read_voc(self._annotation(stem), origin=origin) for path, stem in sorted(images.items())}
         for path, annotation in annotations.items():
             if annotation.size == (0, 0):
                 annotation.size = read_size(path)
         seen = {name for path in splits["train"].values() for name in annotations[path].names if name}
-        self._class_names = tuple(class_names or sorted(seen))
+        self._class_names = check_names(class_names or sorted(seen))
         if not self._class_names:
             raise DataError(f"no object is annotated in the train images of {self.root}; give class_names")
         self._fill(
@@ -219,6 +263,11 @@ class VOCData(BoxData):
             annotations,
             {path: f"{stem}.xml" for path, stem in images.items()},
         )
+
+    def _annotation(self, stem: str) -> Path:
+        path = self.root / "Annotations" / f"{stem}.xml"
+        upper = path.with_name(f"{stem}.XML")
+        return upper if not is_file(path) and is_file(upper) else path
 
     def _list(self, name: str, needed: bool) -> dict[str, Path]:
         """Find the images of a list, by their names."""
@@ -228,7 +277,7 @@ class VOCData(BoxData):
                 return {}
             raise DataError(f"no such list: {file}; root (--data.root) has ImageSets, Annotations and JPEGImages")
         images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
-        stems = [line.split()[0] for line in read_lines(file, DataError, "list") if line.strip()]
+        stems = read_list(file, images)
         if not stems and needed:
             raise DataError(f"{file} names no image")
         if missing := [stem for stem in stems if stem not in images]:
@@ -323,8 +372,8 @@ class COCOData(BoxData):
             found.sizes[number] = torch.tensor(read_size(files[number]))
         found.rows.labels = self._translate(file, found)[found.rows.labels]
         table, faults, clipped = build_table(found.rows, found.sizes)
-        self._note(faults, clipped, {row: f"{file}: annotation {found.given[row]}" for row in faults})
-        return _Part(files, table, found.image_ids)
+        bad = self._note(faults, clipped, {row: f"{file}: annotation {found.given[row]}" for row in faults})
+        return _Part(files, table, found.image_ids, bad)
 
     def _translate(self, file: str, found: CocoFile) -> Tensor:
         """Give the label of each of a file's categories; those of the first file are the classes."""

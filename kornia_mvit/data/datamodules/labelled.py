@@ -47,6 +47,7 @@ class LabelledFiles(ImageData):
         self.seed = seed
         self.on_error = on_error
         self.skipped: list[Path] = []
+        self._notes: list[str] = []  # of what was found, and what was left out
         self._looked = False
 
     def _list(self, files: dict[str, Classes], source: str | Path) -> None:
@@ -72,6 +73,8 @@ class LabelledFiles(ImageData):
             self.splits[split] = ImageFiles(files, labels, self.storage(split))
             counts.append(f"{len(files)} images in {split}")
         rank_zero_info(f"{printable(self._source)}: {list_classes(self.class_names)}, {', '.join(counts)}")
+        for note in self._notes:
+            rank_zero_info(f"{printable(self._source)}: {printable(note)}")
 
     def _split(self, splits: dict[str, Classes]) -> dict[str, Classes]:
         """Take a val split off train where there is none."""

@@ -3,13 +3,15 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from kornia_mvit.data.classes import Colour, LabelClasses, read_classes, voc_colours
+from kornia_mvit.data.classes import Colour, LabelClasses, grey_colours, read_classes, voc_colours
 from kornia_mvit.data.datamodules.base import ImageData
-from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError, MaskFiles, find_images
+from kornia_mvit.data.datasets import DataError, MaskFiles, find_images
+from kornia_mvit.data.labels import look_at_labels
+from kornia_mvit.data.splits import find_splits, read_list
 from kornia_mvit.files import printable
-from kornia_mvit.parsing import cut, is_file, read_lines
+from kornia_mvit.parsing import cut, is_file
 from kornia_mvit.weights.registry import class_names as published_names
 
 __all__ = ["SegmentationFolderData", "VOCSegmentationData"]
@@ -38,6 +40,7 @@ class _MaskData(ImageData):
         self.ignore_index = ignore_index
         self.ignore_label = ignore_label
         self._pairs: dict[str, Pairs] = {}
+        self._notes: list[str] = []  # of what was found, and what was left out
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -49,9 +52,10 @@ class _MaskData(ImageData):
         """Red, green and blue of each class, from 0 to 255, where they are known."""
         return self._classes.colours
 
-    def _make_splits(self, root: Path, colours: Mapping[Colour, int] | None) -> None:
+    def _make_splits(self, root: Path, colours: Mapping[Colour, int] | None, stage: str | None) -> None:
+        used = {"validate": ("val",), "test": ("test",)}.get(str(stage), ("train", "val"))
         for split, pairs in self._pairs.items():
-            self.splits[split] = MaskFiles(
+            data = self.splits[split] = MaskFiles(
                 list(pairs),
                 list(pairs.values()),
                 self.num_classes,
@@ -60,16 +64,21 @@ class _MaskData(ImageData):
                 colours=colours,
                 transform=self.storage_if_told() if split == "train" else None,  # evaluation is at the images' own size
             )
+            for wrong, message in look_at_labels(data, split, self.class_names) if split in used else ():
+                (rank_zero_warn if wrong else rank_zero_info)(printable(message))
         counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
         rank_zero_info(f"{printable(root)}: {self.num_classes} classes, {counts}")
+        for note in self._notes:
+            rank_zero_info(printable(note))
 
 
 class SegmentationFolderData(_MaskData):
     """Images with label images, in folders of their own.
 
     ``root/train/NAME.*`` with ``root/train_labels/NAME.png``, ``root/val`` with ``root/val_labels``, and test if there
-    is one; all may have subfolders, the same on both sides. Label images are PNGs of class numbers, or of a palette,
-    whose colours do not matter. Where a file of classes tells colours, colour and palette images are read by them.
+    is one; ``valid`` and ``validation`` stand for val, and so on. All may have subfolders, the same on both sides.
+    Label images are PNGs of class numbers, or of a palette, whose colours do not matter. Where a file of classes tells
+    colours, colour and palette images are read by them.
 
     Args:
         root: the folder.
@@ -80,6 +89,7 @@ class SegmentationFolderData(_MaskData):
             :func:`~kornia_mvit.data.classes.read_classes`.
         num_classes: number of classes; needed unless their names are given.
         class_names: their names, in the order of their numbers.
+        values: the value of each class in grey label images, where it is not the class's number, such as ``[0, 255]``.
         ignore_index: number of the pixels to ignore.
         ignore_label: another number in the files that is to be ignored.
 
@@ -98,21 +108,32 @@ class SegmentationFolderData(_MaskData):
         classes: str | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        values: Sequence[int] | None = None,
         ignore_index: int = 255,
         ignore_label: int | None = None,
     ) -> None:
-        known = _find_classes(classes, num_classes, class_names)
+        known = _find_classes(classes, num_classes, class_names, values)
+        if values is not None and ignore_label in values:
+            raise ValueError(f"ignore_label {ignore_label} is one of the values {list(values)}; leave one of them out")
         super().__init__(batch_size, num_workers, storage_size, known, ignore_index, ignore_label)
         self.root: Path = Path(root)
-        names = [name for name in ("train", "val", "test") if name != "test" or (self.root / name).is_dir()]
-        self._pairs = {name: self._pair(name) for name in names}
+        there = [path.name for path in self.root.iterdir() if path.is_dir()] if self.root.is_dir() else []
+        names = {"train": "train", "val": "val"} | find_splits(there, str(self.root))
+        ends = [name.removesuffix("_labels") for name in there if name.endswith("_labels")]
+        labels = names | find_splits(ends, str(self.root))
+        for split, name in names.items():
+            folder = self.root / f"{labels[split]}_labels"
+            if split == "test" and not folder.is_dir():
+                self._TEST = f"{self.root / name} has no {folder.name} beside it"  # as that of competitions
+                self._notes.append(f"test is left out: {self._TEST}")
+            else:
+                self._pairs[split] = self._pair(self.root / name, folder)
 
     def setup(self, stage: str | None = None) -> None:
         """Make the splits."""
-        self._make_splits(self.root, self._classes.numbers(self.ignore_index))
+        self._make_splits(self.root, self._classes.numbers(self.ignore_index), stage)
 
-    def _pair(self, split: str) -> Pairs:
-        folders = [self.root / split, self.root / f"{split}_labels"]
+    def _pair(self, *folders: Path) -> Pairs:
         if lost := [folder for folder in folders if not folder.is_dir()]:
             raise DataError(
                 f"no such folder: {lost[0]}; root (--data.root) has train, train_labels, val and val_labels, none of "
@@ -134,7 +155,9 @@ class SegmentationFolderData(_MaskData):
         return {path: labels[key] for path, key in keys.items()}
 
 
-def _find_classes(path: str | None, count: int | None, names: Sequence[str] | None) -> LabelClasses:
+def _find_classes(
+    path: str | None, count: int | None, names: Sequence[str] | None, values: Sequence[int] | None
+) -> LabelClasses:
     if path is not None:
         if names is not None:
             raise ValueError("class_names and a file of classes are both given; one is enough")
@@ -143,6 +166,8 @@ def _find_classes(path: str | None, count: int | None, names: Sequence[str] | No
         found = LabelClasses(tuple(names))
     elif count is not None:
         found = LabelClasses(tuple(map(str, range(count))))
+    elif values is not None:
+        found = LabelClasses(tuple(map(str, values)))
     else:
         raise ValueError(
             "the number of classes is missing; give num_classes (--data.num_classes), class_names, or a file of them "
@@ -150,7 +175,15 @@ def _find_classes(path: str | None, count: int | None, names: Sequence[str] | No
         )
     if count not in (None, len(found.names)):
         raise ValueError(f"num_classes is {count}, but there are {len(found.names)} names")
-    return found
+    return found if values is None else _with_values(found, values)
+
+
+def _with_values(classes: LabelClasses, values: Sequence[int]) -> LabelClasses:
+    if classes.colours is not None:
+        raise ValueError("values and the colours of a file of classes are both given; one is enough")
+    if len(values) != len(classes.names):
+        raise ValueError(f"values {list(values)} are {len(values)}, but there are {len(classes.names)} classes")
+    return LabelClasses(classes.names, grey_colours(values))
 
 
 class VOCSegmentationData(_MaskData):
@@ -171,6 +204,7 @@ class VOCSegmentationData(_MaskData):
         storage_size: of training images, see :class:`FolderData`; others keep their size, at which they are scored.
         train_list: the list to train on: ``'train'``, ``'trainval'``, ``'train_aug'``, or another that is there.
         class_names: names of the classes, in the order of their numbers; VOC's 21, background first, when None.
+        values: see :class:`SegmentationFolderData`.
         ignore_index: number of the pixels to ignore.
 
     Raises:
@@ -190,11 +224,15 @@ class VOCSegmentationData(_MaskData):
         *,
         train_list: str = "train",
         class_names: Sequence[str] | None = None,
+        values: Sequence[int] | None = None,
         ignore_index: int = 255,
     ) -> None:
         names = tuple(class_names or published_names("voc"))
         classes = LabelClasses(names, voc_colours(len(names)))
+        if values is not None:
+            classes = _with_values(LabelClasses(names), values)
         super().__init__(batch_size, num_workers, storage_size, classes, ignore_index, 255)
+        self._colours = None if values is None else classes.numbers(ignore_index)  # else a palette's indices count
         self.root: Path = Path(root)
         images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
         augmented = train_list.removesuffix(".txt") in ("train_aug", "trainaug")
@@ -203,16 +241,16 @@ class VOCSegmentationData(_MaskData):
             "train": self._pair(train_list, images, folders),
             "val": self._pair("val", images, ("SegmentationClass",)),
         }
-        if self._has_test_labels():
+        if self._has_test_labels(images):
             self._pairs["test"] = self._pair("test", images, ("SegmentationClass",))
 
     def setup(self, stage: str | None = None) -> None:
         """Make the splits, and tell of images that are in two of them."""
-        self._make_splits(self.root, None)  # the numbers are the palette's indices
+        self._make_splits(self.root, self._colours, stage)
         if shared := len(self._pairs["train"].keys() & self._pairs["val"].keys()):
             rank_zero_info(f"{shared} of the {len(self._pairs['val'])} val images are in train, too")
 
-    def _list(self, name: str) -> list[str]:
+    def _list(self, name: str, images: Mapping[str, Path]) -> list[str]:
         folder = self.root / "ImageSets" / "Segmentation"
         file = folder / f"{name.removesuffix('.txt')}.txt"
         if not file.is_file():
@@ -221,17 +259,17 @@ class VOCSegmentationData(_MaskData):
                 f"no such list: {file}; lists there: {there}. root (--data.root) has ImageSets, JPEGImages and "
                 "SegmentationClass"
             )
-        return [_stem(line.split()[0]) for line in read_lines(file, DataError, "list") if line.strip()]
+        return read_list(file, images)
 
-    def _has_test_labels(self) -> bool:
+    def _has_test_labels(self, images: Mapping[str, Path]) -> bool:
         try:
-            stems = self._list("test")
+            stems = self._list("test", images)
         except DataError:
             return False
         return any(is_file(self.root / "SegmentationClass" / f"{stem}.png") for stem in stems)
 
     def _pair(self, name: str, images: Mapping[str, Path], folders: Sequence[str]) -> Pairs:
-        stems = self._list(name)
+        stems = self._list(name, images)
         if not stems:
             raise DataError(f"the list {name} of {self.root} names no image")
         if missing := [stem for stem in stems if stem not in images]:
@@ -253,9 +291,3 @@ class VOCSegmentationData(_MaskData):
                 f"such as {cut(lost[0])}.png"
             )
         return pairs
-
-
-def _stem(entry: str) -> str:
-    """Give an image's name; lists of the larger set have paths of image and label image."""
-    path = Path(entry)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name

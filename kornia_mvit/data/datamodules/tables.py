@@ -5,18 +5,18 @@ from pathlib import Path
 
 from kornia_mvit.data.datamodules.labelled import Classes, LabelledFiles
 from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.splits import SPLITS, split_of
 from kornia_mvit.data.tables import Row, find_names, number_labels, read_table
 from kornia_mvit.parsing import cut, is_file
 
 __all__ = ["TableData"]
 
-_SPLITS = ("train", "val", "test")
-
 
 class TableData(LabelledFiles):
     r"""Images whose paths and labels stand in tables: ``.csv``, ``.tsv``, or ``.jsonl`` with an object in each line.
 
-    A table for each split, or a single one, with a column that says ``train``, ``val`` or ``test``, or without any,
+    A table for each split, or a single one, with a column that says ``train``, ``val`` (``valid``, ``validation``) or
+    ``test``, or without any,
     of which a part of each class is kept for validation. A run that was stopped goes on in the middle of an epoch.
 
     Args:
@@ -113,9 +113,10 @@ def _part(rows: Sequence[Row], file: Path, column: str) -> dict[str, list[Row]]:
     """Sort a table's rows by their split."""
     parts: dict[str, list[Row]] = {}
     for row in rows:
-        if row.split not in _SPLITS:
-            raise DataError(f"{row.place}: {column} is {row.split!r}; available: {', '.join(map(repr, _SPLITS))}")
-        parts.setdefault(row.split, []).append(row)
+        split = split_of(str(row.split))
+        if split is None:
+            raise DataError(f"{row.place}: {column} is {row.split!r}; available: {', '.join(map(repr, SPLITS))}")
+        parts.setdefault(split, []).append(row)
     if "train" not in parts:
         raise DataError(f"{file} has no row whose {column} is 'train'")
     return parts

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from kornia_mvit.data.annotations import Annotation, read_yolo
-from kornia_mvit.data.classes import parse_file
-from kornia_mvit.data.datamodules.detection import BoxData
+from kornia_mvit.data.classes import by_number, parse_file
+from kornia_mvit.data.datamodules.detection import BoxData, check_names
 from kornia_mvit.data.datasets import DataError, find_images
+from kornia_mvit.data.splits import find_splits
 from kornia_mvit.parsing import brief, cut, is_file, is_folder, read_lines
 
 __all__ = ["YOLOData"]
@@ -23,6 +24,7 @@ class _Layout:
     folder: Path
     splits: dict[str, list[str]]
     names: tuple[str, ...] = field(default=())
+    kpt_shape: tuple[int, int] | None = None
 
 
 class YOLOData(BoxData):
@@ -32,7 +34,9 @@ class YOLOData(BoxData):
     places ``root/data.yaml`` tells: ``train``, ``val`` and ``test`` are folders, files that list images, or lists of
     either, relative to ``path``; the labels of ``.../images/NAME.jpg`` are in ``.../labels/NAME.txt``. Each line has a
     class number, centre, width and height, as shares of the image's sides, or the class and an outline, whose box is
-    taken. Images without a label file, or with an empty one, stay as background.
+    taken. Where ``data.yaml`` has a ``kpt_shape``, keypoints follow the box, and are left. Images without a label file,
+    or with an empty one, stay as background. ``valid`` and ``validation`` stand for val, ``training`` for train and
+    ``testing`` for test. Test images that ``data.yaml`` names and that are not there matter to ``test`` alone.
 
     Args:
         root: the folder.
@@ -43,6 +47,7 @@ class YOLOData(BoxData):
         file: the file with ``names``, and perhaps ``path``, ``train``, ``val`` and ``test``, below the root;
             ``data.yaml`` when None, if there is one.
         class_names: names of the classes in the order of their numbers; those of the file when None.
+        kpt_shape: number of keypoints behind each box, and of the values of each, 2 or 3; what the file says when None.
         on_bad_box: boxes without an area, outside their image, incomplete, with a wrong count of numbers, or of an
             unknown class: ``'drop'`` counts and lists them with file and line, ``'raise'`` refuses the dataset.
 
@@ -64,13 +69,16 @@ class YOLOData(BoxData):
         *,
         file: str | None = None,
         class_names: Sequence[str] | None = None,
+        kpt_shape: tuple[int, int] | None = None,
         on_bad_box: str = "drop",
     ) -> None:
         super().__init__(batch_size, num_workers, storage_size, on_bad_box)
         self.root: Path = Path(root)
         self._place = str(root)
-        layout = _find_layout(self.root, file)
-        self._class_names = tuple(class_names or layout.names)
+        layout = _find_layout(self.root, file, named=bool(class_names))
+        self._class_names = check_names(class_names or layout.names)
+        if kpt_shape is not None:
+            layout.kpt_shape = _check_keypoints("kpt_shape", kpt_shape)
         if not self._class_names:
             raise DataError(
                 f"{self.root} does not tell the names of its classes; give class_names (--data.class_names), or a "
@@ -78,10 +86,20 @@ class YOLOData(BoxData):
             )
         splits: dict[str, list[Path]] = {}
         for split, places in layout.splits.items():
-            images = [path for place in places for path in _list_images(layout.folder, place)]
+            try:
+                images = [path for place in places for path in _list_images(layout.folder, place)]
+            except DataError as error:
+                if split != "test":
+                    raise
+                self._TEST = f"{error}"  # which no other command needs
+                self._notes.append(f"test is left out: {error}")
+                continue
             splits[split] = list(dict.fromkeys(images))
         labels = {path: _label_file(path) for files in splits.values() for path in files}
-        found = {path: read_yolo(label) if is_file(label) else Annotation() for path, label in labels.items()}
+        found = {
+            path: read_yolo(label, kpt_shape=layout.kpt_shape) if is_file(label) else Annotation()
+            for path, label in labels.items()
+        }
         if not any(is_file(label) for label in labels.values()):
             first, label = next(iter(labels.items()))
             raise DataError(f"no image of {self.root} has labels; those of {first} would be in {label}")
@@ -114,7 +132,8 @@ def _below(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _find_layout(root: Path, name: str | None) -> _Layout:
+def _find_layout(root: Path, name: str | None, *, named: bool) -> _Layout:
+    """Find the images, and the names of their classes unless these are given."""
     if not root.is_dir():
         raise DataError(f"no such folder: {root}; root (--data.root) has images and labels, or a data.yaml")
     file = root / (name or "data.yaml")
@@ -126,20 +145,41 @@ def _find_layout(root: Path, name: str | None) -> _Layout:
     folder = file.parent / str(data.get("path") or "")
     if not is_folder(folder):  # where the data were when the file was written
         folder = file.parent
-    given = {split: data[split] for split in ("train", "val", "test") if data.get(split)}
+    keys = find_splits((key for key in data if isinstance(key, str) and data[key]), str(file))
     splits = {}
-    for split, places in given.items():
-        splits[split] = places if isinstance(places, list) else [places]
-        if not all(isinstance(place, str) for place in splits[split]):
-            raise DataError(f"{file}: {split} is {brief(places)}, not a folder, a file or a list of them")
+    for split, key in keys.items():
+        places = data[key] if isinstance(data[key], list) else [data[key]]
+        if not all(type(place) in (str, int) for place in places):
+            raise DataError(f"{file}: {key} is {brief(data[key])}, not a folder, a file or a list of them")
+        splits[split] = [str(place) for place in places]
     if splits and (lacking := [split for split in ("train", "val") if split not in splits]):
         raise DataError(f"{file} names no {lacking[0]} images")
-    return _Layout(folder, splits or _usual_places(folder), _names(file, data.get("names")))
+    names = () if named else _names(file, data.get("names"))
+    count = data.get("nc")
+    if names and count is not None and str(count) != str(len(names)):
+        raise DataError(
+            f"{file}: nc is {brief(count)}, but there are {len(names)} names, {cut(', '.join(names))}; make them agree"
+        )
+    shape = data.get("kpt_shape")
+    keypoints = None if shape is None else _check_keypoints(f"{file}: kpt_shape", shape)
+    return _Layout(folder, splits or _usual_places(folder), names, keypoints)
+
+
+def _check_keypoints(place: str, shape: Any) -> tuple[int, int]:
+    """Give the number of keypoints and of the values of each."""
+    if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(type(v) is int for v in shape):
+        raise DataError(f"{place} is {brief(shape)}; give the number of keypoints and of their values, such as [17, 3]")
+    count, values = shape
+    if not 0 < count < 10**4 or values not in (2, 3):
+        raise DataError(f"{place} is {brief(shape)}; keypoints are 1 or more, with 2 or 3 values each")
+    return count, values
 
 
 def _usual_places(root: Path) -> dict[str, list[str]]:
-    names = [name for name in ("train", "val", "test") if name != "test" or (root / "images" / name).is_dir()]
-    return {name: [f"images/{name}"] for name in names}
+    folder = root / "images"
+    there = [path.name for path in folder.iterdir() if path.is_dir()] if is_folder(folder) else []
+    names = {"train": "train", "val": "val"} | find_splits(there, str(folder))
+    return {split: [f"images/{name}"] for split, name in names.items()}
 
 
 def _names(file: Path, names: Any) -> tuple[str, ...]:
@@ -147,10 +187,11 @@ def _names(file: Path, names: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     if isinstance(names, Mapping):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
+        numbered = by_number(names)
+        if numbered is None:
             raise DataError(f"{file}: the classes have the numbers {cut(', '.join(map(str, names)))}, not those from 0")
-        names = [names[number] for number in range(len(names))]
-    if not isinstance(names, list) or not all(isinstance(name, str | int) for name in names):
+        names = numbered
+    if not isinstance(names, list) or not all(type(name) in (str, int) and str(name).strip() for name in names):
         raise DataError(f"{file}: names is {brief(names)}, not a list of names, or names by their numbers")
     found = tuple(map(str, names))
     if len(set(found)) < len(found):
@@ -165,7 +206,7 @@ def _list_images(folder: Path, place: str) -> list[Path]:
         place.startswith("../") and not is_file(path) and not is_folder(path)
     ):  # as Roboflow writes it, from a folder beside
         path = folder / place.removeprefix("../")
-    if path.suffix != ".txt":
+    if path.suffix.lower() != ".txt":
         return find_images(path)
     lines = read_lines(path, DataError, "list")
     files = [path.parent / line.strip() for line in lines if line.strip()]
@@ -182,4 +223,6 @@ def _label_file(image: Path) -> Path:
     places = [n for n, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    return Path(*parts)
+    path = Path(*parts)
+    upper = path.with_suffix(".TXT")
+    return upper if not is_file(path) and is_file(upper) else path
