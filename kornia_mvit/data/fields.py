@@ -22,6 +22,7 @@ Size = tuple[int, int]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _WIDE = (torch.int32, torch.int64)
 _ROWS = {"boxes": 4, "keypoints": 2}  # numbers in a row
 _COMPANIONS = {"box_label": "boxes", "box_ignore": "boxes", "keypoint_visible": "keypoints"}
@@ -109,6 +110,8 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     image = out["image"] = _as_tensor("image", sample["image"])
     if image.ndim != 3:
         raise ValueError(f"image is {tuple(image.shape)}; expected (C, H, W), for grey ones (1, H, W)")
+    if image.dtype != torch.uint8 and not is_float(image):
+        raise TypeError(f"expected a uint8 or floating-point image, got {image.dtype}")
     check_layout(image.shape)
     if image.numel() == 0:
         raise ValueError(f"image is {tuple(image.shape)}: it has no pixels")
@@ -122,7 +125,7 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
             case "mask":
                 out[name] = _as_mask(value, size)
             case "label":
-                out[name] = _as_tensor(name, value)
+                out[name] = _as_label(value)
             case _:
                 out[name] = _as_whole(name, value)
     for name, rows in _COMPANIONS.items():
@@ -156,7 +159,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return plain_tensor(name, value)
     if _kind(value).startswith("PIL."):
-        raise TypeError(f"{name} is a {_kind(value)}; {_remedy(name, value)}")
+        raise TypeError(f"{name} is a {_kind(value)}, not a tensor; {_remedy(name, value)}")
     try:
         # A copy, since arrays of Pillow are read-only, and flipped ones run backwards.
         return torch.as_tensor(value.__array__().copy() if hasattr(value, "__array__") else value)
@@ -204,6 +207,28 @@ def _as_mask(value: Any, size: Size) -> Tensor:
     return widen("mask", mask)
 
 
+def _as_label(value: Any) -> Tensor:
+    """Read a class, or the shares of all classes."""
+    label = _as_tensor("label", value)
+    if label.dtype == torch.bool or label.is_complex():
+        raise TypeError(f"expected label to be a class or shares of classes, got {label.dtype}")
+    if label.ndim != int(label.is_floating_point()) or not label.numel():
+        raise ValueError(
+            f"label is {label.dtype} {tuple(label.shape)}; expected an integer, or floating-point shares (K,) of classes"
+        )
+    return _without_loss("label", label) if label.dtype in _UNSIGNED else label
+
+
+def _without_loss(name: str, numbers: Tensor) -> Tensor:
+    """Bring numbers to int64, and raise where that changes them."""
+    whole = numbers.long()
+    kept = (whole.to(numbers.dtype) == numbers) & ((numbers.dtype != torch.uint64) | (whole >= 0))
+    if not bool(kept.all()):
+        wrong = numbers[~kept].flatten()[0].item()
+        raise ValueError(f"{name} has {wrong:g}, which is not a whole number of at most 64 bits")
+    return whole
+
+
 def _as_whole(name: str, value: Any) -> Tensor:
     """Read classes, sizes, or what is true and false, without rounding."""
     numbers = _as_tensor(name, value)
@@ -214,11 +239,7 @@ def _as_whole(name: str, value: Any) -> Tensor:
     elif numbers.dtype == torch.bool or numbers.is_complex():
         raise TypeError(f"expected {name} to be whole numbers, got {numbers.dtype}")
     else:
-        whole = numbers.long()
-        kept = whole.to(numbers.dtype) == numbers
-        if not bool(kept.all()) or (numbers.dtype == torch.uint64 and bool((whole < 0).any())):
-            wrong = numbers[~kept].flatten().tolist() or [int(whole.min()) + (1 << 64)]
-            raise ValueError(f"{name} has {wrong[0]:g}, which is not a whole number of at most 64 bits")
+        whole = _without_loss(name, numbers)
     if name in ("size", "original_size"):
         if whole.shape != (2,):
             raise ValueError(f"{name} is {tuple(whole.shape)}; expected (2,), height and width")
@@ -239,9 +260,9 @@ def _kind(value: object) -> str:
 
 
 def _remedy(name: str, value: object) -> str:
-    if name == "image" and _kind(value).startswith("PIL."):
-        return "torchvision.transforms.v2.functional.pil_to_tensor makes (3, H, W) of an RGB one"
-    return "torch.as_tensor(numpy.array(…)) makes one" if name != "image" else "give (B, C, H, W)"
+    if _kind(value).startswith("PIL."):
+        return f"torchvision.transforms.v2.functional.pil_to_tensor({name}){'[0]' if name == 'mask' else ''} makes one"
+    return f"torch.as_tensor({name}) makes one"
 
 
 def name_size(size: Sequence[int]) -> str:
