@@ -23,7 +23,7 @@ from kornia_mvit.augmentation.operations import (
 )
 from kornia_mvit.augmentation.preprocess import PreprocessModule
 from kornia_mvit.augmentation.randomness import OwnGenerators
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.data.batch import Batch, hold_value
 from kornia_mvit.ops.geometry import gather_pixels, scale_matrix
 from kornia_mvit.ops.seeds import combine_seed
 
@@ -61,7 +61,7 @@ class Execution:
         self.seed = seed
         self.random: OwnGenerators = OwnGenerators()
         self.geometry: Geometry = Geometry(_size(image), batch.size, len(batch), image.device)
-        self.mask = batch.mask
+        self.mask = None if batch.mask is None else hold_value(batch.mask, settings.ignore_index)
         self.record: list[dict[str, Any]] = []
         self._waiting: list[tuple[Operation, Draw, int]] = []
         self._image_at = 0
@@ -162,6 +162,7 @@ class Execution:
         if module.looks_at == "boxes" and batch.boxes is not None and batch.box_label is not None:
             boxes, share = self.geometry.move_boxes(batch.boxes)
             valid = (batch.box_label >= 0) & (share > 0)
+            boxes = boxes.masked_fill(~valid[..., None], 0.0)  # padding may hold anything
         if module.looks_at == "mask":
             mask = self._moved_mask()
         return View(canvas, view, boxes, valid, mask, self.settings.ignore_index)

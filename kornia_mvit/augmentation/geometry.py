@@ -53,7 +53,7 @@ class Geometry:
 
     def __init__(self, size: Size, view: Tensor | None, batch: int, device: torch.device) -> None:
         self.sizes: list[Size] = [size]
-        self.view: Tensor | None = None if view is None else view.to(device, non_blocking=True)
+        self.view: Tensor | None = None if view is None else view.to(device, non_blocking=True, copy=True)
         self.batch = batch
         self.device = device
         self.steps: list[Step] = []

@@ -18,8 +18,16 @@ from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
 from kornia_mvit.augmentation.randomness import SeedCounter
-from kornia_mvit.augmentation.targets import inverse_boxes, inverse_keypoints, inverse_maps, move_targets, way_back
-from kornia_mvit.data.batch import Batch, check_image_values
+from kornia_mvit.augmentation.targets import (
+    detach_memory,
+    inverse_boxes,
+    inverse_keypoints,
+    inverse_maps,
+    move_targets,
+    run_empty,
+    way_back,
+)
+from kornia_mvit.data.batch import Batch, check_layout, hold_value
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size
 
 __all__ = ["AugmentationPipeline"]
@@ -38,7 +46,8 @@ class AugmentationPipeline(nn.Module):
     computed in single) even under autocast.
 
     Boxes are clipped to the image and dropped with their labels when too little of them is left; masks are read from
-    the nearest pixel and hold ``ignore_index`` where there was nothing to see; keypoints outside become invisible.
+    the nearest pixel and hold ``ignore_index`` where there was nothing to see, in int64 if their dtype cannot hold it;
+    keypoints outside become invisible. What comes out shares no memory with what was put in.
     Canvas beside the image (``batch.size``) counts as outside, and Kornia's random crops keep to the image. Geometric
     operations that follow each other are composed and carried out in one bilinear step.
 
@@ -54,16 +63,16 @@ class AugmentationPipeline(nn.Module):
         multi_scale: sizes to draw from for each step, such as :func:`kornia_mvit.ops.seeds.multiscale_sizes`.
         seed: of what is drawn without a seed or generator.
         compile: compile the geometric step.
-        check_values: look at floating-point values on accelerators as well, which waits for the device. On the CPU
-            they are always looked at.
+        check_values: look at the values of images and targets on accelerators as well, which waits for the device. On
+            the CPU they are always looked at.
 
     Shape:
         - Input: a :class:`~kornia_mvit.Batch`, or images :math:`(B, C, H, W)`, alone or followed by labels
         - Output: what was put in: a batch, images, or a pair of images and labels
 
     Raises:
-        ValueError: for floating-point images with NaN or values outside [0, 1]; for operations that cannot carry a
-            target that the batch has, by name.
+        ValueError: for values that :meth:`Batch.check_values` refuses, as images with NaN or outside [0, 1] and boxes
+            that end before they start; for operations that cannot carry a target that the batch has, by name.
         TypeError: for images that are neither uint8 nor floating point, and for augmentations that are not Kornia's,
             or mix.
 
@@ -128,6 +137,7 @@ class AugmentationPipeline(nn.Module):
         )
         self.counter: SeedCounter = SeedCounter(seed)
         self.check_values = check_values
+        self._told = False  # that boxes seem to be no pixels, which is said once
         warp: Warp = Geometry.warp_image
         self._settings = Settings(ignore_index, erase_masks, fuse, torch.compile(warp) if compile else warp)
         self._unable = unable(augment) if augment is not None else {}
@@ -244,15 +254,20 @@ class AugmentationPipeline(nn.Module):
         Returns:
             The batch, and parameters for :meth:`inverse`.
         """
+        if not len(batch):
+            return run_empty(batch, self.prepare)
         self._check(batch)
         with _no_autocast(batch.image.device):
             image, geometry, size = prepare_images(batch, self._preprocess)
             targets = self._move(batch, geometry)
             if size is not None:
                 targets["size"] = size
-            if batch.mask is not None and (len(geometry) or batch.size is not None):
-                targets["mask"] = geometry.warp_mask(batch.mask, 0, len(geometry), self.ignore_index)
-        return batch.replace(image=image, **targets), {"kind": "prepared", "geometry": geometry.to_dict(), "mix": None}
+            if batch.mask is not None:
+                targets["mask"] = hold_value(batch.mask, self.ignore_index)
+                if len(geometry) or batch.size is not None:
+                    targets["mask"] = geometry.warp_mask(targets["mask"], 0, len(geometry), self.ignore_index)
+        out = detach_memory(batch.replace(image=image, **targets), batch)
+        return out, {"kind": "prepared", "geometry": geometry.to_dict(), "mix": None}
 
     @torch.no_grad()
     def inverse(self, maps: Tensor, params: Params) -> tuple[Tensor, Tensor]:
@@ -309,12 +324,17 @@ class AugmentationPipeline(nn.Module):
         )
 
     def _check(self, batch: Batch) -> None:
+        check_layout(batch.image.shape)
         if self.check_values or batch.image.device.type == "cpu":
-            check_image_values(batch.image)
+            batch.check_values()
+            self._told = self._told or batch.warn_of_shares()
 
     def _run(
         self, batch: Batch, seed: int, resize: tuple[int, int] | None, replay: Params | None = None
     ) -> tuple[Batch, Params]:
+        if not len(batch):
+            self._refuse(batch)
+            return run_empty(batch, lambda blank: self._run(blank, seed, resize, replay))
         self._check(batch)
         self._refuse(batch)
         device = batch.image.device
@@ -353,7 +373,7 @@ class AugmentationPipeline(nn.Module):
             "geometry": run.geometry.to_dict(),
             "mix": mixed,
         }
-        return batch.replace(image=image, **targets), params
+        return detach_memory(batch.replace(image=image, **targets), batch), params
 
     def _refuse(self, batch: Batch) -> None:
         """Refuse a batch with targets that some operation cannot carry, drawn or not."""

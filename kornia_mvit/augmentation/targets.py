@@ -1,5 +1,6 @@
 """Targets taken along with their images, and brought back."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +16,16 @@ from kornia_mvit.ops.geometry import (
     transform_points,
 )
 
-__all__ = ["MapsBack", "inverse_boxes", "inverse_keypoints", "inverse_maps", "move_targets", "way_back"]
+__all__ = [
+    "MapsBack",
+    "detach_memory",
+    "inverse_boxes",
+    "inverse_keypoints",
+    "inverse_maps",
+    "move_targets",
+    "run_empty",
+    "way_back",
+]
 
 
 def move_targets(
@@ -28,7 +38,8 @@ def move_targets(
     out: dict[str, Tensor] = {}
     if batch.boxes is not None and batch.box_label is not None:
         boxes, share = geometry.move_boxes(batch.boxes)
-        keep = (batch.box_label >= 0) & (box_area(boxes) >= min_box_area) & (share >= min_box_visibility)
+        # a share above zero: what is wholly outside has no area, and yet min_box_area may be none
+        keep = (batch.box_label >= 0) & (share > 0) & (box_area(boxes) >= min_box_area) & (share >= min_box_visibility)
         order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
         boxes = boxes.to(batch.boxes.dtype).masked_fill(~keep[..., None], 0.0)
         out["boxes"] = boxes.gather(1, order[..., None].expand(-1, -1, 4))
@@ -42,8 +53,42 @@ def move_targets(
     if batch.size is not None and len(geometry):
         height, width = geometry.sizes[-1]
         size = torch.tensor([height, width], dtype=batch.size.dtype)
-        out["size"] = size.to(batch.size.device, non_blocking=True).expand(len(batch), 2)
+        out["size"] = size.to(batch.size.device, non_blocking=True).repeat(len(batch), 1)
     return out
+
+
+def detach_memory(out: Batch, given: Batch) -> Batch:
+    """Copy what of a result still is the memory of what was given, so that writing to one leaves the other alone."""
+    tensors = [value for value in vars(given).values() if isinstance(value, Tensor)]
+    shared = {value.untyped_storage().data_ptr() for value in tensors}
+    changes: dict[str, Any] = {
+        name: value.clone()
+        for name, value in vars(out).items()
+        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in shared
+    }
+    if out.meta is not None:
+        changes["meta"] = [dict(entry) for entry in out.meta]
+    return out.replace(**changes) if changes else out
+
+
+def run_empty(batch: Batch, run: Callable[[Batch], tuple[Batch, dict[str, Any]]]) -> tuple[Batch, dict[str, Any]]:
+    """Run a batch of no images by way of one blank image, so that it gets the size that others get.
+
+    Kornia samples nothing for no images, not even their size.
+    """
+    blank: dict[str, Any] = {
+        name: value.new_ones(1, *value.shape[1:]) for name, value in vars(batch).items() if isinstance(value, Tensor)
+    }
+    if batch.size is not None:
+        blank["size"] = torch.tensor([batch.image.shape[2:]]).to(batch.size)
+    out, params = run(Batch(**blank, meta=None if batch.meta is None else [{}]))
+    geometry = params["geometry"]
+    view = None if geometry["view"] is None else geometry["view"][:0]
+    steps = [step if (m := step["matrix"]) is None else step | {"matrix": m[:0]} for step in geometry["steps"]]
+    none: dict[str, Any] = {"geometry": geometry | {"view": view, "batch": 0, "steps": steps}}
+    if "shape" in params:
+        none["shape"] = list(batch.image.shape)
+    return out[:0], params | none
 
 
 def way_back(params: dict[str, Any], like: Tensor) -> Geometry:

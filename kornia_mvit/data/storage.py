@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.preprocess import MAX_PIXELS, Preprocess
+from kornia_mvit.data.fields import read_sample
 
 __all__ = ["StorageResize"]
 
@@ -62,18 +63,22 @@ class StorageResize:
         return (other, limit) if height <= width else (limit, other)
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Resize a sample with ``image`` (C, H, W) and perhaps ``boxes``, ``keypoints`` and ``mask``."""
-        image: Tensor = sample["image"]
+        """Resize a sample with ``image`` (C, H, W) and perhaps ``boxes``, ``keypoints`` and ``mask``.
+
+        Raises:
+            ValueError: as :meth:`kornia_mvit.Batch.collate`, for targets that do not fit their image.
+        """
+        out = read_sample(sample)
+        image: Tensor = out["image"]
         height, width = int(image.shape[-2]), int(image.shape[-1])
         target = self.resized_size(height, width)
-        out = dict(sample)
         out["image"] = Preprocess(None, interpolation=self.interpolation).module().resize(image, target)
         out["original_size"] = torch.tensor([height, width])
         factor = torch.tensor([target[1] / width, target[0] / height])
         if "boxes" in out:
-            out["boxes"] = torch.as_tensor(out["boxes"], dtype=torch.float32).reshape(-1, 4) * factor.repeat(2)
+            out["boxes"] = out["boxes"] * factor.repeat(2)
         if "keypoints" in out:
-            out["keypoints"] = torch.as_tensor(out["keypoints"], dtype=torch.float32).reshape(-1, 2) * factor
+            out["keypoints"] = out["keypoints"] * factor
         if "mask" in out:
             rows, columns = (_nearest(n, m) for n, m in zip(target, (height, width), strict=True))
             out["mask"] = out["mask"][rows[:, None], columns]

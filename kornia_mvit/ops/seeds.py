@@ -1,17 +1,22 @@
 """Seeds made from counters, and what is drawn from them alike on every process."""
 
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 __all__ = ["combine_seed", "multiscale_size", "multiscale_sizes"]
 
 _MASK = (1 << 64) - 1
 
 
-def combine_seed(*numbers: int) -> int:
+def combine_seed(*numbers: SupportsIndex) -> int:
     """Make one well-mixed seed of any integers; each order and count of them gives another.
 
     Returns:
         An integer in [0, 2**63), which ``torch.manual_seed`` takes.
+
+    Raises:
+        TypeError: for what is no integer; those of NumPy and tensors of one integer are.
 
     References:
         G. Steele, D. Lea, C. Flood: Fast splittable pseudorandom number generators, OOPSLA 2014 (the finaliser).
@@ -22,7 +27,11 @@ def combine_seed(*numbers: int) -> int:
     """
     state = len(numbers)
     for number in numbers:
-        state = _finalise((state + 0x9E3779B97F4A7C15 + (number & _MASK)) & _MASK)
+        try:
+            whole = operator.index(number)
+        except TypeError:
+            raise TypeError(f"seed {number!r} is a {type(number).__name__}, not an integer") from None
+        state = _finalise((state + 0x9E3779B97F4A7C15 + (whole & _MASK)) & _MASK)
     return state >> 1
 
 

@@ -32,7 +32,7 @@ def everything(seed, count=3):
             {
                 "image": torch.rand(3, h, w, generator=generator),
                 "label": i,
-                "boxes": torch.rand(n, 4, generator=generator) * 4 if n else [],
+                "boxes": torch.rand(n, 4, generator=generator).cumsum(1) if n else [],
                 "box_label": list(range(n)),
                 "box_ignore": [k == 1 for k in range(n)],
                 "mask": torch.randint(0, 5, (h, w), generator=generator),

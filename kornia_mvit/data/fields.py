@@ -1,0 +1,270 @@
+"""What the fields of a batch may hold: types, shapes and values, of one sample and of a whole batch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "check_image_values",
+    "check_layout",
+    "hold_value",
+    "is_float",
+    "name_size",
+    "plain_tensor",
+    "read_sample",
+    "widen",
+]
+
+Size = tuple[int, int]
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+_WIDE = (torch.int32, torch.int64)
+_ROWS = {"boxes": 4, "keypoints": 2}  # numbers in a row
+_COMPANIONS = {"box_label": "boxes", "box_ignore": "boxes", "keypoint_visible": "keypoints"}
+_FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number that stands for True: COCO's 1 and 2
+_FORMATS = ("XYXY", "XYWH", "CXCYWH")
+_EXPECTED = {
+    "boxes": "(n, 4), left, top, right and bottom",
+    "keypoints": "(n, 2), x and y; whether each is visible goes into keypoint_visible",
+}
+
+
+def plain_tensor(name: str, value: Tensor) -> Tensor:
+    """Give the tensor of a field without torchvision's wrapper around it.
+
+    Raises:
+        TypeError: for what is no tensor, or a sparse or nested one.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {_kind(value)}, not a torch.Tensor; {_remedy(name, value)}")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(f"{name} is a sparse or nested tensor; give a dense one")
+    return value.as_subclass(Tensor) if _kind(value).startswith("torchvision.") else value
+
+
+def is_float(value: Tensor) -> bool:
+    """Tell floating-point numbers of 16 bits and more, in which PyTorch computes, from all others."""
+    return value.dtype in _FLOATS
+
+
+def widen(name: str, value: Tensor) -> Tensor:
+    """Bring integers of a batch's field to int64 where their dtype cannot hold all that the field may.
+
+    Padding has the class -1, sizes grow, and PyTorch computes little with 16 and 32 bits without sign.
+
+    Raises:
+        TypeError: for numbers that are no integers, and those of 64 bits without sign.
+    """
+    if value.dtype in (torch.uint16, torch.uint32):
+        return value.long()
+    if value.dtype not in _INTEGERS:
+        raise TypeError(f"expected {name} to be of an integer dtype, got {value.dtype}; {name}.long() makes it int64")
+    if name in ("size", "original_size") and value.dtype not in _WIDE:
+        return value.long()
+    return value.long() if name == "box_label" and value.dtype == torch.uint8 else value
+
+
+def hold_value(mask: Tensor, value: int) -> Tensor:
+    """Give masks in a dtype that holds a number such as ``ignore_index``: their own, or int64."""
+    limits = torch.iinfo(mask.dtype)
+    return mask if limits.min <= value <= limits.max else mask.long()
+
+
+def check_layout(shape: Sequence[int]) -> None:
+    """Raise for images whose channels seem to come last.
+
+    Raises:
+        ValueError: telling the shape.
+    """
+    channels, height, width = shape[-3:]
+    if width in (1, 3, 4) and min(channels, height) > 4:
+        raise ValueError(
+            f"images {tuple(shape)} seem to have their {width} channels last; channels come before height and width: "
+            f"image.permute({'2, 0, 1' if len(shape) == 3 else '0, 3, 1, 2'})"
+        )
+
+
+def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Read an image and its targets as tensors, and check each target against the image.
+
+    Lists, numbers and NumPy arrays become tensors; torchvision's boxes and keypoints are brought from their format and
+    canvas to corners in pixels of the image.
+
+    Args:
+        sample: fields of a :class:`~kornia_mvit.Batch` without the batch dimension.
+
+    Returns:
+        The sample; boxes and keypoints floating point, what belongs to them int64 or bool.
+
+    Raises:
+        ValueError: for a target of another shape than its image or than what it belongs to, and numbers that are not
+            whole where they must be.
+        TypeError: for what cannot become a tensor, and numbers of a wrong kind.
+    """
+    out = dict(sample)
+    image = out["image"] = _as_tensor("image", sample["image"])
+    if image.ndim != 3:
+        raise ValueError(f"image is {tuple(image.shape)}; expected (C, H, W), for grey ones (1, H, W)")
+    if image.dtype != torch.uint8 and not is_float(image):
+        raise TypeError(f"expected a uint8 or floating-point image, got {image.dtype}")
+    check_layout(image.shape)
+    if image.numel() == 0:
+        raise ValueError(f"image is {tuple(image.shape)}: it has no pixels")
+    size = (int(image.shape[1]), int(image.shape[2]))
+    for name, value in sample.items():
+        match name:
+            case "image" | "meta":
+                continue
+            case "boxes" | "keypoints":
+                out[name] = _as_rows(name, value, size)
+            case "mask":
+                out[name] = _as_mask(value, size)
+            case "label":
+                out[name] = _as_label(value)
+            case _:
+                out[name] = _as_whole(name, value)
+    for name, rows in _COMPANIONS.items():
+        if name in out and rows in out and len(out[name]) != len(out[rows]):
+            raise ValueError(f"{len(out[rows])} {rows}, but {name} has {len(out[name])} entries")
+    if "size" in out and bool((out["size"] > torch.tensor(size)).any()):
+        raise ValueError(f"size {tuple(out['size'].tolist())} is larger than the image, which is {name_size(size)}")
+    return out
+
+
+def check_image_values(image: Tensor) -> None:
+    """Raise unless floating-point images are finite and in [0, 1]; uint8 ones cannot be otherwise.
+
+    On an accelerator this waits for the device.
+
+    Raises:
+        ValueError: telling the range found, and what would do.
+    """
+    if not image.is_floating_point() or image.numel() == 0:
+        return
+    low, high = (value.item() for value in torch.aminmax(image))
+    if not (low >= 0.0 and high <= 1.0):  # so that NaN fails too
+        if math.isnan(low) or math.isnan(high):
+            raise ValueError("an image has NaN values")
+        hint = "divide by 255, or give uint8" if high > 1.0 and low >= 0.0 else "undo the normalisation first"
+        raise ValueError(f"floating-point images must lie in [0, 1], got values from {low:g} to {high:g}; {hint}")
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """Make a tensor of what is none yet."""
+    if isinstance(value, Tensor):
+        return plain_tensor(name, value)
+    if _kind(value).startswith("PIL."):
+        raise TypeError(f"{name} is a {_kind(value)}, not a tensor; {_remedy(name, value)}")
+    try:
+        # A copy, since arrays of Pillow are read-only, and flipped ones run backwards.
+        return torch.as_tensor(value.__array__().copy() if hasattr(value, "__array__") else value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TypeError(f"{name} is a {_kind(value)} that cannot become a tensor: {reason}") from None
+
+
+def _as_rows(name: str, value: Any, size: Size) -> Tensor:
+    """Read boxes (n, 4) or keypoints (n, 2) in pixels of an image."""
+    rows, width = _as_tensor(name, value), _ROWS[name]
+    code = getattr(getattr(value, "format", None), "name", None)
+    if name == "boxes" and code is not None and code not in _FORMATS:
+        raise ValueError(f"boxes are of the format {code}; only {', '.join(_FORMATS)} are upright")
+    if rows.shape == (0,):  # an empty list
+        rows = rows.reshape(0, width)
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"{name} are {tuple(rows.shape)}; expected {_EXPECTED[name]}")
+    if rows.dtype == torch.bool or rows.is_complex():
+        raise TypeError(f"expected {name} to be numbers, got {rows.dtype}")
+    rows = rows.to(torch.get_default_dtype())
+    if code == "XYWH":
+        rows = torch.cat([rows[:, :2], rows[:, :2] + rows[:, 2:]], 1)
+    elif code == "CXCYWH":
+        rows = torch.cat([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], 1)
+    canvas = getattr(value, "canvas_size", size)
+    if tuple(canvas) == size:
+        return rows
+    if tuple(canvas) == size[::-1] or min(canvas) < 1:
+        raise ValueError(
+            f"the canvas_size of {name} is {name_size(canvas)}, but the image is {name_size(size)} (height x width)"
+        )
+    factor = rows.new_tensor([size[1] / canvas[1], size[0] / canvas[0]])
+    return rows * factor.repeat(width // 2)
+
+
+def _as_mask(value: Any, size: Size) -> Tensor:
+    """Read a mask of the size of its image."""
+    mask = _as_tensor("mask", value)
+    if mask.ndim != 2:
+        hint = "mask[0]" if mask.ndim == 3 and len(mask) == 1 else "one class for each pixel"
+        raise ValueError(f"mask is {tuple(mask.shape)}; expected (H, W): {hint}")
+    if tuple(mask.shape) != size:
+        raise ValueError(f"mask is {name_size(mask.shape)}, but its image is {name_size(size)} (height x width)")
+    return widen("mask", mask)
+
+
+def _as_label(value: Any) -> Tensor:
+    """Read a class, or the shares of all classes."""
+    label = _as_tensor("label", value)
+    if label.dtype == torch.bool or label.is_complex():
+        raise TypeError(f"expected label to be a class or shares of classes, got {label.dtype}")
+    if label.ndim != int(label.is_floating_point()) or not label.numel():
+        raise ValueError(
+            f"label is {label.dtype} {tuple(label.shape)}; expected an integer, or floating-point shares (K,) of classes"
+        )
+    return _without_loss("label", label) if label.dtype in _UNSIGNED else label
+
+
+def _without_loss(name: str, numbers: Tensor) -> Tensor:
+    """Bring numbers to int64, and raise where that changes them."""
+    whole = numbers.long()
+    kept = (whole.to(numbers.dtype) == numbers) & ((numbers.dtype != torch.uint64) | (whole >= 0))
+    if not bool(kept.all()):
+        wrong = numbers[~kept].flatten()[0].item()
+        raise ValueError(f"{name} has {wrong:g}, which is not a whole number of at most 64 bits")
+    return whole
+
+
+def _as_whole(name: str, value: Any) -> Tensor:
+    """Read classes, sizes, or what is true and false, without rounding."""
+    numbers = _as_tensor(name, value)
+    if numbers.dtype == torch.bool and name in _FLAGS:
+        whole = numbers
+    elif numbers.numel() == 0:
+        whole = numbers.long()
+    elif numbers.dtype == torch.bool or numbers.is_complex():
+        raise TypeError(f"expected {name} to be whole numbers, got {numbers.dtype}")
+    else:
+        whole = _without_loss(name, numbers)
+    if name in ("size", "original_size"):
+        if whole.shape != (2,):
+            raise ValueError(f"{name} is {tuple(whole.shape)}; expected (2,), height and width")
+        return whole
+    if whole.ndim != 1:
+        raise ValueError(f"{name} is {tuple(whole.shape)}; expected one for each of the {_COMPANIONS[name]}, (n,)")
+    if name in _FLAGS and whole.dtype != torch.bool:
+        if bool(((whole < 0) | (whole > _FLAGS[name])).any()):
+            raise ValueError(f"{name} goes from {int(whole.min())} to {int(whole.max())}; expected True and False")
+        whole = whole.bool()
+    return whole
+
+
+def _kind(value: object) -> str:
+    """Name a value's type, with the library that it is from."""
+    home = type(value).__module__.partition(".")[0]
+    return type(value).__name__ if home == "builtins" else f"{home}.{type(value).__name__}"
+
+
+def _remedy(name: str, value: object) -> str:
+    if _kind(value).startswith("PIL."):
+        return f"torchvision.transforms.v2.functional.pil_to_tensor({name}){'[0]' if name == 'mask' else ''} makes one"
+    return f"torch.as_tensor({name}) makes one"
+
+
+def name_size(size: Sequence[int]) -> str:
+    """Write height and width as ``40x60``."""
+    return f"{size[0]}x{size[1]}"
