@@ -12,6 +12,7 @@ from kornia_mvit.ops.geometry import (
     corner_bounds,
     gather_pixels,
     invert,
+    is_inside,
     sample_bilinear,
     source_points,
     transform_points,
@@ -108,17 +109,21 @@ class Geometry:
     def warp_image(self, image: Tensor, first: int, last: int) -> Tensor:
         """Bring images of canvas ``first`` to canvas ``last`` in one bilinear step; zero where nothing was in view."""
         x, y, seen = self.source(first, last, image.dtype)
-        if first == 0 and self.view is not None:  # the padding beside the image is not to bleed into it
-            edge = (self.view.to(image.dtype) - 0.5)[:, :, None, None]
-            x, y = torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
-        out = sample_bilinear(image, x, y)
+        out = sample_bilinear(image, *self._in_view(x, y, first))
         return out if seen is None else out * seen[:, None]
 
     def warp_mask(self, mask: Tensor, first: int, last: int, ignore_index: int) -> Tensor:
         """Bring masks (B, H, W) of canvas ``first`` to canvas ``last``; ``ignore_index`` where nothing was in view."""
         x, y, seen = self.source(first, last, torch.float32)
-        out = gather_pixels(mask, x, y)
+        out = gather_pixels(mask, *self._in_view(x, y, first))
         return out if seen is None else out.masked_fill(~seen, ignore_index)
+
+    def _in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
+        """Bring points of a canvas to the pixels that are image, so that the padding beside them is not read."""
+        if canvas > 0 or self.view is None:
+            return x, y
+        edge = (self.view.to(x.dtype) - 0.5)[:, :, None, None]
+        return torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
 
     def move_boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Bring boxes (B, N, 4) to the last canvas, clipped to it and to what was in view before.
@@ -127,7 +132,8 @@ class Geometry:
         so that two rotations widen it but once.
 
         Returns:
-            boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view.
+            boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view, where a box that
+            was turned counts as the upright one around it.
         """
         corners = box_corners(boxes.double())
         corners, share = _clip(corners, self._limit(0))
@@ -137,8 +143,9 @@ class Geometry:
                 corners, part = _clip(corners, self._limit(k))
                 share = share * part
             corners = transform_points(step.matrix, corners)
-        corners, part = _clip(corners, self._limit(len(self)))
-        return corner_bounds(corners), share * part
+        limit = self._limit(len(self))
+        corners, part = _clip(corners, limit)
+        return corner_bounds(corners.clamp_min(0).minimum(limit.unsqueeze(-2))), share * part
 
     def move_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bring points (B, N, 2) to the last canvas.
@@ -201,23 +208,19 @@ class Geometry:
 
 def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None) -> Tensor:
     if view is None:
-        across, down = (x >= 0) & (x <= size[1]), (y >= 0) & (y <= size[0])
-    else:
-        limit = view.to(x.dtype)[:, :, None, None]
-        across, down = (x >= 0) & (x <= limit[:, 1]), (y >= 0) & (y <= limit[:, 0])
-    return across & down
+        return is_inside(x, y, size[1], size[0])
+    limit = view.to(x.dtype)[:, :, None, None]
+    return is_inside(x, y, limit[:, 1], limit[:, 0])
 
 
 def _contains(points: Tensor, limit: Tensor) -> Tensor:
-    return ((points >= 0) & (points <= limit)).all(-1)
+    return is_inside(points[..., 0], points[..., 1], limit[..., 0], limit[..., 1])
 
 
 def _clip(corners: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """Cut quadrilaterals (B, N, 4, 2) that leave a canvas down to boxes, and say which share of each one is left."""
-    limit = limit.unsqueeze(-2)  # over the four corners
     bounds = corner_bounds(corners)
-    size = limit.squeeze(-2)
-    clipped = torch.cat([bounds[..., :2].clamp_min(0).minimum(size), bounds[..., 2:].clamp_min(0).minimum(size)], -1)
-    within = _contains(corners, limit).all(-1)
+    clipped = torch.cat([side.clamp_min(0).minimum(limit) for side in bounds.split(2, -1)], -1)
+    within = _contains(corners, limit.unsqueeze(-2)).all(-1)
     share = box_area(clipped) / box_area(bounds).clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.where(within[..., None, None], corners, box_corners(clipped)), share
+    return torch.where(within[..., None, None], corners, box_corners(clipped)), torch.where(within, 1.0, share)

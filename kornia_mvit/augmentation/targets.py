@@ -8,6 +8,7 @@ from torch import Tensor
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import (
+    SHARE_TOLERANCE,
     box_area,
     box_corners,
     corner_bounds,
@@ -23,12 +24,14 @@ def move_targets(
 ) -> dict[str, Tensor]:
     """Give the boxes, keypoints and size of a batch after its images went through a geometry.
 
-    Boxes that are not kept become padding, and padding goes to the end; the order of the others stays.
+    Boxes that reach both bounds are kept. The others become padding, and padding goes to the end; the order of those
+    that are kept stays.
     """
     out: dict[str, Tensor] = {}
     if batch.boxes is not None and batch.box_label is not None:
         boxes, share = geometry.move_boxes(batch.boxes)
-        keep = (batch.box_label >= 0) & (box_area(boxes) >= min_box_area) & (share >= min_box_visibility)
+        large = box_area(boxes) >= min_box_area * (1 - SHARE_TOLERANCE)
+        keep = (batch.box_label >= 0) & large & (share >= min_box_visibility - SHARE_TOLERANCE)
         order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
         boxes = boxes.to(batch.boxes.dtype).masked_fill(~keep[..., None], 0.0)
         out["boxes"] = boxes.gather(1, order[..., None].expand(-1, -1, 4))
