@@ -172,7 +172,7 @@ class Execution:
             return
         before = self.shape
         if operation.kind is Kind.MATRIX:
-            if operation.fusable and self.settings.fuse:
+            if operation.fusable and self.settings.fuse and not operation.repeats(drawn):
                 self._waiting.append((operation, drawn, index))
                 size = operation.output_size(drawn, self.geometry.sizes[-1])
                 self.geometry.append(operation.step(drawn, before, size))

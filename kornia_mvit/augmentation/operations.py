@@ -125,8 +125,39 @@ class Operation:
         assert isinstance(self.module, K.RigidAffineAugmentationBase2D)
         # Kornia asks for an image's shape, dtype and device; windows drawn in view lie on the batch's device.
         like = torch.zeros((), dtype=torch.float64, device=draw.get("src", torch.empty(0)).device).expand(shape)
-        matrix = self.module.generate_transformation_matrix(like, draw, self.module.flags)
-        return Step(self.name, edge_matrix(matrix), size, self.covers, self.aligned)
+        matrix = edge_matrix(self.module.generate_transformation_matrix(like, draw, self.module.flags))
+        if isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)):
+            matrix = _with_thin_windows(matrix, draw, self.module.flags)
+        return Step(self.name, matrix, size, self.covers, self.aligned)
+
+    def repeats(self, draw: Draw) -> bool:
+        """Tell whether the operation enlarges a window of one pixel, which shows that pixel and none beside it."""
+        if not isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)) or draw["src"].device.type != "cpu":
+            return False
+        return bool((_window_size(draw["src"]) == 1).any())
+
+
+def _window_size(corners: Tensor) -> Tensor:
+    """Give width and height of windows (B, 4, 2) in pixels, counted from the centres of their outermost ones."""
+    return corners[:, 2].double() - corners[:, 0].double() + 1
+
+
+def _with_thin_windows(matrix: Tensor, draw: Draw, flags: dict[str, Any]) -> Tensor:
+    """Give the matrices of a resize, with those of windows and results that are one pixel wide or high as they act.
+
+    Between corners that coincide, Kornia finds no scale. Its images show a window's only pixel all along the result,
+    and of a result's only pixel the window's first one where corners are aligned.
+    """
+    left_top, source, target = draw["src"][:, 0].double(), _window_size(draw["src"]), _window_size(draw["dst"])
+    nearest = flags["resample"] == Resample.NEAREST and flags.get("cropping_mode") != "resample"
+    corners = (source > 1) & ((flags["align_corners"] and not nearest) or flags.get("cropping_mode") == "resample")
+    between = torch.where(target > 1, (target - 1) / (source - 1).clamp_min(1), 1.0)
+    scale = torch.where(corners, between, target / source.clamp_min(1))
+    anchor = 0.5 * corners  # of the window and of the result
+    thin = torch.diag_embed(torch.cat([scale, torch.ones_like(scale[:, :1])], 1))
+    thin[:, :2, 2] = anchor - scale * (left_top + anchor)
+    is_thin = ((source <= 1) | (target <= 1)).any(1)[:, None, None]
+    return torch.where(is_thin.to(matrix.device), thin.to(matrix.device), matrix)
 
 
 def is_known(module: nn.Module) -> bool:
@@ -178,7 +209,10 @@ def find_operation(path: str, module: nn.Module) -> Operation:
             and not flags.get("antialias", False)
         )
         known = (*_FLIPS, *_WARPS, *_RESIZES, *_CROPS, K.PadTo)
-        padded = isinstance(module, K.RandomCrop) and (flags["padding"] is not None or flags["pad_if_needed"])
+        padded = isinstance(module, K.RandomCrop) and (
+            # by warping, Kornia shows what lies beside an image that is smaller than the crop
+            flags["padding"] is not None or flags["pad_if_needed"] or flags["cropping_mode"] == "resample"
+        )
         return Operation(
             path,
             module,
@@ -333,6 +367,7 @@ def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
         whole = (width / height).clamp(ratio[0], ratio[1])  # no candidate fits: as much of the image as may be
         w = torch.where(fits.any(1), w.gather(1, first)[:, 0], torch.minimum(width, (height * whole).round()))
         h = torch.where(fits.any(1), h.gather(1, first)[:, 0], torch.minimum(height, (width / whole).round()))
+        w, h = w.clamp_min(1), h.clamp_min(1)
         place = u[2, :, :2]
     elif isinstance(module, K.RandomCrop) and module.flags["padding"] is None and not module.flags["pad_if_needed"]:
         h, w = (torch.full_like(height, float(side)) for side in module.flags["size"])
