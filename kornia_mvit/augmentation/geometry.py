@@ -1,12 +1,13 @@
 """Where the pixels of a batch went: the geometric steps of an augmentation, and targets taken along or back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from kornia_mvit.ops.geometry import (
+    all_neighbours,
     box_area,
     box_corners,
     corner_bounds,
@@ -34,6 +35,9 @@ class Step:
         size: height and width of the canvas after, in pixels.
         covers: every pixel of the canvas after comes from inside the canvas before.
         aligned: rows stay rows and columns columns.
+        joined: it was carried out with the step before, in one.
+        rim: pixels whose source is nearer than that to the edge of the canvas before are mixed with what lies outside,
+            in pixels of that canvas.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Step:
     size: Size
     covers: bool = False
     aligned: bool = False
+    joined: bool = False
+    rim: float = 0.0
 
 
 class Geometry:
@@ -58,6 +64,9 @@ class Geometry:
         self.batch = batch
         self.device = device
         self.steps: list[Step] = []
+        # (B, 2) height and width of the part of the last canvas that is image, where a letterbox or a canvas of several
+        # images has more
+        self.filled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -66,7 +75,7 @@ class Geometry:
         """Add a step."""
         if step.matrix is not None:
             matrix = step.matrix.to(self.device, torch.float64, non_blocking=True).expand(self.batch, 3, 3)
-            step = Step(step.name, matrix, step.size, step.covers, step.aligned)
+            step = replace(step, matrix=matrix)
         self.steps.append(step)
         self.sizes.append(step.size)
 
@@ -78,8 +87,12 @@ class Geometry:
             out = step.matrix @ out
         return out
 
-    def source(self, first: int, last: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+    def source(
+        self, first: int, last: int, dtype: torch.dtype, *, whole: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Say where the pixels of canvas ``last`` lie on canvas ``first``, and which of them were in view all along.
+
+        With ``whole``, pixels that were mixed with what lies outside do not count as in view.
 
         Returns:
             x and y that broadcast to (B, h, w), and a boolean mask (B, h, w), or None where every pixel was in view.
@@ -95,7 +108,7 @@ class Geometry:
             x, y, depth = source_points(invert(self.matrix(k, last)), size, dtype, aligned=aligned)
             if self.steps[k].covers and view is None:
                 continue
-            inside = _inside(x, y, self.sizes[k], view)
+            inside = _inside(x, y, self.sizes[k], view, self.steps[k].rim if whole else 0.0)
             if depth is not None:
                 inside = inside & (depth > 0)
             seen = inside if seen is None else seen & inside
@@ -105,6 +118,18 @@ class Geometry:
             if first == 0 and self.view is not None:
                 seen = _inside(x, y, size, self.view)
         return x, y, seen
+
+    def seen(self, dtype: torch.dtype) -> Tensor | None:
+        """Tell which pixels of the last canvas were made from nothing but the image: (B, h, w), None for all."""
+        seen: Tensor | None = None
+        bounds = [k for k, step in enumerate(self.steps) if not step.joined]
+        for first, last in zip(bounds, [*bounds[1:], len(self)], strict=False):
+            x, y, inside = self.source(first, last, dtype, whole=True)
+            if seen is not None:
+                before = all_neighbours(seen, x, y)
+                inside = before if inside is None else inside & before
+            seen = inside
+        return seen
 
     def warp_image(self, image: Tensor, first: int, last: int) -> Tensor:
         """Bring images of canvas ``first`` to canvas ``last`` in one bilinear step; zero where nothing was in view."""
@@ -173,7 +198,7 @@ class Geometry:
         out = type(self)(self.sizes[-1], None, self.batch, self.device)
         for step, size in zip(reversed(self.steps), reversed(self.sizes[:-1]), strict=True):
             assert step.matrix is not None
-            out.append(Step(step.name, invert(step.matrix), size, False, step.aligned))
+            out.append(Step(step.name, invert(step.matrix), size, aligned=step.aligned))
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -182,10 +207,8 @@ class Geometry:
             "size": list(self.sizes[0]),
             "view": self.view,
             "batch": self.batch,
-            "steps": [
-                {"name": s.name, "matrix": s.matrix, "size": list(s.size), "covers": s.covers, "aligned": s.aligned}
-                for s in self.steps
-            ],
+            "filled": self.filled,
+            "steps": [vars(step) | {"size": list(step.size)} for step in self.steps],
         }
 
     @classmethod
@@ -195,7 +218,8 @@ class Geometry:
         out = cls((height, width), data["view"], data["batch"], device)
         for step in data["steps"]:
             h, w = step["size"]
-            out.append(Step(step["name"], step["matrix"], (h, w), step["covers"], step["aligned"]))
+            out.append(Step(**(step | {"size": (h, w)})))
+        out.filled = data.get("filled")  # which parameters that were saved before have not got
         return out
 
     def _limit(self, canvas: int) -> Tensor:
@@ -206,11 +230,11 @@ class Geometry:
         return torch.tensor([width, height], dtype=torch.float64).to(self.device, non_blocking=True)
 
 
-def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None) -> Tensor:
+def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None, rim: float = 0.0) -> Tensor:
     if view is None:
-        return is_inside(x, y, size[1], size[0])
+        return is_inside(x, y, size[1], size[0], rim)
     limit = view.to(x.dtype)[:, :, None, None]
-    return is_inside(x, y, limit[:, 1], limit[:, 0])
+    return is_inside(x, y, limit[:, 1], limit[:, 0], rim)
 
 
 def _contains(points: Tensor, limit: Tensor) -> Tensor:

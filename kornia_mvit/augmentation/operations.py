@@ -1,7 +1,7 @@
 """How Kornia's augmentations act on targets: which kind each one is, what it draws, and where it moves pixels."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +15,7 @@ from kornia.augmentation.base import _AugmentationBase, _BasicAugmentationBase
 from kornia.augmentation.container.base import ImageSequentialBase
 from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey, Resample, SamplePadding
+from kornia.core.exceptions import BaseError
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows
@@ -29,6 +30,7 @@ __all__ = [
     "Kind",
     "Operation",
     "carry_out",
+    "check_channels",
     "check_stack",
     "draw_crop_in_view",
     "draw_parameters",
@@ -61,6 +63,24 @@ _WARPS = (
 )  # fmt: skip
 _RESIZES = (K.Resize, K.LongestMaxSize, K.SmallestMaxSize)
 _CROPS = (K.RandomResizedCrop, K.RandomCrop, K.CenterCrop)
+_OF_NO_GREY = (K.RandomSaturation, K.RandomHue)  # what they change, an image of one channel has not got
+_OF_COLOUR = (
+    K.ColorJiggle, K.ColorJitter, K.RandomJPEG, K.RandomPlanckianJitter, K.RandomRGBShift, K.RandomSnow,
+)  # fmt: skip
+# What would do where Kornia fails.
+_REMEDIES: dict[type[nn.Module], str] = {
+    K.CenterCrop: "take a smaller size, or pad the images first, with PadTo",
+    K.Resize: "take a larger size, or a height and a width",
+    K.RandomCrop: "padding_mode='constant' takes any padding, and a fill of one value or one for each channel; the "
+    "other modes take less padding than the image is long, and no fill",
+    K.PadTo: "pad_mode='constant' takes any size and pad_value; the other modes take less padding than the image is "
+    "long, and no pad_value",
+}
+_MIXES: dict[type[nn.Module], str] = {
+    K.RandomMixUpV2: "give mix=Mix(num_classes, cutmix=0.0)",
+    K.RandomCutMixV2: "give mix=Mix(num_classes, mixup=0.0)",
+    K.RandomJigsaw: "apply it to the images of batches that have labels alone, before the pipeline",
+}
 
 
 @dataclass(frozen=True)
@@ -90,14 +110,27 @@ class Operation:
         """Name of the augmentation's class."""
         return type(self.module).__name__
 
+    @property
+    def rim(self) -> float:
+        """How far from the edges of an image Kornia mixes its pixels with what lies outside; see ``Step``."""
+        mirrored = ("replicate", "reflect", SamplePadding.BORDER, SamplePadding.REFLECTION)
+        if not self.resamples or not isinstance(self.module, (*_WARPS, *_RESIZES, K.RandomCrop)):
+            return 0.0
+        if self.module.flags.get("padding_mode") in mirrored:
+            return 0.0
+        return {Resample.NEAREST: 0.0, Resample.BILINEAR: 0.5, Resample.BICUBIC: 1.5}[self.module.flags["resample"]]
+
     def apply(self, image: Tensor, draw: Draw, random: OwnGenerators) -> Tensor:
         """Let Kornia augment images with what was drawn, and others draw meanwhile."""
         return carry_out(self.module, random, self._apply, image, draw)
 
     def _apply(self, image: Tensor, draw: Draw) -> Tensor:
-        if getattr(self.module, "by_rows", False):
-            return apply_to_rows(self.module, image, draw)
-        out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
+        if isinstance(self.module, _OF_NO_GREY) and image.shape[1] == 1:
+            return image
+        with _named(self.module, image.shape):
+            if getattr(self.module, "by_rows", False):
+                return apply_to_rows(self.module, image, draw)
+            out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
         return out
 
     def output_size(self, draw: Draw, size: Size) -> Size:
@@ -135,6 +168,23 @@ class Operation:
         if not isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)) or draw["src"].device.type != "cpu":
             return False
         return bool((_window_size(draw["src"]) == 1).any())
+
+
+@contextmanager
+def _named(module: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
+    """Tell which of Kornia's augmentations failed, on which images, and what would do."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, (AssertionError, ValueError, TypeError, IndexError, BaseError))
+        known = known or (type(error) is RuntimeError and "memory" not in str(error))
+        if not known or not type(module).__module__.startswith("kornia."):
+            raise
+        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        remedy = next((text for kind, text in _REMEDIES.items() if isinstance(module, kind)), "take it out of augment")
+        raise ValueError(
+            f"{type(module).__name__} cannot augment images of shape {tuple(shape[1:])}: {said}; {remedy}"
+        ) from error
 
 
 def _window_size(corners: Tensor) -> Tensor:
@@ -209,16 +259,17 @@ def find_operation(path: str, module: nn.Module) -> Operation:
             and not flags.get("antialias", False)
         )
         known = (*_FLIPS, *_WARPS, *_RESIZES, *_CROPS, K.PadTo)
-        padded = isinstance(module, K.RandomCrop) and (
-            # by warping, Kornia shows what lies beside an image that is smaller than the crop
-            flags["padding"] is not None or flags["pad_if_needed"] or flags["cropping_mode"] == "resample"
+        # By warping, Kornia shows what lies beside an image that is smaller than the crop.
+        warped = isinstance(module, K.RandomCrop) and flags["cropping_mode"] == "resample"
+        padded = warped or (
+            isinstance(module, K.RandomCrop) and (flags["padding"] is not None or flags["pad_if_needed"])
         )
         return Operation(
             path,
             module,
             Kind.MATRIX,
             fusable=own or (type(module) in known and plain and not _tiny(module)),
-            resamples=own or isinstance(module, (*_WARPS, *_RESIZES, K.RandomResizedCrop)),
+            resamples=own or isinstance(module, (*_WARPS, *_RESIZES, K.RandomResizedCrop)) or warped,
             covers=getattr(module, "covers", False) or (type(module) in (*_FLIPS, *_RESIZES, *_CROPS) and not padded),
             aligned=getattr(module, "aligned", False)
             or type(module) in (*_FLIPS, *_RESIZES, *_CROPS, K.PadTo, K.RandomTranslate),
@@ -253,10 +304,10 @@ def check_stack(stack: K.AugmentationSequential) -> None:
                 "each place"
             )
         if isinstance(module, K.MixAugmentationBaseV2):
-            raise TypeError(
-                f"{name} mixes images, and its targets would not follow; take it out of augment, and give mix=Mix(…) "
-                "for MixUp and CutMix"
+            instead = _MIXES.get(
+                type(module), "of those that mix, the pipeline has MixUp and CutMix: mix=Mix(num_classes)"
             )
+            raise TypeError(f"{name} mixes images, and targets would not follow; take it out of augment; {instead}")
         if isinstance(module, (K.AugmentationBase3D, K.VideoSequential)):
             raise TypeError(f"{name} is for videos or volumes; the pipeline takes images (B, C, H, W)")
         extra = getattr(module, "extra_args", None)
@@ -265,6 +316,21 @@ def check_stack(stack: K.AugmentationSequential) -> None:
                 f"extra_args {extra} of {name} would be ignored: masks are resampled nearest and filled with the "
                 "pipeline's ignore_index; leave extra_args away"
             )
+
+
+def check_channels(stack: nn.Module, channels: int) -> None:
+    """Refuse images of other channels than an augmentation of colours takes, whether it is drawn or not.
+
+    Raises:
+        ValueError: naming the augmentations.
+    """
+    if channels == 3:
+        return
+    refused = _OF_COLOUR if channels == 1 else (*_OF_COLOUR, *_OF_NO_GREY)
+    if names := sorted({type(module).__name__ for module in stack.modules() if isinstance(module, refused)}):
+        raise ValueError(
+            f"{', '.join(names)} takes images of 3 channels, got {channels}; take it out of augment, or give RGB images"
+        )
 
 
 def unable(stack: nn.Module) -> dict[Kind, list[str]]:
@@ -336,7 +402,8 @@ def draw_parameters(operation: Operation, shape: tuple[int, ...], random: OwnGen
     module = operation.module
     if not isinstance(module, _BasicAugmentationBase):
         return {}
-    return dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
+    with _named(module, shape):
+        return dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
 
 
 def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:

@@ -9,6 +9,7 @@ from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import (
     SHARE_TOLERANCE,
+    all_neighbours,
     box_area,
     box_corners,
     corner_bounds,
@@ -68,7 +69,8 @@ class MapsBack:
     """Reads dense maps of augmented images at the pixels of the images as they were.
 
     They are read bilinearly at their own stride, which is what upsampling them first would give, at one
-    interpolation less.
+    interpolation less. What was in view is told at the stride of the images, whatever that of the maps is: a pixel was
+    where all pixels of the augmented image that it lies between were made from the image alone.
 
     Args:
         maps: (B, C, h, w), floating point.
@@ -85,6 +87,12 @@ class MapsBack:
         self.size: tuple[int, int] = back.sizes[-1]
         x, y, seen = back.source(0, len(back), self.maps.dtype)
         height, width = back.sizes[0]
+        if geometry.filled is not None:  # bars beside an image are not read
+            edge = (geometry.filled.to(x.device, x.dtype) - 0.5)[:, :, None, None]
+            x, y = torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
+        elif (made := geometry.seen(self.maps.dtype)) is not None:
+            made = all_neighbours(made, x, y)
+            seen = made if seen is None else seen & made
         self.seen: Tensor | None = seen
         self.x: Tensor = x * (maps.shape[-1] / width)  # on the maps, of each pixel of the result
         self.y: Tensor = y * (maps.shape[-2] / height)

@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = [
     "EDGE_TOLERANCE",
     "SHARE_TOLERANCE",
+    "all_neighbours",
     "box_area",
     "box_corners",
     "box_iou",
@@ -114,15 +115,17 @@ def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
     return out.view(points.shape)
 
 
-def is_inside(x: Tensor, y: Tensor, width: int | Tensor, height: int | Tensor) -> Tensor:
+def is_inside(x: Tensor, y: Tensor, width: int | Tensor, height: int | Tensor, rim: float = 0.0) -> Tensor:
     """Tell which points lie on a canvas, its edges included, as far as :data:`EDGE_TOLERANCE` can tell.
+
+    With a ``rim``, those alone that are as many pixels or more from its edges.
 
     Example:
         >>> is_inside(torch.tensor([-1e-4, 8.0001, 8.1]), torch.zeros(3), 8, 6)
         tensor([ True,  True, False])
     """
-    across = (x >= -EDGE_TOLERANCE) & (x <= width + EDGE_TOLERANCE)
-    return across & (y >= -EDGE_TOLERANCE) & (y <= height + EDGE_TOLERANCE)
+    beyond = EDGE_TOLERANCE - rim
+    return (x >= -beyond) & (x <= width + beyond) & (y >= -beyond) & (y <= height + beyond)
 
 
 def box_corners(boxes: Tensor) -> Tensor:
@@ -227,6 +230,31 @@ def gather_pixels(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     shape = _joint_shape(x, y)
     index = (row * width + column).expand(shape)
     return image.flatten(1).gather(1, index.flatten(1)).view(shape)
+
+
+def all_neighbours(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Tell for which points all pixels that :func:`sample_bilinear` reads there are set.
+
+    Args:
+        mask: (B, H, W), bool.
+        x: broadcasting to (B, h, w), in pixels.
+        y: broadcasting to (B, h, w), in pixels.
+
+    Returns:
+        (B, h, w), bool.
+
+    Example:
+        >>> mask = torch.tensor([[[True, True, False]]])
+        >>> all_neighbours(mask, torch.tensor([[[0.2, 1.0, 1.5, 1.6]]]), torch.tensor([[[0.5]]]))
+        tensor([[[ True,  True,  True, False]]])
+    """
+    (left, right), (above, below) = (
+        ((v + EDGE_TOLERANCE - 0.5).floor() + 0.5, (v - EDGE_TOLERANCE - 0.5).ceil() + 0.5) for v in (x, y)
+    )
+    out = gather_pixels(mask, left, above)
+    for column, row in ((left, below), (right, above), (right, below)):
+        out = out & gather_pixels(mask, column, row)
+    return out
 
 
 def _joint_shape(x: Tensor, y: Tensor) -> tuple[int, int, int]:

@@ -145,3 +145,92 @@ class TestTies:
             assert torch.equal(found[torch.float32][0], found[torch.float64][0])
             assert torch.equal(found[torch.float32][1], found[torch.float64][1])
             assert torch.equal(found[torch.float64][1], found[torch.float64][2])
+
+
+def painted(height: int, width: int, size: torch.Tensor | None = None) -> Batch:
+    """An image whose values number its pixels as its mask does, with a box around it and a keypoint in its middle."""
+    mask = torch.arange(height * width).view(1, height, width)
+    h, w = (height, width) if size is None else size[0].tolist()
+    return Batch(
+        mask[:, None] / (height * width),
+        mask=mask,
+        boxes=torch.tensor([[[0.0, 0, w, h]]]),
+        box_label=torch.zeros(1, 1).long(),
+        keypoints=torch.tensor([[[w / 2, h / 2]]]),
+        keypoint_visible=torch.ones(1, 1, dtype=torch.bool),
+        size=size,
+    )
+
+
+THIN = {
+    "resize": lambda **kw: K.Resize((6, 8), **kw),
+    "to a row": lambda **kw: K.Resize((1, 8), **kw),
+    "to a column": lambda **kw: K.Resize((5, 1), **kw),
+    "longest": lambda **kw: K.LongestMaxSize(20, **kw),
+    "shortest": lambda **kw: K.SmallestMaxSize(3, **kw),
+    "crop": lambda **kw: K.RandomResizedCrop((6, 8), (1.0, 1.0), (1 / 16, 16.0), **kw),
+    "crop by warping": lambda **kw: K.RandomResizedCrop((6, 8), cropping_mode="resample", **kw),
+}
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+class TestOnePixel:
+    """Images, windows and results that are one pixel wide or high."""
+
+    @pytest.mark.parametrize("settings", [{}, {"align_corners": False}, {"resample": "nearest"}], ids=str)
+    @pytest.mark.parametrize("name", THIN)
+    def test_masks_are_what_is_shown(self, name, settings, fuse):
+        for height, width in [(1, 16), (16, 1), (1, 1)]:
+            pipeline = AugmentationPipeline([THIN[name](**settings)], fuse=fuse)
+            batch = painted(height, width)
+            for seed in range(3):
+                out, params = pipeline.augment(batch, seed=seed)
+                shown = out.image[:, 0] * (height * width)
+                assert ((out.mask - shown).abs() <= 0.51).all()  # rows or columns are numbered in order
+                back, valid = pipeline.inverse(out.image, params)
+                assert torch.isfinite(back).all()
+                assert valid.any()
+                if "crop" not in name:
+                    assert out.box_label.item() == 0
+                assert torch.isfinite(out.boxes).all()
+                assert torch.isfinite(out.keypoints).all()
+
+    def test_corner_aligned_rows_show_the_first(self, fuse):
+        out = AugmentationPipeline([K.Resize((1, 16))], fuse=fuse)(painted(3, 16), seed=0)
+        assert out.mask.tolist() == [[list(range(16))]]
+        torch.testing.assert_close(out.image[:, 0] * 48, out.mask.float())
+
+    @pytest.mark.parametrize("mode", ["slice", "resample"])
+    def test_windows_of_one_pixel_show_it_alone(self, mode, fuse):
+        step = K.RandomResizedCrop((4, 4), (0.001, 0.001), (1.0, 1.0), cropping_mode=mode)
+        pipeline = AugmentationPipeline([step], fuse=fuse)
+        batch = painted(40, 40)
+        for seed in range(3):
+            out, params = pipeline.augment(batch, seed=seed)
+            (number,) = out.mask.unique().tolist()
+            torch.testing.assert_close(out.image, torch.full_like(out.image, number / 1600))
+            assert out.boxes.tolist() == [[[0, 0, 4, 4]]]
+            assert pipeline.inverse(out.image, params)[1].flatten().nonzero().tolist() == [[number]]
+
+    def test_windows_in_view_are_at_least_a_pixel(self, fuse):
+        pipeline = AugmentationPipeline([K.RandomResizedCrop((4, 6), (0.01, 0.01), (30.0, 30.0))], fuse=fuse)
+        for seed in range(5):
+            out = pipeline(painted(8, 12, torch.tensor([[1, 9]])), seed=seed)
+            assert (out.mask < 9).all()
+            assert out.box_label.item() == 0
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("size", [(10, 30), (26, 12), (30, 32)])
+@pytest.mark.parametrize("mode", ["slice", "resample"])
+def test_crops_larger_than_the_image_ignore_what_is_black(mode, size, fuse):
+    pipeline = AugmentationPipeline([K.RandomCrop(size, cropping_mode=mode)], fuse=fuse)
+    batch = Batch(torch.ones(1, 1, 20, 24), mask=torch.zeros(1, 20, 24).long())
+    for seed in range(3):
+        out, params = pipeline.augment(batch, seed=seed)
+        assert out.image.shape[-2:] == size
+        black = out.image[:, 0] < 1e-6
+        assert torch.equal(black & (out.mask == 0), torch.zeros_like(black))
+        assert (out.image[:, 0][out.mask == 255] < 0.5).all()
+        back, valid = pipeline.inverse(out.image, params)
+        assert (back[valid] > 0.999).all()
