@@ -16,6 +16,7 @@ from kornia.augmentation.container.base import ImageSequentialBase
 from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey, Resample, SamplePadding
 from kornia.core.exceptions import BaseError
+from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows
@@ -403,7 +404,29 @@ def draw_parameters(operation: Operation, shape: tuple[int, ...], random: OwnGen
     if not isinstance(module, _BasicAugmentationBase):
         return {}
     with _named(module, shape):
-        return dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
+        drawn = dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
+    return _before_horizon(drawn, shape) if isinstance(module, K.RandomPerspective) else drawn
+
+
+def _before_horizon(draw: Draw, shape: tuple[int, ...]) -> Draw:
+    """Pull the corners of a perspective back, where part of the image would lie beyond its horizon.
+
+    From a distortion of about 0.8 on Kornia draws corners of no convex shape. It then shows part of the image mirrored,
+    and a box across the horizon in two pieces.
+    """
+    start, end = draw["start_points"], draw["end_points"]
+    edge = torch.tensor(
+        [[-0.5, shape[-1] - 0.5, shape[-1] - 0.5, -0.5], [-0.5, -0.5, shape[-2] - 0.5, shape[-2] - 0.5]]
+    )
+    pulled = end
+    for share in (0.8, 0.6, 0.4, 0.2, 0.0):
+        row = get_perspective_transform(start, pulled)[:, 2]
+        depth = row[:, :2] @ edge.to(row) + row[:, 2:]
+        behind = ~(depth.amin(1) > 0.01 * depth.amax(1))  # where nothing is a number as well
+        if not bool(behind.any()):
+            break
+        pulled = torch.where(behind[:, None, None], start + share * (end - start), pulled)
+    return draw | {"end_points": pulled}
 
 
 def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:

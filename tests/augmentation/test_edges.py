@@ -234,3 +234,39 @@ def test_crops_larger_than_the_image_ignore_what_is_black(mode, size, fuse):
         assert (out.image[:, 0][out.mask == 255] < 0.5).all()
         back, valid = pipeline.inverse(out.image, params)
         assert (back[valid] > 0.999).all()
+
+
+class TestHorizon:
+    """Kornia's perspectives of a distortion from about 0.8 on, some of which turn the image inside out."""
+
+    @pytest.mark.parametrize("fuse", [True, False])
+    @pytest.mark.parametrize("method", ["basic", "area_preserving"])
+    def test_boxes_hold_what_is_seen_and_masks_what_is_shown(self, method, fuse):
+        step = K.RandomPerspective(1.0, p=1.0, sampling_method=method)
+        pipeline = AugmentationPipeline([step], fuse=fuse, min_box_area=0.0)
+        mask = torch.zeros(16, 40, 50).long()
+        boxes = torch.tensor([[2.0, 2, 10, 9], [30, 25, 47, 38], [4, 28, 22, 36]])
+        for number, (left, top, right, bottom) in enumerate(boxes.long().tolist()):
+            mask[:, top:bottom, left:right] = number + 1
+        labels = torch.arange(3).expand(16, 3)
+        batch = Batch(torch.ones(16, 1, 40, 50), mask=mask, boxes=boxes.expand(16, 3, 4), box_label=labels)
+        for seed in range(8):
+            out, params = pipeline.augment(batch, seed=seed)
+            assert not ((out.mask == 255) & (out.image[:, 0] > 0.6)).any()
+            assert torch.equal(pipeline.replay(batch, params).image, out.image)
+            for b in range(16):
+                for number in range(3):
+                    seen = (out.mask[b] == number + 1).nonzero()
+                    if len(seen):
+                        box = out.boxes[b][out.box_label[b] == number].view(2, 2).flip(-1)
+                        assert (seen + 0.5 >= box[0] - 1e-3).all()
+                        assert (seen + 0.5 <= box[1] + 1e-3).all()
+
+    def test_milder_perspectives_are_kornias_own(self):
+        _, params = AugmentationPipeline([K.RandomPerspective(0.7, p=1.0)]).augment(
+            Batch(torch.rand(64, 1, 40, 50)), seed=0
+        )
+        drawn = params["steps"][0]["data"]
+        offset = (drawn["end_points"] - drawn["start_points"]).abs() / torch.tensor([49.0, 39.0])
+        assert offset.max() > 0.34  # of 0.35
+        assert abs(offset.mean() - 0.175) < 0.02
