@@ -11,7 +11,15 @@ import torch
 from kornia.augmentation import GeometricAugmentationBase2D
 from torch import Tensor
 
-from kornia_mvit.ops.geometry import box_iou, gather_pixels, invert, sample_bilinear, source_points, window_matrix
+from kornia_mvit.ops.geometry import (
+    box_iou,
+    gather_pixels,
+    invert,
+    is_inside,
+    sample_bilinear,
+    source_points,
+    window_matrix,
+)
 
 __all__ = ["RandomIoUCrop", "RandomScaledCrop", "RandomZoomOut", "View", "WindowCrop"]
 
@@ -89,7 +97,7 @@ class WindowCrop(GeometricAugmentationBase2D):
         """Resample the windows bilinearly."""
         inverse = invert(window_matrix(params["window"].to(input.device), self._out(input)))
         x, y, _ = source_points(inverse, self._out(input), input.dtype, aligned=True)
-        inside = (x >= 0) & (x <= input.shape[-1]) & (y >= 0) & (y <= input.shape[-2])
+        inside = is_inside(x, y, input.shape[-1], input.shape[-2])
         return sample_bilinear(input, x, y) * inside[:, None]
 
     def _out(self, image: Tensor) -> Size:
@@ -282,7 +290,7 @@ def _class_share(mask: Tensor, windows: Tensor, inside: Tensor, ignore_index: in
     low, side = windows[..., :2], windows[..., 2:] - windows[..., :2]
     x = (low[..., 0, None] + side[..., 0, None] * step)[:, :, None, :]
     y = (low[..., 1, None] + side[..., 1, None] * step)[:, :, :, None]
-    seen = (x >= 0) & (x <= inside[..., 0, None, None]) & (y >= 0) & (y <= inside[..., 1, None, None])
+    seen = is_inside(x, y, inside[..., 0, None, None], inside[..., 1, None, None])
     shape = seen.shape
     points = [v.expand(shape).flatten(1, 2) for v in (x, y)]
     classes = gather_pixels(mask, points[0], points[1]).view(shape).flatten(2).long()

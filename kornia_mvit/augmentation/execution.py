@@ -1,7 +1,7 @@
 """Carry out a stack of augmentations on the images of a batch, and keep account of where their pixels went."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -173,17 +173,19 @@ class Execution:
             return
         before = self.shape
         if operation.kind is Kind.MATRIX:
-            if operation.fusable and self.settings.fuse:
+            fuse = self.settings.fuse or isinstance(operation.module, WindowCrop)  # which knows nothing of the view
+            if operation.fusable and fuse and not operation.repeats(drawn):
+                joined = len(self._waiting) > 0
                 self._waiting.append((operation, drawn, index))
                 size = operation.output_size(drawn, self.geometry.sizes[-1])
-                self.geometry.append(operation.step(drawn, before, size))
+                self.geometry.append(replace(operation.step(drawn, before, size), joined=joined))
                 return
         self.finish()
         if operation.kind is Kind.DENSE:
             self._carry_mask(operation, drawn, index)
         self._apply(operation, drawn, index)
         if operation.kind is not Kind.VALUES:
-            self.geometry.append(operation.step(drawn, before, _size(self.image)))
+            self.geometry.append(replace(operation.step(drawn, before, _size(self.image)), rim=operation.rim))
             self._image_at = len(self.geometry)
             if operation.kind is not Kind.MATRIX:
                 self._mask_at = self._image_at

@@ -1,17 +1,19 @@
 """Where the pixels of a batch went: the geometric steps of an augmentation, and targets taken along or back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from kornia_mvit.ops.geometry import (
+    all_neighbours,
     box_area,
     box_corners,
     corner_bounds,
     gather_pixels,
     invert,
+    is_inside,
     sample_bilinear,
     source_points,
     transform_points,
@@ -33,6 +35,9 @@ class Step:
         size: height and width of the canvas after, in pixels.
         covers: every pixel of the canvas after comes from inside the canvas before.
         aligned: rows stay rows and columns columns.
+        joined: it was carried out with the step before, in one.
+        rim: pixels whose source is nearer than that to the edge of the canvas before are mixed with what lies outside,
+            in pixels of that canvas.
     """
 
     name: str
@@ -40,6 +45,8 @@ class Step:
     size: Size
     covers: bool = False
     aligned: bool = False
+    joined: bool = False
+    rim: float = 0.0
 
 
 class Geometry:
@@ -57,6 +64,9 @@ class Geometry:
         self.batch = batch
         self.device = device
         self.steps: list[Step] = []
+        # (B, 2) height and width of the part of the last canvas that is image, where a letterbox or a canvas of several
+        # images has more
+        self.filled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -65,7 +75,7 @@ class Geometry:
         """Add a step."""
         if step.matrix is not None:
             matrix = step.matrix.to(self.device, torch.float64, non_blocking=True).expand(self.batch, 3, 3)
-            step = Step(step.name, matrix, step.size, step.covers, step.aligned)
+            step = replace(step, matrix=matrix)
         self.steps.append(step)
         self.sizes.append(step.size)
 
@@ -77,8 +87,12 @@ class Geometry:
             out = step.matrix @ out
         return out
 
-    def source(self, first: int, last: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor | None]:
+    def source(
+        self, first: int, last: int, dtype: torch.dtype, *, whole: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Say where the pixels of canvas ``last`` lie on canvas ``first``, and which of them were in view all along.
+
+        With ``whole``, pixels that were mixed with what lies outside do not count as in view.
 
         Returns:
             x and y that broadcast to (B, h, w), and a boolean mask (B, h, w), or None where every pixel was in view.
@@ -94,7 +108,7 @@ class Geometry:
             x, y, depth = source_points(invert(self.matrix(k, last)), size, dtype, aligned=aligned)
             if self.steps[k].covers and view is None:
                 continue
-            inside = _inside(x, y, self.sizes[k], view)
+            inside = _inside(x, y, self.sizes[k], view, self.steps[k].rim if whole else 0.0)
             if depth is not None:
                 inside = inside & (depth > 0)
             seen = inside if seen is None else seen & inside
@@ -105,20 +119,36 @@ class Geometry:
                 seen = _inside(x, y, size, self.view)
         return x, y, seen
 
+    def seen(self, dtype: torch.dtype) -> Tensor | None:
+        """Tell which pixels of the last canvas were made from nothing but the image: (B, h, w), None for all."""
+        seen: Tensor | None = None
+        bounds = [k for k, step in enumerate(self.steps) if not step.joined]
+        for first, last in zip(bounds, [*bounds[1:], len(self)], strict=False):
+            x, y, inside = self.source(first, last, dtype, whole=True)
+            if seen is not None:
+                before = all_neighbours(seen, x, y)
+                inside = before if inside is None else inside & before
+            seen = inside
+        return seen
+
     def warp_image(self, image: Tensor, first: int, last: int) -> Tensor:
         """Bring images of canvas ``first`` to canvas ``last`` in one bilinear step; zero where nothing was in view."""
         x, y, seen = self.source(first, last, image.dtype)
-        if first == 0 and self.view is not None:  # the padding beside the image is not to bleed into it
-            edge = (self.view.to(image.dtype) - 0.5)[:, :, None, None]
-            x, y = torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
-        out = sample_bilinear(image, x, y)
+        out = sample_bilinear(image, *self._in_view(x, y, first))
         return out if seen is None else out * seen[:, None]
 
     def warp_mask(self, mask: Tensor, first: int, last: int, ignore_index: int) -> Tensor:
         """Bring masks (B, H, W) of canvas ``first`` to canvas ``last``; ``ignore_index`` where nothing was in view."""
         x, y, seen = self.source(first, last, torch.float32)
-        out = gather_pixels(mask, x, y)
+        out = gather_pixels(mask, *self._in_view(x, y, first))
         return out if seen is None else out.masked_fill(~seen, ignore_index)
+
+    def _in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
+        """Bring points of a canvas to the pixels that are image, so that the padding beside them is not read."""
+        if canvas > 0 or self.view is None:
+            return x, y
+        edge = (self.view.to(x.dtype) - 0.5)[:, :, None, None]
+        return torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
 
     def move_boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Bring boxes (B, N, 4) to the last canvas, clipped to it and to what was in view before.
@@ -127,7 +157,8 @@ class Geometry:
         so that two rotations widen it but once.
 
         Returns:
-            boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view.
+            boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view, where a box that
+            was turned counts as the upright one around it.
         """
         corners = box_corners(boxes.double())
         corners, share = _clip(corners, self._limit(0))
@@ -137,8 +168,9 @@ class Geometry:
                 corners, part = _clip(corners, self._limit(k))
                 share = share * part
             corners = transform_points(step.matrix, corners)
-        corners, part = _clip(corners, self._limit(len(self)))
-        return corner_bounds(corners), share * part
+        limit = self._limit(len(self))
+        corners, part = _clip(corners, limit)
+        return corner_bounds(corners.clamp_min(0).minimum(limit.unsqueeze(-2))), share * part
 
     def move_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bring points (B, N, 2) to the last canvas.
@@ -166,7 +198,7 @@ class Geometry:
         out = type(self)(self.sizes[-1], None, self.batch, self.device)
         for step, size in zip(reversed(self.steps), reversed(self.sizes[:-1]), strict=True):
             assert step.matrix is not None
-            out.append(Step(step.name, invert(step.matrix), size, False, step.aligned))
+            out.append(Step(step.name, invert(step.matrix), size, aligned=step.aligned))
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,10 +207,8 @@ class Geometry:
             "size": list(self.sizes[0]),
             "view": self.view,
             "batch": self.batch,
-            "steps": [
-                {"name": s.name, "matrix": s.matrix, "size": list(s.size), "covers": s.covers, "aligned": s.aligned}
-                for s in self.steps
-            ],
+            "filled": self.filled,
+            "steps": [vars(step) | {"size": list(step.size)} for step in self.steps],
         }
 
     @classmethod
@@ -188,7 +218,8 @@ class Geometry:
         out = cls((height, width), data["view"], data["batch"], device)
         for step in data["steps"]:
             h, w = step["size"]
-            out.append(Step(step["name"], step["matrix"], (h, w), step["covers"], step["aligned"]))
+            out.append(Step(**(step | {"size": (h, w)})))
+        out.filled = data.get("filled")  # which parameters that were saved before have not got
         return out
 
     def _limit(self, canvas: int) -> Tensor:
@@ -199,25 +230,21 @@ class Geometry:
         return torch.tensor([width, height], dtype=torch.float64).to(self.device, non_blocking=True)
 
 
-def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None) -> Tensor:
+def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None, rim: float = 0.0) -> Tensor:
     if view is None:
-        across, down = (x >= 0) & (x <= size[1]), (y >= 0) & (y <= size[0])
-    else:
-        limit = view.to(x.dtype)[:, :, None, None]
-        across, down = (x >= 0) & (x <= limit[:, 1]), (y >= 0) & (y <= limit[:, 0])
-    return across & down
+        return is_inside(x, y, size[1], size[0], rim)
+    limit = view.to(x.dtype)[:, :, None, None]
+    return is_inside(x, y, limit[:, 1], limit[:, 0], rim)
 
 
 def _contains(points: Tensor, limit: Tensor) -> Tensor:
-    return ((points >= 0) & (points <= limit)).all(-1)
+    return is_inside(points[..., 0], points[..., 1], limit[..., 0], limit[..., 1])
 
 
 def _clip(corners: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """Cut quadrilaterals (B, N, 4, 2) that leave a canvas down to boxes, and say which share of each one is left."""
-    limit = limit.unsqueeze(-2)  # over the four corners
     bounds = corner_bounds(corners)
-    size = limit.squeeze(-2)
-    clipped = torch.cat([bounds[..., :2].clamp_min(0).minimum(size), bounds[..., 2:].clamp_min(0).minimum(size)], -1)
-    within = _contains(corners, limit).all(-1)
+    clipped = torch.cat([side.clamp_min(0).minimum(limit) for side in bounds.split(2, -1)], -1)
+    within = _contains(corners, limit.unsqueeze(-2)).all(-1)
     share = box_area(clipped) / box_area(bounds).clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.where(within[..., None, None], corners, box_corners(clipped)), share
+    return torch.where(within[..., None, None], corners, box_corners(clipped)), torch.where(within, 1.0, share)

@@ -1,7 +1,7 @@
 """How Kornia's augmentations act on targets: which kind each one is, what it draws, and where it moves pixels."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, ParamSpec, TypeVar
@@ -15,6 +15,8 @@ from kornia.augmentation.base import _AugmentationBase, _BasicAugmentationBase
 from kornia.augmentation.container.base import ImageSequentialBase
 from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey, Resample, SamplePadding
+from kornia.core.exceptions import BaseError
+from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows
@@ -29,6 +31,7 @@ __all__ = [
     "Kind",
     "Operation",
     "carry_out",
+    "check_channels",
     "check_stack",
     "draw_crop_in_view",
     "draw_parameters",
@@ -61,6 +64,24 @@ _WARPS = (
 )  # fmt: skip
 _RESIZES = (K.Resize, K.LongestMaxSize, K.SmallestMaxSize)
 _CROPS = (K.RandomResizedCrop, K.RandomCrop, K.CenterCrop)
+_OF_NO_GREY = (K.RandomSaturation, K.RandomHue)  # what they change, an image of one channel has not got
+_OF_COLOUR = (
+    K.ColorJiggle, K.ColorJitter, K.RandomJPEG, K.RandomPlanckianJitter, K.RandomRGBShift, K.RandomSnow,
+)  # fmt: skip
+# What would do where Kornia fails.
+_REMEDIES: dict[type[nn.Module], str] = {
+    K.CenterCrop: "take a smaller size, or pad the images first, with PadTo",
+    K.Resize: "take a larger size, or a height and a width",
+    K.RandomCrop: "padding_mode='constant' takes any padding, and a fill of one value or one for each channel; the "
+    "other modes take less padding than the image is long, and no fill",
+    K.PadTo: "pad_mode='constant' takes any size and pad_value; the other modes take less padding than the image is "
+    "long, and no pad_value",
+}
+_MIXES: dict[type[nn.Module], str] = {
+    K.RandomMixUpV2: "give mix=Mix(num_classes, cutmix=0.0)",
+    K.RandomCutMixV2: "give mix=Mix(num_classes, mixup=0.0)",
+    K.RandomJigsaw: "apply it to the images of batches that have labels alone, before the pipeline",
+}
 
 
 @dataclass(frozen=True)
@@ -90,14 +111,27 @@ class Operation:
         """Name of the augmentation's class."""
         return type(self.module).__name__
 
+    @property
+    def rim(self) -> float:
+        """How far from the edges of an image Kornia mixes its pixels with what lies outside; see ``Step``."""
+        mirrored = ("replicate", "reflect", SamplePadding.BORDER, SamplePadding.REFLECTION)
+        if not self.resamples or not isinstance(self.module, (*_WARPS, *_RESIZES, K.RandomCrop)):
+            return 0.0
+        if self.module.flags.get("padding_mode") in mirrored:
+            return 0.0
+        return {Resample.NEAREST: 0.0, Resample.BILINEAR: 0.5, Resample.BICUBIC: 1.5}[self.module.flags["resample"]]
+
     def apply(self, image: Tensor, draw: Draw, random: OwnGenerators) -> Tensor:
         """Let Kornia augment images with what was drawn, and others draw meanwhile."""
         return carry_out(self.module, random, self._apply, image, draw)
 
     def _apply(self, image: Tensor, draw: Draw) -> Tensor:
-        if getattr(self.module, "by_rows", False):
-            return apply_to_rows(self.module, image, draw)
-        out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
+        if isinstance(self.module, _OF_NO_GREY) and image.shape[1] == 1:
+            return image
+        with _named(self.module, image.shape):
+            if getattr(self.module, "by_rows", False):
+                return apply_to_rows(self.module, image, draw)
+            out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
         return out
 
     def output_size(self, draw: Draw, size: Size) -> Size:
@@ -125,8 +159,56 @@ class Operation:
         assert isinstance(self.module, K.RigidAffineAugmentationBase2D)
         # Kornia asks for an image's shape, dtype and device; windows drawn in view lie on the batch's device.
         like = torch.zeros((), dtype=torch.float64, device=draw.get("src", torch.empty(0)).device).expand(shape)
-        matrix = self.module.generate_transformation_matrix(like, draw, self.module.flags)
-        return Step(self.name, edge_matrix(matrix), size, self.covers, self.aligned)
+        matrix = edge_matrix(self.module.generate_transformation_matrix(like, draw, self.module.flags))
+        if isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)):
+            matrix = _with_thin_windows(matrix, draw, self.module.flags)
+        return Step(self.name, matrix, size, self.covers, self.aligned)
+
+    def repeats(self, draw: Draw) -> bool:
+        """Tell whether the operation enlarges a window of one pixel, which shows that pixel and none beside it."""
+        if not isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)) or draw["src"].device.type != "cpu":
+            return False
+        return bool((_window_size(draw["src"]) == 1).any())
+
+
+@contextmanager
+def _named(module: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
+    """Tell which of Kornia's augmentations failed, on which images, and what would do."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, (AssertionError, ValueError, TypeError, IndexError, BaseError))
+        known = known or (type(error) is RuntimeError and "memory" not in str(error))
+        if not known or not type(module).__module__.startswith("kornia."):
+            raise
+        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        remedy = next((text for kind, text in _REMEDIES.items() if isinstance(module, kind)), "take it out of augment")
+        raise ValueError(
+            f"{type(module).__name__} cannot augment images of shape {tuple(shape[1:])}: {said}; {remedy}"
+        ) from error
+
+
+def _window_size(corners: Tensor) -> Tensor:
+    """Give width and height of windows (B, 4, 2) in pixels, counted from the centres of their outermost ones."""
+    return corners[:, 2].double() - corners[:, 0].double() + 1
+
+
+def _with_thin_windows(matrix: Tensor, draw: Draw, flags: dict[str, Any]) -> Tensor:
+    """Give the matrices of a resize, with those of windows and results that are one pixel wide or high as they act.
+
+    Between corners that coincide, Kornia finds no scale. Its images show a window's only pixel all along the result,
+    and of a result's only pixel the window's first one where corners are aligned.
+    """
+    left_top, source, target = draw["src"][:, 0].double(), _window_size(draw["src"]), _window_size(draw["dst"])
+    nearest = flags["resample"] == Resample.NEAREST and flags.get("cropping_mode") != "resample"
+    corners = (source > 1) & ((flags["align_corners"] and not nearest) or flags.get("cropping_mode") == "resample")
+    between = torch.where(target > 1, (target - 1) / (source - 1).clamp_min(1), 1.0)
+    scale = torch.where(corners, between, target / source.clamp_min(1))
+    anchor = 0.5 * corners  # of the window and of the result
+    thin = torch.diag_embed(torch.cat([scale, torch.ones_like(scale[:, :1])], 1))
+    thin[:, :2, 2] = anchor - scale * (left_top + anchor)
+    is_thin = ((source <= 1) | (target <= 1)).any(1)[:, None, None]
+    return torch.where(is_thin.to(matrix.device), thin.to(matrix.device), matrix)
 
 
 def is_known(module: nn.Module) -> bool:
@@ -178,13 +260,17 @@ def find_operation(path: str, module: nn.Module) -> Operation:
             and not flags.get("antialias", False)
         )
         known = (*_FLIPS, *_WARPS, *_RESIZES, *_CROPS, K.PadTo)
-        padded = isinstance(module, K.RandomCrop) and (flags["padding"] is not None or flags["pad_if_needed"])
+        # By warping, Kornia shows what lies beside an image that is smaller than the crop.
+        warped = isinstance(module, K.RandomCrop) and flags["cropping_mode"] == "resample"
+        padded = warped or (
+            isinstance(module, K.RandomCrop) and (flags["padding"] is not None or flags["pad_if_needed"])
+        )
         return Operation(
             path,
             module,
             Kind.MATRIX,
             fusable=own or (type(module) in known and plain and not _tiny(module)),
-            resamples=own or isinstance(module, (*_WARPS, *_RESIZES, K.RandomResizedCrop)),
+            resamples=own or isinstance(module, (*_WARPS, *_RESIZES, K.RandomResizedCrop)) or warped,
             covers=getattr(module, "covers", False) or (type(module) in (*_FLIPS, *_RESIZES, *_CROPS) and not padded),
             aligned=getattr(module, "aligned", False)
             or type(module) in (*_FLIPS, *_RESIZES, *_CROPS, K.PadTo, K.RandomTranslate),
@@ -219,10 +305,10 @@ def check_stack(stack: K.AugmentationSequential) -> None:
                 "each place"
             )
         if isinstance(module, K.MixAugmentationBaseV2):
-            raise TypeError(
-                f"{name} mixes images, and its targets would not follow; take it out of augment, and give mix=Mix(…) "
-                "for MixUp and CutMix"
+            instead = _MIXES.get(
+                type(module), "of those that mix, the pipeline has MixUp and CutMix: mix=Mix(num_classes)"
             )
+            raise TypeError(f"{name} mixes images, and targets would not follow; take it out of augment; {instead}")
         if isinstance(module, (K.AugmentationBase3D, K.VideoSequential)):
             raise TypeError(f"{name} is for videos or volumes; the pipeline takes images (B, C, H, W)")
         extra = getattr(module, "extra_args", None)
@@ -231,6 +317,21 @@ def check_stack(stack: K.AugmentationSequential) -> None:
                 f"extra_args {extra} of {name} would be ignored: masks are resampled nearest and filled with the "
                 "pipeline's ignore_index; leave extra_args away"
             )
+
+
+def check_channels(stack: nn.Module, channels: int) -> None:
+    """Refuse images of other channels than an augmentation of colours takes, whether it is drawn or not.
+
+    Raises:
+        ValueError: naming the augmentations.
+    """
+    if channels == 3:
+        return
+    refused = _OF_COLOUR if channels == 1 else (*_OF_COLOUR, *_OF_NO_GREY)
+    if names := sorted({type(module).__name__ for module in stack.modules() if isinstance(module, refused)}):
+        raise ValueError(
+            f"{', '.join(names)} takes images of 3 channels, got {channels}; take it out of augment, or give RGB images"
+        )
 
 
 def unable(stack: nn.Module) -> dict[Kind, list[str]]:
@@ -302,7 +403,30 @@ def draw_parameters(operation: Operation, shape: tuple[int, ...], random: OwnGen
     module = operation.module
     if not isinstance(module, _BasicAugmentationBase):
         return {}
-    return dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
+    with _named(module, shape):
+        drawn = dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
+    return _before_horizon(drawn, shape) if isinstance(module, K.RandomPerspective) else drawn
+
+
+def _before_horizon(draw: Draw, shape: tuple[int, ...]) -> Draw:
+    """Pull the corners of a perspective back, where part of the image would lie beyond its horizon.
+
+    From a distortion of about 0.8 on Kornia draws corners of no convex shape. It then shows part of the image mirrored,
+    and a box across the horizon in two pieces.
+    """
+    start, end = draw["start_points"], draw["end_points"]
+    edge = torch.tensor(
+        [[-0.5, shape[-1] - 0.5, shape[-1] - 0.5, -0.5], [-0.5, -0.5, shape[-2] - 0.5, shape[-2] - 0.5]]
+    )
+    pulled = end
+    for share in (0.8, 0.6, 0.4, 0.2, 0.0):
+        row = get_perspective_transform(start, pulled)[:, 2]
+        depth = row[:, :2] @ edge.to(row) + row[:, 2:]
+        behind = ~(depth.amin(1) > 0.01 * depth.amax(1))  # where nothing is a number as well
+        if not bool(behind.any()):
+            break
+        pulled = torch.where(behind[:, None, None], start + share * (end - start), pulled)
+    return draw | {"end_points": pulled}
 
 
 def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
@@ -333,6 +457,7 @@ def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
         whole = (width / height).clamp(ratio[0], ratio[1])  # no candidate fits: as much of the image as may be
         w = torch.where(fits.any(1), w.gather(1, first)[:, 0], torch.minimum(width, (height * whole).round()))
         h = torch.where(fits.any(1), h.gather(1, first)[:, 0], torch.minimum(height, (width / whole).round()))
+        w, h = w.clamp_min(1), h.clamp_min(1)
         place = u[2, :, :2]
     elif isinstance(module, K.RandomCrop) and module.flags["padding"] is None and not module.flags["pad_if_needed"]:
         h, w = (torch.full_like(height, float(side)) for side in module.flags["size"])

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast, get_args, overload
 
 import torch
-from kornia.augmentation import AugmentationSequential, ImageSequential
+from kornia.augmentation import AugmentationSequential, ImageSequential, MixAugmentationBaseV2
 from kornia.augmentation.auto.base import PolicyAugmentBase
 from kornia.augmentation.base import _AugmentationBase
 from torch import Generator, Tensor, nn
@@ -13,7 +13,15 @@ from torch import Generator, Tensor, nn
 from kornia_mvit.augmentation.execution import Execution, Settings, Warp
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.mix import Mix
-from kornia_mvit.augmentation.operations import carry_out, check_stack, exclusive, lost_targets, sample, unable
+from kornia_mvit.augmentation.operations import (
+    carry_out,
+    check_channels,
+    check_stack,
+    exclusive,
+    lost_targets,
+    sample,
+    unable,
+)
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
@@ -102,7 +110,8 @@ class AugmentationPipeline(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(augment, Sequence):
-            if wrong := [type(step).__name__ for step in augment if not isinstance(step, Augmentation)]:
+            kinds = (*get_args(Augmentation), MixAugmentationBaseV2)  # check_stack says what to do in place of a mix
+            if wrong := [type(step).__name__ for step in augment if not isinstance(step, kinds)]:
                 raise TypeError(f"augmentations are Kornia's, or containers of them; got {', '.join(wrong)}")
             steps = cast(Sequence[Any], augment)  # Kornia's own annotation leaves its automatic policies out
             augment = AugmentationSequential(*steps, data_keys=["input"]) if steps else None
@@ -385,6 +394,8 @@ class AugmentationPipeline(nn.Module):
                     f"{', '.join(names)} cannot carry {' and '.join(lost)} along: it {kind.value}; take it out of the "
                     "augmentation, or the targets out of the batch"
                 )
+        if self.stack is not None:
+            check_channels(self.stack, batch.image.shape[1])
         if self.mix is not None:
             self.mix.check(batch)
 

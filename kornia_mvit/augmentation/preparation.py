@@ -37,7 +37,8 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
         if not boxed:
             return out, geometry, None
         filled = torch.tensor(module.preprocess.resized_size(*given), device=image.device)
-        return out, geometry, filled.expand(len(batch), 2).clone()
+        geometry.filled = filled.expand(len(batch), 2).clone()
+        return out, geometry, geometry.filled.clone()
 
     raw = image if image.dtype == torch.uint8 and image.device.type == "cpu" else to_float(image)
     sizes = [(int(height), int(width)) for height, width in batch.size.tolist()]
@@ -66,6 +67,7 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
     geometry.append(Step("preprocess", matrices, (height, width), covers=not uneven, aligned=True))
     out = module.values(to_float(out))
     results = results.to(image.device)
+    geometry.filled = results.clone() if uneven else None
     return out.to(image.dtype) if image.is_floating_point() else out, geometry, results
 
 

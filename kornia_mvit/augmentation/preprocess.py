@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MAX_PIXELS", "Preprocess", "PreprocessModule", "round_ratio", "to_float"]
+__all__ = ["MAX_PIXELS", "Preprocess", "PreprocessModule", "antialiased_resize", "round_ratio", "to_float"]
 
 Size = int | tuple[int, int]
 
@@ -217,11 +217,10 @@ class PreprocessModule(nn.Module):
         batch = image if image.ndim == 4 else image[None]
         mode = self.preprocess.interpolation
         if mode == "bilinear" or not batch.is_floating_point():
-            batch = F.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)
+            batch = antialiased_resize(batch, size, mode)
         else:  # overshoots at edges, and 8-bit resizers (torchvision's, Pillow's) clip it after each direction
             for step in ((batch.shape[-2], size[1]), size):
-                batch = F.interpolate(batch, size=step, mode="bicubic", align_corners=False, antialias=True)
-                batch = batch.clamp(0.0, 1.0)
+                batch = antialiased_resize(batch, step, mode).clamp(0.0, 1.0)
         return batch if image.ndim == 4 else batch[0]
 
     def values(self, image: Tensor) -> Tensor:
@@ -245,6 +244,20 @@ class PreprocessModule(nn.Module):
     def extra_repr(self) -> str:
         """Show the record."""
         return str(self.preprocess)
+
+
+def antialiased_resize(batch: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """Resize images, antialiased, those too that become one pixel wide.
+
+    Of these, PyTorch 2.14 repeats the first row where they are floating point, and fails where they are uint8 and one
+    pixel high as well.
+    """
+    if type(size[1]) is int and size[1] == 1:  # of a graph that is traced for all sizes nothing is known
+        if batch.is_floating_point():
+            return F.interpolate(batch.mT, size=(1, size[0]), mode=mode, align_corners=False, antialias=True).mT
+        if size[0] == 1:
+            return antialiased_resize(batch.float(), size, mode).round().clamp(0, 255).to(batch.dtype)
+    return F.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)
 
 
 def to_float(image: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Tensor
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import (
+    SHARE_TOLERANCE,
+    all_neighbours,
     box_area,
     box_corners,
     corner_bounds,
@@ -33,13 +35,15 @@ def move_targets(
 ) -> dict[str, Tensor]:
     """Give the boxes, keypoints and size of a batch after its images went through a geometry.
 
-    Boxes that are not kept become padding, and padding goes to the end; the order of the others stays.
+    Boxes that reach both bounds are kept. The others become padding, and padding goes to the end; the order of those
+    that are kept stays.
     """
     out: dict[str, Tensor] = {}
     if batch.boxes is not None and batch.box_label is not None:
         boxes, share = geometry.move_boxes(batch.boxes)
         # a share above zero: what is wholly outside has no area, and yet min_box_area may be none
-        keep = (batch.box_label >= 0) & (share > 0) & (box_area(boxes) >= min_box_area) & (share >= min_box_visibility)
+        large = (share > 0) & (box_area(boxes) >= min_box_area * (1 - SHARE_TOLERANCE))
+        keep = (batch.box_label >= 0) & large & (share >= min_box_visibility - SHARE_TOLERANCE)
         order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
         boxes = boxes.to(batch.boxes.dtype).masked_fill(~keep[..., None], 0.0)
         out["boxes"] = boxes.gather(1, order[..., None].expand(-1, -1, 4))
@@ -110,7 +114,8 @@ class MapsBack:
     """Reads dense maps of augmented images at the pixels of the images as they were.
 
     They are read bilinearly at their own stride, which is what upsampling them first would give, at one
-    interpolation less.
+    interpolation less. What was in view is told at the stride of the images, whatever that of the maps is: a pixel was
+    where all pixels of the augmented image that it lies between were made from the image alone.
 
     Args:
         maps: (B, C, h, w), floating point.
@@ -127,6 +132,12 @@ class MapsBack:
         self.size: tuple[int, int] = back.sizes[-1]
         x, y, seen = back.source(0, len(back), self.maps.dtype)
         height, width = back.sizes[0]
+        if geometry.filled is not None:  # bars beside an image are not read
+            edge = (geometry.filled.to(x.device, x.dtype) - 0.5)[:, :, None, None]
+            x, y = torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
+        elif (made := geometry.seen(self.maps.dtype)) is not None:
+            made = all_neighbours(made, x, y)
+            seen = made if seen is None else seen & made
         self.seen: Tensor | None = seen
         self.x: Tensor = x * (maps.shape[-1] / width)  # on the maps, of each pixel of the result
         self.y: Tensor = y * (maps.shape[-2] / height)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.preprocess import antialiased_resize
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import box_iou, scale_matrix, window_matrix
@@ -65,10 +66,7 @@ class TestTimeTransform:
             target = cast(tuple[int, int], tuple(self._scaled(side) for side in size))
             geometry.append(Step("scale", scale_matrix(len(image), size, target), target, covers=True, aligned=True))
             half = image.dtype in (torch.float16, torch.bfloat16)  # the CPU has no antialiasing in half precision
-            small = F.interpolate(
-                image.float() if half else image, target, mode="bilinear", align_corners=False, antialias=True
-            )
-            image = small.to(image.dtype)
+            image = antialiased_resize(image.float() if half else image, target).to(image.dtype)
             size = target
         if self.angle:
             angle = torch.deg2rad(torch.tensor(self.angle, dtype=torch.float64))

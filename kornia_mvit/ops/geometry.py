@@ -11,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "EDGE_TOLERANCE",
+    "SHARE_TOLERANCE",
+    "all_neighbours",
     "box_area",
     "box_corners",
     "box_iou",
@@ -18,12 +21,18 @@ __all__ = [
     "edge_matrix",
     "gather_pixels",
     "invert",
+    "is_inside",
     "sample_bilinear",
     "scale_matrix",
     "source_points",
     "transform_points",
     "window_matrix",
 ]
+
+# Rounding is not to decide what is in view. A quarter turn moves a point of the edge by 1e-13 pixels beyond it, single
+# precision one of a canvas of 4096 pixels by 5e-4.
+EDGE_TOLERANCE = 1e-3  # in pixels: what lies that near to an edge lies on it
+SHARE_TOLERANCE = 1e-5  # of a share or an area: what falls short of a bound by that reaches it
 
 
 def edge_matrix(matrix: Tensor) -> Tensor:
@@ -104,6 +113,19 @@ def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
     out = flat @ matrix[:, :2, :2].mT + matrix[:, None, :2, 2]
     out = out / (flat @ matrix[:, 2, :2, None] + matrix[:, None, 2:, 2])
     return out.view(points.shape)
+
+
+def is_inside(x: Tensor, y: Tensor, width: int | Tensor, height: int | Tensor, rim: float = 0.0) -> Tensor:
+    """Tell which points lie on a canvas, its edges included, as far as :data:`EDGE_TOLERANCE` can tell.
+
+    With a ``rim``, those alone that are as many pixels or more from its edges.
+
+    Example:
+        >>> is_inside(torch.tensor([-1e-4, 8.0001, 8.1]), torch.zeros(3), 8, 6)
+        tensor([ True,  True, False])
+    """
+    beyond = EDGE_TOLERANCE - rim
+    return (x >= -beyond) & (x <= width + beyond) & (y >= -beyond) & (y <= height + beyond)
 
 
 def box_corners(boxes: Tensor) -> Tensor:
@@ -192,6 +214,8 @@ def sample_bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def gather_pixels(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Read the pixel that each point lies in, the nearest one for points outside: any dtype.
 
+    A point between two pixels, as far as :data:`EDGE_TOLERANCE` can tell, lies in the right or lower one.
+
     Args:
         image: (B, H, W).
         x: broadcasting to (B, h, w), in pixels.
@@ -201,11 +225,36 @@ def gather_pixels(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
         (B, h, w), of the image's dtype.
     """
     height, width = image.shape[-2:]
-    column = x.floor().long().clamp(0, width - 1)
-    row = y.floor().long().clamp(0, height - 1)
+    column = (x + EDGE_TOLERANCE).floor().long().clamp(0, width - 1)
+    row = (y + EDGE_TOLERANCE).floor().long().clamp(0, height - 1)
     shape = _joint_shape(x, y)
     index = (row * width + column).expand(shape)
     return image.flatten(1).gather(1, index.flatten(1)).view(shape)
+
+
+def all_neighbours(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Tell for which points all pixels that :func:`sample_bilinear` reads there are set.
+
+    Args:
+        mask: (B, H, W), bool.
+        x: broadcasting to (B, h, w), in pixels.
+        y: broadcasting to (B, h, w), in pixels.
+
+    Returns:
+        (B, h, w), bool.
+
+    Example:
+        >>> mask = torch.tensor([[[True, True, False]]])
+        >>> all_neighbours(mask, torch.tensor([[[0.2, 1.0, 1.5, 1.6]]]), torch.tensor([[[0.5]]]))
+        tensor([[[ True,  True,  True, False]]])
+    """
+    (left, right), (above, below) = (
+        ((v + EDGE_TOLERANCE - 0.5).floor() + 0.5, (v - EDGE_TOLERANCE - 0.5).ceil() + 0.5) for v in (x, y)
+    )
+    out = gather_pixels(mask, left, above)
+    for column, row in ((left, below), (right, above), (right, below)):
+        out = out & gather_pixels(mask, column, row)
+    return out
 
 
 def _joint_shape(x: Tensor, y: Tensor) -> tuple[int, int, int]:

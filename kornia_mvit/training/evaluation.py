@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.augmentation.preprocess import Preprocess, antialiased_resize
 from kornia_mvit.data.batch import Batch
 
 __all__ = [
@@ -242,8 +242,8 @@ def thumbnail(batch: Batch, index: int, preprocess: Preprocess | None, side: int
     image = (image if image.shape[0] in (1, 3) else image[:1]).expand(3, -1, -1)
     scale = side / max(image.shape[1:])
     if scale < 1:
-        sides = [max(1, round(side * scale)) for side in image.shape[1:]]
-        image = F.interpolate(image[None], sides, mode="bilinear", antialias=True)[0]
+        height, width = (max(1, round(side * scale)) for side in image.shape[1:])
+        image = antialiased_resize(image[None], (height, width))[0]
     return image.clamp(0, 1).mul(255).round().to(torch.uint8).contiguous()
 
 

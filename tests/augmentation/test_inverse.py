@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess
+from kornia_mvit.augmentation.crops import RandomZoomOut
 from kornia_mvit.augmentation.dense import predict_labels, predict_maps
 from tests.augmentation.scenes import POLICIES, STACKS, scene, smooth_maps, stack
 
@@ -18,6 +19,20 @@ OPERATIONS = {
     "affine": lambda: K.RandomAffine(20.0, (0.1, 0.1), (0.8, 1.2), p=1.0),
     "perspective": lambda: K.RandomPerspective(0.4, p=1.0),
     "resized crop": lambda: K.RandomResizedCrop((192, 192), align_corners=False),
+}
+
+WHITE = {
+    "perspective": lambda: [K.RandomPerspective(0.6, p=1.0)],
+    "affine": lambda: [K.RandomAffine(30.0, (0.1, 0.2), (0.5, 1.5), p=1.0)],
+    "translation": lambda: [K.RandomTranslate((0.1, 0.3), (0.1, 0.3), p=1.0)],
+    "warped twice": lambda: [K.RandomRotation(40.0, p=1.0), K.RandomAffine(30.0, scale=(0.5, 1.5), p=1.0)],
+    "zoom out": lambda: [RandomZoomOut(4.0, p=1.0)],
+    "with values between": lambda: [
+        K.RandomRotation(40.0, p=1.0),
+        K.RandomBrightness((1.0, 1.0), p=1.0),
+        K.RandomAffine(30.0, scale=(0.4, 1.0), p=1.0),
+        K.CenterCrop(30),
+    ],
 }
 
 
@@ -61,6 +76,48 @@ class TestInverse:
         unseen = (~seen).float().view(1, 1, height, width)
         well_inside = F.max_pool2d(F.pad(unseen, (1, 1, 1, 1), value=1.0), 3, 1) == 0
         assert not (well_inside & ~valid).any()
+
+    @pytest.mark.parametrize("padded", [False, True])
+    @pytest.mark.parametrize("fuse", [True, False])
+    @pytest.mark.parametrize("name", WHITE)
+    def test_valid_pixels_are_made_from_the_image_alone(self, name, fuse, padded):
+        """A white image comes back white, whatever was black around it; so it does at another stride's validity."""
+        image = torch.ones(2, 1, 40, 48)
+        size = torch.tensor([[30, 35], [40, 21]]) if padded else None
+        for b, (height, width) in enumerate(size.tolist() if padded else []):
+            image[b, :, height:], image[b, :, :, width:] = 0.0, 0.0
+        pipeline = AugmentationPipeline(WHITE[name](), fuse=fuse)
+        for seed in range(4):
+            out, params = pipeline.augment(Batch(image, size=size), seed=seed)
+            back, valid = pipeline.inverse(out.image, params)
+            assert (back[valid] > 0.998).all()
+            assert valid.sum() > 100
+            assert torch.equal(pipeline.inverse(out.image[..., ::4, ::4], params)[1], valid)
+
+    def test_whole_pixels_lose_nothing(self):
+        """Where pixels land on pixels, all that are in view are valid."""
+        steps = [
+            K.RandomHorizontalFlip(p=1.0),
+            K.PadTo((50, 60)),
+            K.RandomRotation90((2, 2), p=1.0),
+            K.CenterCrop((44, 44)),
+        ]
+        for fuse in (True, False):
+            pipeline = AugmentationPipeline(steps, fuse=fuse)
+            out, params = pipeline.augment(Batch(torch.ones(1, 1, 40, 48)), seed=0)
+            _, valid = pipeline.inverse(out.image, params)
+            assert valid.sum() == out.image.sum()
+
+    @pytest.mark.parametrize("preprocess", [Preprocess((32, 32), letterbox=True), Preprocess(30)], ids=str)
+    @pytest.mark.parametrize("sizes", [[(40, 50)], [(50, 41), (33, 21)]])
+    def test_bars_beside_an_image_are_not_read(self, preprocess, sizes):
+        """Every pixel of the images comes back, those at the edge of a letterbox too."""
+        batch = Batch.collate([{"image": torch.ones(1, *size)} for size in sizes])
+        pipeline = AugmentationPipeline(preprocess=preprocess)
+        out, params = pipeline.prepare(batch)
+        back, valid = pipeline.inverse(out.image, params)
+        assert torch.equal(valid, batch.image > 0)
+        assert (back[valid] > 0.999).all()
 
     @given(seed=SEEDS)
     def test_of_padded_batches_and_preprocessing(self, seed):

@@ -203,3 +203,26 @@ class TestMaxPixels:
     def test_exception(self, bound):
         with pytest.raises(ValueError, match=f"max_pixels {bound!r}"):
             Preprocess(64, max_pixels=bound)
+
+
+class TestOnePixelWide:
+    """Results one pixel wide, whose rows PyTorch's antialiased resize confounds."""
+
+    @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize(("height", "width"), [(21, 17), (21, 1), (2, 5)])
+    def test_rows_are_those_of_a_result_of_two_columns(self, height, width, channels, interpolation):
+        column = torch.rand(1, channels, height, 1).expand(1, channels, height, width).contiguous()
+        for rows in (1, 6, height):
+            two = Preprocess((rows, 2), interpolation=interpolation).module()
+            one = Preprocess((rows, 1), interpolation=interpolation).module()
+            for image in (column, column.to(memory_format=torch.channels_last), column.double()):
+                torch.testing.assert_close(one(image), two(image)[..., :1])
+            image = (column * 255).to(torch.uint8)
+            torch.testing.assert_close(one(image), two(image)[..., :1], rtol=0, atol=1.01 / 255)
+
+    def test_the_mean_of_a_row(self):
+        image = torch.tensor([[[[0.0, 0.25, 0.5]], [[0.5, 0.75, 1.0]]]]).expand(1, 2, 40, 3).contiguous()
+        out = Preprocess((4, 1)).module()(image)
+        assert out.shape == (1, 2, 4, 1)
+        torch.testing.assert_close(out.flatten(2), torch.tensor([[[0.25] * 4, [0.75] * 4]]))
