@@ -290,7 +290,7 @@ def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
     from kornia_mvit.weights.settings import check_counts, plain_settings
 
     module, _, name = model.class_path.rpartition(".")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, whole=True)
     settings = plain_settings(getattr(import_module(module), name), checkpoint.get("hyper_parameters"), path)
     if settings:
         check_counts(settings, checkpoint.get("state_dict"), path)
@@ -338,7 +338,7 @@ def _prepare(argv: Sequence[str]) -> list[str]:
         value = value if equals else next(rest, "")
         if name in ("--ckpt_path", "--checkpoint"):
             if value not in _CHECKPOINT_WORDS:
-                read_checkpoint(value)  # for its errors
+                read_checkpoint(value, whole=True)  # for its errors
             args.append(f"--ckpt_path={value}")
         else:
             args.append(f"--config={find_recipe(value)}")
