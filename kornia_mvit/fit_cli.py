@@ -5,6 +5,7 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import sys
 import threading
 import traceback
@@ -190,9 +191,9 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         def after_fit(self) -> None:
             kept = self.trainer.checkpoint_callback
             if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
-                what = "last" if kept.monitor is None else f"best {kept.monitor}: {kept.best_model_score:.4f}"
+                what = "last" if kept.best_model_score is None else f"best {kept.monitor}: {kept.best_model_score:.4f}"
                 print(f"\n{what}, in {printable(kept.best_model_path)}")
-                print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(kept.best_model_path)}")
+                print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(shlex.quote(kept.best_model_path))}")
 
     _quiet_lightning()
     args = _prepare(argv)
@@ -290,7 +291,7 @@ def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
     from kornia_mvit.weights.settings import check_counts, plain_settings
 
     module, _, name = model.class_path.rpartition(".")
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, whole=True)
     settings = plain_settings(getattr(import_module(module), name), checkpoint.get("hyper_parameters"), path)
     if settings:
         check_counts(settings, checkpoint.get("state_dict"), path)
@@ -338,7 +339,7 @@ def _prepare(argv: Sequence[str]) -> list[str]:
         value = value if equals else next(rest, "")
         if name in ("--ckpt_path", "--checkpoint"):
             if value not in _CHECKPOINT_WORDS:
-                read_checkpoint(value)  # for its errors
+                read_checkpoint(value, whole=True)  # for its errors
             args.append(f"--ckpt_path={value}")
         else:
             args.append(f"--config={find_recipe(value)}")

@@ -18,6 +18,8 @@ from kornia_mvit.ops.seeds import combine_seed
 
 __all__ = ["ResumableLoader"]
 
+_OF_SAMPLERS = ("batch_size", "drop_last", "generator", "shuffle", "worker_init_fn")  # which the loader has its own of
+
 
 class ResumableLoader(DataLoader[Batch]):
     """Batches of a sampler, counted as they are taken, so that a resumed run goes on with the next.
@@ -28,7 +30,8 @@ class ResumableLoader(DataLoader[Batch]):
 
     Args:
         dataset: samples by their number.
-        sampler: which of them make a batch.
+        sampler: which of them make a batch. Where Lightning builds a loader anew, to overfit or to predict, it gives a
+            ``batch_sampler`` of its own in the place; then they come in their order.
         num_workers: processes that load.
         collate_fn: makes a batch of samples.
         **options: further ones of :class:`torch.utils.data.DataLoader`.
@@ -46,12 +49,16 @@ class ResumableLoader(DataLoader[Batch]):
     def __init__(
         self,
         dataset: Any,
-        sampler: EpochBatchSampler,
+        sampler: EpochBatchSampler | None = None,
         *,
         num_workers: int = 0,
         collate_fn: Callable[[list[dict[str, Any]]], Batch] = Batch.collate,
         **options: Any,
     ) -> None:
+        given = options.pop("batch_sampler", None)
+        if sampler is None:
+            options = {name: value for name, value in options.items() if name not in _OF_SAMPLERS}
+            sampler = _in_order(dataset, given)
         super().__init__(
             dataset,
             batch_sampler=sampler,
@@ -92,6 +99,16 @@ class ResumableLoader(DataLoader[Batch]):
         self._start = {"epoch": int(state["epoch"]), "consumed": int(state["consumed"])}
         self._state = dict(self._start)
         self._batches.set_epoch(self._start["epoch"])
+
+
+def _in_order(dataset: Any, given: Any) -> EpochBatchSampler:
+    """Return a sampler of the same batches in each epoch, as large as those of another."""
+    given = getattr(given, "_batch_sampler", given)  # Lightning's, to predict, which gives each sample once
+    if not isinstance(given, EpochBatchSampler):
+        raise ValueError("a loader needs a sampler: an EpochBatchSampler")
+    if given.drop_last:
+        return EpochBatchSampler(dataset, given.batch_size, shuffle=False, drop_last=True)
+    return EpochBatchSampler(dataset, given.batch_size, shuffle=False, repeat=False)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -28,6 +28,8 @@ from kornia_mvit.weights.checkpoints import CARD_KEY
 
 __all__ = ["ImageTask", "build_pipeline"]
 
+_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
 
 class ImageTask(pl.LightningModule):
     """A network that learns from augmented batches.
@@ -72,8 +74,21 @@ class ImageTask(pl.LightningModule):
         return self.pipeline.preprocess
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give what the network gives for preprocessed images (B, C, H, W)."""
-        out: Tensor = self.network(self.arrange(image))
+        """Give what the network gives for preprocessed images (B, C, H, W).
+
+        Raises:
+            ValueError: where a training batch has too few pixels for batch normalisation.
+        """
+        try:
+            out: Tensor = self.network(self.arrange(image))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            count, _, height, width = image.shape
+            raise ValueError(
+                f"batch normalisation needs more than {count} image of {height}x{width} pixels in a training batch; "
+                "give more images, a larger batch_size or larger images"
+            ) from error
         return out
 
     def tell_classes(self, name: str, known: int) -> None:
@@ -89,7 +104,9 @@ class ImageTask(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the class names from the data, and have checkpoints read as data, whatever the Trainer's default is."""
-        strategy = self.trainer.strategy
+        strategy, precision = self.trainer.strategy, self.trainer.precision
+        if precision not in _PRECISIONS:
+            raise ValueError(f"a task cannot compute in precision {precision!r}; give {', '.join(_PRECISIONS)}")
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
             strategy.checkpoint_io = AtomicCheckpointIO()
         warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer` in `LightningModule`")
@@ -100,7 +117,13 @@ class ImageTask(pl.LightningModule):
             self.class_names = tuple(names)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment or preprocess the batch, where it is."""
+        """Augment or preprocess the batch, where it is.
+
+        Raises:
+            TypeError: if it is none.
+        """
+        if not isinstance(batch, Batch):
+            raise TypeError(f"a task takes a Batch, not a {type(batch).__name__}; load with collate_fn=Batch.collate")
         if not self.prepares and not self.pipeline.training:
             return batch
         out: Batch = self.pipeline(batch)
@@ -108,6 +131,7 @@ class ImageTask(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin the pipeline's draws of an epoch, and put to rest what is not to learn."""
+        self.pipeline.train()  # whatever was done with the task before
         self.pipeline.set_epoch(self.current_epoch)
         self.rest()
 
@@ -125,6 +149,8 @@ class ImageTask(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Give AdamW over the groups of :func:`parameter_groups`, and its schedule by steps."""
         h = self.hparams
+        if self.trainer.accumulate_grad_batches < 1:
+            raise ValueError(f"accumulate_grad_batches {self.trainer.accumulate_grad_batches} is not at least 1")
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise ValueError("the schedule needs the length of the run; give max_epochs or max_steps, max_time besides")
         groups = parameter_groups(

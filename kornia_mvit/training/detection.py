@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.detections import Found, bring_back
+from kornia_mvit.augmentation.detections import Found, bring_back, predict_boxes
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation, find_transforms
@@ -206,15 +206,13 @@ class DetectionTask(ImageTask):
         Raises:
             ValueError: for a batch without boxes.
         """
-        if batch.boxes is None or batch.box_label is None:
-            raise ValueError("detection needs boxes; this batch has none")
         logits, deltas = self(batch.image)
         return self._loss(logits, deltas, batch)
 
     def _loss(self, logits: Tensor, deltas: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Give the losses of classes and of boxes of what the network says of a batch of that size."""
-        assert batch.boxes is not None
-        assert batch.box_label is not None
+        if batch.boxes is None or batch.box_label is None:
+            raise ValueError("detection needs boxes; this batch has none")
         h, (height, width) = self.hparams, batch.image.shape[-2:]
         network = cast(SSDLite, self.network)
         anchors = network.anchors((height, width), device=deltas.device)
@@ -266,6 +264,10 @@ class DetectionTask(ImageTask):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Do as :meth:`validation_step`."""
         return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Found]:
+        """Give for each image ``boxes`` (n, 4) in the pixels of its file, ``scores`` and ``labels`` (n,)."""
+        return predict_boxes(self.detect, batch, self.pipeline)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of all images."""

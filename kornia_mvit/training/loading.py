@@ -39,7 +39,7 @@ def read_run(source: str | Path | IO[bytes], map_location: Any = None) -> dict[s
     if not isinstance(source, str | Path) or "://" in name:
         data = _load(source, map_location, weights_only=True)
     else:
-        data = read_checkpoint(source)  # for its errors
+        data = read_checkpoint(source, whole=True)  # for its errors
         if Path(source).suffix != ".safetensors":
             data = torch.load(source, map_location, weights_only=True)  # its own memory: the file may be replaced
     if not isinstance(data, dict):

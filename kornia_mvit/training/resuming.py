@@ -430,7 +430,7 @@ def last_checkpoint(folder: str | Path) -> Path | None:
     sweep(folder)
     for path in _newest_first(Path(folder)):
         try:
-            if "loops" in read_checkpoint(path):
+            if "loops" in read_checkpoint(path, whole=True):
                 return path
             reason = "it holds weights alone"
         except CheckpointError as error:

@@ -288,6 +288,14 @@ class SegmentationTask(ImageTask):
         """Do as :meth:`validation_step`."""
         return self._evaluate(batch, "test")
 
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Tensor]:
+        """Give the class of each pixel of each image (H, W), ``ignore_index`` where the Preprocess cut it off."""
+        found: dict[int, Tensor] = {}
+        for rows, logits, valid in predict_maps(self.predict_logits, batch, self.pipeline):
+            chosen = logits.argmax(1).masked_fill(~valid[:, 0], self.pipeline.ignore_index)
+            found |= dict(zip(rows, chosen, strict=True))
+        return [found[row] for row in sorted(found)]
+
     def on_validation_epoch_start(self) -> None:
         """Count anew."""
         self.confusion.reset()

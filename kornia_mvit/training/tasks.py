@@ -187,6 +187,14 @@ class ClassificationTask(ImageTask):
         loss, logits = self._step(batch, "test")
         return {"loss": loss, "logits": logits}
 
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Give the logits (B, num_classes), with test-time augmentation as the settings say."""
+        return self._predict(batch.image)
+
+    def _predict(self, image: Tensor) -> Tensor:
+        tta = self.hparams["tta"]
+        return cast(Tensor, self(image) if tta is None else TestTimeAugmentation(self, tta)(image))
+
     def on_validation_epoch_start(self) -> None:
         """Count anew."""
         self.confusion.reset()
@@ -206,11 +214,7 @@ class ClassificationTask(ImageTask):
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         if batch.label is None:
             raise ValueError("classification needs labels; this batch has none")
-        tta = self.hparams["tta"]
-        if stage == "train" or tta is None:
-            logits: Tensor = self(batch.image)
-        else:
-            logits = cast(Tensor, TestTimeAugmentation(self, tta)(batch.image))
+        logits: Tensor = self(batch.image) if stage == "train" else self._predict(batch.image)
         smoothed = stage != "train" or self.pipeline.mix is not None  # the mix smooths its targets
         smoothing = 0.0 if smoothed else self.hparams["label_smoothing"]
         loss = F.cross_entropy(logits, batch.label, label_smoothing=smoothing)

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTConfig
@@ -14,8 +15,8 @@ from kornia_mvit.parsing import cut
 from kornia_mvit.weights.cards import Model, build_model, find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name, head_to_native, their_module
-from kornia_mvit.weights.layouts import LAYOUTS, find_prefix, from_native, module_map, to_native
-from kornia_mvit.weights.states import fitting, unwrap
+from kornia_mvit.weights.layouts import LAYOUTS, from_native, module_map, to_native
+from kornia_mvit.weights.states import find_state, fitting
 
 __all__ = [
     "CARD_KEY",
@@ -130,11 +131,9 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
         module_map(layout)
     data = read_checkpoint(source) if isinstance(source, str | Path) else source
     name = name or _name(source)
-    state, wrapper = unwrap(data, name)
-    scores = {key: find_prefix(state, key) for key in ([layout] if layout != "auto" else LAYOUTS)}
-    chosen = max(scores, key=lambda key: scores[key][1])
-    prefix, known = scores[chosen]
-    if layout != "native" and 2 * known < max(1, sum(key.startswith(prefix) for key in state)):
+    held = find_state(data, name, [layout] if layout != "auto" else LAYOUTS)
+    state, chosen, prefix = held.state, held.layout, held.prefix
+    if layout != "native" and 2 * held.known < max(1, held.count):
         some = ", ".join(map(cut, list(state)[:3]))
         raise CheckpointError(
             f"{name} holds no MobileViT{'' if layout == 'auto' else f' in layout {layout!r}'}: "
@@ -154,7 +153,7 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
         head = head_to_native(head, chosen, task) if task else head
         backbone, foreign = to_native(body, chosen)
         mode, variant = _identify(backbone)
-    where = ".".join(part for part in (wrapper, outer.rstrip(".")) if part)
+    where = ".".join(part for part in (*held.path, outer.rstrip(".")) if part)
     found = Weights(backbone, head, unknown + [prefix + n for n in foreign], chosen, mode, variant, where, task)
     with fitting(name):
         if STEM in backbone:
@@ -300,6 +299,9 @@ def load_checkpoint(
         if key.endswith("num_batches_tracked"):  # a counter that older files lack and inference does not read
             given[key] = wanted[key]
     _check_names(wanted, given, found, name)
+    if wrong := [key for key, value in given.items() if wanted[key].is_floating_point() > value.is_floating_point()]:
+        kind = str(given[wrong[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(f"{cut(_their_name(wrong[0], found))} in {name} is {kind}; weights are floating-point")
     if mismatch := [key for key, value in given.items() if value.shape != wanted[key].shape]:
         pairs = (f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}" for key in mismatch[:3])
         raise CheckpointError(f"{len(mismatch)} weights in {name} have another shape: {'; '.join(pairs)}")
@@ -341,6 +343,9 @@ def _choose_head(
                 f"{name} has {found.num_classes} classes, the model {model.num_classes}; "
                 "pass new_head=True to leave the model's classifier fresh"
             )
+    if found.layout == "kornia" and "classifier.bias" in own.keys() - given.keys() and given:
+        given = given | {"classifier.bias": torch.zeros_like(own["classifier.bias"])}
+        report.notes.append("its classifier has no bias: zeros")
     passed = set() if given else {*own}
     if new_head:
         passed |= {key for key in {*own, *given} if key.rpartition(".")[0].endswith("classifier")}
@@ -436,7 +441,7 @@ def save_checkpoint(
     body, head = _split(model)
     if channel_order == "bgr":
         body[STEM] = body[STEM].flip(1)
-    heads = HEADS[layout]
+    heads = {task: head for task, head in HEADS[layout].items() if head.written}
     if head and task not in heads:
         raise ValueError(f"layout {layout!r} has no {_PARTS[str(task)]}; save model.backbone")
     variant = "apple" if backbone.config.closing_norm else "kornia"

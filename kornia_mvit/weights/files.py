@@ -7,6 +7,7 @@ import mmap
 import pickle
 import re
 import tarfile
+import threading
 import warnings
 import zipfile
 import zlib
@@ -31,16 +32,41 @@ _INFLATED_LEAST = 2**26
 _REMEDY = "copy or download it again"
 
 
+# Plain settings and numbers beside weights. Where a file has such, what is read in their place is empty.
+_EMPTIED = frozenset(
+    {
+        "argparse.Namespace",
+        "types.SimpleNamespace",
+        "numpy.dtype",
+        "numpy.ndarray",
+        *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+        *(f"pathlib{part}.{name}Path" for part in ("", "._local") for name in ("", "Pure", "Posix", "Windows")),
+        *(f"pathlib{part}.Pure{name}Path" for part in ("", "._local") for name in ("Posix", "Windows")),
+    }
+)
+_EMPTYING = threading.Lock()
+
+
+class _Empty:
+    """What stands in the place of an object that a file has beside its weights; it keeps nothing of it."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
 class CheckpointError(FileError):
     """A file is not the checkpoint that is asked for; the message names it."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
     """Read a checkpoint on the CPU without running code from it.
 
     Args:
         path: a file that ``torch.save``, Lightning or safetensors wrote. Of a safetensors file the metadata that we
             wrote stand beside the tensors, as in our other checkpoints.
+        whole: refuse a file with settings or numbers that are objects of argparse, NumPy or pathlib. Else nothing is
+            read of these, since weights do not need them.
 
     Raises:
         CheckpointError: if the file is missing, empty or truncated, is not a checkpoint, or would run code.
@@ -60,7 +86,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"checkpoint {path} is truncated: its end is missing; {_REMEDY}")
     if (head != b"PK" and head[:1] != b"\x80") or _is_tar(path):  # neither a zip archive nor a pickle
         raise CheckpointError(f"{path} is not a PyTorch checkpoint")
-    data = _load(path, mapped=head == b"PK" and _check_archive(path))
+    data = _load(path, mapped=head == b"PK" and _check_archive(path), whole=whole)
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint")
     return data
@@ -101,22 +127,39 @@ def _is_tar(path: Path) -> bool:
         return False
 
 
-def _load(path: Path, mapped: bool) -> Any:
+def _load(path: Path, mapped: bool, whole: bool) -> Any:
     """Have PyTorch read a file, and turn whatever it raises on damaged bytes into one kind of error."""
-    try:
+
+    def load() -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats and names
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+
+    try:
+        try:
+            return load()
+        except pickle.UnpicklingError as error:
+            if whole or _refused(error) not in _EMPTIED:
+                raise
+            places: list[Any] = [(_Empty, name) for name in _EMPTIED]
+            with _EMPTYING, torch.serialization.safe_globals(places):
+                return load()
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|allowlisted", str(error))
+        found = _refused(error)
         if found is None:
             raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint") from None
         raise CheckpointError(
-            f"checkpoint {path} would run code when unpickled ({brief(found[1] or 'an unknown object')[1:-1]}), and is "
+            f"checkpoint {path} would run code when unpickled ({brief(found)[1:-1]}), and is "
             "refused; save it again with tensors and plain data only"
         ) from None
     except Exception as error:  # its unpickler raises IndexError, AssertionError, struct.error and many others
         raise CheckpointError(f"{path} is damaged or not a PyTorch checkpoint ({reason_of(error)})") from None
+
+
+def _refused(error: pickle.UnpicklingError) -> str | None:
+    """Return the name of what PyTorch's restricted unpickler refused; None if something else was wrong."""
+    found = re.search(r"GLOBAL (\S+)|allowlisted", str(error))
+    return None if found is None else found[1] or "an unknown object"
 
 
 def _check_archive(path: Path) -> bool:

@@ -20,11 +20,13 @@ class Head:
         modules: what our modules beside the backbone are called. Of several names all are read, the first is written.
         shapes: of modules that are two of ours in one, the anchors of a place: for each anchor four rows of ours that
             is called ``box``, then those of ``classifier``. In ``modules`` they have the name ``both``.
+        written: whether files of ours have it too.
     """
 
     prefix: str
     modules: Mapping[str, tuple[str, ...]]
     shapes: Mapping[str, int] = field(default_factory=dict)
+    written: bool = True
 
 
 def _deeplab(
@@ -112,7 +114,8 @@ HEADS: dict[str, dict[str, Head]] = {
             ("segmentation_head.classifier.convolution",),
         ),
     },
-    "kornia": {},
+    # Kornia's class has none; the code that it came from has a linear layer without bias.
+    "kornia": {"classification": Head("", {"classifier": ("fc",)}, written=False)},
 }
 
 

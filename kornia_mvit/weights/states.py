@@ -1,7 +1,11 @@
 """The weights among what a checkpoint holds: plain tensors by their names."""
 
-from collections.abc import Iterator, Mapping
+import re
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,32 +13,71 @@ from torch import Tensor
 
 from kornia_mvit.parsing import brief, cut, reason_of
 from kornia_mvit.weights.files import CheckpointError
+from kornia_mvit.weights.layouts import find_prefix
 
-__all__ = ["fitting", "unwrap"]
+__all__ = ["Found", "find_state", "fitting"]
 
-# Keys under which training programs keep the weights, averaged ones first.
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict", "model")
+# Keys under which training programs keep weights, in the order in which they are taken; averaged ones come before all.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "teacher", "student")
+_AVERAGED = re.compile(r"(.*_)?(ema|swa|avg|averaged?|shadow)(_.*|\d*)", re.IGNORECASE)
+_COUNTER = "num_batches_tracked"
+_SECOND = re.compile(r"\b(pre_norm_attn\.1|attn|attention)\.qkv_proj\.weight$|^mobilevitv2\.")  # of MobileViTv2
 
 
-def unwrap(data: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], str]:
-    """Find the weights in a checkpoint, and the keys that they stand under.
+@dataclass
+class Found:
+    """The weights that a checkpoint was found to hold.
+
+    Args:
+        state: their names and values.
+        path: the keys that they stand under.
+        layout: what the names follow.
+        prefix: what stands before the names of the backbone.
+        known: how many of the names are those of a backbone, counters left out.
+    """
+
+    state: dict[str, Tensor]
+    path: tuple[str, ...]
+    layout: str
+    prefix: str
+    known: int
+
+    @property
+    def count(self) -> int:
+        """Number of names under the prefix, counters left out."""
+        return sum(key.startswith(self.prefix) for key in _names(self.state))
+
+
+def find_state(data: Mapping[str, Any], name: str, layouts: Iterable[str]) -> Found:
+    """Find the weights among all that a checkpoint holds: the mapping with most names of a backbone.
+
+    Of several, averaged ones are taken before raw ones, and a network before its teacher or student. A number that
+    stands beside the weights, as a best score does, is none of them.
 
     Args:
         data: what the checkpoint holds.
         name: what errors call it.
+        layouts: what the names may follow.
 
     Raises:
-        CheckpointError: if it holds no weights, or some that are no plain tensors.
+        CheckpointError: if it holds no weights, or some that are no plain tensors, or those of a MobileViTv2.
     """
-    path: list[str] = []
-    while not any(isinstance(value, Tensor) for value in data.values()):
-        key = next((key for key in _WRAPPERS if isinstance(data.get(key), Mapping)), None)
-        if key is None or len(path) == len(_WRAPPERS):  # a mapping may hold itself
-            raise CheckpointError(f"{name} holds no weights; its keys are {brief(list(data)[:6])}")
-        path.append(key)
-        data = data[key]
-    state = {key: value for key, value in data.items() if isinstance(value, Tensor)}
-    for key, value in state.items():
+    mappings = list(_mappings(data))
+    if not mappings:
+        raise CheckpointError(f"{name} holds no weights; its keys are {brief(list(data)[:6])}")
+    # those of optimisers have no names of modules, and are many
+    found = [_look(*one, layouts) for one in [m for m in mappings if any("." in str(key) for key in m[1])] or mappings]
+    best = max(one.known for one in found)
+    whole = [one for one in found if one.known == best]
+    chosen = min(whole, key=_preference)
+    partly = [one for one in found if 2 * one.known > best and _preference(one) < _preference(chosen)]
+    if best and partly and _is_averaged(partly[0].path):
+        warnings.warn(
+            f"{name} has averaged weights under {cut('.'.join(partly[0].path))}, but {partly[0].known} of {best} alone;"
+            f" those under {cut('.'.join(chosen.path))} are taken",
+            stacklevel=3,
+        )
+    for key, value in chosen.state.items():
         if not isinstance(key, str):
             raise CheckpointError(f"{name} has weights under {brief(key)}, which is no name; it is damaged")
         if not _is_plain(value):
@@ -42,7 +85,53 @@ def unwrap(data: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], str]:
                 f"{cut(key)} in {name} is no plain tensor in memory (sparse, quantized, or larger than what the file "
                 "holds of it); save it as a dense one"
             )
-    return state, ".".join(path)
+        if key.startswith(chosen.prefix) and _SECOND.search(key):
+            raise CheckpointError(
+                f"{name} is a MobileViTv2 (it has {cut(key)}); this package has MobileViT, the first version"
+            )
+    return chosen
+
+
+def _mappings(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Tensor]]]:
+    """Give every mapping that has tensors, with the keys that it stands under."""
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), data)])
+    seen: set[int] = set()  # a mapping may hold itself
+    while waiting:
+        path, value = waiting.popleft()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+        if isinstance(value, Mapping) and (
+            state := {k: v for k, v in items if isinstance(v, Tensor) and not _stands_beside(k, v)}
+        ):
+            yield path, state
+        waiting += [((*path, str(key)), inner) for key, inner in items if isinstance(inner, Mapping | list | tuple)]
+
+
+def _stands_beside(key: object, value: Tensor) -> bool:
+    """Tell whether a tensor is a number beside weights, such as a score: one of a module has the module's name."""
+    return isinstance(key, str) and "." not in key and value.layout == torch.strided and value.dim() == 0
+
+
+def _look(path: tuple[str, ...], state: dict[Any, Tensor], layouts: Iterable[str]) -> Found:
+    names = _names(state)
+    scores = {layout: find_prefix(names, layout) for layout in layouts}
+    layout = max(scores, key=lambda layout: scores[layout][1])
+    return Found(state, path, layout, *scores[layout])
+
+
+def _names(state: Mapping[Any, Tensor]) -> list[str]:
+    return [key for key in state if isinstance(key, str) and not key.endswith(_COUNTER)]
+
+
+def _preference(found: Found) -> tuple[bool, list[int], int]:
+    ranks = [_WRAPPERS.index(key) if key in _WRAPPERS else len(_WRAPPERS) for key in found.path]
+    return not _is_averaged(found.path), ranks, -len(found.state)
+
+
+def _is_averaged(path: tuple[str, ...]) -> bool:
+    return any(_AVERAGED.fullmatch(key) for key in path)
 
 
 def _is_plain(value: Tensor) -> bool:

@@ -66,6 +66,68 @@ class TestClassificationTask:
         result = trainer(tmp_path).test(task, Tones(), verbose=False)
         assert 0 <= result[0]["test/accuracy"] <= 1
 
+    @pytest.mark.parametrize("source", ["data", "own", "plain"])
+    def test_predicts(self, source, tmp_path):
+        """The logits of each image, in its order, whatever loads them."""
+        task, data = ClassificationTask(num_classes=2, image_size=32, network=Tiny()), Tones(count=10)
+        data.setup()
+        loaders = {
+            "data": data,
+            "own": data.test_dataloader(),
+            "plain": DataLoader(data.splits["test"], batch_size=3, collate_fn=Batch.collate),
+        }
+        found = torch.cat(trainer(tmp_path).predict(task, loaders[source]))
+        images = torch.stack([sample["image"] for sample in data.splits["test"]])
+        with torch.no_grad():
+            torch.testing.assert_close(found, task.eval()(task.preprocess.module()(images)))
+
+    @pytest.mark.filterwarnings("ignore:You requested to overfit")
+    def test_overfits(self, tmp_path):
+        """Each epoch sees the same batches, the first."""
+        seen = []
+
+        class Note(pl.Callback):
+            def on_train_batch_start(self, trainer, module, batch, number):
+                seen.append([one["id"] for one in batch.meta])
+
+        task = ClassificationTask(num_classes=2, image_size=32, network=Tiny())
+        trainer(tmp_path, max_epochs=3, overfit_batches=1, callbacks=[Note()]).fit(task, Tones())
+        assert seen == [list(range(8))] * 3
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"precision": "bf16-true"}, "bf16-mixed"),
+            ({"precision": "64-true"}, "32-true"),
+            ({"accumulate_grad_batches": 0}, "accumulate_grad_batches 0"),
+        ],
+    )
+    def test_trainers_that_cannot_be(self, arguments, message, tmp_path):
+        task = ClassificationTask(num_classes=2, image_size=32, network=Tiny())
+        with pytest.raises(ValueError, match=message):
+            trainer(tmp_path, **arguments).fit(task, Tones())
+
+    @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+    def test_batches_that_cannot_be(self, tmp_path):
+        task = ClassificationTask(num_classes=2, image_size=32)
+        lone = DataLoader([{"image": torch.rand(3, 40, 40), "label": 0}], collate_fn=Batch.collate)
+        with pytest.raises(ValueError, match=r"1 image of 32x32 .* batch_size"):
+            trainer(tmp_path).fit(task, lone)
+        with pytest.raises(TypeError, match=r"not a Tensor.*Batch\.collate"):
+            trainer(tmp_path).predict(task, DataLoader(torch.rand(2, 3, 40, 40)))
+
+    @pytest.mark.filterwarnings("ignore:Found .* in eval mode")
+    def test_trains_with_augmentation_after_evaluation(self, tmp_path):
+        task = ClassificationTask(num_classes=2, image_size=32, network=Tiny()).eval()
+        modes = []
+
+        class Note(pl.Callback):
+            def on_train_batch_start(self, trainer, module, batch, number):
+                modes.append(module.pipeline.training)
+
+        trainer(tmp_path, callbacks=[Note()], num_sanity_val_steps=0).fit(task, Tones())
+        assert all(modes)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -15,6 +15,7 @@ from kornia_mvit.weights.checkpoints import (
     save_checkpoint,
 )
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
+from kornia_mvit.weights.layouts import from_native
 from tests.weights.peers import PEERS, randomise, run
 
 LAYOUTS = ["native", "apple", "timm", "transformers", "kornia"]
@@ -107,6 +108,66 @@ class TestLoadCheckpoint:
             other = randomise(ours("native"), seed=1)
             assert load_checkpoint(other, wrapped).wrapper == where
             assert same(model, other)
+
+    def test_numbers_beside_the_weights(self):
+        state, one = from_native(ours("native").backbone.state_dict(), "timm"), torch.tensor(76.5)
+        bare = {name: value for name, value in state.items() if not name.endswith(("mean", "var", "tracked"))}
+        wrong = {name: torch.zeros_like(value) for name, value in state.items()}
+        moments = {n: {"step": one, "exp_avg": torch.ones(3)} for n in range(5)}
+        for wrapped, where in (
+            ({"best_acc1": one, "state_dict": state, "optimizer": {"state": moments}}, "state_dict"),
+            ({"scores": torch.ones(3), "net": state, "state_dict": {}, "model": None}, "net"),
+            ({**state, "best_acc1": one}, ""),
+            ({"epoch": one, "network": {"best": one, "weights": {"module": state}}}, "network.weights.module"),
+            ({"ema": {"decay": one, "shadow": state}, "model": wrong}, "ema.shadow"),
+            ({"params": wrong, "params_ema": state}, "params_ema"),
+            ({"student": wrong, "teacher": {f"module.{k}": v for k, v in state.items()}}, "teacher.module"),
+            ({"teacher": wrong, "model": state}, "model"),
+            ({"models": [{"w.weight": one}, state]}, "models.1"),
+            ({"current_model_state": wrong, "state_dict": state}, "state_dict"),
+        ):
+            found = read_weights(wrapped)
+            assert (found.wrapper, found.layout, found.unknown) == (where, "timm", [])
+            assert torch.equal(found.backbone["head_conv.norm.bias"], state["final_conv.bn.bias"])
+        with pytest.warns(UserWarning, match=r"under model_ema, but 213 of 277 alone; those under model are taken"):
+            assert read_weights({"model": state, "model_ema": bare}).wrapper == "model"
+
+    @pytest.mark.parametrize("prefix", ["", "module."])
+    def test_kornia_with_a_head(self, prefix):
+        """As the code that Kornia's class came from writes it: a linear layer without bias."""
+        backbone, weight = ours("kornia"), torch.randn(5, 320)
+        state = {f"{prefix}{name}": value for name, value in from_native(backbone.state_dict(), "kornia").items()}
+        state[f"{prefix}fc.weight"] = weight
+        model = MobileViTClassifier("xxs", 5, variant="kornia").eval()
+        report = load_checkpoint(model, state)
+        image = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(model(image), backbone(image).mean((2, 3)) @ weight.T)
+        assert (report.num_classes, report.notes) == (5, ["its classifier has no bias: zeros"])
+        other = randomise(MobileViT("xxs", variant="kornia"), seed=1)
+        assert load_checkpoint(other, state).left_out == ["classifier.weight"]
+        assert same(other, backbone)
+        with pytest.raises(CheckpointError, match="5 classes, the model 7"):
+            load_checkpoint(MobileViTClassifier("xxs", 7, variant="kornia"), state)
+
+    @pytest.mark.parametrize("width", ["050", "150"])
+    def test_second_version(self, width):
+        from timm import create_model
+
+        with torch.device("meta"):
+            names = list(create_model(f"mobilevitv2_{width}").state_dict())
+        theirs = ["mobilevitv2.conv_stem.convolution.weight", "layer_3.1.global_rep.0.pre_norm_attn.1.qkv_proj.weight"]
+        for state in (names, [f"module.{name}" for name in names], theirs[:1], theirs[1:]):
+            with pytest.raises(CheckpointError, match="is a MobileViTv2"):
+                read_weights({"state_dict": {name: torch.zeros(1) for name in state}})
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+    def test_weights_that_are_no_floats(self, dtype):
+        model = ours("native")
+        state = model.state_dict()
+        state["classifier.weight"] = state["classifier.weight"].to(dtype)
+        with pytest.raises(CheckpointError, match=rf"classifier\.weight in .* is {str(dtype)[6:]}"):
+            load_checkpoint(model, state)
 
     def test_channel_order(self, tmp_path):
         """Weights for BGR give on RGB what they gave on BGR; saved for BGR they are as they were."""

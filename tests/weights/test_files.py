@@ -3,8 +3,11 @@
 import os
 import pickle
 import zipfile
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -67,6 +70,28 @@ class TestReadCheckpoint:
         torch.save(torch.zeros(2), tmp_path / "a.pt")
         with pytest.raises(CheckpointError, match="holds a Tensor"):
             read_checkpoint(tmp_path / "a.pt")
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_settings_beside_the_weights(self, zipped, tmp_path):
+        """Those of timm's training program, and numbers of NumPy: nothing of them is built, and the weights load."""
+        path, trace = tmp_path / "a.ckpt", tmp_path / "ran"
+        beside = {
+            "args": Namespace(lr=0.1, output=Path("a"), sizes=[1, 2]),
+            "metric": np.float64(76.5),
+            "random": np.random.get_state(),
+            "more": SimpleNamespace(a=np.int32(3)),
+        }
+        torch.save({"a": torch.ones(2), **beside}, path, _use_new_zipfile_serialization=zipped)
+        data = read_checkpoint(path)
+        assert torch.equal(data["a"], torch.ones(2))
+        assert not vars(data["args"])
+        assert not isinstance(data["metric"], np.generic)
+        with pytest.raises(CheckpointError, match=r"\(argparse\.Namespace\), and is refused"):
+            read_checkpoint(path, whole=True)
+        torch.save({"args": Namespace(a=Trace(trace))}, path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointError, match=r"\(posix\.mkdir\), and is refused"):
+            read_checkpoint(path)
+        assert not trace.exists()
 
     @pytest.mark.parametrize("zipped", [True, False])
     def test_code_is_refused_and_does_not_run(self, zipped, tmp_path):

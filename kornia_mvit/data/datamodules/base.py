@@ -148,6 +148,10 @@ class ImageData(pl.LightningDataModule):
             raise DataError(f"there is no test split; {self._TEST}, or run validate")
         return self._evaluation("test")
 
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every image of the test split, or of the validation split where there is none, once."""
+        return self._evaluation("test" if "test" in self.splits else "val")
+
     def _evaluation(self, split: str) -> DataLoader[Batch]:
         data = self._samples(split)
         return self._loader(data, EpochBatchSampler(data, self.batch_size, shuffle=False, repeat=False))
@@ -172,7 +176,7 @@ class ImageData(pl.LightningDataModule):
     def _loader(self, data: Samples, sampler: EpochBatchSampler) -> DataLoader[Batch]:
         return ResumableLoader(
             data,
-            sampler,
+            sampler=sampler,  # by its name, so that Lightning can put another in its place
             num_workers=self.num_workers,
             collate_fn=partial(Batch.collate, ignore_index=self.ignore_index),
             pin_memory=torch.cuda.is_available(),
