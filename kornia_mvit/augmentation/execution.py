@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import kornia.augmentation as K
 import torch
+import torch.nn.functional as F
 from kornia.augmentation import AugmentationSequential, RandomErasing
-from torch import Tensor
+from torch import Tensor, nn
 
 from kornia_mvit.augmentation.crops import View, WindowCrop
 from kornia_mvit.augmentation.geometry import Geometry, Step
@@ -21,10 +23,11 @@ from kornia_mvit.augmentation.operations import (
     sample,
     walk,
 )
+from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.preprocess import PreprocessModule
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.data.batch import Batch, hold_value
-from kornia_mvit.ops.geometry import gather_pixels, scale_matrix
+from kornia_mvit.ops.geometry import gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
 
 __all__ = ["Execution", "Settings"]
@@ -52,16 +55,25 @@ class Execution:
         batch: the images with their targets.
         image: its images, floating point.
         seed: what is drawn depends on it alone.
+        look: keep account of which pixels show an image; for batches without masks.
     """
 
-    def __init__(self, settings: Settings, batch: Batch, image: Tensor, seed: int) -> None:
+    def __init__(self, settings: Settings, batch: Batch, image: Tensor, seed: int, *, look: bool = False) -> None:
         self.settings = settings
         self.batch = batch
         self.image: Tensor = image
         self.seed = seed
         self.random: OwnGenerators = OwnGenerators()
         self.geometry: Geometry = Geometry(_size(image), batch.size, len(batch), image.device)
-        self.mask = None if batch.mask is None else hold_value(batch.mask, settings.ignore_index)
+        self.mask: Tensor | None = None
+        if batch.mask is not None:
+            self.mask = hold_value(batch.mask, settings.ignore_index)
+        elif look:
+            self.mask = self._all_seen()
+        # What the image alone would fill of the canvas, (B, 4); None for the whole canvas.
+        self._frame: Tensor | None = None
+        if self.geometry.view is not None:
+            self._frame = F.pad(self.geometry.view.double().flip(-1), (2, 0))
         self.record: list[dict[str, Any]] = []
         self._waiting: list[tuple[Operation, Draw, int]] = []
         self._image_at = 0
@@ -105,16 +117,22 @@ class Execution:
                 self._carry_out(operation, entry["data"], index)
 
     def resize(self, size: tuple[int, int], preprocess: PreprocessModule) -> None:
-        """Resize to a height and width, antialiased, if the images have others; into the letterbox, if it is one."""
-        if self.geometry.sizes[-1] == size:
+        """Resize each image to a height and width, antialiased, or into a letterbox of them, if the record has one.
+
+        An image that does not fill the canvas is taken without what is beside it, as in evaluation.
+        """
+        if self.geometry.sizes[-1] == size and self._frame is None:
             return
-        self.finish()
-        given, record = _size(self.image), preprocess.preprocess
-        boxed = record.letterbox and size == record.output_size
-        scaled = record.resized_size(*given) if boxed else size
-        matrix = scale_matrix(len(self.batch), given, scaled)
-        self.geometry.append(Step("resize", matrix, size, covers=not boxed, aligned=True))
-        self.image = preprocess.geometry(self.image) if boxed else preprocess.resize(self.image, size)
+        image, record = self.finish(), replace(preprocess.preprocess, size=size, crop=None)
+        if self._frame is None:
+            given = _size(image)
+            scaled = record.resized_size(*given)
+            matrix = scale_matrix(len(image), given, scaled)
+            image = preprocess.resize(image, scaled)
+            self.image = F.pad(image, (0, size[1] - scaled[1], 0, size[0] - scaled[0]))
+        else:
+            self.image, matrix = fit_frames(image, self._frame, record)
+        self.geometry.append(Step("resize", matrix, size, covers=not record.letterbox, aligned=True))
         self._image_at = len(self.geometry)
 
     def finish(self) -> Tensor:
@@ -127,6 +145,18 @@ class Execution:
                 self._apply(operation, drawn, index)
         self._image_at = len(self.geometry)
         return self.image
+
+    @property
+    def seen(self) -> Tensor:
+        """Which pixels of the result show an image, (B, H, W), if account was kept."""
+        mask = self.finish_mask()
+        assert mask is not None and mask.dtype == torch.bool
+        return mask != bool(self.settings.ignore_index)
+
+    def _all_seen(self) -> Tensor:
+        """Give masks of a canvas on which every pixel shows an image."""
+        known = torch.tensor(not self.settings.ignore_index)
+        return known.to(self.image.device, non_blocking=True).expand(len(self.batch), *self.geometry.sizes[-1])
 
     def finish_mask(self) -> Tensor | None:
         """Take the masks to where the images are to be, and give them."""
@@ -163,7 +193,7 @@ class Execution:
             boxes, share = self.geometry.move_boxes(batch.boxes)
             valid = (batch.box_label >= 0) & (share > 0)
             boxes = boxes.masked_fill(~valid[..., None], 0.0)  # padding may hold anything
-        if module.looks_at == "mask":
+        if module.looks_at == "mask" and batch.mask is not None:
             mask = self._moved_mask()
         return View(canvas, view, boxes, valid, mask, self.settings.ignore_index)
 
@@ -178,20 +208,28 @@ class Execution:
                 joined = len(self._waiting) > 0
                 self._waiting.append((operation, drawn, index))
                 size = operation.output_size(drawn, self.geometry.sizes[-1])
-                self.geometry.append(replace(operation.step(drawn, before, size), joined=joined))
+                self._append(operation, replace(operation.step(drawn, before, size), joined=joined))
                 return
         self.finish()
         if operation.kind is Kind.DENSE:
             self._carry_mask(operation, drawn, index)
         self._apply(operation, drawn, index)
         if operation.kind is not Kind.VALUES:
-            self.geometry.append(replace(operation.step(drawn, before, _size(self.image)), rim=operation.rim))
+            self._append(operation, replace(operation.step(drawn, before, _size(self.image)), rim=operation.rim))
             self._image_at = len(self.geometry)
             if operation.kind is not Kind.MATRIX:
                 self._mask_at = self._image_at
-        elif isinstance(operation.module, RandomErasing) and self.settings.erase_masks and self.mask is not None:
-            self.finish_mask()
-            self.mask = self.mask.masked_fill(_erased(drawn, self.mask), self.settings.ignore_index)
+            if operation.kind is Kind.OPAQUE and self.mask is not None:
+                self.mask = self._all_seen()
+        elif isinstance(operation.module, RandomErasing) and self.settings.erase_masks and self.batch.mask is not None:
+            mask = self.finish_mask()
+            assert mask is not None
+            self.mask = mask.masked_fill(_erased(drawn, mask), self.settings.ignore_index)
+
+    def _append(self, operation: Operation, step: Step) -> None:
+        self.geometry.append(step)
+        if self._frame is not None:
+            self._frame = _move_frame(self._frame, operation.module, self.geometry)
 
     def _apply(self, operation: Operation, drawn: Draw, index: int) -> None:
         self._seed(index, 1)
@@ -211,6 +249,26 @@ class Execution:
         x, y, weight = operation.apply(places.expand(len(mask), -1, -1, -1), drawn, self.random).unbind(1)
         found = gather_pixels(mask, x / weight, y / weight)
         self.mask = found.masked_fill(~(weight > 0.5), self.settings.ignore_index)
+
+
+def _move_frame(frame: Tensor, module: nn.Module, geometry: Geometry) -> Tensor | None:
+    """Say where frames (B, 4) are after the last step; None where it left nothing beside the images.
+
+    What an operation does about the middle of the canvas is meant for the middle of each image: the frame goes where
+    the image's middle goes, and keeps its height and width.
+    """
+    step, before, after = geometry.steps[-1], geometry.sizes[-2], geometry.sizes[-1]
+    ratio = torch.tensor([after[1] / before[1], after[0] / before[0]] * 2, dtype=torch.float64)
+    if isinstance(module, (K.Resize, K.LongestMaxSize, K.SmallestMaxSize)):
+        return frame * ratio.to(frame.device, non_blocking=True)
+    if after != before or isinstance(module, (WindowCrop, K.RandomCrop, K.RandomResizedCrop, K.CenterCrop, K.PadTo)):
+        return None
+    if step.matrix is None:
+        return frame
+    middle = (frame[:, :2] + frame[:, 2:]) / 2
+    centre = torch.tensor([after[1] / 2, after[0] / 2], dtype=torch.float64).to(frame.device, non_blocking=True)
+    moved = transform_points(step.matrix, torch.stack([middle, centre.expand_as(middle)], 1))
+    return frame + (moved[:, 0] - moved[:, 1] + centre - middle).repeat(1, 2)
 
 
 def _is_away(drawn: Draw) -> bool:

@@ -19,8 +19,10 @@ class Mix(nn.Module):
     """Mix the images of a batch with each other, and their labels into soft targets.
 
     For each batch MixUp or CutMix is chosen; Kornia's operations mix the images. Targets are one-hot with label
-    smoothing, weighted by the share that each image has in the result: by MixUp's lambda, or by the pixels that CutMix
-    left. An image that is not chosen, or meets itself, keeps its pixels and a target of its own class alone.
+    smoothing, weighted by the share that each image has in the result: by MixUp's lambda, or by the pixels of each that
+    CutMix left. Pixels that show no image do not count, such as the canvas beside ``batch.size`` and what a pipeline's
+    rotation left empty. An image that is not chosen, or meets itself, keeps its pixels and a target of its own class
+    alone.
 
     Args:
         num_classes: number of classes, K.
@@ -124,6 +126,29 @@ class Mix(nn.Module):
         own = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
         return {"kind": "mixup", "own": torch.where(chosen, own, 1.0), "pairs": pairs}
 
+    def weigh(self, params: dict[str, Any], seen: Tensor) -> dict[str, Any]:
+        """Give what was drawn for CutMix with the shares of the pixels that show an image.
+
+        Args:
+            params: what :meth:`draw` gave.
+            seen: (B, H, W) bool, which pixels show the image before it is mixed; the others are padding.
+
+        Returns:
+            ``params``, with another ``own``: 1 where nothing of both images is left.
+        """
+        pairs = params["pairs"].to(seen.device, non_blocking=True)
+        boxes = params["boxes"].to(seen.device, non_blocking=True)
+        inside = bbox_to_mask(boxes, seen.shape[-1], seen.shape[-2]).bool()
+        kept, put = (shown.flatten(1).sum(1) for shown in (seen & ~inside, seen.index_select(0, pairs) & inside))
+        return params | {"own": 1 - put / (kept + put).clamp_min(1)}
+
+    @staticmethod
+    def size(size: Tensor, params: dict[str, Any]) -> Tensor:
+        """Give the sizes (B, 2) of images after they were mixed: each holds both images."""
+        own = params["own"].to(size.device, non_blocking=True)
+        pairs = params["pairs"].to(size.device, non_blocking=True)
+        return torch.where((own < 1)[:, None], torch.maximum(size, size.index_select(0, pairs)), size)
+
     def mix(self, image: Tensor, label: Tensor, params: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mix images (B, C, H, W) and their labels as was drawn, without waiting for the device.
 
@@ -152,9 +177,16 @@ class Mix(nn.Module):
         assert batch.label is not None
         if not batch.image.is_floating_point():
             raise TypeError(f"mixing takes floating-point images, got {batch.image.dtype}; divide by 255 first")
-        params = self.draw(len(batch), batch.image.shape[-2], batch.image.shape[-1])
+        height, width = batch.image.shape[-2:]
+        params = self.draw(len(batch), height, width)
+        if batch.size is None:
+            image, label = self.mix(batch.image, batch.label, params)
+            return batch.replace(image=image, label=label)
+        if params["kind"] == "cutmix":
+            row, column = (torch.arange(n, device=batch.size.device) for n in (height, width))
+            params = self.weigh(params, (row < batch.size[:, :1])[:, :, None] & (column < batch.size[:, 1:])[:, None])
         image, label = self.mix(batch.image, batch.label, params)
-        return batch.replace(image=image, label=label)
+        return batch.replace(image=image, label=label, size=self.size(batch.size, params))
 
     def _soften(self, label: Tensor) -> Tensor:
         soft = label.float() if label.is_floating_point() else F.one_hot(label.long(), self.num_classes).float()

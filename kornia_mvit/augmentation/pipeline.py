@@ -56,7 +56,8 @@ class AugmentationPipeline(nn.Module):
     Boxes are clipped to the image and dropped with their labels when too little of them is left; masks are read from
     the nearest pixel and hold ``ignore_index`` where there was nothing to see, in int64 if their dtype cannot hold it;
     keypoints outside become invisible. What comes out shares no memory with what was put in.
-    Canvas beside the image (``batch.size``) counts as outside, and Kornia's random crops keep to the image. Geometric
+    Canvas beside the image (``batch.size``) counts as outside, Kornia's random crops keep to the image, and the resize
+    takes each image without it, in train mode as in eval mode. Geometric
     operations that follow each other are composed and carried out in one bilinear step.
 
     Args:
@@ -267,10 +268,8 @@ class AugmentationPipeline(nn.Module):
             return run_empty(batch, self.prepare)
         self._check(batch)
         with _no_autocast(batch.image.device):
-            image, geometry, size = prepare_images(batch, self._preprocess)
+            image, geometry = prepare_images(batch, self._preprocess)
             targets = self._move(batch, geometry)
-            if size is not None:
-                targets["size"] = size
             if batch.mask is not None:
                 targets["mask"] = hold_value(batch.mask, self.ignore_index)
                 if len(geometry) or batch.size is not None:
@@ -349,7 +348,7 @@ class AugmentationPipeline(nn.Module):
         device = batch.image.device
         mixed: Params | None = None
         with _no_autocast(device):
-            run = Execution(self._settings, batch, to_float(batch.image), seed)
+            run = Execution(self._settings, batch, to_float(batch.image), seed, look=self.mix is not None)
             if self.stack is not None and replay is None:
                 run.draw_all(self.stack)
             elif self.stack is not None and replay is not None:
@@ -367,10 +366,13 @@ class AugmentationPipeline(nn.Module):
                     if replay is None:
                         shape = (len(batch), image.shape[-2], image.shape[-1])
                         mixed = sample(self.mix, run.random, self.mix.draw, *shape)
+                        mixed = self.mix.weigh(mixed, run.seen) if mixed["kind"] == "cutmix" else mixed
                     else:
                         mixed = replay["mix"]
                     mix = carry_out(self.mix, run.random, self.mix.mix, image, batch.label, mixed)
                     image, targets["label"] = mix
+                    if "size" in targets:
+                        targets["size"] = self.mix.size(targets["size"], mixed)
             image = self._preprocess.values(image)
         image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
         params = {
@@ -401,7 +403,13 @@ class AugmentationPipeline(nn.Module):
 
     def _move(self, batch: Batch, geometry: Geometry) -> dict[str, Any]:
         return dict(
-            move_targets(batch, geometry, min_box_area=self.min_box_area, min_box_visibility=self.min_box_visibility)
+            move_targets(
+                batch,
+                geometry,
+                min_box_area=self.min_box_area,
+                min_box_visibility=self.min_box_visibility,
+                sized=self.preprocess.letterbox,
+            )
         )
 
 

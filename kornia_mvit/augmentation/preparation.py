@@ -8,20 +8,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kornia_mvit.augmentation.geometry import Geometry, Step
-from kornia_mvit.augmentation.preprocess import PreprocessModule, to_float
+from kornia_mvit.augmentation.preprocess import Preprocess, PreprocessModule, round_ratio, to_float
+from kornia_mvit.augmentation.targets import filled_size
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import window_matrix
 
-__all__ = ["prepare_images"]
+__all__ = ["fit_frames", "prepare_images"]
 
 
-def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geometry, Tensor | None]:
+def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geometry]:
     """Apply a Preprocess to each image without the canvas beside it.
 
     Results of several sizes, which a Preprocess of one number without crop gives, are laid on one canvas.
 
     Returns:
-        The images, where their pixels went, and (B, 2) the sizes of the results if they do not fill the canvas.
+        The images, and where their pixels went.
     """
     image = batch.image
     geometry = Geometry((int(image.shape[-2]), int(image.shape[-1])), batch.size, len(batch), image.device)
@@ -34,11 +35,8 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
         if size != geometry.sizes[0] or window != (0.0, 0.0, float(size[1]), float(size[0])):
             matrix = window_matrix(torch.tensor([window], dtype=torch.float64), size)
             geometry.append(Step("preprocess", matrix, size, covers=not boxed, aligned=True))
-        if not boxed:
-            return out, geometry, None
-        filled = torch.tensor(module.preprocess.resized_size(*given), device=image.device)
-        geometry.filled = filled.expand(len(batch), 2).clone()
-        return out, geometry, geometry.filled.clone()
+        geometry.filled = filled_size(geometry) if boxed else None
+        return out, geometry
 
     raw = image if image.dtype == torch.uint8 and image.device.type == "cpu" else to_float(image)
     sizes = [(int(height), int(width)) for height, width in batch.size.tolist()]
@@ -52,7 +50,6 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
     height, width = (max(part.shape[k] for part in parts.values()) for k in (-2, -1))
     out = raw.new_zeros(len(batch), raw.shape[1], height, width)
     matrices = torch.empty(len(batch), 3, 3, dtype=torch.float64)
-    results = torch.empty(len(batch), 2, dtype=batch.size.dtype)
     for size, chosen in rows.items():
         part = parts[size]
         out[torch.tensor(chosen, device=raw.device)] = F.pad(
@@ -60,15 +57,70 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
         )
         window, result = _window(module, size)
         matrices[chosen] = window_matrix(torch.tensor([window], dtype=torch.float64), result)
-        if module.preprocess.letterbox:
-            result = module.preprocess.resized_size(*size)
-        results[chosen] = torch.tensor(result, dtype=results.dtype)
     uneven = module.preprocess.letterbox or len({tuple(part.shape[-2:]) for part in parts.values()}) > 1
     geometry.append(Step("preprocess", matrices, (height, width), covers=not uneven, aligned=True))
     out = module.values(to_float(out))
-    results = results.to(image.device)
-    geometry.filled = results.clone() if uneven else None
-    return out.to(image.dtype) if image.is_floating_point() else out, geometry, results
+    geometry.filled = filled_size(geometry) if uneven else None
+    return out.to(image.dtype) if image.is_floating_point() else out, geometry
+
+
+def fit_frames(image: Tensor, frames: Tensor, record: Preprocess) -> tuple[Tensor, Tensor]:
+    """Resize a part of each image to one height and width, or into a letterbox of them, without waiting for the device.
+
+    What :meth:`PreprocessModule.geometry` gives for each part alone is reckoned by two matrix products for all.
+
+    Args:
+        image: (B, C, H, W), floating point.
+        frames: (B, 4) left, top, right and bottom edges of the parts; brought to whole pixels inside the image.
+        record: with a height and a width as its size, and no crop.
+
+    Returns:
+        The parts (B, C, h, w), and the matrices (B, 3, 3) from the images to them.
+    """
+    assert isinstance(record.size, tuple)
+    canvas, full = (
+        torch.tensor(size[::-1]).to(image.device, non_blocking=True) for size in (image.shape[-2:], record.size)
+    )
+    side = (frames[:, 2:] - frames[:, :2]).round().long().clamp_min(1).minimum(canvas)
+    low = frames[:, :2].round().long().clamp_min(0).minimum(canvas - side)
+    result = full.expand_as(side)
+    if record.letterbox:
+        result = round_ratio(side * full.flip(0), side.flip(1)).clamp_min(1).minimum(full)
+    shown = torch.cat([low, low + side * full / result], 1)
+    across, down = (
+        _weights(low[:, k], side[:, k], result[:, k], (image.shape[-1 - k], record.size[1 - k]), record.interpolation)
+        for k in (0, 1)
+    )
+    out = image @ across.to(image.dtype)[:, None].mT
+    out = out.clamp(0.0, 1.0) if record.interpolation == "bicubic" else out
+    out = down.to(image.dtype)[:, None] @ out
+    out = out.clamp(0.0, 1.0) if record.interpolation == "bicubic" else out
+    return out, window_matrix(shown, record.size)
+
+
+def _weights(low: Tensor, side: Tensor, result: Tensor, lengths: tuple[int, int], interpolation: str) -> Tensor:
+    """Give what each pixel of an antialiased resize along one axis takes from each pixel of the image: (B, h, H).
+
+    Args:
+        low: (B,) where the part begins.
+        side: (B,) its length.
+        result: (B,) length that it is resized to; what lies beyond takes nothing.
+        lengths: of the image and of the result with what lies beyond.
+        interpolation: ``'bilinear'`` or ``'bicubic'``.
+    """
+    taken, given = (torch.arange(n, dtype=torch.float64, device=low.device) for n in lengths)
+    ratio = (side / result.double())[:, None]
+    centre = (low[:, None] + (given + 0.5) * ratio)[..., None]
+    distance = (taken + 0.5 - centre).abs() / ratio.clamp_min(1)[..., None]
+    weight = (1 - distance).clamp_min(0)
+    if interpolation == "bicubic":
+        near = 1 + distance.square() * (1.5 * distance - 2.5)
+        far = 2 + distance * (distance * (2.5 - 0.5 * distance) - 4)
+        weight = torch.where(distance < 1, near, far).masked_fill(distance >= 2, 0.0)
+    inside = (taken >= low[:, None]) & (taken < (low + side)[:, None])
+    weight = weight * (inside[:, None] & (given < result[:, None])[..., None])
+    total = weight.sum(-1, keepdim=True)
+    return weight / total.where(total != 0, 1.0)
 
 
 @contextmanager

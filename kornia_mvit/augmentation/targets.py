@@ -21,6 +21,7 @@ from kornia_mvit.ops.geometry import (
 __all__ = [
     "MapsBack",
     "detach_memory",
+    "filled_size",
     "inverse_boxes",
     "inverse_keypoints",
     "inverse_maps",
@@ -29,14 +30,16 @@ __all__ = [
     "way_back",
 ]
 
+_EXACT = 1e-6  # of a pixel, which an edge may be off after many steps
+
 
 def move_targets(
-    batch: Batch, geometry: Geometry, *, min_box_area: float, min_box_visibility: float
+    batch: Batch, geometry: Geometry, *, min_box_area: float, min_box_visibility: float, sized: bool
 ) -> dict[str, Tensor]:
     """Give the boxes, keypoints and size of a batch after its images went through a geometry.
 
     Boxes that reach both bounds are kept. The others become padding, and padding goes to the end; the order of those
-    that are kept stays.
+    that are kept stays. A batch without sizes gets them if it is ``sized``.
     """
     out: dict[str, Tensor] = {}
     if batch.boxes is not None and batch.box_label is not None:
@@ -54,10 +57,9 @@ def move_targets(
         points, seen = geometry.move_points(batch.keypoints)
         out["keypoints"] = points.to(batch.keypoints.dtype)
         out["keypoint_visible"] = batch.keypoint_visible & seen
-    if batch.size is not None and len(geometry):
-        height, width = geometry.sizes[-1]
-        size = torch.tensor([height, width], dtype=batch.size.dtype)
-        out["size"] = size.to(batch.size.device, non_blocking=True).repeat(len(batch), 1)
+    if batch.size is not None or sized:
+        dtype = torch.int64 if batch.size is None else torch.promote_types(batch.size.dtype, torch.int32)
+        out["size"] = filled_size(geometry).to(dtype)
     return out
 
 
@@ -93,6 +95,23 @@ def run_empty(batch: Batch, run: Callable[[Batch], tuple[Batch, dict[str, Any]]]
     if "shape" in params:
         none["shape"] = list(batch.image.shape)
     return out[:0], params | none
+
+
+def filled_size(geometry: Geometry) -> Tensor:
+    """Return height and width (B, 2) of the part of the last canvas, from its upper left corner, that holds the images.
+
+    It ends with the last row and column whose centres show an image, and has one of each at least. Behind a step that
+    no matrix describes, the whole canvas counts as image.
+    """
+    start = max((k + 1 for k, step in enumerate(geometry.steps) if step.matrix is None), default=0)
+    view = geometry.view if start == 0 else None
+    rest = Geometry(geometry.sizes[start], view, geometry.batch, geometry.device)
+    for step in geometry.steps[start:]:
+        rest.append(step)
+    height, width = geometry.sizes[start]
+    whole = torch.tensor([0.0, 0.0, width, height]).to(geometry.device, non_blocking=True)
+    edges = rest.move_boxes(whole.expand(geometry.batch, 1, 4))[0][:, 0, 2:].flip(-1)
+    return (edges + 0.5 + _EXACT).floor().clamp_min(1)
 
 
 def way_back(params: dict[str, Any], like: Tensor) -> Geometry:

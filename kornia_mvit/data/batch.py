@@ -45,8 +45,8 @@ class Batch:
         mask: (B, H, W) class of each pixel, integer, with one number for pixels to ignore.
         keypoints: (B, N, 2) x and y, floating point.
         keypoint_visible: (B, N) bool, False for padding too. Comes with ``keypoints``.
-        size: (B, 2) height and width of the part of the canvas that is image, from its upper left corner; the rest
-            is padding. None where the image fills the canvas.
+        size: (B, 2) height and width of the part of the canvas, from its upper left corner, that holds the image; the
+            rest is padding. None where the image fills the canvas.
         original_size: (B, 2) height and width of the image before it was brought to the canvas.
         meta: a dictionary for each image, such as ``{'path': …}``.
 

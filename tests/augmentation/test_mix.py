@@ -2,13 +2,15 @@
 
 import io
 
+import kornia.augmentation as K
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
 
-from kornia_mvit import AugmentationPipeline, Batch, Mix
+from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess
+from kornia_mvit.augmentation.crops import RandomZoomOut
 from tests.augmentation.scenes import scene
 from tests.tester import BaseTester
 
@@ -84,6 +86,32 @@ class TestMix(BaseTester):
         out = only("cutmix", p=p, label_smoothing=0)(Batch(image, torch.arange(5)))
         stayed = (out.image == image).all(1).float().mean((1, 2))
         torch.testing.assert_close(out.label.diagonal(), stayed)
+
+    @pytest.mark.parametrize("stack", ["mix alone", "identity", "flip", "shrink", "zoom", "elastic", "letterbox"])
+    def test_padding_has_no_share(self, stack):
+        """The labels are shares of the pixels that show an image, whatever shows none, and a replay has them too."""
+        stacks = {
+            "flip": [K.RandomHorizontalFlip(p=1.0)],
+            "shrink": [K.RandomAffine(0.0, scale=(0.3, 0.6), p=1.0, resample="nearest")],
+            "zoom": [RandomZoomOut(3.0, p=1.0)],
+            "elastic": [K.RandomHorizontalFlip(p=1.0), K.RandomElasticTransform(alpha=(0.0, 0.0), p=1.0)],
+        }
+        mix = only("cutmix", 2, label_smoothing=0)
+        letterbox = Preprocess((16, 24), letterbox=True)
+        pipeline = AugmentationPipeline(stacks.get(stack), mix, letterbox if stack == "letterbox" else None)
+        small, large = torch.full((1, 6, 7), 1.0), torch.full((1, 20, 20), 0.5)
+        batch = Batch.collate([{"image": small, "label": 0}, {"image": large, "label": 1}])
+        for seed in range(3):
+            torch.manual_seed(seed)
+            if stack == "mix alone":
+                out = mix(batch)
+            else:
+                out, params = pipeline.augment(batch, seed=seed)
+                assert torch.equal(pipeline.replay(batch, params).label, out.label)
+            white, seen = ((out.image[:, 0] > level).flatten(1).sum(1) for level in (0.6, 0.1))
+            blurred = 0.05 * (stack in ("zoom", "letterbox"))  # pixels at the edges
+            torch.testing.assert_close(out.label[:, 0], white / seen, atol=blurred + 1e-5, rtol=0)
+            assert (out.size.amax(0) <= torch.tensor(out.image.shape[-2:])).all()
 
     @given(seed=SEEDS, p=st.floats(0.1, 1))
     def test_mixup_weighs_as_it_blends(self, seed, p):

@@ -1,6 +1,7 @@
 """Targets go where their pixels go: properties over policies, operations, boxes, masks and keypoints."""
 
 import io
+from itertools import product
 
 import kornia.augmentation as K
 import pytest
@@ -157,6 +158,64 @@ def test_eval_of_padded_batches_is_that_of_the_images_alone(seed):
         assert fitted.size[i].tolist() == list(alone.shape[-2:])
         shown = fitted.image[i : i + 1, :, : alone.shape[-2], : alone.shape[-1]]
         torch.testing.assert_close(shown, alone, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("letterbox", [False, True])
+def test_each_image_is_resized_in_training_as_in_evaluation(letterbox, interpolation):
+    """Whatever stands beside it in the batch, and wherever a flip put it on the canvas."""
+    sides = [(8, 19), (16, 60), (70, 50)]
+    rng = torch.Generator().manual_seed(0)
+    samples = [
+        {"image": torch.rand(3, h, w, generator=rng), "boxes": [[0, 0, w, h]], "box_label": [0]} for h, w in sides
+    ]
+    batch = Batch.collate(samples)
+    record = Preprocess((32, 24), letterbox=letterbox, interpolation=interpolation)
+    expected = AugmentationPipeline(preprocess=record).eval()(batch)
+    out = AugmentationPipeline(preprocess=record).augment(batch, seed=0)[0]
+    torch.testing.assert_close(out.image, expected.image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.boxes, expected.boxes)
+    assert out.size.tolist() == expected.size.tolist()
+    flipped = AugmentationPipeline([K.RandomHorizontalFlip(p=1.0)], preprocess=record).augment(batch, seed=0)[0]
+    assert flipped.size.tolist() == expected.size.tolist()
+    for image, mirrored, (height, width) in zip(expected.image, flipped.image, expected.size.tolist(), strict=True):
+        torch.testing.assert_close(mirrored[:, :height, :width].flip(-1), image[:, :height, :width], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("augment", "letterbox"),
+    [*product([None, "flip", "resize", "crop"], [None, False, True]), ("turn", None), ("shrink", None)],
+)
+def test_size_holds_what_shows_an_image(augment, letterbox):
+    """In train and eval mode alike; it ends with the last row and column that show it, where rows stay rows."""
+    stacks = {
+        None: [],
+        "flip": [K.RandomVerticalFlip(p=1.0)],
+        "turn": [K.RandomAffine((30.0, 30.0), p=1.0)],
+        "shrink": [K.RandomAffine(0.0, scale=(0.5, 0.5), p=1.0)],
+        "resize": [K.Resize((40, 30), align_corners=False)],
+        "crop": [K.RandomCrop((7, 5))],
+    }
+    record = None if letterbox is None else Preprocess((32, 24), letterbox=letterbox)
+    pipeline = AugmentationPipeline(stacks[augment], preprocess=record)
+    batch = Batch.collate([{"image": torch.ones(1, *size)} for size in ((8, 9), (16, 16), (13, 5))])
+    for whole in (batch, Batch(torch.ones(2, 1, 20, 12))):
+        for out in (pipeline.augment(whole, seed=0)[0], pipeline.prepare(whole)[0]):
+            size = out.size if out.size is not None else torch.tensor([out.image.shape[-2:]] * len(out))
+            assert (out.size is None) == (whole.size is None and not letterbox)
+            for image, (height, width) in zip(out.image[:, 0] > 0.6, size.tolist(), strict=True):
+                assert not image[height:].any()
+                assert not image[:, width:].any()
+                if augment != "turn" and not (augment == "shrink" and out.size is None):
+                    assert image[height - 1].any()
+                    assert image[:, width - 1].any()
+
+
+def test_letterbox_holds_at_each_of_several_scales():
+    pipeline = AugmentationPipeline(preprocess=Preprocess((32, 32), letterbox=True), multi_scale=[(20, 40)])
+    out = pipeline.augment(Batch(torch.ones(1, 1, 16, 16)), seed=0)[0]
+    assert out.size.tolist() == [[20, 20]]
+    assert out.image[0, 0].nonzero().amax(0).tolist() == [19, 19]
 
 
 @given(seed=SEEDS)
