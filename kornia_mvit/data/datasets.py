@@ -148,7 +148,8 @@ def is_hidden(name: str) -> bool:
 
 def _find_files(folder: Path) -> Iterator[Path]:
     """Give the files below a folder, also where links lead, without those that are hidden."""
-    folders: list[tuple[Path, frozenset[str]]] = [(folder, frozenset())]
+    root = os.path.realpath(folder)
+    folders = [(folder, frozenset(map(str, Path(root).parents)))]
     while folders:
         place, above = folders.pop()
         real = os.path.realpath(place)
