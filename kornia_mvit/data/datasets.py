@@ -148,7 +148,8 @@ def is_hidden(name: str) -> bool:
 
 def _find_files(folder: Path) -> Iterator[Path]:
     """Give the files below a folder, also where links lead, without those that are hidden."""
-    folders: list[tuple[Path, frozenset[str]]] = [(folder, frozenset())]
+    root = os.path.realpath(folder)
+    folders = [(folder, frozenset(map(str, Path(root).parents)))]
     while folders:
         place, above = folders.pop()
         real = os.path.realpath(place)
@@ -277,9 +278,9 @@ def _greys_are_colours(
         return False  # 16 bit, which no colours have
     classes = {number for number in colours.values() if number not in reserved}
     greys = {red: number for (red, green, blue), number in colours.items() if red == green == blue}
-    there = {value for _, value in image.getcolors(256) or ()}
+    there = {int(value) for value, count in enumerate(image.convert("L").histogram()) if count}
     numbers = {value // 255 for value in there} if image.mode == "1" else there
-    are_numbers = all(n in classes or (n in reserved and greys.get(n) not in classes) for n in numbers)
+    are_numbers = all(n in classes or (n in reserved and greys.get(n, -1) not in classes) for n in numbers)
     if classes <= {*greys.values()}:
         return not are_numbers or there <= greys.keys()
     return not are_numbers and there <= greys.keys() | {*reserved}

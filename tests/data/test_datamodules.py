@@ -172,6 +172,7 @@ class TestFolderData:
             Image.new("RGB", (40, 40)).save(tmp_path / "far" / f"{n}.{suffix}")
         (root / "cat" / "more").symlink_to(tmp_path / "far")
         (root / "cat" / "more" / "back").symlink_to(root / "cat")
+        (root / "cat" / "up").symlink_to(root)  # which would make all dogs cats
         for place in ("cat/.ipynb_checkpoints/0-checkpoint.png", ".ipynb_checkpoints/1.png", "dog/._0.png"):
             (root / place).parent.mkdir(exist_ok=True)
             (root / place).write_bytes(b"no image")
