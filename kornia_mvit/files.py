@@ -20,10 +20,11 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["FileError", "cell", "printable", "scratch", "sweep", "write_whole"]
+__all__ = ["FileError", "cell", "check_local", "printable", "scratch", "sweep", "write_whole"]
 
 _MISTAKES = (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, AttributeError, ImportError)
 _STREAMS = re.compile(r"/dev/(std(in|out|err)|fd/\d+)|/proc/.*")
+_ADDRESS = re.compile(r"([a-zA-Z][\w+.-]+):/+")  # as paths have it; a single letter is a disk of Windows
 _DAY = 86400.0
 _LONGEST = 240  # bytes of a name that leave room for what is put around it
 _OLDER = ".older"  # the folder for what is being replaced by several files at once
@@ -44,6 +45,21 @@ def printable(text: object) -> str:
         'tulip\\x1b[2J\\n'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def check_local(path: str | Path) -> None:
+    """Raise a FileError for an address in place of a path.
+
+    Example:
+        >>> check_local("https://example.org/a.png")
+        Traceback (most recent call last):
+        ...
+        kornia_mvit.files.FileError: https://example.org/a.png is an address; give the path of a file or folder
+    """
+    found = _ADDRESS.match(str(path))
+    if found is not None and not Path(f"{found[1]}:").exists():
+        address = f"{found[1]}://{str(path)[found.end() :]}"
+        raise FileError(f"{printable(address)} is an address; give the path of a file or folder")
 
 
 def cell(value: Any) -> Any:
@@ -80,6 +96,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: if it cannot be written, naming the file and the reason, whatever the library that wrote it raised.
     """
+    check_local(path)
     path = Path(path)
     try:
         with _stage(path) as folder:

@@ -82,9 +82,12 @@ def _run(argv: list[str]) -> int:
             f"{', '.join(list_recipes())}; --help lists the options"
         )
     options = {argument.partition("=")[0] for argument in argv}
+    if argv[0] == "fit" and (photos := next((a for a in argv[1:2] if not a.startswith("-")), None)):
+        raise ValueError(f"{photos} is no option; kornia-mvit fit --config RECIPE --data.root {shlex.quote(photos)}")
     if not options & {"--config", "-c", "--model", "--data", "--help", "-h", "--model.help", "--data.help"}:
+        told = "" if argv[0] == "fit" else ", the one that was trained with"
         raise ValueError(
-            f"{argv[0]} needs a recipe, the one that was trained with: kornia-mvit {argv[0]} --config RECIPE, with a "
+            f"{argv[0]} needs a recipe{told}: kornia-mvit {argv[0]} --config RECIPE, with a "
             f"file or one of {', '.join(list_recipes())}"
         )
     if argv[0] != "fit" and not options & {"--ckpt_path", "--checkpoint", "--help", "-h", "--print_config"}:
@@ -95,7 +98,7 @@ def _run(argv: list[str]) -> int:
 
     try:
         build_cli(argv, run=True)
-    except (MisconfigurationException, _OptionError) as error:
+    except MisconfigurationException as error:
         raise ValueError(error) from error
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         if not _arose_in_restoring(error):
@@ -200,7 +203,7 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
     options = (argument.partition("=")[0].removeprefix("--model.") for argument in args if "--model." in argument)
     asked = {option.removeprefix("init_args.").partition(".")[0] for option in options}
     folders: set[str] = set()  # that the run writes to
-    with _naming_full_disks(folders):
+    with _naming_full_disks(folders), _plain_errors():
         return Cli(
             LightningModule,
             LightningDataModule,
@@ -212,6 +215,19 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
             args=args,
             run=run,
         )
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn errors about options into those that the commands tell in a line."""
+    try:
+        yield
+    except _OptionError as error:
+        raise ValueError(error) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        place = Path(error.filename)
+        file = next((above for above in (place, *place.parents) if above.exists()), place)
+        raise ValueError(f"{file} is a file, and a folder is needed there") from error
 
 
 @contextmanager
@@ -255,18 +271,51 @@ def describe_option_error(message: str) -> str:
         >>> describe_option_error("Problem with given class_path 'torch.nn.Linear': Option 'biass' is not accepted")
         'there is no option --biass; did you mean --bias?'
     """
+    if message.startswith("unrecognized arguments: "):
+        return _describe_unknown(message.partition(": ")[2])
     keys = re.findall(r'Parser key "([\w.]+)"', message)
     given = re.search(r"class_path '([\w.]+)'", message)
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
         text = f"there is no option --{'.'.join([*keys, unknown[1]])}"
         near = get_close_matches(unknown[1], _arguments_of(given[1]) if given else (), 1, 0.6)
         return text + (f"; did you mean --{'.'.join([*keys, near[0]])}?" if near else "")
-    wanted = [name for name in re.findall(r"Expected an? <class '([\w.]+)'>", message) if name != "NoneType"]
+    if missing := re.search(r"arguments are required: ([\w.]+)", message):
+        return f"{given[1] if given else 'it'} needs --{'.'.join([*keys, missing[1]])}"
     values = re.findall(r"(?:Got value|Given value): (.*)", message)
+    if values and (nested := re.match(r"NestedArg\(key='([\w.]+)', val=(.*)\)$", values[0])):
+        keys, values = [*keys, nested[1]], [nested[2].strip("'")]
+    wanted = _expected(message)
     if keys and wanted and values:
-        text = f"--{'.'.join(keys)} is {values[0]}; expected {' or '.join(dict.fromkeys(wanted))}"
-        return text + (", such as '[64, 80]'" if "tuple" in wanted or "list" in wanted else "")
+        return f"--{'.'.join(keys)} is {values[0]}; expected {' or '.join(wanted)}"
     return " ".join(message.split())
+
+
+def _expected(message: str) -> list[str]:
+    """Return what jsonargparse says that it expected: types, words, or the name of a class."""
+    wanted = []
+    for line in re.findall(r"Expected an? (.*)", message):
+        if words := re.match(r"typing\.Literal\[(.*)\]", line):
+            wanted += [word.strip("'") for word in words[1].split(", ")]
+        elif kind := re.match(r"<class '([\w.]+)'>", line):
+            wanted.append(f"{kind[1]}, such as '[64, 80]'" if kind[1] in ("tuple", "list") else kind[1])
+        elif line.startswith("dot import path"):
+            wanted.append("the name of a class")
+    return [word for word in dict.fromkeys(wanted) if word != "NoneType"]
+
+
+def _describe_unknown(arguments: str) -> str:
+    """Say of what is no option what would be."""
+    name = arguments.split(maxsplit=1)[0]
+    if not name.startswith("-"):
+        return f"{arguments} is no option; the images are --data.root {name}"
+    name = name.partition("=")[0]
+    first, dot, rest = name.partition(".")
+    if first == "--trainer":
+        near = get_close_matches(rest, _arguments_of("pytorch_lightning.Trainer"), 1, 0.7)
+        return f"there is no option {name}" + (f"; did you mean --trainer.{near[0]}?" if near else "")
+    known = ["--model", "--data", "--trainer", "--config", "--checkpoint", "--ckpt_path", "--seed_everything"]
+    near = get_close_matches(first, known, 1, 0.7)
+    return f"there is no option {name}" + (f"; did you mean {near[0]}{dot}{rest}?" if near else "")
 
 
 def _arguments_of(path: str) -> list[str]:

@@ -20,7 +20,7 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.augmentation.tta import TestTimeAugmentation
 from kornia_mvit.data.batch import Batch
-from kornia_mvit.files import printable, write_whole
+from kornia_mvit.files import check_local, printable, write_whole
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import MobileViTClassifier
 from kornia_mvit.models.ssdlite import SSDLite
@@ -117,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
         model.to(args.device)
     except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
         raise ValueError(f"device {args.device!r} cannot be used here: {error}") from None
-    for warning in caught:
-        print(printable(f"kornia-mvit: warning: {warning.message}"), file=sys.stderr)
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        print(printable(f"kornia-mvit: warning: {message}"), file=sys.stderr)
     model.register_forward_hook(lambda _module, _given, out: _check_finite(out, args.checkpoint))
     with torch.inference_mode():
         if isinstance(model, DeepLabV3):
@@ -135,7 +135,11 @@ def _files(args: argparse.Namespace) -> list[tuple[Path, Path]]:
     from kornia_mvit.data.datasets import find_images
 
     out = []
-    for path in map(Path, args.images):
+    for given in args.images:
+        if not given:
+            raise ValueError("the path of an image is empty; give a file or a folder")
+        check_local(given)
+        path = Path(given)
         found = find_images(path) if path.is_dir() else [path]
         out += [(file, file.relative_to(path) if path.is_dir() else Path(file.name)) for file in found]
     return out
@@ -215,6 +219,13 @@ def _print(line: dict[str, Any]) -> None:
     print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text), flush=True)
 
 
+def _make_folder(path: str) -> None:
+    check_local(path)
+    if Path(path).exists() and not Path(path).is_dir():
+        raise ValueError(f"--draw {path} is a file; give a folder")
+    Path(path).mkdir(parents=True, exist_ok=True)
+
+
 def _draw(picture: "Image.Image", folder: str, number: int, file: Path) -> None:
     with write_whole(Path(folder) / f"{number:04d}_{file.stem}.png") as beside:
         picture.save(beside)
@@ -232,7 +243,7 @@ def _classify(model: MobileViTClassifier, args: argparse.Namespace) -> None:
     look, prepare = _look(model, args.tta), record.module()
     images = _Images(_files(args), args, record)
     if args.draw:
-        Path(args.draw).mkdir(parents=True, exist_ok=True)
+        _make_folder(args.draw)
     step = (args.batch_size or 32) if record.output_size is not None else 1
     batch: list[tuple[int, Path, Tensor, Tensor | None]] = []
     for number, file, image in images:
@@ -286,7 +297,7 @@ def _segment(model: DeepLabV3, args: argparse.Namespace) -> None:
         raise ValueError(f"--stride {args.stride} is that of windows; give --window too")
     look = _look(model if args.window is None else SlidingWindow(model, args.window, args.stride), args.tta)
     if args.draw:
-        Path(args.draw).mkdir(parents=True, exist_ok=True)
+        _make_folder(args.draw)
     images = _Images(files, args, preprocess)
     for number, file, image in images:
         mask = torch.empty(0)
@@ -365,7 +376,7 @@ def _detect(model: SSDLite, args: argparse.Namespace) -> None:
 
     look = find if args.tta is None else TestTimeAugmentation(find, args.tta)
     if args.draw:
-        Path(args.draw).mkdir(parents=True, exist_ok=True)
+        _make_folder(args.draw)
     results: list[dict[str, Any]] = []
     images = _Images(files, args, preprocess)
     for number, file, image in images:

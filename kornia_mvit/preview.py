@@ -2,18 +2,22 @@
 
 import argparse
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kornia_mvit.augmentation import policies
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.data.batch import Batch
-from kornia_mvit.files import printable, write_whole
+from kornia_mvit.files import FileError, check_local, printable, write_whole
+from kornia_mvit.parsing import parse_yaml
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["add_arguments", "draw_preview", "run"]
+
+_SIZE = 256  # side of the result where neither a recipe nor an option says it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="CLASS", help="a data module instead, such as VOCData; with --policy")
     parser.add_argument("--policy", metavar="NAME", help=f"a policy: {', '.join(policies.__all__)}")
     parser.add_argument("--policy-args", metavar="YAML", help="its arguments, such as '{jitter: 0.3}'")
-    parser.add_argument("--size", type=int, default=256, metavar="PIXELS", help="side of the result (default 256)")
+    parser.add_argument(
+        "--size", type=int, metavar="PIXELS", help="side of the result (default the recipe's, or 256 without one)"
+    )
     parser.add_argument("--split", default="train", help="train, val or test (default train)")
     parser.add_argument("--count", type=int, default=6, metavar="N", help="images (default 6)")
     parser.add_argument("--copies", type=int, default=4, metavar="N", help="augmentations of each (default 4)")
@@ -39,19 +45,25 @@ def run(args: argparse.Namespace, rest: list[str], build: Any) -> int:
         rest: what is left of the command line, for the data and the recipe, such as ``--data.root``.
         build: makes Lightning's command line from arguments, without running it.
     """
-    if args.count < 1 or args.copies < 1 or args.size < 1:
-        raise ValueError(f"--count {args.count}, --copies {args.copies} and --size {args.size} are not at least 1")
+    for name in ("count", "copies", "size", "cell"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name} {value} is not at least 1")
+    _check_picture(args.out)
     if args.config is not None:
         if args.data or args.policy:
             raise ValueError("give --config, or --data and --policy, not both")
-        cli = build(["--config", args.config, *rest], run=False)
+        if args.policy_args is not None:
+            raise ValueError("--policy-args is for --policy; with --config give --model.policy_args")
+        size = [] if args.size is None else ["--model.image_size", str(args.size)]
+        cli = build(["--config", args.config, *size, *rest], run=False)
         data, pipeline = cli.datamodule, cli.model.pipeline
         if data.storage_size is None:
             size = pipeline.preprocess.size
             data.storage_size = max(size) if isinstance(size, tuple) else size
     elif args.data is not None and args.policy is not None:
-        data = _data(args.data, rest, args.size)
-        pipeline = _pipeline(args.policy, args.policy_args, args.size, data)
+        side = _SIZE if args.size is None else args.size
+        data = _data(args.data, rest, side)
+        pipeline = _pipeline(args.policy, args.policy_args, side, data)
     else:
         raise ValueError("preview needs --config RECIPE, or --data CLASS and --policy NAME")
     data.prepare_data()
@@ -71,6 +83,17 @@ def run(args: argparse.Namespace, rest: list[str], build: Any) -> int:
         sheet.save(beside)
     print(f"{pipeline.stack!r}\n{printable(args.out)}: {args.count} images, each with {args.copies} augmentations")
     return 0
+
+
+def _check_picture(path: str) -> None:
+    """Raise, before anything is read, for a path that no picture can be written to."""
+    from PIL import Image
+
+    check_local(path)
+    if Path(path).is_dir():
+        raise ValueError(f"--out {path} is a folder; give a file")
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"--out {path} has no suffix of a picture, such as .png")
 
 
 def draw_preview(
@@ -141,12 +164,10 @@ def _data(name: str, rest: list[str], size: int) -> Any:
 
 
 def _pipeline(policy: str, arguments: str | None, size: int, data: Any) -> AugmentationPipeline:
-    import yaml  # type: ignore[import-untyped]  # it has no stubs
-
     if policy not in policies.__all__:
         raise ValueError(f"unknown policy {policy!r}; available: {', '.join(policies.__all__)}")
     build = getattr(policies, policy)
-    given = yaml.safe_load(arguments) if arguments else {}
+    given = parse_yaml(arguments, "--policy-args", FileError) if arguments else {}
     if not isinstance(given, dict):
         raise ValueError(f"--policy-args {arguments!r} is not a mapping, such as '{{jitter: 0.3}}'")
     known = inspect.signature(build).parameters

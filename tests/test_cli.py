@@ -96,7 +96,14 @@ class TestFit:
             (["--model.image_size=64x80"], "--model.image_size is 64x80; expected int"),
             (["--model.learning_rate", "fast"], "--model.learning_rate is fast; expected float"),
             (["--trainer.max_epochs=ten"], "--trainer.max_epochs is ten; expected int"),
-            (["--modl.x", "3"], "unrecognized arguments: --modl.x 3"),
+            (["--modl.x", "3"], "there is no option --modl.x; did you mean --model.x?"),
+            (
+                ["--trainer.max_epoc.x", "3"],
+                "there is no option --trainer.max_epoc.x; did you mean --trainer.max_epochs?",
+            ),
+            (["photos"], "photos is no option; the images are --data.root photos"),
+            (["--trainer.logger=CSVLogger"], "pytorch_lightning.loggers.CSVLogger needs --trainer.logger.save_dir"),
+            (["--trainer.callbacks.class_path=x"], "--trainer.callbacks.class_path is x; expected the name of a class"),
         ],
     )
     def test_a_wrong_option_is_one_line(self, arguments, message, capsys):
@@ -204,6 +211,11 @@ class TestFit:
         ("arguments", "message"),
         [
             ([], "fit needs a recipe: kornia-mvit fit --config RECIPE, with a file or one of bccd, camvid"),
+            (["a b"], "a b is no option; kornia-mvit fit --config RECIPE --data.root 'a b'"),
+            (["--config", "digits", "--trainer.precision", "x"], "--trainer.precision is x; expected int or "),
+            (["--config", "digits", "--checkpoint", "."], ". is a folder; give a file in it"),
+            (["--config", "digits", "--checkpoint", "ftp://a/b"], "ftp://a/b is an address"),
+            (["--config", "digits", "--trainer.default_root_dir", __file__], f"{__file__} is a file, and a folder is"),
             (["--config", "digit"], "no recipe or file 'digit'; recipes: bccd, camvid, coco-ssdlite, digits"),
             (["--config=digit"], "no recipe or file 'digit'; recipes: bccd, camvid, coco-ssdlite, digits"),
             (["--config", "folder", "--data.root", "nowhere"], "no such folder: nowhere"),
@@ -295,6 +307,12 @@ class TestPredict:
             ((image, "--checkpoint", text), f"{text} is not a PyTorch checkpoint"),
             ((image, "--checkpoint", cut), f"checkpoint {cut} is truncated"),
             ((image, "--checkpoint", tmp_path / "b.ckpt"), "no such checkpoint: "),
+            ((image, "--checkpoint", checkpoint.parents[2]), f"; give a file in it, such as {checkpoint.parent}"),
+            ((image, "--checkpoint", ""), "the name of the weights is empty"),
+            ((image, "--checkpoint", "https://a.b/c.pt"), "https://a.b/c.pt is an address"),
+            (("https://a.b/c.png", "--checkpoint", checkpoint), "https://a.b/c.png is an address"),
+            (("", "--checkpoint", checkpoint), "is empty"),
+            ((image, "--checkpoint", checkpoint, "--draw", text), f"--draw {text} is a file; give a folder"),
             ((tmp_path / "no.png", "--checkpoint", checkpoint), "no such image: "),
             ((text, "--checkpoint", checkpoint), f"not an image, or of a format that Pillow cannot read: {text}"),
             ((image, "--checkpoint", checkpoint, "--top", 0), "--top 0"),
@@ -379,6 +397,10 @@ class TestConvert:
         status, _, err = run(capsys, "convert", text, tmp_path / "b.pt", "--to", "timm")
         assert status == 2
         assert err == f"kornia-mvit: error: {text} is not a PyTorch checkpoint\n"
+        save_checkpoint(MobileViTClassifier("xxs", 2), text.with_suffix(".pt"))
+        status, _, err = run(capsys, "convert", text.with_suffix(".pt"), "https://a.b/c.pt", "--to", "timm")
+        assert (status, err.count("\n")) == (2, 1)
+        assert "https://a.b/c.pt is an address" in err
         with pytest.raises(SystemExit):
             main(["convert", "a", "b", "--to", "jax"])
         assert "invalid choice: 'jax'" in capsys.readouterr().err

@@ -81,7 +81,17 @@ class TestPreview:
                 ["--data", "DigitsData", "--policy", "detection_train", "--split", "dev"],
                 "no split 'dev'; they have train",
             ),
-            (["--count", "0"], "--count 0, --copies 4 and --size 256 are not at least 1"),
+            (["--count", "0"], "--count 0 is not at least 1"),
+            (["--cell", "-1"], "--cell -1 is not at least 1"),
+            (["--config", "digits", "--foo", "1"], "there is no option --foo"),
+            (["--config", "digits", "--policy-args", "{}"], "give --model.policy_args"),
+            (
+                ["--data", "DigitsData", "--policy", "detection_train", "--policy-args", "{"],
+                "--policy-args is not YAML",
+            ),
+            (["--config", "digits", "--out", "."], "--out . is a folder"),
+            (["--config", "digits", "--out", "a.doc"], "a.doc has no suffix of a picture"),
+            (["--config", "digits", "--out", "s3://a/b.png"], "s3://a/b.png is an address"),
         ],
     )
     def test_exception(self, capsys, arguments, message):

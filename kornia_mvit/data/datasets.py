@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kornia_mvit.files import FileError
+from kornia_mvit.files import FileError, check_local
 from kornia_mvit.parsing import brief, cut, is_folder, reason_of
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def _decoding(source: object, name: str, what: str) -> Iterator[None]:
     except DataError:
         raise
     except FileNotFoundError:
+        check_local(name)
         raise DataError(f"no such {what}: {name}") from None
     except UnidentifiedImageError:
         raise DataError(f"not an image, or of a format that Pillow cannot read: {name}") from None

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.files import FileError, write_whole
-from kornia_mvit.parsing import brief, is_file, parse_json, reason_of
+from kornia_mvit.files import FileError, check_local, write_whole
+from kornia_mvit.parsing import brief, is_file, is_folder, parse_json, reason_of
 
-__all__ = ["CARD_KEY", "CheckpointError", "read_checkpoint", "stored_bytes", "write_checkpoint"]
+__all__ = ["CARD_KEY", "CheckpointError", "in_folder", "read_checkpoint", "stored_bytes", "write_checkpoint"]
 
 CARD_KEY = "kornia_mvit"  # where a checkpoint of ours says what it holds
 _HASH_KEY = "kornia_mvit.sha256"  # and a safetensors file, which has no checksums of its own, the hash of what it holds
@@ -72,9 +72,12 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
         CheckpointError: if the file is missing, empty or truncated, is not a checkpoint, or would run code.
         ImportError: for a ``.safetensors`` file where safetensors is missing.
     """
+    check_local(path)
     path = Path(path)
     if not is_file(path):
-        raise CheckpointError(f"no such checkpoint: {path}")
+        raise CheckpointError(
+            f"{path} is a folder{in_folder(path)}" if is_folder(path) else f"no such checkpoint: {path}"
+        )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -90,6 +93,17 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint")
     return data
+
+
+def in_folder(folder: Path) -> str:
+    """Return what an error says of a folder in place of a checkpoint: the newest one in it, as that of a run."""
+    places = (
+        "*.ckpt",
+        *(f"{'*/' * depth}checkpoints/*.ckpt" for depth in range(4)),
+    )  # as Lightning's loggers have them
+    found = [path for place in places for path in folder.glob(place) if is_file(path)]
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return "; give a file in it" + (f", such as {newest}" if newest else "")
 
 
 def stored_bytes(data: Any) -> tuple[int, int]:

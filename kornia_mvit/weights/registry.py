@@ -19,7 +19,7 @@ from kornia_mvit.files import printable, write_whole
 from kornia_mvit.parsing import brief, is_file, is_folder, read_json, read_text, reason_of
 from kornia_mvit.weights.cards import Model, build_model, from_card, model_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
-from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError, in_folder, read_checkpoint, write_checkpoint
 
 __all__ = [
     "WeightsRecord",
@@ -275,6 +275,8 @@ class _Spec:
 
 
 def _locate(source: str | Path) -> _Spec:
+    if not str(source):
+        raise CheckpointError("the name of the weights is empty; give a checkpoint, or a name of list_weights")
     path = Path(source)
     if is_folder(path):
         return _read_folder(path)
@@ -306,7 +308,7 @@ def _read_folder(folder: Path) -> _Spec:
 def _weights_of(folder: Path) -> Path:
     path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
-        raise CheckpointError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}")
+        raise CheckpointError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}{in_folder(folder)}")
     return path
 
 
