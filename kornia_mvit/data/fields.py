@@ -204,7 +204,7 @@ def _as_mask(value: Any, size: Size) -> Tensor:
         raise ValueError(f"mask is {tuple(mask.shape)}; expected (H, W): {hint}")
     if tuple(mask.shape) != size:
         raise ValueError(f"mask is {name_size(mask.shape)}, but its image is {name_size(size)} (height x width)")
-    return widen("mask", mask)
+    return _without_loss("mask", mask) if mask.dtype in _UNSIGNED else widen("mask", mask)
 
 
 def _as_label(value: Any) -> Tensor:
@@ -214,7 +214,7 @@ def _as_label(value: Any) -> Tensor:
         raise TypeError(f"expected label to be a class or shares of classes, got {label.dtype}")
     if label.ndim != int(label.is_floating_point()) or not label.numel():
         raise ValueError(
-            f"label is {label.dtype} {tuple(label.shape)}; expected an integer, or floating-point shares (K,) of classes"
+            f"label is {label.dtype} {tuple(label.shape)}; expected an integer, or floating-point shares (K,)"
         )
     return _without_loss("label", label) if label.dtype in _UNSIGNED else label
 
