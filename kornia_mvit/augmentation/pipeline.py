@@ -398,7 +398,9 @@ def _as_batch(batch: Batch | Tensor, label: Tensor | None) -> Batch:
     if isinstance(batch, Tensor):
         return Batch(batch, label)
     if not isinstance(batch, Batch):
-        raise TypeError(f"expected a Batch or a tensor of images, got {type(batch).__name__}")
+        raise TypeError(
+            f"expected a Batch or a tensor of images, got {type(batch).__name__}; Batch.collate makes a batch"
+        )
     if label is not None:
         raise TypeError("a Batch carries its labels; give none beside it")
     return batch

@@ -91,7 +91,16 @@ class ImageTask(pl.LightningModule):
             self.class_names = tuple(names)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment or preprocess the batch, where it is."""
+        """Augment or preprocess the batch, where it is.
+
+        Raises:
+            TypeError: for what is no batch, such as the pairs of a loader of your own.
+        """
+        if not isinstance(batch, Batch):
+            raise TypeError(
+                f"expected a kornia_mvit.Batch, got {type(batch).__name__}; give the DataLoader "
+                "collate_fn=Batch.collate and samples such as {'image': image, 'label': label}"
+            )
         if not self.prepares and not self.pipeline.training:
             return batch
         out: Batch = self.pipeline(batch)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kornia_mvit import AugmentationPipeline, Batch
+from kornia_mvit import AugmentationPipeline, Batch, Preprocess
 from kornia_mvit.testing.strategies import batches
 
 
@@ -252,7 +252,17 @@ class TestBatch:
         one = torch.ones(1, 1, dtype=dtype)
         batch = Batch(torch.zeros(1, 3, 4, 4), one[0], boxes=torch.zeros(1, 1, 4), box_label=one, size=one.repeat(1, 2))
         assert batch.box_label.dtype == batch.size.dtype == torch.int64
-        assert batch.label.dtype == (torch.uint8 if dtype == torch.uint8 else torch.int64)
+        assert batch.label.dtype == torch.int64
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_coordinates_have_single_precision(self, dtype):
+        """A canvas of 4,000 pixels has more places than half precision has numbers."""
+        boxes, points = torch.tensor([[[0.0, 0, 4, 2]]], dtype=dtype), torch.tensor([[[4.0, 2]]], dtype=dtype)
+        more = {"keypoints": points, "keypoint_visible": torch.tensor([[True]])}
+        batch = Batch(torch.zeros(1, 1, 2, 4), boxes=boxes, box_label=torch.tensor([[0]]), **more)
+        out = AugmentationPipeline(preprocess=Preprocess((2, 4001))).eval()(batch)
+        assert out.boxes.tolist() == [[[0.0, 0.0, 4001.0, 2.0]]]
+        assert out.keypoints.tolist() == [[[4001.0, 2.0]]]
 
     def test_exception_of_unknown_fields(self):
         with pytest.raises(ValueError, match="bbox; it has image, label, boxes"):
