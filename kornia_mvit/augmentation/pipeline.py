@@ -65,7 +65,7 @@ class AugmentationPipeline(nn.Module):
         mix: MixUp and CutMix; what the policy has when None.
         preprocess: what the network's images go through; None leaves size and values alone.
         ignore_index: what masks hold where nothing is known.
-        min_box_area: in square pixels of the result; a box of which less is left is dropped.
+        min_box_area: in square pixels of the result; a box of which less is left is dropped, as is one without area.
         min_box_visibility: share of a box's area that is still to be seen for it to stay.
         erase_masks: masks hold ``ignore_index`` where ``RandomErasing`` erased; otherwise they stay as they are.
         fuse: carry out geometric operations that follow each other in one step. False lets Kornia resample at each.
@@ -417,7 +417,9 @@ def _as_batch(batch: Batch | Tensor, label: Tensor | None) -> Batch:
     if isinstance(batch, Tensor):
         return Batch(batch, label)
     if not isinstance(batch, Batch):
-        raise TypeError(f"expected a Batch or a tensor of images, got {type(batch).__name__}")
+        raise TypeError(
+            f"expected a Batch or a tensor of images, got {type(batch).__name__}; Batch.collate makes a batch"
+        )
     if label is not None:
         raise TypeError("a Batch carries its labels; give none beside it")
     return batch

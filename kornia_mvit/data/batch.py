@@ -31,19 +31,20 @@ _PADDING = {"boxes": 0, "box_label": -1, "box_ignore": False, "keypoints": 0, "k
 class Batch:
     """Images on one canvas and what is known of them. Fields that are absent are None, and stay so.
 
+    Fields of a dtype that cannot hold all that they may have to, such as labels of boxes in uint8, become wider.
     Coordinates are in pixels of the canvas, x before y, measured from its upper left corner: the first pixel covers 0
     to 1 and its centre is at 0.5, so that a box around the whole canvas is (0, 0, W, H).
 
     Args:
         image: (B, C, H, W), uint8, or floating point in [0, 1].
-        label: (B,) classes from 0, or (B, K) soft targets that sum to one.
-        boxes: (B, N, 4) left, top, right and bottom edges, floating point. N is that of the image with most; the rows
-            after an image's own are padding. Boxes without area are taken, and dropped by pipelines.
-        box_label: (B, N) class of each box from 0, integer; -1 marks padding, which uint8 cannot hold: it becomes
-            int64. Comes with ``boxes``.
+        label: (B,) classes from 0, int64, or (B, K) soft targets that sum to one.
+        boxes: (B, N, 4) left, top, right and bottom edges, floating point of 32 bits or more. N is that of the image
+            with most; the rows after an image's own are padding. Boxes without area are taken, and dropped by
+            pipelines.
+        box_label: (B, N) class of each box from 0, integer; -1 marks padding. Comes with ``boxes``.
         box_ignore: (B, N) bool, boxes to leave out of loss and score (crowds, difficult ones).
         mask: (B, H, W) class of each pixel, integer, with one number for pixels to ignore.
-        keypoints: (B, N, 2) x and y, floating point.
+        keypoints: (B, N, 2) x and y, floating point of 32 bits or more.
         keypoint_visible: (B, N) bool, False for padding too. Comes with ``keypoints``.
         size: (B, 2) height and width of the part of the canvas, from its upper left corner, that holds the image; the
             rest is padding. None where the image fills the canvas.
@@ -148,6 +149,8 @@ class Batch:
             raise ValueError(f"expected {name} of shape (B, N, {width}), got {tuple(rows.shape)}")
         if not is_float(rows):
             raise TypeError(f"expected floating-point {name}, got {rows.dtype}")
+        if rows.dtype in (torch.float16, torch.bfloat16):  # which hold no pixels beyond the 2048th, or the 256th
+            setattr(self, name, rows.float())
         if getattr(self, companions[0]) is None:
             raise ValueError(f"{name} come with {companions[0]} of shape (B, N); it is missing")
         for other in companions:

@@ -55,7 +55,8 @@ def is_float(value: Tensor) -> bool:
 def widen(name: str, value: Tensor) -> Tensor:
     """Bring integers of a batch's field to int64 where their dtype cannot hold all that the field may.
 
-    Padding has the class -1, sizes grow, and PyTorch computes little with 16 and 32 bits without sign.
+    Padding has the class -1, sizes grow, losses take labels of int64, and PyTorch computes little with 16 and 32 bits
+    without sign.
 
     Raises:
         TypeError: for numbers that are no integers, and those of 64 bits without sign.
@@ -66,7 +67,7 @@ def widen(name: str, value: Tensor) -> Tensor:
         raise TypeError(f"expected {name} to be of an integer dtype, got {value.dtype}; {name}.long() makes it int64")
     if name in ("size", "original_size") and value.dtype not in _WIDE:
         return value.long()
-    return value.long() if name == "box_label" and value.dtype == torch.uint8 else value
+    return value.long() if name == "label" or (name == "box_label" and value.dtype == torch.uint8) else value
 
 
 def hold_value(mask: Tensor, value: int) -> Tensor:
@@ -180,7 +181,7 @@ def _as_rows(name: str, value: Any, size: Size) -> Tensor:
         raise ValueError(f"{name} are {tuple(rows.shape)}; expected {_EXPECTED[name]}")
     if rows.dtype == torch.bool or rows.is_complex():
         raise TypeError(f"expected {name} to be numbers, got {rows.dtype}")
-    rows = rows.to(torch.get_default_dtype())
+    rows = rows.to(torch.promote_types(torch.get_default_dtype(), torch.float32))
     if code == "XYWH":
         rows = torch.cat([rows[:, :2], rows[:, :2] + rows[:, 2:]], 1)
     elif code == "CXCYWH":
@@ -204,7 +205,7 @@ def _as_mask(value: Any, size: Size) -> Tensor:
         raise ValueError(f"mask is {tuple(mask.shape)}; expected (H, W): {hint}")
     if tuple(mask.shape) != size:
         raise ValueError(f"mask is {name_size(mask.shape)}, but its image is {name_size(size)} (height x width)")
-    return widen("mask", mask)
+    return _without_loss("mask", mask) if mask.dtype in _UNSIGNED else widen("mask", mask)
 
 
 def _as_label(value: Any) -> Tensor:
@@ -214,7 +215,7 @@ def _as_label(value: Any) -> Tensor:
         raise TypeError(f"expected label to be a class or shares of classes, got {label.dtype}")
     if label.ndim != int(label.is_floating_point()) or not label.numel():
         raise ValueError(
-            f"label is {label.dtype} {tuple(label.shape)}; expected an integer, or floating-point shares (K,) of classes"
+            f"label is {label.dtype} {tuple(label.shape)}; expected an integer, or floating-point shares (K,)"
         )
     return _without_loss("label", label) if label.dtype in _UNSIGNED else label
 

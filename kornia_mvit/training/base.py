@@ -120,10 +120,13 @@ class ImageTask(pl.LightningModule):
         """Augment or preprocess the batch, where it is.
 
         Raises:
-            TypeError: if it is none.
+            TypeError: for what is no batch, such as the pairs of a loader of your own.
         """
         if not isinstance(batch, Batch):
-            raise TypeError(f"a task takes a Batch, not a {type(batch).__name__}; load with collate_fn=Batch.collate")
+            raise TypeError(
+                f"expected a kornia_mvit.Batch, got {type(batch).__name__}; give the DataLoader "
+                "collate_fn=Batch.collate and samples such as {'image': image, 'label': label}"
+            )
         if not self.prepares and not self.pipeline.training:
             return batch
         out: Batch = self.pipeline(batch)

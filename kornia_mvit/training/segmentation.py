@@ -236,7 +236,7 @@ class SegmentationTask(ImageTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give the loss of an augmented batch."""
-        mask, weight = _mask_of(batch), self.hparams["aux_weight"]
+        mask, weight = _mask_of(batch).long(), self.hparams["aux_weight"]
         if weight:
             network = cast(DeepLabV3, self.network)
             logits, aux = network.forward_with_aux(self.arrange(batch.image))

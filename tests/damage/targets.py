@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,12 @@ DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
     *(torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn),
 ]
+PARTS = {"box_label": "boxes", "box_ignore": "boxes", "keypoint_visible": "keypoints"}
 Make = Callable[[random.Random, np.ndarray], Any]
 
 
-@dataclass
-class Wrong:
-    """A value that is to be refused, and the words one of which the error must hold."""
-
-    value: Any
-    names: tuple[str, ...] = ()
+class Fault(Exception):
+    """What came of a case is not what should; the message says where."""
 
 
 # --- ways to write down numbers that are right ---
@@ -96,26 +93,18 @@ FLOATS = in_dtypes(np.float16, np.float32, np.float64)
 WHOLE = in_dtypes(*INTEGERS)
 
 
-def tv_rows(kind: str) -> Make:
+def write_tv_rows(r: random.Random, name: str, a: np.ndarray, size: tuple[int, int]) -> Any:
     """Torchvision's boxes and keypoints, in a format and on a canvas of their own."""
-
-    def make(r: random.Random, a: np.ndarray, size: tuple[int, int] = (1, 1)) -> Any:
-        if tv_tensors is None or len(a) == 0:
-            return a.tolist()
-        factor = r.choice([1, 2])
-        canvas, rows = (size[0] * factor, size[1] * factor), a.astype(np.float64) * factor
-        if kind == "keypoints":
-            return tv_tensors.KeyPoints(rows, canvas_size=canvas)
-        form = r.choice(["XYXY", "XYWH", "CXCYWH"])
-        low, high = rows[:, :2], rows[:, 2:]
-        rows = {
-            "XYXY": rows,
-            "XYWH": np.hstack([low, high - low]),
-            "CXCYWH": np.hstack([(low + high) / 2, high - low]),
-        }[form]
-        return tv_tensors.BoundingBoxes(rows, format=form, canvas_size=canvas)
-
-    return make
+    if tv_tensors is None or len(a) == 0:
+        return a.tolist()
+    factor = r.choice([1, 2])
+    canvas, rows = (size[0] * factor, size[1] * factor), a.astype(np.float64) * factor
+    if name == "keypoints":
+        return tv_tensors.KeyPoints(rows, canvas_size=canvas)
+    low, high = rows[:, :2], rows[:, 2:]
+    forms = {"XYXY": (low, high), "XYWH": (low, high - low), "CXCYWH": ((low + high) / 2, high - low)}
+    form = r.choice(list(forms))
+    return tv_tensors.BoundingBoxes(np.hstack(forms[form]), format=form, canvas_size=canvas)
 
 
 # --- samples ---
@@ -159,233 +148,261 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
     return out
 
 
+def write_image(r: random.Random, a: np.ndarray) -> Any:
+    if tv_tensors is not None and r.random() < 0.2:
+        return tv_tensors.Image(torch.from_numpy(a))
+    return r.choice([as_array, as_tensor])(r, a)
+
+
+def write_mask(r: random.Random, a: np.ndarray) -> Any:
+    if tv_tensors is not None and r.random() < 0.2:
+        return tv_tensors.Mask(torch.from_numpy(a))
+    return in_dtypes(*INTEGERS)(r, a)
+
+
+def write_label(r: random.Random, a: np.ndarray) -> Any:
+    return as_tensor(r, a) if a.ndim else r.choice([as_list, WHOLE])(r, a)
+
+
+def any_of(*ways: Make) -> Make:
+    """Write in one of several ways."""
+    return lambda r, a: r.choice(ways)(r, a)
+
+
+WAYS: dict[str, Make] = {
+    "image": write_image,
+    "label": write_label,
+    "mask": write_mask,
+    "boxes": any_of(as_list, FLOATS),
+    "keypoints": any_of(as_list, FLOATS),
+    "box_label": any_of(as_list, WHOLE, FLOATS),
+    "box_ignore": any_of(as_list, as_array, as_tensor, WHOLE),
+    "keypoint_visible": any_of(as_list, as_array, as_tensor, WHOLE),
+    "size": any_of(as_list, WHOLE, FLOATS),
+    "original_size": any_of(as_list, WHOLE, FLOATS),
+    "meta": lambda r, a: dict(a),
+}
+
+
 def write(r: random.Random, name: str, truth: dict[str, Any]) -> Any:
     """Write a field down in one of the ways that are taken."""
     a = truth[name]
-    size = truth["image"].shape[1:]
-    if name == "meta":
-        return dict(a)
-    if name == "image":
-        if tv_tensors is not None and r.random() < 0.2:
-            return tv_tensors.Image(torch.from_numpy(a))
-        return r.choice([as_array, as_tensor])(r, a)
-    if name in ("boxes", "keypoints"):
-        if r.random() < 0.3 and np.isfinite(a).all():
-            return tv_rows(name)(r, a, size)
-        return r.choice([as_list, FLOATS])(r, a)
-    if name == "mask":
-        if tv_tensors is not None and r.random() < 0.2:
-            return tv_tensors.Mask(torch.from_numpy(a))
-        return in_dtypes(*INTEGERS[:-1])(r, a)
-    if name in ("box_ignore", "keypoint_visible"):
-        return r.choice([as_list, as_array, as_tensor, WHOLE])(r, a)
-    if name == "label":
-        return r.choice([as_list, FLOATS if a.ndim else WHOLE])(r, a) if a.ndim == 0 else as_tensor(r, a)
-    return r.choice([as_list, WHOLE, FLOATS])(r, a)
+    if name in ("boxes", "keypoints") and r.random() < 0.3 and np.isfinite(a).all():
+        return write_tv_rows(r, name, a, truth["image"].shape[1:])
+    return WAYS[name](r, a)
 
 
-def spoil(r: random.Random, name: str, truth: dict[str, Any]) -> Wrong:
+# --- numbers that are wrong ---
+
+
+def wrong_images(a: np.ndarray) -> list[Any]:
+    _, h, w = a.shape
+    bad = [a[None], a[0], a.astype(np.int64), a > 0, a[:, :0], a[:0], np.full(a.shape, NAN, np.float32)]
+    bad += [np.full(a.shape, INF, np.float32), a.astype(np.float32) * 300 + 2, a.astype(np.float32) - 9]
+    bad += [Image.new("RGB", (w, h)), torch.zeros(3, h, w).to(torch.float8_e4m3fn)]
+    if len(a) in (1, 3, 4):
+        bad += [a.transpose(1, 2, 0), torch.from_numpy(a).permute(1, 2, 0)]
+    return bad
+
+
+def wrong_rows(a: np.ndarray) -> list[Any]:
+    rows = np.array([[1.0, 1, 2, 2]] * 3)[:, : a.shape[1]]
+    bad = [rows.ravel(), rows.T, rows[None], np.hstack([rows, rows[:, :1]]), rows > 0, [[1, 2], [3]]]
+    return bad + ([np.vstack([a, a[:1]]), a[1:]] if len(a) else [])
+
+
+def wrong_flags(a: np.ndarray) -> list[Any]:
+    ones = np.ones(len(a) + 1)
+    bad: list[Any] = [ones, ones[:, None], [10**30]]
+    if len(a):
+        bad += [ones[1:] * 1.5, ones[1:] * -2, ones[1:] * NAN, ones[1:] * INF, ones[2:], ones[None, 1:]]
+        bad += [np.full(len(a), 2**64 - 1, np.uint64)]
+    return bad
+
+
+def wrong_masks(a: np.ndarray) -> list[Any]:
+    h, w = a.shape
+    sizes = [(h * 2, w * 2), (h // 2, w // 2), (h + 1, w), (h, w - 1), (1, h, w), (h, w, 1), (0, w), (h * w,)]
+    bad = [np.zeros(s, np.int64) for s in sizes] + [a + 0.5, a > 0, Image.new("L", (w, h))]
+    return bad + ([np.full(a.shape, 2**64 - 1, np.uint64)] if h == w else [a.T])
+
+
+def wrong_sizes(a: np.ndarray) -> list[Any]:
+    return [a[:1], a[None], a + 0.5, a * 0, a * -1, a > 0, np.append(a, 1), a * NAN, a[0]]
+
+
+def wrong_labels(a: np.ndarray) -> list[Any]:
+    if a.ndim:
+        return [a * NAN, a * INF, a[None], a[:0]]
+    return [a + 0.5, a > 0, a[None], a + NAN, np.full((), 2**64 - 1, np.uint64)]
+
+
+WRONG: dict[str, Callable[[np.ndarray], list[Any]]] = {
+    "image": wrong_images,
+    "label": wrong_labels,
+    "mask": wrong_masks,
+    "boxes": wrong_rows,
+    "keypoints": wrong_rows,
+    "box_label": lambda a: wrong_flags(a) + ([a > 0] if len(a) else []),
+    "box_ignore": wrong_flags,
+    "keypoint_visible": wrong_flags,
+    "size": lambda a: [*wrong_sizes(a), a + np.array([12, 0]), a + np.array([0, 12])],
+    "original_size": wrong_sizes,
+}
+
+
+def spoil(r: random.Random, name: str, truth: dict[str, Any]) -> Any:
     """Write a field down in one of the ways that are refused."""
-    a = truth[name]
-    h, w = truth["image"].shape[1:]
     if name == "meta":
-        return Wrong(r.choice(["path", [1, 2], 5]), ("meta",))
+        return r.choice(["path", [1, 2], 5])
+    a = truth[name]
     bad: list[Any] = [None, "word", {"a": 1}, np.full(a.shape, "x"), np.empty(a.shape, object)]
     if a.size:
-        bad.append(a.astype(np.complex64))
-        bad.append(torch.from_numpy(np.array(a)).to_sparse())
-    if name == "image":
-        bad += [a[None], a[0], a.astype(np.int64), a > 0, a[:, :0], a[:0], np.full(a.shape, NAN, np.float32)]
-        bad += [np.full(a.shape, INF, np.float32), a.astype(np.float32) * 300 + 2, a.astype(np.float32) - 9]
-        bad += [Image.new("RGB", (w, h)), torch.zeros(3, h, w).to(torch.float8_e4m3fn)]
-        if len(a) in (1, 3, 4):
-            bad += [a.transpose(1, 2, 0), torch.from_numpy(a).permute(1, 2, 0)]
-    elif name in ("boxes", "keypoints"):
-        rows = np.array([[1.0, 1, 2, 2]] * 3)[:, : 4 if name == "boxes" else 2]
-        bad += [rows.ravel(), rows.T, rows[None], np.hstack([rows, rows[:, :1]]), rows > 0, [[1, 2], [3]]]
-        if len(a):
-            bad += [np.vstack([a, a[:1]]), a[1:]]
-    elif name in ("box_label", "box_ignore", "keypoint_visible"):
-        ones = np.ones(len(a) + 1)
-        bad += [ones, ones[:, None], [10**30]]
-        if len(a):
-            bad += [ones[1:] * 1.5, ones[1:] * -2, ones[1:] * NAN, ones[1:] * INF, ones[2:], ones[None, 1:]]
-            bad += [np.full(len(a), 2**64 - 1, np.uint64)]
-        if name == "box_label" and len(a):
-            bad.append(ones[1:] > 0)
-    elif name == "mask":
-        grown = [(h * 2, w * 2), (h // 2, w // 2), (h + 1, w), (h, w - 1), (1, h, w), (h, w, 1), (0, w), (h * w,)]
-        bad += [np.zeros(s, np.int64) for s in grown] + [a / 2, a > 0, a.astype(np.uint64), Image.new("L", (w, h))]
-        if h != w:
-            bad.append(a.T)
-    elif name in ("size", "original_size"):
-        bad += [a[:1], a[None], a + 0.5, a * 0, a * -1, a > 0, np.append(a, 1), a * NAN, a[0]]
-        if name == "size":
-            bad += [a + [h, 0], a + [0, w]]
-    elif a.ndim == 0:
-        bad += [a + 0.5, a > 0, a[None], a + NAN, np.array([0.5, 0.5])]
-    else:
-        bad += [a * NAN, a * INF, a[None], a[:0]]
-    names = {"box_label": (name, "boxes"), "box_ignore": (name, "boxes"), "keypoint_visible": (name, "keypoints")}
-    return Wrong(r.choice(bad), names.get(name, (name, *(("mask", "size") if name == "image" else ()))))
+        bad += [a.astype(np.complex64), torch.from_numpy(np.array(a)).to_sparse()]
+    return r.choice(bad + WRONG[name](a))
 
 
 # --- what must come of them ---
 
 
-def complaint(error: BaseException, names: tuple[str, ...]) -> str | None:
-    """Say what is wrong with an error; None for nothing."""
+def check_error(error: BaseException, *names: str) -> None:
+    """Raise where an error is not a short line that has one of the names."""
     text = str(error)
     if type(error) not in (ValueError, TypeError):
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "kornia_mvit" in f.filename]
         where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-        return f"{type(error).__name__} at {where}: {text[:150]!r}"
+        raise Fault(f"{type(error).__name__} at {where}: {text[:150]!r}")
     if "\n" in text or len(text) > LONGEST:
-        return f"{len(text)} characters, {text.count(chr(10))} breaks: {text[:150]!r}"
+        raise Fault(f"{len(text)} characters, {text.count(chr(10))} breaks: {text[:150]!r}")
     if not any(name in text for name in names):
-        return f"none of {names} is named: {text[:150]!r}"
-    return None
+        raise Fault(f"none of {names} is named: {text[:150]!r}")
 
 
-def differences(batch: Batch, truths: list[dict[str, Any]], ignore_index: int) -> str | None:
-    """Say where a batch is not what its samples say; None for nowhere."""
+def check_batch(batch: Batch, truths: list[dict[str, Any]], ignore_index: int) -> None:
+    """Raise where a batch is not what its samples say."""
+    uneven = len({truth["image"].shape for truth in truths}) > 1
     for i, truth in enumerate(truths):
-        h, w = truth["image"].shape[1:]
-        for name, a in truth.items():
-            value = getattr(batch, name)
-            if name == "meta":
-                if value[i] != a:
-                    return "meta differs"
-                continue
-            got, pad = value[i].detach(), None
-            if name in ("image", "mask"):
-                pad = got.clone()
-                pad[..., :h, :w] = 0 if name == "image" else ignore_index
-                got = got[..., :h, :w]
-            elif a.ndim and name not in ("label", "size", "original_size"):
-                got, pad = got[: len(a)], got[len(a) :]
-            if not np.array_equal(got.double().numpy(), a.astype(np.float64), equal_nan=True):
-                return f"{name} differs"
-            fill = {"box_label": -1, "mask": ignore_index}.get(name, 0)
-            if pad is not None and not bool((pad.double() == fill).all()):
-                return f"padding of {name} is not {fill}"
-        if any(t["image"].shape != truth["image"].shape for t in truths) and "size" not in truth:
-            if batch.size is None or batch.size[i].tolist() != [h, w]:
-                return "size is not that of the image"
-    return None
+        for name in truth:
+            check_field(name, getattr(batch, name)[i], truth, ignore_index)
+        if (
+            uneven
+            and "size" not in truth
+            and (batch.size is None or batch.size[i].tolist() != [*truth["image"].shape[1:]])
+        ):
+            raise Fault("size is not that of the image")
 
 
-def flip_differences(r: random.Random, batch: Batch, ignore_index: int) -> str | None:
-    """Say where a flipped batch is not what a batch flipped by hand would be."""
+def check_field(name: str, value: Any, truth: dict[str, Any], ignore_index: int) -> None:
+    """Raise where a field of an image is not what its sample says, with padding after it."""
+    a, (h, w) = truth[name], truth["image"].shape[1:]
+    if name == "meta":
+        if value != a:
+            raise Fault("meta differs")
+        return
+    got, fill = value.detach().double(), {"box_label": -1, "mask": ignore_index}.get(name, 0)
+    if name in ("image", "mask"):
+        pad = got.clone()
+        pad[..., :h, :w] = fill
+        got = got[..., :h, :w]
+    elif name in ("label", "size", "original_size"):
+        pad = got[:0] if got.ndim else got[None][:0]
+    else:
+        got, pad = got[: len(a)], got[len(a) :]
+    if not np.array_equal(got.numpy(), a.astype(np.float64), equal_nan=True):
+        raise Fault(f"{name} differs")
+    if not bool((pad == fill).all()):
+        raise Fault(f"padding of {name} is not {fill}")
+
+
+def check_flip(r: random.Random, batch: Batch, ignore_index: int) -> None:
+    """Raise where a flipped batch is not what a batch flipped by hand would be, or shares memory with it."""
     before = {name: value.clone() for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    p = float(r.random() < 0.5)
-    pipeline = AugmentationPipeline([RandomHorizontalFlip(p=p)], ignore_index=ignore_index, min_box_area=0.0)
-    out = pipeline(batch, seed=np.int64(r.randrange(100)))
+    flipped = r.random() < 0.5
+    steps = [RandomHorizontalFlip(p=float(flipped))]
+    out = AugmentationPipeline(steps, ignore_index=ignore_index, min_box_area=0.0)(
+        batch, seed=np.int64(r.randrange(100))
+    )
     width = batch.image.shape[-1]
-    limit = batch.size if batch.size is not None else torch.tensor([batch.image.shape[2:]]).expand(len(batch), 2)
-    limit = limit.flip(-1).double()[:, None]
+    size = batch.size if batch.size is not None else torch.tensor([batch.image.shape[2:]]).expand(len(batch), 2)
+    limit = size.flip(-1).double()[:, None]  # of x and y, of each image
     if batch.boxes is not None:
-        boxes = batch.boxes.double()
-        low, high = boxes[..., :2].clamp_min(0).minimum(limit), boxes[..., 2:].clamp_min(0).minimum(limit)
-        keep = (batch.box_label >= 0) & (high > low).all(-1)
-        if p:
-            low, high = low.clone(), high.clone()
-            low[..., 0], high[..., 0] = width - high[..., 0], width - low[..., 0].clone()
-        for i in range(len(batch)):
-            n = int(keep[i].sum())
-            rows = torch.cat([low, high], -1)[i][keep[i]]
-            if out.box_label[i].tolist() != [*batch.box_label[i][keep[i]].tolist(), *[-1] * (len(keep[i]) - n)]:
-                return "box_label of the flip"
-            if not torch.allclose(out.boxes[i, :n].double(), rows):
-                return "boxes of the flip"
+        left, top, right, bottom = batch.boxes.double().clamp_min(0).minimum(limit.repeat(1, 1, 2)).unbind(-1)
+        keep = (batch.box_label >= 0) & (right > left) & (bottom > top)
+        boxes = torch.stack([width - right, top, width - left, bottom] if flipped else [left, top, right, bottom], -1)
+        for i, kept in enumerate(keep):
+            labels = batch.box_label[i][kept].tolist()
+            if out.box_label[i].tolist() != labels + [-1] * (len(kept) - len(labels)):
+                raise Fault("box_label of the flip")
+            if not torch.allclose(out.boxes[i, : len(labels)].double(), boxes[i][kept]):
+                raise Fault("boxes of the flip")
     if batch.mask is not None:
         rows, columns = (torch.arange(n) for n in batch.mask.shape[1:])
-        inside = (columns < limit[..., :1])[:, 0][:, None, :] & (rows < limit[..., 1:])[:, 0][:, :, None]
+        inside = (columns < size[:, 1:])[:, None, :] & (rows < size[:, :1])[:, :, None]
         mask = batch.mask.double().masked_fill(~inside, ignore_index)
-        if not torch.equal(out.mask.double(), mask.flip(-1) if p else mask):
-            return "mask of the flip"
+        if not torch.equal(out.mask.double(), mask.flip(-1) if flipped else mask):
+            raise Fault("mask of the flip")
     if batch.keypoints is not None:
         seen = batch.keypoint_visible & ((batch.keypoints >= 0) & (batch.keypoints <= limit)).all(-1)
         if not torch.equal(out.keypoint_visible, seen):
-            return "keypoint_visible of the flip"
-    for name, value in vars(out).items():
+            raise Fault("keypoint_visible of the flip")
+    for value in vars(out).values():
         if isinstance(value, Tensor):
             value.detach().fill_(1)
     for name, value in before.items():
         if not torch.equal(getattr(batch, name).nan_to_num(7), value.nan_to_num(7)):
-            return f"{name} is changed by writing to the result"
-    return None
+            raise Fault(f"{name} is changed by writing to the result")
 
 
-def change(r: random.Random, batch: Batch) -> tuple[str, Any, bool]:
-    """Change a field of a batch: its dtype, rank, length or type; and say whether it must be refused."""
+def check_change(r: random.Random, batch: Batch) -> None:
+    """Change a field of a batch, its dtype, rank, length or type; raise where that is taken and is not right."""
     name = r.choice([f.name for f in fields(batch) if isinstance(getattr(batch, f.name), Tensor)])
     value: Tensor = getattr(batch, name).detach()
-    way = r.randrange(5)
-    if way == 0:
-        return name, value[None], True
-    if way == 1:
-        return name, value[..., :-1] if value.shape[-1] and name not in ("label", "image") else value[0], True
-    if way == 2:
-        return name, torch.cat([value, value]), True
-    if way == 3:
-        return name, r.choice([value.tolist(), 3, "word"]), True
-    return name, value.to(r.choice(DTYPES)), False
+    narrow = value[0] if name in ("label", "image") or not value.shape[-1] else value[..., :-1]
+    other = value.to(r.choice(DTYPES))
+    changed = r.choice([value[None], narrow, torch.cat([value, value]), value.tolist(), 3, "word", other, other, other])
+    try:
+        kept = getattr(batch.replace(**{name: changed}), name)
+    except Exception as error:
+        check_error(error, name, PARTS.get(name, name))
+        return
+    if changed is not other:
+        raise Fault(f"a wrong {name} is taken by Batch")
+    if not torch.equal(kept.double().nan_to_num(7), other.double().nan_to_num(7)):
+        raise Fault(f"{name} is changed by Batch")
 
 
-def check_case(r: random.Random) -> str | None:
-    """Make a case and say what is wrong with what came of it; None for nothing."""
+def check_case(r: random.Random) -> None:
+    """Make a case, and raise where what comes of it is not right."""
     names = [f.name for f in fields(Batch) if f.name != "image" and r.random() < 0.6]
-    for part, of in (("box_label", "boxes"), ("box_ignore", "boxes"), ("keypoint_visible", "keypoints")):
-        if part in names and of not in names:
-            names.append(of)
-    names += [part for part, of in (("box_label", "boxes"), ("keypoint_visible", "keypoints")) if of in names]
+    names += [PARTS[name] for name in names if name in PARTS]
+    names += [part for part, of in PARTS.items() if of in names and part != "box_ignore"]
     names = list(dict.fromkeys(names))
     ignore_index = r.choice([255, -100, -1, 0, 7, 65535])
     dtype = r.choice([np.uint8, np.uint8, np.float16, np.float32, np.float64])
     truths = make_truth(r, names, r.randint(1, 3), dtype, r.choice([1, 3, 4, 6]))
     samples: list[Any] = [{name: write(r, name, truth) for name in truth} for truth in truths]
-    expected: tuple[str, ...] | None = None
-    if r.random() < 0.5:
+    wrong = r.choice(["image", "sample", *names]) if r.random() < 0.5 else None
+    if wrong is not None:
         i = r.randrange(len(samples))
-        name = r.choice(["image", "sample", *names])
-        if name == "sample":
+        if wrong == "sample":
             whole = samples[i]
-            samples[i] = r.choice([(whole["image"], 1), [whole["image"]], whole["image"], whole | {"extra": 1}])
-            expected = ("sample", "extra")
-            if not isinstance(samples[i], dict) or len(samples) == 1 or i == 0:
-                expected = ("sample", "extra", "field")
+            image = whole["image"]
+            samples[i] = r.choice([(image, 1), [image], image, whole | {"extra": 1}, {"label": 1}, {}])
         else:
-            wrong = spoil(r, name, truths[i])
-            samples[i][name], expected = wrong.value, wrong.names
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "all (boxes|keypoints) of a batch lie within")
-        try:
-            batch = Batch.collate(samples, ignore_index=ignore_index)
-        except Exception as error:
-            if expected is None:
-                return f"refused: {type(error).__name__}: {str(error)[:150]}"
-            return complaint(error, expected)
-        if expected is not None:
-            return f"a wrong {expected[0]} is taken"
-        if found := differences(batch, truths, ignore_index):
-            return found
-        if found := flip_differences(r, batch, ignore_index):
-            return found
-        name, value, refused = change(r, batch)
-        try:
-            changed = batch.replace(**{name: value})
-        except Exception as error:
-            return complaint(
-                error, (name, "image", {"box_label": "boxes", "keypoint_visible": "keypoints"}.get(name, name))
-            )
-        if refused:
-            return f"a wrong {name} is taken by Batch"
-        kept = getattr(changed, name)
-        if not torch.equal(kept.double().nan_to_num(7), value.double().nan_to_num(7)):
-            return f"{name} is changed by Batch"
-        return None
+            samples[i][wrong] = spoil(r, wrong, truths[i])
+    try:
+        batch = Batch.collate(samples, ignore_index=ignore_index)
+    except Exception as error:
+        if wrong is None:
+            raise Fault(f"refused: {type(error).__name__}: {str(error)[:150]}") from error
+        others = {"image": ("mask", "size"), "sample": ("field",)}.get(wrong, (PARTS.get(wrong, wrong),))
+        check_error(error, wrong, *others)
+        return
+    if wrong is not None:
+        raise Fault(f"a wrong {wrong} is taken")
+    check_batch(batch, truths, ignore_index)
+    check_flip(r, batch, ignore_index)
+    check_change(r, batch)
 
 
 def run_cases(cases: int, seed: int, first: int = 0) -> dict[str, list[int]]:
@@ -393,11 +410,14 @@ def run_cases(cases: int, seed: int, first: int = 0) -> dict[str, list[int]]:
     wrong: dict[str, list[int]] = collections.defaultdict(list)
     for case in range(first, first + cases):
         try:
-            found = check_case(random.Random(f"{seed} {case}"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                warnings.filterwarnings("ignore", "all (boxes|keypoints) of a batch lie within")
+                check_case(random.Random(f"{seed} {case}"))
         except Exception as error:
-            found = complaint(error, ()) or f"{type(error).__name__}: {str(error)[:150]}"
-        if found:
-            wrong[found].append(case)
+            wrong[str(error) if isinstance(error, Fault) else f"{type(error).__name__}: {str(error)[:150]}"].append(
+                case
+            )
     return dict(wrong)
 
 

@@ -2,12 +2,13 @@
 
 from dataclasses import fields
 
+import numpy
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kornia_mvit import Batch
+from kornia_mvit import AugmentationPipeline, Batch, Preprocess
 from kornia_mvit.testing.strategies import batches
 
 
@@ -191,12 +192,77 @@ class TestBatch:
             ({"mask": torch.zeros(2, 3, 4, dtype=torch.long)}, ValueError, "expected masks of shape (B, H, W)"),
             ({"size": torch.zeros(2, 3, dtype=torch.long)}, ValueError, "expected size of shape (B, 2)"),
             ({"size": torch.zeros(2, 2)}, TypeError, "expected size to be of an integer dtype"),
+            ({"mask": torch.zeros(2, 4, 4, dtype=torch.uint64)}, TypeError, "got torch.uint64"),
+            ({"size": torch.tensor([[4, 4], [4, 5]])}, ValueError, "size goes from 4x4 to 4x5, but the canvas is 4x4"),
+            ({"size": torch.tensor([[4, 4], [0, 4]])}, ValueError, "size goes from 0x4"),
+            ({"original_size": torch.tensor([[4, 4], [-1, 4]])}, ValueError, "original_size goes from -1x4"),
+            ({"label": torch.full((2, 3), torch.nan)}, ValueError, "label has NaN"),
+            ({"label": [0, 1]}, TypeError, "label is a list"),
+            ({"label": torch.tensor(1)}, ValueError, "label is a single number"),
+            ({"image": numpy.zeros((2, 3, 4, 4))}, TypeError, "image is a numpy.ndarray"),
+            ({"image": torch.zeros(2, 40, 60, 3, dtype=torch.uint8)}, ValueError, "image.permute(0, 3, 1, 2)"),
+            ({"image": torch.zeros(2, 3, 0, 4)}, ValueError, "no pixels"),
+            ({"image": torch.zeros(2, 3, 4, 4).to(torch.float8_e4m3fn)}, TypeError, "got torch.float8_e4m3fn"),
+            ({"image": torch.zeros(2, 3, 4, 4).to_sparse()}, TypeError, "image is a sparse"),
+            ({"meta": ["a", "b"]}, TypeError, "meta is not a list of dictionaries"),
         ],
     )
     def test_exception_of_targets(self, arguments, error, message):
         with pytest.raises(error) as raised:
-            Batch(torch.zeros(2, 3, 4, 4), **arguments)
+            Batch(**{"image": torch.zeros(2, 3, 4, 4), **arguments})
         assert message in str(raised.value)
+
+    @pytest.mark.parametrize(
+        ("box", "message"),
+        [
+            ((30, 20, 10, 10), "boxes[1, 0] is (30, 20, 10, 10), which ends before it starts"),
+            ((1, 5, 3, 4), "ends before it starts"),
+            ((1, 2, torch.nan, 4), "boxes[1, 0] is (1, 2, nan, 4), which is not finite"),
+            ((-torch.inf, 2, 3, 4), "not finite"),
+        ],
+    )
+    def test_boxes_are_corners(self, box, message):
+        boxes = torch.tensor([[[0, 0, 1, 1]], [box]], dtype=torch.float32)
+        image = torch.zeros(2, 3, 4, 4)
+        with pytest.raises(ValueError) as raised:
+            Batch(image, boxes=boxes, box_label=torch.zeros(2, 1, dtype=torch.long))
+        assert message in str(raised.value)
+        with pytest.raises(ValueError) as raised:
+            Batch.collate([{"image": image[0], "boxes": [box], "box_label": [0]}])
+        assert message.replace("[1, 0]", "[0, 0]") in str(raised.value)
+        assert Batch(image, boxes=boxes, box_label=torch.tensor([[0], [-1]])).box_label.tolist() == [[0], [-1]]
+
+    def test_boxes_without_area_are_taken(self):
+        """Annotations have some; a pipeline drops them."""
+        boxes = torch.tensor([[[1.0, 2, 1, 4], [0, 0, 3, 3]]])
+        batch = Batch(torch.rand(1, 3, 4, 4), boxes=boxes, box_label=torch.tensor([[0, 1]]))
+        assert AugmentationPipeline(min_box_area=0.0)(batch).box_label.tolist() == [[1, -1]]
+
+    def test_classes_of_boxes_and_visible_keypoints_are_numbers(self):
+        image, boxes = torch.zeros(1, 3, 4, 4), torch.zeros(1, 1, 4)
+        with pytest.raises(ValueError, match="box_label has -2"):
+            Batch(image, boxes=boxes, box_label=torch.tensor([[-2]]))
+        points = torch.tensor([[[torch.nan, 1.0]]])
+        with pytest.raises(ValueError, match=r"keypoints\[0, 0\] is not finite"):
+            Batch(image, keypoints=points, keypoint_visible=torch.tensor([[True]]))
+        Batch(image, keypoints=points, keypoint_visible=torch.tensor([[False]]))
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32])
+    def test_integers_that_cannot_hold_padding_become_wider(self, dtype):
+        one = torch.ones(1, 1, dtype=dtype)
+        batch = Batch(torch.zeros(1, 3, 4, 4), one[0], boxes=torch.zeros(1, 1, 4), box_label=one, size=one.repeat(1, 2))
+        assert batch.box_label.dtype == batch.size.dtype == torch.int64
+        assert batch.label.dtype == torch.int64
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_coordinates_have_single_precision(self, dtype):
+        """A canvas of 4,000 pixels has more places than half precision has numbers."""
+        boxes, points = torch.tensor([[[0.0, 0, 4, 2]]], dtype=dtype), torch.tensor([[[4.0, 2]]], dtype=dtype)
+        more = {"keypoints": points, "keypoint_visible": torch.tensor([[True]])}
+        batch = Batch(torch.zeros(1, 1, 2, 4), boxes=boxes, box_label=torch.tensor([[0]]), **more)
+        out = AugmentationPipeline(preprocess=Preprocess((2, 4001))).eval()(batch)
+        assert out.boxes.tolist() == [[[0.0, 0.0, 4001.0, 2.0]]]
+        assert out.keypoints.tolist() == [[[4001.0, 2.0]]]
 
     def test_exception_of_unknown_fields(self):
         with pytest.raises(ValueError, match="bbox; it has image, label, boxes"):

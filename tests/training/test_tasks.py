@@ -167,6 +167,12 @@ class TestClassificationTask:
         with pytest.raises(ValueError, match="needs labels"):
             trainer(tmp_path).validate(ClassificationTask(num_classes=2, network=Tiny(), image_size=32), loader)
 
+    @pytest.mark.parametrize("batch", [[torch.rand(2, 3, 32, 32), torch.zeros(2)], torch.rand(2, 3, 32, 32)])
+    def test_exception_of_what_is_no_batch(self, batch):
+        task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+        with pytest.raises(TypeError, match=rf"got {type(batch).__name__}; .*collate_fn=Batch.collate"):
+            task.on_after_batch_transfer(batch, 0)
+
     def test_learns(self, tmp_path):
         """Two tones apart: whatever is wired wrongly keeps it from there."""
         task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, learning_rate=0.1, label_smoothing=0.0)
