@@ -203,8 +203,7 @@ class Execution:
             return
         before = self.shape
         if operation.kind is Kind.MATRIX:
-            fuse = self.settings.fuse or isinstance(operation.module, WindowCrop)  # which knows nothing of the view
-            if operation.fusable and fuse and not operation.repeats(drawn):
+            if operation.joins(drawn, before, self.settings.fuse):
                 joined = len(self._waiting) > 0
                 self._waiting.append((operation, drawn, index))
                 size = operation.output_size(drawn, self.geometry.sizes[-1])

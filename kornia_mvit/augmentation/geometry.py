@@ -244,7 +244,7 @@ def _contains(points: Tensor, limit: Tensor) -> Tensor:
 def _clip(corners: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
     """Cut quadrilaterals (B, N, 4, 2) that leave a canvas down to boxes, and say which share of each one is left."""
     bounds = corner_bounds(corners)
-    clipped = torch.cat([side.clamp_min(0).minimum(limit) for side in bounds.split(2, -1)], -1)
+    clipped = torch.cat([side.clamp_min(0).minimum(limit) for side in (bounds[..., :2], bounds[..., 2:])], -1)
     within = _contains(corners, limit.unsqueeze(-2)).all(-1)
     share = box_area(clipped) / box_area(bounds).clamp_min(torch.finfo(torch.float64).tiny)
     return torch.where(within[..., None, None], corners, box_corners(clipped)), torch.where(within, 1.0, share)

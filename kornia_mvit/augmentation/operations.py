@@ -164,11 +164,21 @@ class Operation:
             matrix = _with_thin_windows(matrix, draw, self.module.flags)
         return Step(self.name, matrix, size, self.covers, self.aligned)
 
-    def repeats(self, draw: Draw) -> bool:
-        """Tell whether the operation enlarges a window of one pixel, which shows that pixel and none beside it."""
-        if not isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)) or draw["src"].device.type != "cpu":
-            return False
-        return bool((_window_size(draw["src"]) == 1).any())
+    def joins(self, draw: Draw, shape: tuple[int, ...], fuse: bool) -> bool:
+        """Tell whether the operation is carried out by its matrix, with others in one step, and not by its module.
+
+        Args:
+            draw: what was drawn.
+            shape: of the images before, (B, C, H, W).
+            fuse: Kornia's operations are to join where they can.
+        """
+        warped = type(self.module) is K.RandomCrop and self.module.flags["cropping_mode"] == "resample"
+        if (warped or type(self.module) in _WARPS) and 1 in shape[-2:]:
+            return True  # on a side of one pixel, Kornia finds that pixel anywhere
+        if isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)) and draw["src"].device.type == "cpu":
+            # A window of one pixel, enlarged, shows that pixel and none beside it.
+            fuse = fuse and not bool((_window_size(draw["src"]) == 1).any())
+        return self.fusable and (fuse or getattr(self.module, "fusable", False))
 
 
 @contextmanager

@@ -212,6 +212,27 @@ class TestOnePixel:
             assert out.boxes.tolist() == [[[0, 0, 4, 4]]]
             assert pipeline.inverse(out.image, params)[1].flatten().nonzero().tolist() == [[number]]
 
+    @pytest.mark.parametrize("settings", [{}, {"align_corners": True}, {"resample": "nearest"}], ids=str)
+    def test_warps_of_images_of_one_pixel(self, settings, fuse):
+        steps = [
+            K.RandomTranslate((0.3, 0.3), (0.3, 0.3), p=1.0, **settings),
+            K.RandomRotation((90.0, 90.0), p=1.0, **settings),
+            K.RandomAffine((30.0, 40.0), (0.2, 0.2), p=1.0, **settings),
+            K.RandomPerspective(0.7, p=1.0, **settings),
+            K.RandomCrop((3, 8), cropping_mode="resample", **settings),
+            K.RandomCrop((1, 8), cropping_mode="resample", **settings),
+        ]
+        for step in steps:
+            for height, width in [(1, 16), (16, 1), (1, 1)]:
+                numbers = torch.arange(height * width).view(1, height, width)
+                batch = Batch(torch.stack([torch.ones_like(numbers), numbers], 1) / (height * width), mask=numbers)
+                out = AugmentationPipeline([step], fuse=fuse)(batch, seed=1)
+                white, shown = (out.image * height * width).unbind(1)
+                assert not ((out.mask == 255) & (white > 0.6)).any()
+                assert not ((out.mask != 255) & (white < 0.4)).any()
+                whole = (out.mask != 255) & (white > 0.999)
+                assert ((shown - out.mask).abs()[whole] <= 0.51).all()
+
     def test_windows_in_view_are_at_least_a_pixel(self, fuse):
         pipeline = AugmentationPipeline([K.RandomResizedCrop((4, 6), (0.01, 0.01), (30.0, 30.0))], fuse=fuse)
         for seed in range(5):
