@@ -23,7 +23,7 @@ class Batch:
 
     Args:
         image: (B, C, H, W), uint8, or floating point in [0, 1].
-        label: (B,) classes from 0, or (B, K) soft targets that sum to one.
+        label: (B,) classes from 0, or (B, K) soft targets that sum to one, or multi-hot ones.
         boxes: (B, N, 4) left, top, right and bottom edges, floating point. N is that of the image with most; the rows
             after an image's own are padding.
         box_label: (B, N) class of each box from 0, integer; -1 marks padding. Comes with ``boxes``.
