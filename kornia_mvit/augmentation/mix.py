@@ -8,6 +8,7 @@ from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
 from kornia.geometry.bbox import bbox_to_mask
 from torch import Tensor, nn
 
+from kornia_mvit.augmentation.randomness import uncompiled
 from kornia_mvit.data.batch import Batch
 
 __all__ = ["Mix"]
@@ -111,6 +112,7 @@ class Mix(nn.Module):
                     f"{self.num_classes - 1}"
                 )
 
+    @uncompiled
     def draw(self, batch_size: int, height: int, width: int) -> dict[str, Any]:
         """Draw from PyTorch's global generator on the CPU: who is mixed with whom, how, and how much.
 

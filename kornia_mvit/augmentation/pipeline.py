@@ -17,7 +17,7 @@ from kornia_mvit.augmentation.operations import carry_out, check_stack, exclusiv
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
-from kornia_mvit.augmentation.randomness import SeedCounter
+from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_keypoints, inverse_maps, move_targets, way_back
 from kornia_mvit.data.batch import Batch, check_image_values
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size
@@ -172,6 +172,7 @@ class AugmentationPipeline(nn.Module):
             """Run forward, with the hooks."""
 
     @torch.no_grad()
+    @uncompiled
     def augment(
         self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None
     ) -> tuple[Batch, Params]:
@@ -198,6 +199,7 @@ class AugmentationPipeline(nn.Module):
         return self._run(batch, base, size)
 
     @torch.no_grad()
+    @uncompiled
     def replay(self, batch: Batch, params: Params) -> Batch:
         """Do to a batch what was done before, by the parameters that :meth:`augment` gave.
 
@@ -219,6 +221,7 @@ class AugmentationPipeline(nn.Module):
         return self._run(batch, params["seed"], size, params)[0]
 
     @torch.no_grad()
+    @uncompiled
     def views(
         self, batch: Batch, n: int = 2, *, seed: int | None = None, generator: Generator | None = None
     ) -> list[tuple[Batch, Params]]:

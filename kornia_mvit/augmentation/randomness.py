@@ -4,9 +4,10 @@ Kornia samples from PyTorch's global generators. Here its calls are given a gene
 thread that makes them and nowhere else.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, wraps
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,7 +20,7 @@ from torch.utils.data import get_worker_info
 from kornia_mvit.augmentation.locks import shared_lock
 from kornia_mvit.ops.seeds import BATCH_PLACE, BatchPlace, combine_seed
 
-__all__ = ["OwnGenerators", "SeedCounter", "isolated_generators", "seed_generators"]
+__all__ = ["OwnGenerators", "SeedCounter", "isolated_generators", "seed_generators", "uncompiled"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +31,19 @@ _RANDOM_WORDS = ("attention", "dropout", "gru", "lstm", "rand", "rnn", "rrelu") 
 
 
 _COMMON = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.multinomial, torch.bernoulli)
+
+
+def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Keep a function that samples, and all that it calls, out of ``torch.compile``, which would sample otherwise."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes seconds
+            return function(*args, **kwargs)
+        plain: Callable[P, T] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # PyTorch has it so
+        return plain(*args, **kwargs)
+
+    return call
 
 
 class OwnGenerators:

@@ -179,6 +179,23 @@ class TestArguments:
         assert torch.equal(pipeline(seed=5)(images(), seed=7), expected)
         assert not torch.equal(a(images(), seed=8), expected)
 
+    @pytest.mark.long
+    def test_a_compiled_pipeline_draws_as_it_does_uncompiled(self):
+        """And its draws are compiled for no seed, step or shape anew."""
+        a, mix = pipeline(), AugmentationPipeline([K.RandomAffine(20.0), K.RandomResizedCrop((24, 24))], Mix(3)).train()
+        compiled, mixing = torch.compile(a), torch.compile(mix)
+        for seed in range(3):
+            assert torch.equal(compiled(images(), seed=seed), a(images(), seed=seed))
+            for out, expected in zip(
+                mixing(images(), torch.arange(3), seed=seed), mix(images(), torch.arange(3), seed=seed), strict=True
+            ):
+                assert torch.equal(out, expected)
+        a.set_epoch(1)
+        expected = pipeline()
+        expected.set_epoch(1)
+        for _ in range(10):  # more than PyTorch would compile
+            assert torch.equal(compiled(images()), expected(images()))
+
     def test_generator_moves_on_and_decides_alone(self):
         a, generator = pipeline(), torch.Generator().manual_seed(3)
         first, second = a(images(), generator=generator), a(images(), generator=generator)

@@ -105,7 +105,7 @@ def test_loaders_of_ranks_draw_apart(method, tmp_path):
         subprocess.Popen([sys.executable, program, meet, str(rank), tmp_path / f"{rank}.pt", method], env=environment)
         for rank in range(2)
     ]
-    assert [run.wait(timeout=240) for run in runs] == [0, 0]
+    assert [run.wait(timeout=600) for run in runs] == [0, 0]
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     images = torch.cat([part.flatten(1) for drawn in found for part in drawn[:3]])
     assert len(images.unique(dim=0)) == len(images) == 20
