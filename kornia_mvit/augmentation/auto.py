@@ -9,7 +9,7 @@ from kornia.augmentation.auto import RandAugment, TrivialAugment
 from kornia.augmentation.container.params import ParamItem
 from torch import Size, Tensor, nn
 
-__all__ = ["PerImageRandAugment", "PerImageTrivialAugment"]
+__all__ = ["PerImageRandAugment", "PerImageTrivialAugment", "apply_to_rows", "as_first"]
 
 
 class _PerImage:
@@ -17,11 +17,18 @@ class _PerImage:
 
     A batch in which all images are inverted, or all are faded, is one that batch normalisation never meets again.
     Operations that move pixels come first, so that a pipeline can carry them out with the crop before them in one step;
-    the others are applied to the images that drew them alone.
+    the others are applied to the images that drew them alone. With ``same_on_batch``, which Kornia's containers set,
+    all images get what the first one draws.
     """
 
     named_children: Any
     n = 1
+    _same_on_batch: bool | None
+
+    def update_attribute(self, same_on_batch: bool | None = None, keepdim: bool | None = None) -> None:
+        """Take over what a container around this one says; Kornia's policies do not."""
+        if same_on_batch is not None:
+            self._same_on_batch = same_on_batch
 
     def _choose_apart(self) -> None:
         for policy in self.children():  # type: ignore[attr-defined]  # an nn.Module's, beside which this class stands
@@ -49,11 +56,15 @@ class _PerImage:
         params: list[ParamItem] = super().forward_parameters(batch_shape)  # type: ignore[misc]  # as above
         order = torch.rand(batch_shape[0], len(params)).argsort(1)
         chosen = torch.zeros(batch_shape[0], len(params), dtype=torch.bool).scatter_(1, order[:, : self.n], True)
+        if self._same_on_batch:
+            chosen = chosen[:1].expand_as(chosen)
         out = []
         for item, rows in zip(params, chosen.unbind(1), strict=True):
             if bool(rows.any()):
                 ((_, drawn),) = cast(list[ParamItem], item.data)  # a policy here has one operation
                 cast(dict[str, Tensor], drawn)["batch_prob"] = rows.float()
+                if self._same_on_batch:
+                    cast(dict[str, Tensor], drawn).update(as_first(cast(dict[str, Tensor], drawn)))
                 out.append(item)
         return out
 
@@ -102,6 +113,17 @@ class PerImageTrivialAugment(_PerImage, TrivialAugment):
     def __init__(self, policy: list[Any] | None = None) -> None:
         super().__init__(policy)
         self._choose_apart()
+
+
+def as_first(draw: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give all images what the first one of a policy's operation drew."""
+    count = int(draw["forward_input_shape"][0])
+    return {
+        name: value[:1].repeat(count, *[1] * (value.ndim - 1))
+        if name != "forward_input_shape" and value.ndim and len(value) == count
+        else value
+        for name, value in draw.items()
+    }
 
 
 def apply_to_rows(module: nn.Module, image: Tensor, draw: dict[str, Any]) -> Tensor:

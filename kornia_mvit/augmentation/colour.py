@@ -62,14 +62,15 @@ class RandomColorTwist(IntensityAugmentationBase2D):
         self.share = p
 
     def forward_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
-        """Draw a factor or angle of each kind for each image of a shape (B, C, H, W)."""
+        """Draw a factor or angle of each kind for each image of a shape (B, C, H, W), or the same for all."""
         count = batch_shape[0]
-        chosen = torch.rand(count) < self.share
+        rows = 1 if self.same_on_batch else count
+        chosen = torch.rand(rows) < self.share
         out = {"batch_prob": torch.ones(count), "forward_input_shape": torch.tensor(batch_shape)}
         for name, strength in self.strengths.items():
             usual = 0.0 if name == "hue" else 1.0
-            drawn = usual + strength * (2 * torch.rand(count) - 1)
-            out[name] = torch.where(chosen, drawn if name == "hue" else drawn.clamp_min(0), usual)
+            drawn = usual + strength * (2 * torch.rand(rows) - 1)
+            out[name] = torch.where(chosen, drawn if name == "hue" else drawn.clamp_min(0), usual).expand(count)
         return out
 
     def apply_transform(

@@ -50,7 +50,8 @@ class View:
 class WindowCrop(GeometricAugmentationBase2D):
     """Lay a window of each image onto a canvas of one size: the base of this module's crops.
 
-    A subclass says in :meth:`windows` which; a window may reach beyond the image, and what lies there is zero.
+    A subclass says in :meth:`windows` which; a window may reach beyond the image, and what lies there is zero. With
+    ``same_on_batch``, which Kornia's containers set, all images get the same window, in shares of each one's sides.
 
     Args:
         size: height and width of the result in pixels; None keeps those of the canvas.
@@ -68,6 +69,17 @@ class WindowCrop(GeometricAugmentationBase2D):
     def windows(self, view: View) -> Tensor:
         """Draw the windows: (B, 4) left, top, right, bottom in pixels."""
         raise NotImplementedError
+
+    def _rand(self, *shape: int, batch: int = 0) -> Tensor:
+        """Draw numbers in [0, 1), float64, for each image, or the same for all along the dimension ``batch``."""
+        drawn = [1 if self.same_on_batch and k == batch else side for k, side in enumerate(shape)]
+        return torch.rand(drawn, dtype=torch.float64).expand(shape)
+
+    def _first_fit(self, fits: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the number (B,) of the first trial that fits, of (B, T), and whether one does; the same for all."""
+        if self.same_on_batch:
+            fits = fits.all(0, keepdim=True).expand_as(fits)
+        return fits.to(torch.uint8).argmax(1), fits.any(1)
 
     def draw(self, view: View, shape: tuple[int, ...]) -> dict[str, Any]:
         """Draw parameters in Kornia's form."""
@@ -131,7 +143,7 @@ class RandomZoomOut(WindowCrop):
 
     def windows(self, view: View) -> Tensor:
         """Draw windows around the images."""
-        u = torch.rand(4, len(view.size), dtype=torch.float64).to(view.size.device, non_blocking=True)
+        u = self._rand(4, len(view.size), batch=1).to(view.size.device, non_blocking=True)
         scale = torch.where(u[0] < self.share, 1 + u[1] * (self.max_scale - 1), 1.0)[:, None]
         inside = view.size.double().flip(-1)
         low = -u[2:].T * (scale - 1) * inside
@@ -191,9 +203,10 @@ class RandomIoUCrop(WindowCrop):
     def windows(self, view: View) -> Tensor:
         """Draw windows, looking at the boxes."""
         count, device = len(view.size), view.size.device
-        u = torch.rand(4, count, self.trials, dtype=torch.float64)
+        u = self._rand(4, count, self.trials, batch=1)
         table = torch.tensor([2.0 if o is None else o for o in self.overlaps], dtype=torch.float64)
-        least = table[torch.randint(len(table), (count,))]  # an overlap of 2 is never met: the whole image
+        # an overlap of 2 is never met: the whole image
+        least = table[torch.randint(len(table), (1 if self.same_on_batch else count,))].expand(count)
         u, least = u.to(device, non_blocking=True), least.to(device, non_blocking=True)
         inside = view.size.double().flip(-1)[:, None]  # B 1 2, width and height
         side = (self.scale[0] + u[:2] * (self.scale[1] - self.scale[0])).permute(1, 2, 0) * inside
@@ -209,11 +222,10 @@ class RandomIoUCrop(WindowCrop):
             held = (held.all(-1) & view.box_valid[:, None]).any(-1)
             none = ~view.box_valid.any(1, keepdim=True)
             fits = fits & (none | held & (overlap >= least[:, None]))
-        fits = fits & (least[:, None] <= 1)
-        first = fits.to(torch.uint8).argmax(1)
+        first, some = self._first_fit(fits & (least[:, None] <= 1))
         chosen = tried.gather(1, first[:, None, None].expand(-1, 1, 4))[:, 0]
         whole = torch.cat([torch.zeros_like(inside), inside], -1)[:, 0]
-        return torch.where(fits.any(1, keepdim=True), chosen, whole)
+        return torch.where(some[:, None], chosen, whole)
 
     def __repr__(self) -> str:
         return f"RandomIoUCrop(size={self.size}, overlaps={self.overlaps}, scale={self.scale}, ratio={self.ratio})"
@@ -265,8 +277,8 @@ class RandomScaledCrop(WindowCrop):
         """Draw windows, looking at the mask."""
         assert self.size is not None
         count, device = len(view.size), view.size.device
-        u = torch.rand(count, dtype=torch.float64).to(device, non_blocking=True)
-        place = torch.rand(count, self.trials, 2, dtype=torch.float64).to(device, non_blocking=True)
+        u = self._rand(count).to(device, non_blocking=True)
+        place = self._rand(count, self.trials, 2).to(device, non_blocking=True)
         inside = view.size.double().flip(-1)[:, None]
         scale = (self.short_side[0] + u * (self.short_side[1] - self.short_side[0])) / inside.amin((1, 2))
         side = torch.tensor([self.size[1], self.size[0]]).to(device, torch.float64) / scale[:, None, None]
@@ -274,8 +286,7 @@ class RandomScaledCrop(WindowCrop):
         tried = torch.cat([low, low + side.expand_as(low)], -1)
         if view.mask is None or self.max_class_share == 1:
             return tried[:, 0]
-        fits = _class_share(view.mask, tried, inside, view.ignore_index) <= self.max_class_share
-        first = fits.to(torch.uint8).argmax(1)
+        first, _ = self._first_fit(_class_share(view.mask, tried, inside, view.ignore_index) <= self.max_class_share)
         return tried.gather(1, first[:, None, None].expand(-1, 1, 4))[:, 0]
 
     def __repr__(self) -> str:

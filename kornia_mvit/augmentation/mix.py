@@ -8,6 +8,7 @@ from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
 from kornia.geometry.bbox import bbox_to_mask
 from torch import Tensor, nn
 
+from kornia_mvit.augmentation.randomness import uncompiled
 from kornia_mvit.data.batch import Batch
 
 __all__ = ["Mix"]
@@ -33,12 +34,14 @@ class Mix(nn.Module):
         label_smoothing: share of a target that is spread over all classes.
 
     Shape:
-        - Input: a batch with images :math:`(B, C, H, W)` and labels :math:`(B,)`, or soft ones :math:`(B, K)`
-        - Output: the same with labels :math:`(B, K)` that sum to one
+        - Input: a batch with images :math:`(B, C, H, W)` and labels :math:`(B,)`, or soft or multi-hot ones
+          :math:`(B, K)` in [0, 1]
+        - Output: the same with labels :math:`(B, K)`. They sum to one; multi-hot ones to the sums of both images'
+          labels, weighted, since smoothing spreads a share of each sum and leaves the sum as it is
 
     Raises:
         ValueError: for numbers out of range, both off, a batch without labels or with boxes, masks or keypoints, and
-            on the CPU for labels outside [0, K).
+            on the CPU for labels outside [0, K), or (B, K) outside [0, 1].
 
     References:
         H. Zhang et al.: mixup. https://arxiv.org/abs/1710.09412
@@ -95,6 +98,12 @@ class Mix(nn.Module):
         if label.is_floating_point():
             if label.shape[1] != self.num_classes:
                 raise ValueError(f"soft labels have {label.shape[1]} classes, the mix {self.num_classes}")
+            if label.device.type == "cpu" and not bool(((label >= 0) & (label <= 1)).all()):
+                low, high = (value.item() for value in label.aminmax())
+                raise ValueError(
+                    f"soft and multi-hot labels lie in [0, 1], got values from {low:g} to {high:g}; divide counts and "
+                    "take the softmax of logits"
+                )
         elif label.device.type == "cpu" and len(label):
             low, high = (int(value) for value in label.aminmax())
             if low < 0 or high >= self.num_classes:
@@ -103,6 +112,7 @@ class Mix(nn.Module):
                     f"{self.num_classes - 1}"
                 )
 
+    @uncompiled
     def draw(self, batch_size: int, height: int, width: int) -> dict[str, Any]:
         """Draw from PyTorch's global generator on the CPU: who is mixed with whom, how, and how much.
 
@@ -190,7 +200,7 @@ class Mix(nn.Module):
 
     def _soften(self, label: Tensor) -> Tensor:
         soft = label.float() if label.is_floating_point() else F.one_hot(label.long(), self.num_classes).float()
-        return soft * (1 - self.label_smoothing) + self.label_smoothing / self.num_classes
+        return soft * (1 - self.label_smoothing) + soft.mean(1, keepdim=True) * self.label_smoothing
 
     def __repr__(self) -> str:
         return (

@@ -12,14 +12,14 @@ from kornia.augmentation.auto.base import PolicyAugmentBase
 from kornia.augmentation.auto.operations.base import OperationBase
 from kornia.augmentation.auto.operations.policy import PolicySequential
 from kornia.augmentation.base import _AugmentationBase, _BasicAugmentationBase
-from kornia.augmentation.container.base import ImageSequentialBase
+from kornia.augmentation.container.base import ImageSequentialBase, SequentialBase
 from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey, Resample, SamplePadding
 from kornia.core.exceptions import BaseError
 from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.auto import apply_to_rows
+from kornia_mvit.augmentation.auto import apply_to_rows, as_first
 from kornia_mvit.augmentation.geometry import Step
 from kornia_mvit.augmentation.locks import lock_of
 from kornia_mvit.augmentation.mix import Mix
@@ -368,26 +368,33 @@ def lost_targets(kind: Kind, targets: Iterable[str]) -> list[str]:
 
 
 def walk(
-    module: nn.Module, shape: Callable[[], tuple[int, ...]], random: OwnGenerators, path: str = ""
+    module: nn.Module,
+    shape: Callable[[], tuple[int, ...]],
+    random: OwnGenerators,
+    path: str = "",
+    same: bool | None = None,
 ) -> Iterator[tuple[Operation, Draw | None]]:
     """Choose which operations of a stack run, in order; those of automatic policies come with what they drew.
 
     Samples where a container applies its children at random. For the others, the caller samples when it gets there,
-    since only then the size of the images is known.
+    since only then the size of the images is known. ``same`` is what the outermost container that says so has as
+    ``same_on_batch``; Kornia's policies and their operations do not hear of it.
     """
+    same = getattr(module, "same_on_batch", None) if same is None and isinstance(module, SequentialBase) else same
     if isinstance(module, PolicyAugmentBase):
         with exclusive(module):
             params = sample(module, random, module.forward_parameters, torch.Size(shape()))
-        yield from _read_policy(module, params, path)
+        for operation, draw in _read_policy(module, params, path):
+            yield operation, as_first(draw) if same else draw
     elif isinstance(module, K.ImageSequential) and not isinstance(module, K.PatchSequential):
         with exclusive(module):
             chosen = sample(module, random, _choose, module)
         for name, child in chosen:
-            yield from walk(child, shape, random, f"{path}.{name}" if path else name)
+            yield from walk(child, shape, random, f"{path}.{name}" if path else name, same)
     elif isinstance(module, OperationBase):
         with exclusive(module):
             drawn = sample(module, random, module.forward_parameters, torch.Size(shape()))
-        yield find_operation(f"{path}.op", module.op), drawn
+        yield find_operation(f"{path}.op", module.op), as_first(drawn) if same else drawn
     else:
         yield find_operation(path, module), None
 
@@ -396,7 +403,7 @@ def _choose(container: K.ImageSequential) -> list[tuple[str, nn.Module]]:
     return list(container.get_forward_sequence())
 
 
-def _read_policy(module: nn.Module, params: list[ParamItem], path: str) -> Iterator[tuple[Operation, Draw | None]]:
+def _read_policy(module: nn.Module, params: list[ParamItem], path: str) -> Iterator[tuple[Operation, Draw]]:
     for item in params:
         child = module.get_submodule(item.name)
         inner = f"{path}.{item.name}" if path else item.name

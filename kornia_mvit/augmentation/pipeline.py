@@ -25,7 +25,7 @@ from kornia_mvit.augmentation.operations import (
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
-from kornia_mvit.augmentation.randomness import SeedCounter
+from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
 from kornia_mvit.augmentation.targets import (
     detach_memory,
     inverse_boxes,
@@ -191,6 +191,7 @@ class AugmentationPipeline(nn.Module):
             """Run forward, with the hooks."""
 
     @torch.no_grad()
+    @uncompiled
     def augment(
         self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None
     ) -> tuple[Batch, Params]:
@@ -217,6 +218,7 @@ class AugmentationPipeline(nn.Module):
         return self._run(batch, base, size)
 
     @torch.no_grad()
+    @uncompiled
     def replay(self, batch: Batch, params: Params) -> Batch:
         """Do to a batch what was done before, by the parameters that :meth:`augment` gave.
 
@@ -238,6 +240,7 @@ class AugmentationPipeline(nn.Module):
         return self._run(batch, params["seed"], size, params)[0]
 
     @torch.no_grad()
+    @uncompiled
     def views(
         self, batch: Batch, n: int = 2, *, seed: int | None = None, generator: Generator | None = None
     ) -> list[tuple[Batch, Params]]:

@@ -4,9 +4,10 @@ Kornia samples from PyTorch's global generators. Here its calls are given a gene
 thread that makes them and nowhere else.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, wraps
 from types import FunctionType
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import get_worker_info
 
 from kornia_mvit.augmentation.locks import shared_lock
-from kornia_mvit.ops.seeds import combine_seed
+from kornia_mvit.ops.seeds import BATCH_PLACE, BatchPlace, combine_seed
 
-__all__ = ["OwnGenerators", "SeedCounter", "isolated_generators", "seed_generators"]
+__all__ = ["OwnGenerators", "SeedCounter", "isolated_generators", "seed_generators", "uncompiled"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +31,19 @@ _RANDOM_WORDS = ("attention", "dropout", "gru", "lstm", "rand", "rnn", "rrelu") 
 
 
 _COMMON = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.multinomial, torch.bernoulli)
+
+
+def uncompiled(function: Callable[P, T]) -> Callable[P, T]:
+    """Keep a function that samples, and all that it calls, out of ``torch.compile``, which would sample otherwise."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        if "torch._dynamo" not in sys.modules:  # nothing is compiled, and the import takes seconds
+            return function(*args, **kwargs)
+        plain: Callable[P, T] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]  # PyTorch has it so
+        return plain(*args, **kwargs)
+
+    return call
 
 
 class OwnGenerators:
@@ -195,7 +209,12 @@ def _global_generators(device: torch.device) -> list[Generator]:
 class SeedCounter:
     """Seeds for the draws of a run, one after another: each of its own rank, loader worker, epoch and step.
 
-    Threads may share a counter: no two of them get the same step.
+    Threads may share a counter: no two of them get the same step. In a process that loads data, a copy counts:
+
+    - while a :class:`~kornia_mvit.data.loaders.ResumableLoader` loads a batch, by the rank, epoch and number of the
+      batch and the draws since it began, so that the number of workers and a resumption change nothing;
+    - under any other loader, by worker and step in the epoch that :meth:`set_epoch` told before the workers started; if
+      it told none, by the seed that the loader gives each worker, another for each iteration.
 
     Args:
         seed: of the run.
@@ -205,6 +224,13 @@ class SeedCounter:
         self.seed: int = seed
         self.epoch: int = 0
         self.step: int = 0
+        self._told = False  # whether the epoch was
+        self._rank = 0  # of the process that this counter was copied from, for workers that are in no group
+        self._place: BatchPlace | None = None
+        self._drawn = 0  # at that place
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rank": self._find_rank(), "_place": None}
 
     def next(self) -> int:
         """Give the seed of the next draw."""
@@ -212,16 +238,28 @@ class SeedCounter:
 
     def take(self) -> tuple[tuple[int, int, int], int]:
         """Return the seed, epoch and step of the next draw, and the seed that they make."""
+        batch, worker = BATCH_PLACE.get(), get_worker_info()
         with _COUNTING:
+            if batch is not None:
+                if batch is not self._place:
+                    self._place, self._drawn = batch, 0
+                self._drawn += 1
+                rank, epoch, number = batch
+                return (self.seed, epoch, number), combine_seed(self.seed, rank, -1, epoch, number, self._drawn)
             place = self.seed, self.epoch, self.step
             self.step += 1
-        worker = get_worker_info()
-        seed, epoch, step = place
-        return place, combine_seed(seed, current_rank(), 0 if worker is None else worker.id + 1, epoch, step)
+        of_worker = () if worker is None or self._told else (worker.seed,)
+        number = 0 if worker is None else worker.id + 1
+        return place, combine_seed(self.seed, self._find_rank(), number, *place[1:], *of_worker)
+
+    def _find_rank(self) -> int:
+        """Give this process's rank; in a worker that was started anew, that of the process which started it."""
+        return self._rank if get_worker_info() is not None and not _in_group() else current_rank()
 
     def set_epoch(self, epoch: int) -> None:
         """Start an epoch at its first step; the epoch that it is in already goes on."""
         with _COUNTING:
+            self._told = True
             if epoch != self.epoch:
                 self.epoch, self.step = epoch, 0
 
@@ -234,10 +272,13 @@ class SeedCounter:
         """Go on where another counter stopped."""
         with _COUNTING:
             self.seed, self.epoch, self.step = state.tolist()
+            self._told = self.epoch > 0
 
 
 def current_rank() -> int:
     """Give this process's rank among those that train together; 0 for one alone."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return 0
+    return torch.distributed.get_rank() if _in_group() else 0
+
+
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -37,7 +37,7 @@ class Batch:
 
     Args:
         image: (B, C, H, W), uint8, or floating point in [0, 1].
-        label: (B,) classes from 0, int64, or (B, K) soft targets that sum to one.
+        label: (B,) classes from 0, int64, or (B, K) soft targets that sum to one, or multi-hot ones.
         boxes: (B, N, 4) left, top, right and bottom edges, floating point of 32 bits or more. N is that of the image
             with most; the rows after an image's own are padding. Boxes without area are taken, and dropped by
             pipelines.

@@ -10,11 +10,11 @@ from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.data.samplers import EpochBatchSampler
-from kornia_mvit.ops.seeds import combine_seed
+from kornia_mvit.ops.seeds import BATCH_PLACE, BatchPlace, combine_seed
 
 __all__ = ["ResumableLoader"]
 
@@ -26,7 +26,9 @@ class ResumableLoader(DataLoader[Batch]):
 
     What workers have loaded ahead does not count. Each iteration begins the epoch anew, but for the one after
     :meth:`load_state_dict`. Workers start with the first batch, when the epoch is known, and
-    nothing is drawn from PyTorch's own generator.
+    nothing is drawn from PyTorch's own generator. What an :class:`~kornia_mvit.AugmentationPipeline` in the dataset
+    or the ``collate_fn`` draws for a batch depends on its seed and on the batch's rank, epoch and number, not on the
+    workers: a resumed run draws the same.
 
     Args:
         dataset: samples by their number.
@@ -70,6 +72,7 @@ class ResumableLoader(DataLoader[Batch]):
         )
         # DataLoader would show a sequential sampler here, and Lightning take it for one that it has to replace.
         object.__setattr__(self, "sampler", sampler)
+        self._samples = dataset
         self._batches = sampler
         self._state = {"epoch": sampler.epoch, "consumed": 0}
         self._start: dict[str, int] | None = None
@@ -84,11 +87,28 @@ class ResumableLoader(DataLoader[Batch]):
         sampler.load_state_dict({"epoch": state["epoch"], "position": state["consumed"]})
         self.generator.manual_seed(combine_seed(sampler.seed, sampler.rank, sampler.epoch))
         before = set(multiprocessing.active_children())
-        batches = super().__iter__()
+        batches = self._start_loading()
         _end_with_this_process(set(multiprocessing.active_children()) - before)
-        for batch in batches:
+        while True:
+            outside = BATCH_PLACE.get()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                BATCH_PLACE.set(outside)  # which is told here where no worker loads
             state["consumed"] += 1
             yield batch
+
+    def _start_loading(self) -> Iterator[Batch]:
+        """Iterate with samples and batches that know their place, which nobody else gets to see."""
+        object.__setattr__(self, "dataset", _PlacedSamples(self._samples))
+        object.__setattr__(self, "batch_sampler", _PlacedBatches(self._batches))
+        try:
+            return iter(super().__iter__())
+        finally:
+            object.__setattr__(self, "dataset", self._samples)
+            object.__setattr__(self, "batch_sampler", self._batches)
 
     def state_dict(self) -> dict[str, int]:
         """Give the epoch, and the number of its batches that were taken."""
@@ -109,6 +129,34 @@ def _in_order(dataset: Any, given: Any) -> EpochBatchSampler:
     if given.drop_last:
         return EpochBatchSampler(dataset, given.batch_size, shuffle=False, drop_last=True)
     return EpochBatchSampler(dataset, given.batch_size, shuffle=False, repeat=False)
+
+
+class _PlacedBatches:
+    """A sampler's batches as pairs: rank, epoch and number of a batch, and the numbers of its samples."""
+
+    def __init__(self, sampler: EpochBatchSampler) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[tuple[BatchPlace, list[int]]]:
+        for batch in self.sampler:
+            yield (self.sampler.rank, self.sampler.epoch, self.sampler.position), batch
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class _PlacedSamples(Dataset[Any]):
+    """Samples of batches that know their place, which holds until the next one is loaded."""
+
+    def __init__(self, samples: Any) -> None:
+        self.samples = samples
+
+    def __getitems__(self, batch: tuple[BatchPlace, list[int]]) -> list[Any]:
+        place, numbers = batch
+        BATCH_PLACE.set(place)
+        if hasattr(self.samples, "__getitems__"):
+            return list(self.samples.__getitems__(numbers))
+        return [self.samples[number] for number in numbers]
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -2,11 +2,18 @@
 
 import operator
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import SupportsIndex
 
-__all__ = ["combine_seed", "multiscale_size", "multiscale_sizes"]
+__all__ = ["BATCH_PLACE", "BatchPlace", "combine_seed", "multiscale_size", "multiscale_sizes"]
 
 _MASK = (1 << 64) - 1
+
+BatchPlace = tuple[int, int, int]
+
+# Rank, epoch and number of the batch that is being loaded in this thread, where its loader tells it: what is drawn
+# meanwhile depends on them, whichever process loads it. Each batch has a tuple of its own.
+BATCH_PLACE: ContextVar[BatchPlace | None] = ContextVar("BATCH_PLACE", default=None)
 
 
 def combine_seed(*numbers: SupportsIndex) -> int:

@@ -151,6 +151,27 @@ class TestMix(BaseTester):
         hard = only("mixup", 3)(Batch(torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))).label
         assert hard.dtype == out.dtype
 
+    @given(seed=SEEDS, kind=st.sampled_from(["mixup", "cutmix"]), smoothing=st.sampled_from([0.0, 0.1, 1.0]))
+    def test_multi_hot_labels_keep_their_sums(self, seed, kind, smoothing):
+        """Those of both images, weighted as what is seen of them; none stays none, all stays all."""
+        torch.manual_seed(seed)
+        mix, image = only(kind, 4, label_smoothing=smoothing), torch.rand(5, 3, 8, 8)
+        label = torch.tensor([[1.0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 1, 0], [0, 1, 1, 1]])
+        params = mix.draw(5, 8, 8)
+        out = mix.mix(image, label, params)[1]
+        sums = params["own"] * label.sum(1) + (1 - params["own"]) * label.sum(1)[params["pairs"]]
+        torch.testing.assert_close(out.sum(1), sums)
+        assert (out >= 0).all()
+        assert (out <= 1 + 1e-6).all()
+        if smoothing == 0:
+            own = params["own"][:, None]
+            torch.testing.assert_close(out, own * label + (1 - own) * label[params["pairs"]])
+
+    @pytest.mark.parametrize("value", [float("nan"), -0.5, 2.0])
+    def test_soft_labels_that_are_no_shares_are_refused(self, value):
+        with pytest.raises(ValueError, match=rf"\[0, 1\].*{value:g}"):
+            Mix(2)(Batch(torch.rand(2, 3, 8, 8), torch.tensor([[value, 0.0], [1.0, 0.0]])))
+
     @given(seed=SEEDS)
     def test_feature(self, seed):
         """Pixels are mixed as Kornia mixes them with the same parameters."""

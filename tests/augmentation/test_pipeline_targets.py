@@ -8,8 +8,12 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from kornia.augmentation.auto import AutoAugment, RandAugment, TrivialAugment
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess
+from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
+from kornia_mvit.augmentation.colour import RandomColorTwist
+from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from tests.augmentation.scenes import GEOMETRIC, IGNORE, POLICIES, STACKS, scene, stack
 
 SEEDS = st.integers(0, 2**20)
@@ -158,6 +162,41 @@ def test_eval_of_padded_batches_is_that_of_the_images_alone(seed):
         assert fitted.size[i].tolist() == list(alone.shape[-2:])
         shown = fitted.image[i : i + 1, :, : alone.shape[-2], : alone.shape[-1]]
         torch.testing.assert_close(shown, alone, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda: RandomZoomOut(p=0.7),
+        lambda: RandomIoUCrop((20, 24)),
+        lambda: RandomScaledCrop((20, 24), short_side=(20, 60), max_class_share=0.5),
+        lambda: RandomColorTwist(0.4, 0.4, 0.4, 0.2, p=0.7),
+        lambda: PerImageRandAugment(2, 15),
+        PerImageTrivialAugment,
+        lambda: RandAugment(2, 15),
+        AutoAugment,
+        lambda: K.ImageSequential(TrivialAugment(), K.RandomAffine(20.0)),
+    ],
+)
+@pytest.mark.parametrize("padded", [False, True])
+def test_same_on_batch_of_a_container_holds_for_all_that_it_holds(step, padded):
+    """One image many times: all the results are alike, and so are their targets, which the crops look at."""
+    batch = scene(0, padded=padded)[[0] * 6]
+    stack = K.AugmentationSequential(step(), data_keys=["input"], same_on_batch=True)
+    pipeline = AugmentationPipeline(stack)
+    changed = 0
+    for seed in range(6):
+        out, params = pipeline.augment(batch, seed=seed)
+        for name in ("image", "boxes", "box_label", "mask"):
+            value = getattr(out, name)
+            assert all(torch.equal(value[0], other) for other in value[1:]), name
+        assert torch.equal(pipeline.replay(batch, params).image, out.image)
+        changed += out.image.shape != batch.image.shape or not torch.equal(out.image[0], batch.image[0] / 255)
+    assert changed
+    other = batch.replace(boxes=batch.boxes * torch.linspace(0.2, 1, 6)[:, None, None])
+    if isinstance(stack[0], RandomIoUCrop):
+        windows = torch.stack([pipeline.augment(other, seed=s)[1]["steps"][0]["data"]["window"] for s in range(6)])
+        assert torch.equal(windows, windows[:, :1].expand_as(windows))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

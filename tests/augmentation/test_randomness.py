@@ -1,6 +1,8 @@
 """What a pipeline draws: seeds, counters, replay and views."""
 
 import io
+import pickle
+from types import SimpleNamespace
 
 import kornia.augmentation as K
 import pytest
@@ -11,6 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess
 from kornia_mvit.augmentation.randomness import SeedCounter, isolated_generators, seed_generators
+from kornia_mvit.data.loaders import ResumableLoader
+from kornia_mvit.data.samplers import EpochBatchSampler
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size, multiscale_sizes
 
 CPU = torch.device("cpu")
@@ -94,17 +98,75 @@ class TestCounter:
 
         assert len({seed(rank) for rank in range(8)}) == 8
 
-    def test_loader_workers_differ(self):
-        seeds = list(DataLoader(_SeedOfWorker(), batch_size=None, num_workers=2))
-        assert len(set(seeds)) == 2
+    def test_each_draw_of_a_loader_has_a_seed_of_its_own(self):
+        """In each worker, sample and epoch, though each epoch starts the workers anew."""
+        loader = DataLoader(Seeds(4), batch_size=None, num_workers=2)
+        assert len({seed for _ in range(2) for seed in loader}) == 8
+
+    def test_workers_repeat_an_epoch_that_was_told(self):
+        """A run that is resumed with it goes on exactly, wherever PyTorch's generator is."""
+
+        def run(epochs):
+            samples, out = Seeds(4), []
+            loader = DataLoader(samples, batch_size=None, num_workers=2)
+            for epoch in epochs:
+                samples.counter.set_epoch(epoch)
+                out.append(list(loader))
+            return out
+
+        whole = run([0, 1])
+        assert len({seed for epoch in whole for seed in epoch}) == 8
+        assert run([1]) == whole[1:]
+
+    def test_workers_that_start_anew_know_the_rank(self, monkeypatch):
+        """They are in no group, and what they get is pickled where the rank is known."""
+
+        def seed(rank):
+            with monkeypatch.context() as patch:
+                patch.setattr("kornia_mvit.augmentation.randomness.current_rank", lambda: rank)
+                counter = pickle.loads(pickle.dumps(SeedCounter(1)))
+            with monkeypatch.context() as patch:
+                worker = SimpleNamespace(id=0, seed=5)
+                patch.setattr("kornia_mvit.augmentation.randomness.get_worker_info", lambda: worker)
+                return counter.next()
+
+        assert len({seed(rank) for rank in range(3)}) == 3
+
+    def test_batches_draw_by_their_place(self):
+        """Whoever loads them; another rank, epoch or batch draws otherwise, and so does each draw of a batch."""
+
+        def run(workers, epoch=0, rank=0, resume=0):
+            sampler = EpochBatchSampler(range(6), 2, shuffle=False, num_replicas=2, rank=rank)
+            loader = ResumableLoader(Seeds(6), sampler, num_workers=workers, collate_fn=list)
+            loader.load_state_dict({"epoch": epoch, "consumed": resume})
+            return [seed for batch in loader for seed in batch]
+
+        whole = run(0)
+        every = [*whole, *run(0, epoch=1), *run(0, rank=1)]
+        assert len(set(every)) == len(every) == 9
+        assert run(0, resume=1) == whole[2:]
+        assert run(2) == whole
+        assert run(2, resume=1) == whole[2:]
+
+    def test_draws_outside_a_loader_go_by_the_counter(self):
+        samples = Seeds(4)
+        expected = [SeedCounter(0).next() for _ in range(1)]
+        for _ in ResumableLoader(samples, EpochBatchSampler(range(4), 2), collate_fn=list):
+            break
+        assert [samples.counter.next()] == expected
 
 
-class _SeedOfWorker(Dataset):
+class Seeds(Dataset):
+    """Samples that are seeds which a counter gives."""
+
+    def __init__(self, count):
+        self.count, self.counter = count, SeedCounter(0)
+
     def __len__(self):
-        return 2
+        return self.count
 
     def __getitem__(self, index):
-        return SeedCounter(0).next()
+        return self.counter.next()
 
 
 class TestArguments:
@@ -116,6 +178,23 @@ class TestArguments:
         assert torch.equal(a(images(), seed=7), expected)
         assert torch.equal(pipeline(seed=5)(images(), seed=7), expected)
         assert not torch.equal(a(images(), seed=8), expected)
+
+    @pytest.mark.long
+    def test_a_compiled_pipeline_draws_as_it_does_uncompiled(self):
+        """And its draws are compiled for no seed, step or shape anew."""
+        a, mix = pipeline(), AugmentationPipeline([K.RandomAffine(20.0), K.RandomResizedCrop((24, 24))], Mix(3)).train()
+        compiled, mixing = torch.compile(a), torch.compile(mix)
+        for seed in range(3):
+            assert torch.equal(compiled(images(), seed=seed), a(images(), seed=seed))
+            for out, expected in zip(
+                mixing(images(), torch.arange(3), seed=seed), mix(images(), torch.arange(3), seed=seed), strict=True
+            ):
+                assert torch.equal(out, expected)
+        a.set_epoch(1)
+        expected = pipeline()
+        expected.set_epoch(1)
+        for _ in range(10):  # more than PyTorch would compile
+            assert torch.equal(compiled(images()), expected(images()))
 
     def test_generator_moves_on_and_decides_alone(self):
         a, generator = pipeline(), torch.Generator().manual_seed(3)

@@ -59,3 +59,55 @@ def test_ranks_draw_apart_and_their_sizes_alike(tmp_path):
         for (image, crops), (other, other_crops) in zip(run, same, strict=True):
             assert torch.equal(image, other)
             assert torch.equal(crops, other_crops)
+
+
+LOADING = """
+import sys, torch, torch.distributed as dist
+import kornia.augmentation as K
+from torch.utils.data import DataLoader, Dataset
+from kornia_mvit import AugmentationPipeline
+from kornia_mvit.data.loaders import ResumableLoader
+from kornia_mvit.data.samplers import EpochBatchSampler
+
+class Noise(Dataset):
+    def __init__(self):
+        self.pipeline = AugmentationPipeline([K.RandomGaussianNoise(p=1.0), K.RandomRotation(20.0)]).train()
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.pipeline(torch.full((1, 1, 8, 8), 0.5))
+
+if __name__ == "__main__":
+    _, meet, rank, file, method = sys.argv
+    torch.manual_seed(0)
+    dist.init_process_group("gloo", init_method="file://" + meet, rank=int(rank), world_size=2)
+    usual = DataLoader(Noise(), batch_size=2, num_workers=1, multiprocessing_context=method)
+    sampler = EpochBatchSampler(range(4), 1, shuffle=False)
+    own = ResumableLoader(Noise(), sampler, num_workers=1, multiprocessing_context=method, collate_fn=torch.stack)
+    alone = ResumableLoader(Noise(), sampler, collate_fn=torch.stack)
+    drawn = [list(usual), list(usual), list(own), list(alone)]
+    torch.save([torch.stack(batches).flatten(0, -5) for batches in drawn], file)
+    dist.destroy_process_group()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.processes
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_loaders_of_ranks_draw_apart(method, tmp_path):
+    """Both ranks seed PyTorch alike, and start workers that may know nothing of the group."""
+    program, meet = tmp_path / "loading.py", tmp_path / "meet"
+    program.write_text(LOADING)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    runs = [
+        subprocess.Popen([sys.executable, program, meet, str(rank), tmp_path / f"{rank}.pt", method], env=environment)
+        for rank in range(2)
+    ]
+    assert [run.wait(timeout=600) for run in runs] == [0, 0]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    images = torch.cat([part.flatten(1) for drawn in found for part in drawn[:3]])
+    assert len(images.unique(dim=0)) == len(images) == 20
+    for drawn in found:
+        assert torch.equal(drawn[2], drawn[3])
