@@ -169,7 +169,7 @@ class TestMix(BaseTester):
 
     @pytest.mark.parametrize("value", [float("nan"), -0.5, 2.0])
     def test_soft_labels_that_are_no_shares_are_refused(self, value):
-        with pytest.raises(ValueError, match=rf"\[0, 1\].*{value:g}"):
+        with pytest.raises(ValueError, match=rf"{value:g}|NaN"):
             Mix(2)(Batch(torch.rand(2, 3, 8, 8), torch.tensor([[value, 0.0], [1.0, 0.0]])))
 
     @given(seed=SEEDS)
