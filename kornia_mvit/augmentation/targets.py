@@ -64,17 +64,15 @@ def move_targets(
 
 
 def detach_memory(out: Batch, given: Batch) -> Batch:
-    """Copy what of a result still is the memory of what was given, so that writing to one leaves the other alone."""
+    """Copy, in a batch, what of it still is the memory of another, so that writing to one leaves the other alone."""
     tensors = [value for value in vars(given).values() if isinstance(value, Tensor)]
     shared = {value.untyped_storage().data_ptr() for value in tensors}
-    changes: dict[str, Any] = {
-        name: value.clone()
-        for name, value in vars(out).items()
-        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in shared
-    }
+    for name, value in vars(out).items():
+        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in shared:
+            setattr(out, name, value.clone())
     if out.meta is not None:
-        changes["meta"] = [dict(entry) for entry in out.meta]
-    return out.replace(**changes) if changes else out
+        out.meta = [dict(entry) for entry in out.meta]
+    return out
 
 
 def run_empty(batch: Batch, run: Callable[[Batch], tuple[Batch, dict[str, Any]]]) -> tuple[Batch, dict[str, Any]]:
