@@ -13,7 +13,15 @@ from torch import Generator, Tensor, nn
 from kornia_mvit.augmentation.execution import Execution, Settings, Warp
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.mix import Mix
-from kornia_mvit.augmentation.operations import carry_out, check_stack, exclusive, lost_targets, sample, unable
+from kornia_mvit.augmentation.operations import (
+    carry_out,
+    check_stack,
+    exclusive,
+    keeps_pixels,
+    lost_targets,
+    sample,
+    unable,
+)
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.preprocess import Preprocess, to_float
@@ -44,7 +52,8 @@ class AugmentationPipeline(nn.Module):
     operations that follow each other are composed and carried out in one bilinear step.
 
     Args:
-        augment: a policy, a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none.
+        augment: a policy, a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none. Its
+            filters, enhancements and colour spaces may stand among them, and ``nn.Identity``: they change values alone.
         mix: MixUp and CutMix; what the policy has when None.
         preprocess: what the network's images go through; None leaves size and values alone.
         ignore_index: what masks hold where nothing is known.
@@ -78,7 +87,7 @@ class AugmentationPipeline(nn.Module):
 
     def __init__(
         self,
-        augment: AugmentationSequential | Sequence[Augmentation] | None = None,
+        augment: AugmentationSequential | Sequence[nn.Module] | None = None,
         mix: Mix | None = None,
         preprocess: Preprocess | None = None,
         *,
@@ -94,7 +103,8 @@ class AugmentationPipeline(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(augment, Sequence):
-            if wrong := [type(step).__name__ for step in augment if not isinstance(step, Augmentation)]:
+            known = [isinstance(step, Augmentation) or keeps_pixels(step) for step in augment]
+            if wrong := [type(step).__name__ for step, is_known in zip(augment, known, strict=True) if not is_known]:
                 raise TypeError(f"augmentations are Kornia's, or containers of them; got {', '.join(wrong)}")
             steps = cast(Sequence[Any], augment)  # Kornia's own annotation leaves its automatic policies out
             augment = AugmentationSequential(*steps, data_keys=["input"]) if steps else None
@@ -104,7 +114,7 @@ class AugmentationPipeline(nn.Module):
                 f"got {type(augment).__name__}"
             )
         if augment is not None:
-            check_stack(augment)
+            check_stack(augment, erase_masks=erase_masks)
         if mix is None and isinstance(augment, Policy):
             mix = augment.mix
         if mix is not None and not isinstance(mix, Mix):
