@@ -213,6 +213,8 @@ class Execution:
         if operation.kind is Kind.DENSE:
             self._carry_mask(operation, drawn, index)
         self._apply(operation, drawn, index)
+        if operation.kind is Kind.VALUES and _size(self.image) != before[2:]:
+            operation = self._resized(operation, before)
         if operation.kind is not Kind.VALUES:
             self._append(operation, replace(operation.step(drawn, before, _size(self.image)), rim=operation.rim))
             self._image_at = len(self.geometry)
@@ -224,6 +226,22 @@ class Execution:
             mask = self.finish_mask()
             assert mask is not None
             self.mask = mask.masked_fill(_erased(drawn, mask), self.settings.ignore_index)
+
+    def _resized(self, operation: Operation, before: tuple[int, ...]) -> Operation:
+        """Take an operation for unknown that was to change values alone, and gave images of another size.
+
+        Raises:
+            ValueError: if the batch has targets that would have to follow.
+        """
+        unknown = replace(operation, kind=Kind.OPAQUE)
+        has = [name for name in ("boxes", "keypoints", "mask") if getattr(self.batch, name) is not None]
+        if has:
+            height, width = _size(self.image)
+            raise ValueError(
+                f"{operation.name} made images of {before[2]}x{before[3]} pixels {height}x{width}, and cannot carry "
+                f"{' and '.join(has)} along; take it out of the augmentation, or the targets out of the batch"
+            )
+        return unknown
 
     def _append(self, operation: Operation, step: Step) -> None:
         self.geometry.append(step)

@@ -37,6 +37,7 @@ __all__ = [
     "draw_parameters",
     "exclusive",
     "find_operation",
+    "keeps_pixels",
     "lost_targets",
     "sample",
     "unable",
@@ -131,7 +132,11 @@ class Operation:
         with _named(self.module, image.shape):
             if getattr(self.module, "by_rows", False):
                 return apply_to_rows(self.module, image, draw)
-            out: Tensor = self.module(image) if self.kind is Kind.OPAQUE else self.module(image, params=draw)
+            drawn = isinstance(self.module, _BasicAugmentationBase)
+            out: Tensor = self.module(image, params=draw) if drawn else self.module(image)
+        if not isinstance(out, Tensor) or out.ndim != 4:
+            what = f"a tensor of {out.ndim} dimensions" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise TypeError(f"{self.name} gives {what}, not images (B, C, H, W); take it out of the augmentation")
         return out
 
     def output_size(self, draw: Draw, size: Size) -> Size:
@@ -255,7 +260,7 @@ def carry_out(
 
 def find_operation(path: str, module: nn.Module) -> Operation:
     """Tell what an augmentation does to targets."""
-    if isinstance(module, K.IntensityAugmentationBase2D):
+    if keeps_pixels(module):
         return Operation(path, module, Kind.VALUES)
     if isinstance(module, K.RigidAffineAugmentationBase2D):
         flags = module.flags
@@ -290,6 +295,18 @@ def find_operation(path: str, module: nn.Module) -> Operation:
     return Operation(path, module, Kind.OPAQUE)
 
 
+def keeps_pixels(module: nn.Module) -> bool:
+    """Tell whether a module changes values and leaves pixels where they are, as far as its kind says.
+
+    So do Kornia's filters, enhancements and colour spaces, and containers of such modules alone, patches included.
+    """
+    if isinstance(module, (K.IntensityAugmentationBase2D, nn.Identity)):
+        return True
+    if isinstance(module, (nn.Sequential, K.ImageSequential)):
+        return all(keeps_pixels(child) for child in module.children())
+    return type(module).__module__.startswith(("kornia.color.", "kornia.enhance.", "kornia.filters."))
+
+
 def _is_zero(fill: Any) -> bool:
     return fill is None or float(torch.as_tensor(fill, dtype=torch.float64).abs().max()) == 0.0
 
@@ -300,7 +317,7 @@ def _tiny(module: nn.Module) -> bool:
     return any(side < 2 for side in (size if isinstance(size, (tuple, list)) else (size,)))
 
 
-def check_stack(stack: K.AugmentationSequential) -> None:
+def check_stack(stack: K.AugmentationSequential, *, erase_masks: bool = False) -> None:
     """Refuse what the pipeline cannot carry out, by name.
 
     Raises:
@@ -313,6 +330,12 @@ def check_stack(stack: K.AugmentationSequential) -> None:
             raise ValueError(
                 f"{name} has the same augmentation object more than once, and would apply it once; make one for "
                 "each place"
+            )
+        erases = isinstance(module, K.PatchSequential) and any(isinstance(m, K.RandomErasing) for m in module.modules())
+        if erases and erase_masks:
+            raise ValueError(
+                "RandomErasing erases in patches, where masks cannot follow; take it out of PatchSequential, or leave "
+                "erase_masks away"
             )
         if isinstance(module, K.MixAugmentationBaseV2):
             instead = _MIXES.get(

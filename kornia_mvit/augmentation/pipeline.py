@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from kornia.augmentation import AugmentationSequential, ImageSequential, MixAugmentationBaseV2
@@ -18,6 +18,7 @@ from kornia_mvit.augmentation.operations import (
     check_channels,
     check_stack,
     exclusive,
+    keeps_pixels,
     lost_targets,
     sample,
     unable,
@@ -61,7 +62,8 @@ class AugmentationPipeline(nn.Module):
     operations that follow each other are composed and carried out in one bilinear step.
 
     Args:
-        augment: a policy, a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none.
+        augment: a policy, a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none. Its
+            filters, enhancements and colour spaces may stand among them, and ``nn.Identity``: they change values alone.
         mix: MixUp and CutMix; what the policy has when None.
         preprocess: what the network's images go through; None leaves size and values alone.
         ignore_index: what masks hold where nothing is known.
@@ -95,7 +97,7 @@ class AugmentationPipeline(nn.Module):
 
     def __init__(
         self,
-        augment: AugmentationSequential | Sequence[Augmentation] | None = None,
+        augment: AugmentationSequential | Sequence[nn.Module] | None = None,
         mix: Mix | None = None,
         preprocess: Preprocess | None = None,
         *,
@@ -111,8 +113,10 @@ class AugmentationPipeline(nn.Module):
     ) -> None:
         super().__init__()
         if isinstance(augment, Sequence):
-            kinds = (*get_args(Augmentation), MixAugmentationBaseV2)  # check_stack says what to do in place of a mix
-            if wrong := [type(step).__name__ for step in augment if not isinstance(step, kinds)]:
+            kinds = (Augmentation, MixAugmentationBaseV2)  # check_stack says what to do in place of a mix
+            if wrong := [
+                type(step).__name__ for step in augment if not (isinstance(step, kinds) or keeps_pixels(step))
+            ]:
                 raise TypeError(f"augmentations are Kornia's, or containers of them; got {', '.join(wrong)}")
             steps = cast(Sequence[Any], augment)  # Kornia's own annotation leaves its automatic policies out
             augment = AugmentationSequential(*steps, data_keys=["input"]) if steps else None
@@ -122,7 +126,7 @@ class AugmentationPipeline(nn.Module):
                 f"got {type(augment).__name__}"
             )
         if augment is not None:
-            check_stack(augment)
+            check_stack(augment, erase_masks=erase_masks)
         if mix is None and isinstance(augment, Policy):
             mix = augment.mix
         if mix is not None and not isinstance(mix, Mix):

@@ -3,12 +3,17 @@
 import io
 from itertools import product
 
+import kornia
 import kornia.augmentation as K
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from kornia.augmentation.auto import AutoAugment, RandAugment, TrivialAugment
+from kornia.color import GrayscaleToRgb, RgbToGrayscale
+from kornia.enhance import AdjustBrightness
+from kornia.filters import Canny, GaussianBlur2d, MaxBlurPool2D
+from torch import nn
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
@@ -197,6 +202,54 @@ def test_same_on_batch_of_a_container_holds_for_all_that_it_holds(step, padded):
     if isinstance(stack[0], RandomIoUCrop):
         windows = torch.stack([pipeline.augment(other, seed=s)[1]["steps"][0]["data"]["window"] for s in range(6)])
         assert torch.equal(windows, windows[:, :1].expand_as(windows))
+
+
+@pytest.mark.parametrize(
+    ("step", "module"),
+    [
+        (nn.Identity(), nn.Identity()),
+        (K.ImageSequential(GaussianBlur2d((3, 3), (1.0, 1.0))), GaussianBlur2d((3, 3), (1.0, 1.0))),
+        (nn.Sequential(AdjustBrightness(0.1), nn.Identity()), AdjustBrightness(0.1)),
+        (K.ImageSequential(RgbToGrayscale(), GrayscaleToRgb()), nn.Sequential(RgbToGrayscale(), GrayscaleToRgb())),
+        (
+            K.PatchSequential(K.ImageSequential(K.RandomInvert(p=1.0)), grid_size=(5, 3), patchwise_apply=False),
+            lambda image: 1 - image,
+        ),
+    ],
+)
+def test_modules_that_change_values_alone_leave_targets_alone(step, module):
+    """Also beside operations that move pixels, and in a replay."""
+    batch = scene(0)
+    pipeline = AugmentationPipeline([step, K.RandomHorizontalFlip(p=1.0)])
+    out, params = pipeline.augment(batch, seed=0)
+    assert_same(pipeline.replay(batch, params), out)
+    expected = AugmentationPipeline([K.RandomHorizontalFlip(p=1.0)]).augment(batch, seed=0)[0]
+    torch.testing.assert_close(out.image, module(batch.image).flip(-1))
+    assert_same(out.replace(image=expected.image), expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (MaxBlurPool2D(3), "MaxBlurPool2D .*boxes and keypoints and mask"),
+        (
+            K.PatchSequential(K.RandomInvert(), grid_size=(5, 7), padding="valid", patchwise_apply=False),
+            "PatchSeq.*boxes",
+        ),
+        (K.PatchSequential(K.RandomHorizontalFlip(), grid_size=(2, 2), patchwise_apply=False), "PatchSeq.*boxes"),
+        (K.ImageSequential(kornia.geometry.Hflip()), "Hflip .*boxes"),
+    ],
+)
+def test_modules_that_move_pixels_are_refused_beside_targets_alone(step, message):
+    batch, pipeline = scene(0), AugmentationPipeline([K.ImageSequential(step)])
+    with pytest.raises(ValueError, match=message):
+        pipeline.augment(batch, seed=0)
+    assert pipeline.augment(Batch(batch.image, batch.label), seed=0)[0].image.ndim == 4
+
+
+def test_modules_that_give_no_images_are_named():
+    with pytest.raises(TypeError, match=r"Canny .*tuple"):
+        AugmentationPipeline([Canny()]).augment(scene(0), seed=0)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
