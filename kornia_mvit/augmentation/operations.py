@@ -177,7 +177,7 @@ class Operation:
             shape: of the images before, (B, C, H, W).
             fuse: Kornia's operations are to join where they can.
         """
-        warped = type(self.module) is K.RandomCrop and self.module.flags["cropping_mode"] == "resample"
+        warped = isinstance(self.module, K.RandomCrop) and self.module.flags["cropping_mode"] == "resample"
         if (warped or type(self.module) in _WARPS) and 1 in shape[-2:]:
             return True  # on a side of one pixel, Kornia finds that pixel anywhere
         if isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)) and draw["src"].device.type == "cpu":
