@@ -231,7 +231,6 @@ def decode_label(sample: Mapping[str, Any], class_names: Sequence[str]) -> int:
             label = parse_json(sample["json"], place, DataError)["label"]
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{place} has no label: it needs a .cls file, or a .json one with a label in it") from None
-    label = int(label) if isinstance(label, float) and label.is_integer() else label
     if type(label) is int and 0 <= label < len(class_names):
         return label
     if isinstance(label, str) and label in class_names:
