@@ -97,6 +97,7 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
+_NUMBERS = 10**28  # of images and categories
 _LONGEST = 2**31 - 1  # side of an image, in pixels
 _MOST = 1.5  # of a share, which rounding or a box that reaches out may bring above 1
 
@@ -229,6 +230,8 @@ def _by_number(entries: Sequence[Mapping[str, Any]], key: str, name: str) -> tup
         number, text = _whole(entry.get("id")), entry.get(name)
         if key == "categories" and type(text) is int:
             text = str(text)
+        if number is not None and abs(number) >= _NUMBERS:
+            raise ValueError(f"{key!r} has an entry with id {brief(number)}, which has more than 28 digits")
         if number is None or not isinstance(text, str) or not text:
             raise ValueError(
                 f"{key!r} has an entry with id {brief(entry.get('id'))} and {name} {brief(text)}, not a whole number "

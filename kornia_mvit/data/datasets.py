@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "SUFFIXES_TOLD",
     "DataError",
     "ImageFiles",
     "MaskFiles",
@@ -40,6 +41,7 @@ _STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in "jpg jpeg jpe jfif png bmp gif tif tiff webp avif ppm pgm pbm pnm jp2 tga".split()
 )
+SUFFIXES_TOLD = ", ".join(sorted(IMAGE_SUFFIXES, key=lambda suffix: (len(suffix), suffix)))  # as errors list them
 _NOT_DATA = ("__MACOSX", "@eaDir")  # folders that systems put beside files of one's own
 
 
@@ -191,7 +193,7 @@ def find_images(folder: str | Path, left_out: list[Path] | None = None) -> list[
     if left_out is not None:
         left_out += [path for path in found if path.suffix.lower() not in IMAGE_SUFFIXES]
     if not files:
-        raise DataError(f"no image in {cut(folder)}; looked for {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(f"no image in {cut(folder)}; looked for {SUFFIXES_TOLD}")
     return files
 
 

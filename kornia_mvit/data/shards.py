@@ -15,7 +15,15 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError, Transform, read_image, transformed, unknown_label
+from kornia_mvit.data.datasets import (
+    IMAGE_SUFFIXES,
+    SUFFIXES_TOLD,
+    DataError,
+    Transform,
+    read_image,
+    transformed,
+    unknown_label,
+)
 from kornia_mvit.files import write_whole
 from kornia_mvit.parsing import is_file, parse_json, read_json, reason_of
 
@@ -231,7 +239,6 @@ def decode_label(sample: Mapping[str, Any], class_names: Sequence[str]) -> int:
             label = parse_json(sample["json"], place, DataError)["label"]
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{place} has no label: it needs a .cls file, or a .json one with a label in it") from None
-    label = int(label) if isinstance(label, float) and label.is_integer() else label
     if type(label) is int and 0 <= label < len(class_names):
         return label
     if isinstance(label, str) and label in class_names:
@@ -367,7 +374,7 @@ def write_shards(
 def _encode(path: str | Path, label: int | str) -> dict[str, Any]:
     path = Path(path)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise DataError(f"{path} has no suffix of an image: {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(f"{path} has no suffix of an image: {SUFFIXES_TOLD}")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -56,9 +56,9 @@ class Case:
 
 @cache
 def picture(width: int, height: int) -> bytes:
-    """Return the bytes of a grey picture; formats are told by content, not by suffix."""
+    """Return the bytes of a picture; formats are told by content, not by suffix."""
     file = io.BytesIO()
-    Image.new("L", (width, height), 90).save(file, "BMP")
+    Image.new("RGB", (width, height), (90, 80, 70)).save(file, "PPM")
     return file.getvalue()
 
 
