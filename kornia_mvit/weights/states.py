@@ -1,6 +1,5 @@
 """The weights among what a checkpoint holds: plain tensors by their names."""
 
-import os
 import re
 import warnings
 from collections import deque
@@ -70,7 +69,8 @@ def find_state(data: Mapping[str, Any], name: str, layouts: Iterable[str]) -> Fo
     found = [_look(*one, layouts) for one in [m for m in mappings if any("." in str(key) for key in m[1])] or mappings]
     best = max(one.known for one in found)
     near = [one for one in found if 2 * one.known >= best]
-    shared = len(os.path.commonprefix([one.path for one in near]))  # which tells none of them from the others
+    paths = [one.path for one in near]  # whose first keys may tell none of them from the others
+    shared = next((n for n, keys in enumerate(zip(*paths, strict=False)) if len({*keys}) > 1), min(map(len, paths)))
     chosen = min((one for one in near if one.known == best), key=lambda one: _preference(one, shared))
     partly = [one for one in near if one.known < best and _is_averaged(one.path[shared:])]
     if partly and not _is_averaged(chosen.path[shared:]):
