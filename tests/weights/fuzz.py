@@ -49,14 +49,12 @@ class Case:
         task: what the model to load it into is for; None for a backbone.
         expected: the model's weights after loading, by our names; None where an error must come.
         told: what was done, for reports.
-        plain: whether what stands beside the weights are tensors and plain data alone.
     """
 
     data: dict[str, Any]
     task: str | None
     expected: dict[str, Tensor] | None
     told: str
-    plain: bool
 
 
 class Models:
@@ -130,9 +128,9 @@ def make_case(models: Models, rng: random.Random) -> Case:
     rng.shuffle(items)
     data: Any = dict(items)
     told.append(f"{dtype}, prefix {prefix!r}")
-    data, plain, keys = _wrap(data, rng)
+    data, keys = _wrap(data, rng)
     told.append(f"under {keys}")
-    return Case(data, task, expected, "; ".join(told), plain)
+    return Case(data, task, expected, "; ".join(told))
 
 
 def _name(own: dict[str, Tensor], layout: str, task: str | None, rng: random.Random) -> dict[str, Tensor]:
@@ -144,10 +142,10 @@ def _name(own: dict[str, Tensor], layout: str, task: str | None, rng: random.Ran
     return {f"{prefix}{k}": v for k, v in from_native(body, layout).items()} | head_from_native(head, layout, task)
 
 
-def _wrap(state: dict[str, Tensor], rng: random.Random) -> tuple[dict[str, Any], bool, str]:
+def _wrap(state: dict[str, Tensor], rng: random.Random) -> tuple[dict[str, Any], str]:
     """Put weights into dictionaries, beside whatever training programs put there."""
     data: Any = state
-    keys, plain = [], True
+    keys = []
     if rng.random() < 0.25:  # raw weights of the same names beside averaged ones
         averaged, raw = rng.choice(AVERAGED), rng.choice(RAW)
         other = {key: torch.zeros_like(value) for key, value in state.items()}
@@ -159,11 +157,10 @@ def _wrap(state: dict[str, Tensor], rng: random.Random) -> tuple[dict[str, Any],
         data = {key: data} if rng.random() < 0.9 else {key: [data]}
         keys.append(key)
         beside = _beside(rng) if rng.random() < 0.8 else {}
-        plain = plain and not {"args", "metric", "output"} & beside.keys()
         items = [*data.items(), *((k, v) for k, v in beside.items() if k not in data)]
         rng.shuffle(items)
         data = dict(items)
-    return data, plain, ".".join(reversed(keys))
+    return data, ".".join(reversed(keys))
 
 
 def _beside(rng: random.Random) -> dict[str, Any]:
