@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.files import printable
+from kornia_mvit.files import check_local, printable
 from kornia_mvit.weights.cards import Model, task_of
 
 __all__ = ["FORMATS", "add_arguments", "run"]
@@ -117,6 +117,9 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
+    for given in (args.output, args.images, args.labelled, args.calibration):
+        if given is not None:
+            check_local(given)
     name = _find_format(args)
     form = FORMATS[name]
     _check_options(args, name)

@@ -194,7 +194,9 @@ def build_cli(argv: list[str], *, run: bool) -> Any:
         def after_fit(self) -> None:
             kept = self.trainer.checkpoint_callback
             if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
-                what = "last" if kept.best_model_score is None else f"best {kept.monitor}: {kept.best_model_score:.4f}"
+                what = "last" if kept.monitor is None else f"best {kept.monitor}"
+                if kept.best_model_score is not None:  # as it is where a finished run is resumed
+                    what += f": {kept.best_model_score:.4f}"
                 print(f"\n{what}, in {printable(kept.best_model_path)}")
                 print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(shlex.quote(kept.best_model_path))}")
 

@@ -192,6 +192,13 @@ class TestFit:
         (resumed,) = tmp_path.rglob("last.ckpt")
         assert torch.load(resumed, weights_only=True)["epoch"] == 1
 
+    def test_resumes_a_finished_run(self, trained, capsys):
+        data, checkpoint = trained
+        arguments = [f"--data.root={data}", "--ckpt_path=last", f"--trainer.default_root_dir={checkpoint.parents[2]}"]
+        status, out, err = run(capsys, "fit", "--config=folder", *arguments, *FAST)
+        assert status == 0, err
+        assert f"going on from {checkpoint}" in out
+
     @pytest.mark.parametrize("command", ["fit", "validate", "test"])
     def test_help_is_a_page(self, command, capsys):
         status, text, _ = run(capsys, command, "--help")

@@ -1,10 +1,11 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 _GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B")  # modes of one channel
 _COLOURED = ("P", "RGB", "RGBA", "LA", "PA")
+_WIDTH, _HEIGHT, _BITS, _GREATEST = 256, 257, 258, 281  # tags of TIFF
+_DARK: list[int] = []  # greatest value of an image that was told of: one is enough
 _STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
 
 IMAGE_SUFFIXES = frozenset(
@@ -59,7 +62,8 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
     """Decode an image file to RGB.
 
     The EXIF orientation is applied. Grey and palette images become RGB, 16 bit ones 8 bit; transparent pixels are
-    laid over white, CMYK is converted.
+    laid over white, CMYK is converted. What a TIFF says of its bits or its greatest value counts; grey of 16 bits that
+    uses twelve or fewer, and turns nearly black, is told of in a warning, once.
 
     Args:
         source: a file of any format that Pillow reads: its path, or the file, opened for binary reading.
@@ -74,10 +78,10 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
     """
     name = str(source) if name is None else name
     try:
-        from PIL import Image, ImageOps
+        from PIL import ImageOps
     except ImportError as error:
         raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
-    with _decoding(source, name, "image"), Image.open(source) as image:
+    with _decoding(source, name, "image"), _opened(source) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _to_rgb(image)
@@ -88,6 +92,19 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
         pixels = torch.frombuffer(bytearray(strip.tobytes()), dtype=torch.uint8)
         out[:, top : top + step] = pixels.view(strip.height, strip.width, 3).permute(2, 0, 1)
     return out
+
+
+@contextmanager
+def _opened(source: str | Path | IO[bytes]) -> Iterator["Image.Image"]:
+    """Give Pillow an open file: of a path it maps TIFFs of some modes into memory, and scrambles those it turns."""
+    from PIL import Image
+
+    if not isinstance(source, str | Path):
+        with Image.open(source) as image:
+            yield image
+        return
+    with open(source, "rb") as file, Image.open(file) as image:
+        yield image
 
 
 def _check_file(source: object, name: str) -> None:
@@ -104,12 +121,15 @@ def read_size(path: str | Path) -> tuple[int, int]:
         ImportError: if Pillow is missing.
     """
     try:
-        from PIL import ExifTags, Image
+        from PIL import ExifTags
     except ImportError as error:
         raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
-    with _decoding(path, str(path), "image"), Image.open(path) as image:
+    with _decoding(path, str(path), "image"), _opened(path) as image:
         turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
+        # Pillow turns TIFFs by itself, and some of its versions have their size turned before that
+        tags: Mapping[int, Any] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+        width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else (image.width, image.height)
+        return (width, height) if turned else (height, width)
 
 
 @contextmanager
@@ -134,14 +154,38 @@ def _decoding(source: object, name: str, what: str) -> Iterator[None]:
 def _to_rgb(image: "Image.Image") -> "Image.Image":
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bit grey: Pillow's own conversion to 8 bit clips instead of scaling
-        return image.convert("I").point([v // 256 for v in range(65536)], "L").convert("RGB")
+    if image.mode.startswith("I"):
+        return _grey_to_rgb(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; convert the file to 8 or 16 bit")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _grey_to_rgb(image: "Image.Image") -> "Image.Image":
+    """Scale grey of 16 bits, or as many as the file says, to 8; Pillow's own conversion clips instead of scaling."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS, 16)
+    bits = bits[0] if isinstance(bits, tuple) else bits
+    greatest = tags.get(_GREATEST, 0)
+    greatest = greatest[0] if isinstance(greatest, tuple) else greatest
+    numbers = image.convert("I")
+    low, high = cast(tuple[int, int], numbers.getextrema())
+    if low < 0 or high >= 2**16:
+        raise ValueError(f"grey values from {low} to {high} are none of 16 bits; convert the file to 8 or 16 bit")
+    used = max(8, min(bits, int(greatest).bit_length() or 16, 16))
+    if high >= 2**used:
+        used = 16
+    if used == 16 and 0 < high < 2**12 and not _DARK:
+        _DARK.append(high)
+        warnings.warn(
+            f"a grey image of 16 bits has no value above {high:,} and turns nearly black; if its data have fewer bits, "
+            "scale them to 16, or save as TIFF with MaxSampleValue",
+            stacklevel=2,
+        )
+    return numbers.point([min(v >> (used - 8), 255) for v in range(65536)], "L").convert("RGB")
 
 
 def is_hidden(name: str) -> bool:
@@ -249,11 +293,12 @@ def read_mask(
         ImportError: if Pillow is missing.
     """
     try:
-        from PIL import Image
+        from PIL import ImageOps
     except ImportError as error:
         raise ImportError("reading label images needs Pillow; install kornia-mvit[train]") from error
-    with _decoding(path, str(path), "label image"), Image.open(path) as image:
+    with _decoding(path, str(path), "label image"), _opened(path) as image:
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # as images are turned
         if image.format == "JPEG":
             raise DataError(f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files")
         if colours is not None and (image.mode in _COLOURED or _greys_are_colours(image, colours, reserved)):

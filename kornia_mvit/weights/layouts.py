@@ -252,17 +252,31 @@ def _swapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.cat(state[name].chunk(2, dim=1)[::-1], dim=1) for name in _FUSION if name in state}
 
 
-def find_prefix(names: Iterable[str], layout: str) -> tuple[str, int]:
-    """Find what stands before the backbone's names of a layout, and how many of the names are the layout's then."""
-    names = list(names)
+@cache
+def _anchors(layout: str) -> tuple[frozenset[str], dict[str, int]]:
+    """Return the modules of a layout, and the names that a prefix is looked for before, in the order of preference."""
     modules: set[str] = set()
     for module in module_map(layout).values():
         modules |= {module} if isinstance(module, str) else set(module)
+    ordered = dict.fromkeys((LAYOUTS[layout].stem[0], *sorted(modules, key=lambda m: (-len(m), m))))
+    return frozenset(modules), {f"{module}.weight": rank for rank, module in enumerate(ordered)}
+
+
+def find_prefix(names: Iterable[str], layout: str) -> tuple[str, int]:
+    """Find what stands before the backbone's names of a layout, and how many of the names are the layout's then."""
+    names = list(names)
+    modules, ranks = _anchors(layout)
+    endings, longest = tuple(ranks), max(map(len, ranks))
     # A file may hold several backbones, and the stem of one may be misspelt: every name is asked, the stem first.
-    anchors = [f"{module}.weight" for module in (LAYOUTS[layout].stem[0], *sorted(modules, key=lambda m: (-len(m), m)))]
-    prefixes = dict.fromkeys(n.removesuffix(anchor) for anchor in anchors for n in names if n.endswith(anchor))
+    found = sorted(
+        (ranks[name[at:]], number, name[:at])
+        for number, name in enumerate(names)
+        if name.endswith(endings)
+        for at in range(max(0, len(name) - longest), len(name))
+        if name[at:] in ranks
+    )
     known = {
         prefix: sum(n.startswith(prefix) and n[len(prefix) :].rpartition(".")[0] in modules for n in names)
-        for prefix in prefixes
+        for prefix in dict.fromkeys(prefix for _, _, prefix in found)
     }
     return max(known.items(), key=lambda pair: pair[1], default=("", 0))

@@ -68,10 +68,12 @@ def find_state(data: Mapping[str, Any], name: str, layouts: Iterable[str]) -> Fo
     # those of optimisers have no names of modules, and are many
     found = [_look(*one, layouts) for one in [m for m in mappings if any("." in str(key) for key in m[1])] or mappings]
     best = max(one.known for one in found)
-    whole = [one for one in found if one.known == best]
-    chosen = min(whole, key=_preference)
-    partly = [one for one in found if 2 * one.known > best and _preference(one) < _preference(chosen)]
-    if best and partly and _is_averaged(partly[0].path):
+    near = [one for one in found if 2 * one.known >= best]
+    paths = [one.path for one in near]  # whose first keys may tell none of them from the others
+    shared = next((n for n, keys in enumerate(zip(*paths, strict=False)) if len({*keys}) > 1), min(map(len, paths)))
+    chosen = min((one for one in near if one.known == best), key=lambda one: _preference(one, shared))
+    partly = [one for one in near if one.known < best and _is_averaged(one.path[shared:])]
+    if partly and not _is_averaged(chosen.path[shared:]):
         warnings.warn(
             f"{name} has averaged weights under {cut('.'.join(partly[0].path))}, but {partly[0].known} of {best} alone;"
             f" those under {cut('.'.join(chosen.path))} are taken",
@@ -125,9 +127,10 @@ def _names(state: Mapping[Any, Tensor]) -> list[str]:
     return [key for key in state if isinstance(key, str) and not key.endswith(_COUNTER)]
 
 
-def _preference(found: Found) -> tuple[bool, list[int], int]:
-    ranks = [_WRAPPERS.index(key) if key in _WRAPPERS else len(_WRAPPERS) for key in found.path]
-    return not _is_averaged(found.path), ranks, -len(found.state)
+def _preference(found: Found, shared: int) -> tuple[bool, list[int], int]:
+    path = found.path[shared:]
+    ranks = [_WRAPPERS.index(key) if key in _WRAPPERS else len(_WRAPPERS) for key in path]
+    return not _is_averaged(path), ranks, -len(found.state)
 
 
 def _is_averaged(path: tuple[str, ...]) -> bool:

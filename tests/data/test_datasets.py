@@ -121,6 +121,65 @@ class TestReadImage:
             read_image(path)
 
 
+def twelve_bits(grey):
+    """A TIFF of grey values, each in twelve bits."""
+    height, width = grey.shape
+    rows = [int("".join(f"{value:012b}" for value in row), 2).to_bytes(width * 3 // 2, "big") for row in grey]
+    data = b"".join(rows)
+    tags = ((256, width), (257, height), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, height))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in (*tags, (279, len(data))))
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", 9) + entries + bytes(4)
+
+
+class TestReaders:
+    @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "avif"])
+    def test_they_agree_on_how_an_image_is_turned(self, suffix, tmp_path):
+        path = tmp_path / f"a.{suffix}"
+        grey = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
+        for orientation in range(1, 9):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            Image.fromarray(grey).save(path, exif=exif)
+            size = (4, 6) if orientation < 5 else (6, 4)
+            assert read_size(path) == tuple(read_image(path).shape[1:]) == size
+            if suffix in ("png", "tif"):  # without loss
+                assert torch.equal(read_mask(path), read_image(path)[0].long())
+
+    @pytest.mark.parametrize("says", ["bits", "greatest", "nothing"])
+    def test_twelve_bits(self, says, tmp_path, monkeypatch):
+        path = tmp_path / "a.tif"
+        grey = (np.arange(24).reshape(4, 6) * 178).astype(np.uint16)
+        if says == "bits":
+            path.write_bytes(twelve_bits(grey))
+        else:
+            Image.fromarray(grey).save(path, tiffinfo={281: 4095} if says == "greatest" else {})
+        if says != "nothing":
+            assert read_image(path)[0].tolist() == (grey >> 4).tolist()
+            return
+        monkeypatch.setattr("kornia_mvit.data.datasets._DARK", [])
+        with pytest.warns(UserWarning, match="no value above 4,094"):
+            assert read_image(path)[0].tolist() == (grey >> 8).tolist()
+        assert read_image(path).max() == 15  # told of once
+
+    def test_grey_beyond_sixteen_bits(self, tmp_path):
+        Image.fromarray(np.array([[0, 70_000]], dtype=np.int32)).save(tmp_path / "a.tif")
+        with pytest.raises(DataError, match=r"a\.tif: grey values from 0 to 70000"):
+            read_image(tmp_path / "a.tif")
+
+    @pytest.mark.parametrize("read", [read_image, read_size, read_mask])
+    def test_a_plugin_that_cannot(self, read, tmp_path, monkeypatch):
+        def refuse(*arguments):
+            raise NotImplementedError("pixel format 7")
+
+        path = tmp_path / "a.xyz"
+        path.write_bytes(b"XYZ!")
+        Image.init()
+        monkeypatch.setattr(Image, "ID", ["XYZ"])
+        monkeypatch.setitem(Image.OPEN, "XYZ", (refuse, lambda start: start == b"XYZ!"))
+        with pytest.raises(DataError, match=r"cannot read .*a\.xyz: pixel format 7"):
+            read(path)
+
+
 class TestNoFiles:
     """Named pipes, devices and folders are refused at once, as nothing ever comes from a pipe that nobody writes to."""
 

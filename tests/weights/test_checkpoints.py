@@ -16,6 +16,7 @@ from kornia_mvit.weights.checkpoints import (
 )
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
 from kornia_mvit.weights.layouts import from_native
+from tests.weights import fuzz
 from tests.weights.peers import PEERS, randomise, run
 
 LAYOUTS = ["native", "apple", "timm", "transformers", "kornia"]
@@ -310,3 +311,13 @@ class TestReadWeights:
         )
         assert found.wrapper == "state_dict"
         assert CARD_KEY in read_checkpoint(tmp_path / "a.ckpt")
+
+
+class TestWrappers:
+    def test_slice(self, tmp_path):
+        """See :mod:`tests.weights.fuzz`, which runs as many cases as are asked for."""
+        assert fuzz.run(fuzz.Models(), 30, seed=5, folder=tmp_path) == {}
+
+    def test_faults_are_found(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(fuzz, "load_checkpoint", lambda *arguments, **options: None)
+        assert any("weights are others" in fault for fault in fuzz.run(fuzz.Models(), 3, seed=0, folder=tmp_path))
