@@ -11,12 +11,12 @@ from kornia.augmentation import AugmentationSequential, RandomErasing
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.crops import View, WindowCrop
+from kornia_mvit.augmentation.draws import draw_crop_in_view
 from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.operations import (
     Draw,
     Kind,
     Operation,
-    draw_crop_in_view,
     draw_parameters,
     exclusive,
     find_operation,
