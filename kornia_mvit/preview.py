@@ -87,7 +87,10 @@ def run(args: argparse.Namespace, rest: list[str], build: Any) -> int:
 
 def _check_picture(path: str) -> None:
     """Raise, before anything is read, for a path that no picture can be written to."""
-    from PIL import Image
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("preview needs Pillow; install kornia-mvit[train]") from error
 
     check_local(path)
     if Path(path).is_dir():

@@ -194,8 +194,10 @@ class TestFit:
 
     def test_resumes_a_finished_run(self, trained, capsys):
         data, checkpoint = trained
-        arguments = [f"--data.root={data}", "--ckpt_path=last", f"--trainer.default_root_dir={checkpoint.parents[2]}"]
-        status, out, err = run(capsys, "fit", "--config=folder", *arguments, *FAST)
+        root = checkpoint.parents[3]  # of lightning_logs/version_0/checkpoints
+        arguments = [f"--data.root={data}", "--ckpt_path=last", f"--trainer.default_root_dir={root}"]
+        with pytest.warns(UserWarning, match="The dirpath has changed"):
+            status, out, err = run(capsys, "fit", "--config=folder", *arguments, *FAST)
         assert status == 0, err
         assert f"going on from {checkpoint}" in out
 

@@ -177,6 +177,7 @@ TIMM = ("from kornia_mvit.training.networks import timm_network; timm_network('t
 # Functions that import from an extra and cannot be reached without it, and what says so before them.
 BEHIND = {
     "kornia_mvit.data.datasets: _decoding": "kornia_mvit.data.datasets: read_image",
+    "kornia_mvit.data.datasets: _opened": "kornia_mvit.data.datasets: read_image",
     "kornia_mvit.data.datasets: _to_rgb": "kornia_mvit.data.datasets: read_image",
     "kornia_mvit.export.executorch: lower": "kornia_mvit.export.executorch: _need_executorch",
     "kornia_mvit.export.executorch: _load": "kornia_mvit.export.executorch: _need_executorch",

@@ -45,8 +45,9 @@ def move_targets(
     if batch.boxes is not None and batch.box_label is not None:
         boxes, share = geometry.move_boxes(batch.boxes)
         area = box_area(boxes)  # none of what is wholly outside, and yet min_box_area may be none
-        large = (box_area(batch.boxes) > 0) & (area > 0) & (area >= min_box_area * (1 - SHARE_TOLERANCE))
-        keep = (batch.box_label >= 0) & large & (share >= min_box_visibility - SHARE_TOLERANCE)
+        left = (share > 0) & (area > 0) & (box_area(batch.boxes) > 0)
+        large = (area >= min_box_area * (1 - SHARE_TOLERANCE)) & (share >= min_box_visibility - SHARE_TOLERANCE)
+        keep = (batch.box_label >= 0) & left & large
         order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
         boxes = boxes.to(batch.boxes.dtype).masked_fill(~keep[..., None], 0.0)
         out["boxes"] = boxes.gather(1, order[..., None].expand(-1, -1, 4))

@@ -79,7 +79,9 @@ def run_cases(kind: str, cases: int, seed: int) -> tuple[dict[str, list[int]], i
     """
     wrong: dict[str, list[int]] = collections.defaultdict(list)
     refused = 0
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(cases):
             root = Path(folder, "set")
@@ -89,6 +91,7 @@ def run_cases(kind: str, cases: int, seed: int) -> tuple[dict[str, list[int]], i
             if found := complaint(case):
                 wrong[found.replace(folder, "")].append(number)
             shutil.rmtree(root)
+    logger.setLevel(before)
     return dict(wrong), refused
 
 

@@ -113,7 +113,7 @@ class TestClassificationTask:
         lone = DataLoader([{"image": torch.rand(3, 40, 40), "label": 0}], collate_fn=Batch.collate)
         with pytest.raises(ValueError, match=r"1 image of 32x32 .* batch_size"):
             trainer(tmp_path).fit(task, lone)
-        with pytest.raises(TypeError, match=r"not a Tensor.*Batch\.collate"):
+        with pytest.raises(TypeError, match=r"got Tensor.*Batch\.collate"):
             trainer(tmp_path).predict(task, DataLoader(torch.rand(2, 3, 40, 40)))
 
     @pytest.mark.filterwarnings("ignore:Found .* in eval mode")

@@ -183,6 +183,9 @@ class Predicting(ClassificationTask):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         return super().on_after_batch_transfer(batch, dataloader_idx) if isinstance(batch, Batch) else batch
 
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
+        return self(batch)
+
 
 @pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:.*exists and is not empty", "ignore:Be aware that")
 class TestTrainer:
