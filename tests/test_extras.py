@@ -185,7 +185,6 @@ BEHIND = {
     "kornia_mvit.fit_cli: _run": "kornia_mvit.training: <module>",
     "kornia_mvit.fit_cli: _task_of_recipe": "kornia_mvit.training: <module>",
     "kornia_mvit.preview: _data": "kornia_mvit.data.datamodules: <module>",
-    "kornia_mvit.preview: _pipeline": "kornia_mvit.data.datamodules: <module>",
     "kornia_mvit.preview: draw_preview": "kornia_mvit.visualize: _pillow",
     "kornia_mvit.training.detection_report: _panels": "kornia_mvit.visualize: _pillow",
     "kornia_mvit.training.figures: _percent": "kornia_mvit.training.figures: _figure",
