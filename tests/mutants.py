@@ -47,7 +47,12 @@ MUTANTS = (
     Mutant("ops/boxes.py", "holder = _claim(iou, valid & ~ignore)", "holder = _claim(iou, valid)", "ops/test_boxes.py"),
     Mutant("ops/boxes.py", "torch.where(wins, number, rows)", "torch.where(active, number, rows)", "ops/test_boxes.py"),
     # targets in the pipeline
-    Mutant("augmentation/targets.py", "(share >= min_box", "(share > min_box", "augmentation/test_pipeline_targets.py"),
+    Mutant(
+        "augmentation/targets.py",
+        "(share >= min_box_visibility - SHARE_TOLERANCE",
+        "(share >= min_box_visibility + SHARE_TOLERANCE",
+        "augmentation/test_edges.py",
+    ),
     Mutant(
         "augmentation/targets.py",
         "batch.keypoint_visible & seen",

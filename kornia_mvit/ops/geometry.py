@@ -116,7 +116,7 @@ def transform_points(matrix: Tensor, points: Tensor) -> Tensor:
 
 
 def is_inside(x: Tensor, y: Tensor, width: int | Tensor, height: int | Tensor, rim: float = 0.0) -> Tensor:
-    """Tell which points lie on a canvas, its edges included, as far as :data:`EDGE_TOLERANCE` can tell.
+    """Tell which points lie on a canvas, its edges included, as far as ``EDGE_TOLERANCE`` can tell.
 
     With a ``rim``, those alone that are as many pixels or more from its edges.
 
@@ -214,7 +214,7 @@ def sample_bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def gather_pixels(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Read the pixel that each point lies in, the nearest one for points outside: any dtype.
 
-    A point between two pixels, as far as :data:`EDGE_TOLERANCE` can tell, lies in the right or lower one.
+    A point between two pixels, as far as ``EDGE_TOLERANCE`` can tell, lies in the right or lower one.
 
     Args:
         image: (B, H, W).
