@@ -9,6 +9,7 @@ from torch import Tensor
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.data.batch import Batch
 from kornia_mvit.ops.geometry import (
+    EDGE_TOLERANCE,
     SHARE_TOLERANCE,
     all_neighbours,
     box_area,
@@ -29,8 +30,6 @@ __all__ = [
     "run_empty",
     "way_back",
 ]
-
-_EXACT = 1e-6  # of a pixel, which an edge may be off after many steps
 
 
 def move_targets(
@@ -110,7 +109,7 @@ def filled_size(geometry: Geometry) -> Tensor:
     height, width = geometry.sizes[start]
     whole = torch.tensor([0.0, 0.0, width, height]).to(geometry.device, non_blocking=True)
     edges = rest.move_boxes(whole.expand(geometry.batch, 1, 4))[0][:, 0, 2:].flip(-1)
-    return (edges + 0.5 + _EXACT).floor().clamp_min(1)
+    return (edges + 0.5 + EDGE_TOLERANCE).floor().clamp_min(1)
 
 
 def way_back(params: dict[str, Any], like: Tensor) -> Geometry:
