@@ -56,10 +56,10 @@ class AugmentationPipeline(nn.Module):
 
     Boxes are clipped to the image and dropped with their labels when too little of them is left; masks are read from
     the nearest pixel and hold ``ignore_index`` where there was nothing to see, in int64 if their dtype cannot hold it;
-    keypoints outside become invisible. What comes out shares no memory with what was put in.
-    Canvas beside the image (``batch.size``) counts as outside, Kornia's random crops keep to the image, and the resize
-    takes each image without it, in train mode as in eval mode. Geometric
-    operations that follow each other are composed and carried out in one bilinear step.
+    keypoints outside become invisible. Canvas beside the image (``batch.size``) counts as outside, Kornia's random
+    crops keep to the image, and the resize takes each image without it, in train mode as in eval mode. Geometric
+    operations that follow each other are composed and carried out in one bilinear step. What comes out shares no memory
+    with what was put in.
 
     Args:
         augment: a policy, a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none. Its
