@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit import MobileViT, MobileViTClassifier, save_checkpoint
-from kornia_mvit.ops.timing import time_in_turn
+from kornia_mvit.inference.engines.timing import time_in_turn
 
 Contestants = dict[str, Callable[[], Any]]
 Rows = dict[str, dict[str, float]]

@@ -16,8 +16,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from kornia_mvit.data.datamodules import FolderData
 from kornia_mvit.training import EMA, ClassificationTask
+from kornia_mvit.training.datamodules import FolderData
 
 WAYS = {"average": (False, None), "average, flip": (False, "flip"), "raw": (True, None), "raw, flip": (True, "flip")}
 Z = 1.96

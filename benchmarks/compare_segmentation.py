@@ -14,14 +14,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from kornia_mvit.fit_cli import build_cli
-from kornia_mvit.training import EMA
-from kornia_mvit.training.segmentation_evaluation import (
+from kornia_mvit.cli.fit import build_cli
+from kornia_mvit.evaluation.segmentation import (
     SegmentationCollector,
     SegmentationEvaluation,
     resample_iou,
     segmentation_metrics,
 )
+from kornia_mvit.training import EMA
 
 WAYS = (None, "flip", "scale", "flip+scale")
 

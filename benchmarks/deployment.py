@@ -17,7 +17,7 @@ import common
 import torch
 
 from kornia_mvit import Preprocess, fuse, optimize
-from kornia_mvit.export import (
+from kornia_mvit.exporters import (
     file_size,
     load_executorch,
     load_onnx,

@@ -21,7 +21,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess, policies
-from kornia_mvit.augmentation.colour import RandomColorTwist
+from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomZoomOut
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

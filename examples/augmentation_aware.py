@@ -40,7 +40,7 @@ from PIL import Image
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, draw_batch
 from kornia_mvit.data.synthetic import Shapes
-from kornia_mvit.visualize import stack_rows
+from kornia_mvit.draw.images import stack_rows
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 MASKS = [(128, 128, 128), (230, 0, 0), (103, 137, 230), (162, 230, 46)]  # background, circle, square, triangle

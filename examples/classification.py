@@ -32,10 +32,10 @@ from PIL import Image
 
 import kornia_mvit
 from kornia_mvit import MobileViT, draw_batch
-from kornia_mvit.data.datamodules import DigitsData, FolderData
 from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.draw.images import draw_predictions
 from kornia_mvit.training import EMA, ClassificationTask, Report
-from kornia_mvit.visualize import draw_predictions
+from kornia_mvit.training.datamodules import DigitsData, FolderData
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it tells of devices and of each fit's beginning
 # Lightning 2.6 asks torch 2.14 in a way that torch is about to give up.

@@ -37,12 +37,12 @@ from PIL import ImageDraw
 
 import kornia_mvit
 from kornia_mvit import AugmentationPipeline, Batch
-from kornia_mvit.augmentation.detections import predict_boxes
-from kornia_mvit.data.datamodules import YOLOData
 from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.draw.images import draw_batch, draw_detections, stack_rows
+from kornia_mvit.inference.detection import predict_boxes
 from kornia_mvit.ops.boxes import assign_targets
 from kornia_mvit.training import DetectionTask, Report
-from kornia_mvit.visualize import draw_batch, draw_detections, stack_rows
+from kornia_mvit.training.datamodules import YOLOData
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 pl.seed_everything(0, verbose=False)

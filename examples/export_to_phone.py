@@ -37,11 +37,11 @@ from PIL import Image as Picture
 from torch import nn
 
 import kornia_mvit
-from kornia_mvit.data.datamodules import FolderData
-from kornia_mvit.data.datasets import read_image
+from kornia_mvit.data.reading import read_image
 from kornia_mvit.data.synthetic import Shapes
-from kornia_mvit.export import compare, file_size, load_onnx, quantize_onnx, time_in_turn, to_onnx
+from kornia_mvit.exporters import compare, file_size, load_onnx, quantize_onnx, time_in_turn, to_onnx
 from kornia_mvit.training import ClassificationTask
+from kornia_mvit.training.datamodules import FolderData
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 pl.seed_everything(0, verbose=False)

@@ -35,11 +35,11 @@ from sklearn.datasets import load_digits
 
 import kornia_mvit
 from kornia_mvit import Batch, MobileViTClassifier
-from kornia_mvit.data.datamodules import FolderData
+from kornia_mvit.draw.images import draw_batch
 from kornia_mvit.training import ClassificationTask
+from kornia_mvit.training.datamodules import FolderData
 from kornia_mvit.training.networks import find_layers
 from kornia_mvit.training.optimization import parameter_groups
-from kornia_mvit.visualize import draw_batch
 from kornia_mvit.weights.checkpoints import CheckpointError, read_checkpoint
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

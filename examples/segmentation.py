@@ -36,11 +36,11 @@ from PIL import Image as Picture
 
 import kornia_mvit
 from kornia_mvit import AugmentationPipeline, Batch
-from kornia_mvit.augmentation.dense import predict_maps
-from kornia_mvit.data.datamodules import SegmentationFolderData
 from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.draw.images import draw_batch, draw_overlay, label_image
+from kornia_mvit.inference.sliding_window import predict_maps
 from kornia_mvit.training import Report, SegmentationTask
-from kornia_mvit.visualize import draw_batch, draw_overlay, label_image
+from kornia_mvit.training.datamodules import SegmentationFolderData
 
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 pl.seed_everything(0, verbose=False)

@@ -33,10 +33,10 @@ from kornia_mvit import (
     draw_batch,
     policies,
 )
-from kornia_mvit.augmentation.tta import TestTimeTransform
 from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.draw.images import draw_detections, stack_rows
+from kornia_mvit.inference.tta import TestTimeTransform
 from kornia_mvit.ops.geometry import box_iou
-from kornia_mvit.visualize import draw_detections, stack_rows
 
 torch.manual_seed(0)
 device = "cuda" if torch.cuda.is_available() else "cpu"

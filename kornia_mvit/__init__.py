@@ -1,22 +1,51 @@
 """Apple's MobileViT as a backbone, and an augmentation-aware pipeline around it, on PyTorch and Kornia."""
 
-from kornia_mvit.augmentation import policies
-from kornia_mvit.augmentation.mix import Mix
-from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.augmentation.tta import TestTimeAugmentation
-from kornia_mvit.data.batch import Batch
-from kornia_mvit.models.deeplabv3 import DeepLabV3
-from kornia_mvit.models.fuse import fuse
-from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
-from kornia_mvit.models.optimize import optimize
-from kornia_mvit.models.registration import register_in_kornia
-from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.visualize import draw_batch
-from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
-from kornia_mvit.weights.registry import from_pretrained, list_weights
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from kornia_mvit import moved
+
+if TYPE_CHECKING:
+    from kornia_mvit.augmentation import policies
+    from kornia_mvit.augmentation.mix import Mix
+    from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+    from kornia_mvit.batch import Batch
+    from kornia_mvit.draw.images import draw_batch
+    from kornia_mvit.inference.engines.fuse import fuse
+    from kornia_mvit.inference.engines.optimize import optimize
+    from kornia_mvit.inference.tta import TestTimeAugmentation
+    from kornia_mvit.models.deeplabv3 import DeepLabV3
+    from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
+    from kornia_mvit.models.registration import register_in_kornia
+    from kornia_mvit.models.ssdlite import SSDLite
+    from kornia_mvit.preprocess import Preprocess
+    from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
+    from kornia_mvit.weights.registry import from_pretrained, list_weights
+
+__version__ = "0.2.0.dev0"
+
+# Where each public name stands; it is imported when it is first used.
+_PLACES = {
+    "AugmentationPipeline": "augmentation.pipeline",
+    "Batch": "batch",
+    "DeepLabV3": "models.deeplabv3",
+    "Mix": "augmentation.mix",
+    "MobileViT": "models.mobilevit",
+    "MobileViTClassifier": "models.mobilevit",
+    "MobileViTConfig": "models.mobilevit",
+    "Preprocess": "preprocess",
+    "SSDLite": "models.ssdlite",
+    "TestTimeAugmentation": "inference.tta",
+    "draw_batch": "draw.images",
+    "from_pretrained": "weights.registry",
+    "fuse": "inference.engines.fuse",
+    "list_weights": "weights.registry",
+    "load_checkpoint": "weights.checkpoints",
+    "optimize": "inference.engines.optimize",
+    "policies": "augmentation.policies",
+    "register_in_kornia": "models.registration",
+    "save_checkpoint": "weights.checkpoints",
+}
 
 __all__ = [
     "AugmentationPipeline",
@@ -39,3 +68,19 @@ __all__ = [
     "register_in_kornia",
     "save_checkpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_PLACES[name]}")
+    value = module if name == _PLACES[name].rpartition(".")[2] and not hasattr(module, name) else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+moved.install()

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
-from kornia_mvit.data.shards import write_shards
+from kornia_mvit.data.loading.shards import write_shards
 from kornia_mvit.data.synthetic import Shapes
-from kornia_mvit.training.report_parts import write_files
+from kornia_mvit.evaluation.report_parts import write_files
 from kornia_mvit.weights.registry import save_pretrained
+from tests.cli.test_cli import FAST, run
 from tests.damage.kinds import TINY
 from tests.data.test_datamodules import make_folder
-from tests.test_cli import FAST, run
 from tests.training.shapes import write
 
 

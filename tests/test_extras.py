@@ -64,23 +64,23 @@ print(json.dumps([raised, sorted(asked)]))
 # The way in, and the extra that its error has to name. Nothing but torch and kornia is there.
 WITHOUT_ANY = {
     "training": ("import kornia_mvit.training", "train"),
-    "data modules": ("from kornia_mvit.data.datamodules import FolderData", "train"),
-    "read_image": ("from kornia_mvit.data.datasets import read_image; read_image(folder / 'photo.png')", "train"),
-    "read_size": ("from kornia_mvit.data.datasets import read_size; read_size(folder / 'photo.png')", "train"),
+    "data modules": ("from kornia_mvit.training.datamodules import FolderData", "train"),
+    "read_image": ("from kornia_mvit.data.reading import read_image; read_image(folder / 'photo.png')", "train"),
+    "read_size": ("from kornia_mvit.data.reading import read_size; read_size(folder / 'photo.png')", "train"),
     "read_mask": (
-        "from kornia_mvit.data.datasets import read_mask; read_mask(folder / 'photo.png')",
+        "from kornia_mvit.data.reading import read_mask; read_mask(folder / 'photo.png')",
         "train",
     ),
-    "read_voc": ("from kornia_mvit.data.annotations import read_voc; read_voc(folder / 'boxes.xml')", "train"),
+    "read_voc": ("from kornia_mvit.data.formats.annotations import read_voc; read_voc(folder / 'boxes.xml')", "train"),
     "read_classes": ("from kornia_mvit.data.classes import read_classes; read_classes(folder / 'names.yaml')", "train"),
-    "find_shards": ("from kornia_mvit.data.shards import find_shards; find_shards('a.tar')", "train"),
+    "find_shards": ("from kornia_mvit.data.loading.shards import find_shards; find_shards('a.tar')", "train"),
     "write_shards": (
-        "from kornia_mvit.data.shards import write_shards; write_shards([('a.png', 0)], str(folder / '%d.tar'))",
+        "from kornia_mvit.data.loading.shards import write_shards; write_shards([('a.png', 0)], f'{folder}/%d.tar')",
         "train",
     ),
     "draw_batch": ("draw_batch(Batch(images))", "train"),
     "draw_preview": (
-        "from kornia_mvit.preview import draw_preview\n"
+        "from kornia_mvit.training.preview import draw_preview\n"
         "draw_preview([{'image': images[0]}], AugmentationPipeline(policies.classification_train(32)))",
         "train",
     ),
@@ -91,7 +91,8 @@ WITHOUT_ANY = {
         "train",
     ),
     "suppression in a graph": (
-        "from kornia_mvit.export.graph import deployable\ndeployable(detector, with_decode=True, nms=True)(images[:1])",
+        "from kornia_mvit.exporters.graph import deployable\n"
+        "deployable(detector, with_decode=True, nms=True)(images[:1])",
         "train",
     ),
     "fit": ("command('fit', '--config', 'folder', '--data.root', '.')", "train"),
@@ -110,17 +111,17 @@ WITHOUT_ANY = {
         "train",
     ),
     "export to ONNX": ("model.to_onnx(folder / 'model.onnx')", "export"),
-    "run ONNX": ("import kornia_mvit.export as E; E.load_onnx(folder / 'model.onnx')", "export"),
-    "quantise ONNX": ("import kornia_mvit.export as E; E.quantize_onnx(model, folder / 'model.onnx', [])", "export"),
-    "export to OpenVINO": ("import kornia_mvit.export as E; E.to_openvino(model, folder / 'model.xml')", "export"),
-    "run OpenVINO": ("import kornia_mvit.export as E; E.load_openvino(folder / 'model.xml')", "export"),
-    "export to ExecuTorch": ("import kornia_mvit.export as E; E.to_executorch(model, folder / 'm.pte')", "export"),
-    "run ExecuTorch": ("import kornia_mvit.export as E; E.load_executorch(folder / 'm.pte')", "export"),
+    "run ONNX": ("import kornia_mvit.exporters as E; E.load_onnx(folder / 'model.onnx')", "export"),
+    "quantise ONNX": ("import kornia_mvit.exporters as E; E.quantize_onnx(model, folder / 'model.onnx', [])", "export"),
+    "export to OpenVINO": ("import kornia_mvit.exporters as E; E.to_openvino(model, folder / 'model.xml')", "export"),
+    "run OpenVINO": ("import kornia_mvit.exporters as E; E.load_openvino(folder / 'model.xml')", "export"),
+    "export to ExecuTorch": ("import kornia_mvit.exporters as E; E.to_executorch(model, folder / 'm.pte')", "export"),
+    "run ExecuTorch": ("import kornia_mvit.exporters as E; E.load_executorch(folder / 'm.pte')", "export"),
     "quantise ExecuTorch": (
-        "import kornia_mvit.export as E; E.quantize_executorch(model, folder / 'm.pte', [])",
+        "import kornia_mvit.exporters as E; E.quantize_executorch(model, folder / 'm.pte', [])",
         "export",
     ),
-    "export to Core ML": ("import kornia_mvit.export as E; E.to_coreml(model, folder / 'm.mlpackage')", "export"),
+    "export to Core ML": ("import kornia_mvit.exporters as E; E.to_coreml(model, folder / 'm.mlpackage')", "export"),
     "export command": (
         "save_checkpoint(model, folder / 'model.ckpt')\n"
         "command('export', str(folder / 'model.ckpt'), str(folder / 'model.onnx'))",
@@ -155,7 +156,7 @@ for name in [name for name in sys.modules if name.partition(".")[0] in {REST}]:
     del sys.modules[name]
 """
 WITHOUT_THE_REST = {
-    "data modules": ("from kornia_mvit.data.datamodules import FolderData", "train"),
+    "data modules": ("from kornia_mvit.training.datamodules import FolderData", "train"),
     "scores of boxes": (
         "from kornia_mvit.training import CocoMetrics\n"
         "metrics = CocoMetrics(['cat'])\n"
@@ -166,7 +167,7 @@ WITHOUT_THE_REST = {
         "train",
     ),
     "charts": (
-        "from kornia_mvit.training.figures import draw_confusion\n"
+        "from kornia_mvit.draw.charts import draw_confusion\n"
         "draw_confusion(torch.eye(2), torch.ones(2), ['cat', 'dog'])",
         "train",
     ),
@@ -176,26 +177,26 @@ TIMM = ("from kornia_mvit.training.networks import timm_network; timm_network('t
 
 # Functions that import from an extra and cannot be reached without it, and what says so before them.
 BEHIND = {
-    "kornia_mvit.data.datasets: _decoding": "kornia_mvit.data.datasets: read_image",
-    "kornia_mvit.data.datasets: _opened": "kornia_mvit.data.datasets: read_image",
-    "kornia_mvit.data.datasets: _to_rgb": "kornia_mvit.data.datasets: read_image",
-    "kornia_mvit.export.executorch: lower": "kornia_mvit.export.executorch: _need_executorch",
-    "kornia_mvit.export.executorch: _load": "kornia_mvit.export.executorch: _need_executorch",
-    "kornia_mvit.export.onnx: _translations": "kornia_mvit.export.onnx: to_onnx",
-    "kornia_mvit.fit_cli: _run": "kornia_mvit.training: <module>",
-    "kornia_mvit.fit_cli: _task_of_recipe": "kornia_mvit.training: <module>",
-    "kornia_mvit.preview: _data": "kornia_mvit.data.datamodules: <module>",
-    "kornia_mvit.preview: draw_preview": "kornia_mvit.visualize: _pillow",
-    "kornia_mvit.training.detection_report: _panels": "kornia_mvit.visualize: _pillow",
-    "kornia_mvit.training.figures: _percent": "kornia_mvit.training.figures: _figure",
-    "kornia_mvit.training.figures: draw_confusion": "kornia_mvit.training.figures: _figure",
-    "kornia_mvit.training.report: _picture": "kornia_mvit.visualize: _pillow",
-    "kornia_mvit.training.segmentation_report: _legend": "kornia_mvit.visualize: _pillow",
+    "kornia_mvit.data.reading: _decoding": "kornia_mvit.data.reading: read_image",
+    "kornia_mvit.data.reading: _opened": "kornia_mvit.data.reading: read_image",
+    "kornia_mvit.data.reading: _to_rgb": "kornia_mvit.data.reading: read_image",
+    "kornia_mvit.exporters.executorch: lower": "kornia_mvit.exporters.executorch: _need_executorch",
+    "kornia_mvit.exporters.executorch: _load": "kornia_mvit.exporters.executorch: _need_executorch",
+    "kornia_mvit.exporters.onnx: _translations": "kornia_mvit.exporters.onnx: to_onnx",
+    "kornia_mvit.cli.fit: _run": "kornia_mvit.training: <module>",
+    "kornia_mvit.cli.fit: _task_of_recipe": "kornia_mvit.training: <module>",
+    "kornia_mvit.training.preview: _data": "kornia_mvit.training.datamodules: <module>",
+    "kornia_mvit.training.preview: draw_preview": "kornia_mvit.draw.images: _pillow",
+    "kornia_mvit.evaluation.detection_report: _panels": "kornia_mvit.draw.images: _pillow",
+    "kornia_mvit.draw.charts: _percent": "kornia_mvit.draw.charts: _figure",
+    "kornia_mvit.draw.charts: draw_confusion": "kornia_mvit.draw.charts: _figure",
+    "kornia_mvit.evaluation.classification_report: _picture": "kornia_mvit.draw.images: _pillow",
+    "kornia_mvit.evaluation.segmentation_report: _legend": "kornia_mvit.draw.images: _pillow",
 }
 # Whatever these packages' modules import as they are loaded, the package has asked for before.
 ASKS_FIRST = {
     "kornia_mvit.training": (*LIGHTNING, "numpy"),
-    "kornia_mvit.data.datamodules": (*LIGHTNING, "sklearn"),
+    "kornia_mvit.training.datamodules": (*LIGHTNING, "sklearn"),
     "kornia_mvit.testing": ("hypothesis",),
 }
 

@@ -48,7 +48,7 @@ WITHIN = {
 # What needs an extra, and which.
 WAYS_IN = {
     "from kornia_mvit.training import ClassificationTask": "train",
-    "from kornia_mvit.data.datamodules import FolderData": "train",
+    "from kornia_mvit.training.datamodules import FolderData": "train",
     "M.draw_batch(M.Batch(torch.rand(1, 3, 32, 32)))": "train",
     "M.from_pretrained('mobilevit_xxs.timm_in1k')": "hub",
     "M.MobileViTClassifier('xxs').to_onnx('model.onnx')": "export",
@@ -171,7 +171,7 @@ def test_wheel_holds_every_module_and_data_file(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     assert "kornia_mvit/py.typed" in held
     assert {f"kornia_mvit/training/recipes/{name}.yaml" for name in ("digits", "folder")} <= held
-    assert {f"kornia_mvit/weights/classes/{name}.txt" for name in ("imagenet-1k", "voc", "coco")} <= held
+    assert {f"kornia_mvit/data/class_names/{name}.txt" for name in ("imagenet-1k", "voc", "coco")} <= held
     assert {name for name in held if name.startswith("kornia_mvit/")} == expected
 
 
@@ -267,7 +267,7 @@ class TestExtras:
         assert next((layer.folder / "runs").rglob("report/index.html")).stat().st_size > 10_000
         code = (
             "import torch, kornia_mvit as M\n"
-            "from kornia_mvit.data.shards import find_shards, write_shards\n"
+            "from kornia_mvit.data.loading.shards import find_shards, write_shards\n"
             "M.draw_batch(M.Batch(torch.rand(1, 3, 64, 64))).save('photo.png')\n"
             "write_shards([('photo.png', 0)], 'train-%d.tar')\n"
             "model = M.SSDLite('xxs', num_classes=3).eval()\n"
@@ -310,7 +310,7 @@ class TestExtras:
     )
     def test_export(self, add, writer, loader, file):
         code = (
-            "import torch, kornia_mvit as M, kornia_mvit.export as E\n"
+            "import torch, kornia_mvit as M, kornia_mvit.exporters as E\n"
             "torch.manual_seed(0)\n"
             "model = M.MobileViTClassifier('xxs', num_classes=5).eval()\n"
             f"E.{writer}(model, '{file}', size=64)\n"

@@ -21,7 +21,7 @@ from PIL import Image
 import kornia_mvit
 from kornia_mvit import cli, testing
 from kornia_mvit.data.synthetic import Shapes
-from kornia_mvit.models import optimize as optimization
+from kornia_mvit.inference.engines import optimize as optimization
 from kornia_mvit.weights import registry, save_pretrained
 
 ROOT = Path(__file__).parents[1]

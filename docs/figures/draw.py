@@ -281,8 +281,8 @@ def draw_predictions(digits: Path, shapes: Path, cells: Path, cells_root: Path) 
 @torch.inference_mode()
 def _classified(checkpoint: Path) -> "Image.Image":
     from kornia_mvit import Batch, from_pretrained
-    from kornia_mvit.data.datamodules import DigitsData
-    from kornia_mvit.visualize import draw_predictions as draw
+    from kornia_mvit.draw.images import draw_predictions as draw
+    from kornia_mvit.training.datamodules import DigitsData
 
     model, data = from_pretrained(checkpoint), DigitsData()
     data.setup()
@@ -298,7 +298,7 @@ def _segmented(checkpoint: Path) -> "Image.Image":
 
     from kornia_mvit import from_pretrained
     from kornia_mvit.data.synthetic import Shapes
-    from kornia_mvit.visualize import draw_segmentation
+    from kornia_mvit.draw.images import draw_segmentation
 
     model, gap = from_pretrained(checkpoint), 8
     samples = Shapes(3, (128, 208), shapes=(3, 4), radius=(0.12, 0.22), seed=11)
@@ -315,8 +315,8 @@ def _detected(checkpoint: Path, root: Path) -> "Image.Image":
     from PIL import Image
 
     from kornia_mvit import from_pretrained
-    from kornia_mvit.data.datamodules import VOCData
-    from kornia_mvit.visualize import draw_detections
+    from kornia_mvit.draw.images import draw_detections
+    from kornia_mvit.training.datamodules import VOCData
 
     model, data, gap = from_pretrained(checkpoint), VOCData(str(root), num_workers=0), 8
     data.setup()

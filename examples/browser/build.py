@@ -133,7 +133,7 @@ class Source:
         if self.model is None:
             shutil.copy(self.path or "", target)
         else:
-            from kornia_mvit.export import to_onnx
+            from kornia_mvit.exporters import to_onnx
 
             to_onnx(self.model.eval(), target, with_preprocess=True, with_decode=True, layout="nhwc")
         return _describe(target) | {"note": self.note}
@@ -219,7 +219,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _colours(count: int, known: list[list[int]] | None) -> list[list[int]]:
     """Give the colours of classes: their own, or those that the package's pictures have."""
-    from kornia_mvit.visualize import label_image
+    from kornia_mvit.draw.images import label_image
 
     palette = label_image(torch.zeros(1, 1, dtype=torch.uint8), known and [tuple(c) for c in known]).getpalette()
     return [palette[3 * k : 3 * k + 3] for k in range(count)]

@@ -24,11 +24,11 @@ from kornia_mvit.augmentation.operations import (
     walk,
 )
 from kornia_mvit.augmentation.preparation import fit_frames
-from kornia_mvit.augmentation.preprocess import PreprocessModule
 from kornia_mvit.augmentation.randomness import OwnGenerators
-from kornia_mvit.data.batch import Batch, hold_value
+from kornia_mvit.batch import Batch, hold_value
 from kornia_mvit.ops.geometry import gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
+from kornia_mvit.preprocess import PreprocessModule
 
 __all__ = ["Execution", "Settings"]
 

@@ -9,7 +9,7 @@ from kornia.geometry.bbox import bbox_to_mask
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.randomness import uncompiled
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
 
 __all__ = ["Mix"]
 

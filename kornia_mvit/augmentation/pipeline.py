@@ -25,7 +25,6 @@ from kornia_mvit.augmentation.operations import (
 )
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
-from kornia_mvit.augmentation.preprocess import Preprocess, to_float
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
 from kornia_mvit.augmentation.targets import (
     detach_memory,
@@ -36,8 +35,9 @@ from kornia_mvit.augmentation.targets import (
     run_empty,
     way_back,
 )
-from kornia_mvit.data.batch import Batch, check_layout, hold_value
+from kornia_mvit.batch import Batch, check_layout, hold_value
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size
+from kornia_mvit.preprocess import Preprocess, to_float
 
 __all__ = ["AugmentationPipeline"]
 

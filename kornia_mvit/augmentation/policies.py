@@ -15,7 +15,7 @@ from kornia.augmentation.auto.base import PolicyAugmentBase
 from torch import nn
 
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
-from kornia_mvit.augmentation.colour import RandomColorTwist
+from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.mix import Mix
 

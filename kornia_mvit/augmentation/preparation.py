@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kornia_mvit.augmentation.geometry import Geometry, Step
-from kornia_mvit.augmentation.preprocess import Preprocess, PreprocessModule, round_ratio, to_float
 from kornia_mvit.augmentation.targets import filled_size
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
 from kornia_mvit.ops.geometry import window_matrix
+from kornia_mvit.preprocess import Preprocess, PreprocessModule, round_ratio, to_float
 
 __all__ = ["fit_frames", "prepare_images"]
 

@@ -211,8 +211,8 @@ class SeedCounter:
 
     Threads may share a counter: no two of them get the same step. In a process that loads data, a copy counts:
 
-    - while a :class:`~kornia_mvit.data.loaders.ResumableLoader` loads a batch, by the rank, epoch and number of the
-      batch and the draws since it began, so that the number of workers and a resumption change nothing;
+    - while a :class:`~kornia_mvit.data.loading.loaders.ResumableLoader` loads a batch, by the rank, epoch and number of
+      the batch and the draws since it began, so that the number of workers and a resumption change nothing;
     - under any other loader, by worker and step in the epoch that :meth:`set_epoch` told before the workers started; if
       it told none, by the seed that the loader gives each worker, another for each iteration.
 

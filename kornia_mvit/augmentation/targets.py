@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.geometry import Geometry
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
 from kornia_mvit.ops.geometry import (
     EDGE_TOLERANCE,
     SHARE_TOLERANCE,

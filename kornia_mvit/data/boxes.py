@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kornia_mvit.data.datasets import DataError, Transform, read_image, transformed
+from kornia_mvit.data.reading import DataError, Transform, read_image, transformed
 
 __all__ = ["BoxFiles", "BoxRows", "BoxTable", "build_table"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.parsing import brief, cut, parse_json, parse_yaml, read_text, reason_of
 
 __all__ = ["Colour", "LabelClasses", "by_number", "grey_colours", "parse_file", "read_classes", "voc_colours"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from kornia_mvit.data.datasets import IMAGE_SUFFIXES, DataError
+from kornia_mvit.data.reading import IMAGE_SUFFIXES, DataError
 from kornia_mvit.parsing import read_lines
 
 __all__ = ["SPLITS", "find_splits", "read_list", "split_of"]

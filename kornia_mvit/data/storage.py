@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.augmentation.preprocess import MAX_PIXELS, Preprocess
-from kornia_mvit.data.fields import read_sample
+from kornia_mvit.fields import read_sample
+from kornia_mvit.preprocess import MAX_PIXELS, Preprocess
 
 __all__ = ["StorageResize"]
 

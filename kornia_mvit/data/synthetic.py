@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
 
 __all__ = ["Shapes"]
 

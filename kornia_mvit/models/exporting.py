@@ -16,11 +16,11 @@ class ExportableModule(nn.Module):
 
         Args:
             path: the file.
-            options: those of :func:`kornia_mvit.export.to_onnx`, such as ``with_preprocess=True``.
+            options: those of :func:`kornia_mvit.exporters.to_onnx`, such as ``with_preprocess=True``.
 
         Returns:
             The path.
         """
-        from kornia_mvit.export import to_onnx  # a model's file imports no exporter
+        from kornia_mvit.exporters import to_onnx  # a model's file imports no exporter
 
         return to_onnx(self, path, **options)  # type: ignore[arg-type]  # one of the three models

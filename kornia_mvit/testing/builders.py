@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
 
 __all__ = [
     "IMAGE_CONTENTS",

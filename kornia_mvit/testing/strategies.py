@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor, nn
 
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
 from kornia_mvit.models.mobilevit import MobileViTConfig, Stage
 from kornia_mvit.testing import stacks
 from kornia_mvit.testing.arguments import (

@@ -6,12 +6,13 @@ try:
 except ImportError as _error:
     raise ImportError(f"kornia_mvit.training needs {_error.name}; install kornia-mvit[train]") from _error
 
+from kornia_mvit.evaluation.classification import Evaluation, classification_metrics
+from kornia_mvit.evaluation.classification_report import write_report
+from kornia_mvit.evaluation.coco import CocoMetrics
+from kornia_mvit.ops.intervals import wilson_interval
 from kornia_mvit.training.callbacks import EMA
 from kornia_mvit.training.detection import DetectionTask
-from kornia_mvit.training.detection_metrics import CocoMetrics
-from kornia_mvit.training.evaluation import Evaluation, classification_metrics, wilson_interval
 from kornia_mvit.training.recipes import describe_recipe, find_recipe, list_recipes
-from kornia_mvit.training.report import write_report
 from kornia_mvit.training.reporting import CSVLog, LogPictures, Report
 from kornia_mvit.training.resuming import (
     AtomicCheckpointIO,

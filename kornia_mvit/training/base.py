@@ -17,9 +17,9 @@ from torch.optim import AdamW
 
 from kornia_mvit.augmentation import policies
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
 from kornia_mvit.ops.seeds import multiscale_sizes
+from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.loading import check_progress, class_names_of, confine_paths, load_task
 from kornia_mvit.training.networks import find_layers
 from kornia_mvit.training.optimization import parameter_groups, warmup_schedule

@@ -7,16 +7,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.detections import Found, bring_back, predict_boxes
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.augmentation.tta import TestTimeAugmentation, find_transforms
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
+from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
+from kornia_mvit.inference.detection import Found, bring_back, predict_boxes
+from kornia_mvit.inference.tta import TestTimeAugmentation, find_transforms
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.ops.boxes import assign_targets
 from kornia_mvit.ops.losses import multibox_loss
+from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline
-from kornia_mvit.training.detection_metrics import CocoMetrics, truths_of
 from kornia_mvit.training.networks import find_start
 from kornia_mvit.training.optimization import SHAPES
 from kornia_mvit.weights.cards import model_card

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kornia_mvit.augmentation.preprocess import Preprocess, PreprocessModule
+from kornia_mvit.preprocess import Preprocess, PreprocessModule
 from kornia_mvit.weights.cards import Model, find_config, read_card
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained

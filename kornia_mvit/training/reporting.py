@@ -14,17 +14,17 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit import __version__
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
+from kornia_mvit.draw.images import draw_batch
+from kornia_mvit.evaluation.classification import Collector, Evaluation
+from kornia_mvit.evaluation.classification_report import draw_mistakes, write_report
+from kornia_mvit.evaluation.detection import DetectionCollector, DetectionEvaluation
+from kornia_mvit.evaluation.detection_report import draw_worst_boxes, write_detection_report
+from kornia_mvit.evaluation.segmentation import SegmentationCollector, SegmentationEvaluation
+from kornia_mvit.evaluation.segmentation_report import draw_worst_masks, write_segmentation_report
 from kornia_mvit.files import printable, write_whole
-from kornia_mvit.training.detection_evaluation import DetectionCollector, DetectionEvaluation
-from kornia_mvit.training.detection_report import draw_worst_boxes, write_detection_report
-from kornia_mvit.training.evaluation import Collector, Evaluation
-from kornia_mvit.training.report import draw_mistakes, write_report
+from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
-from kornia_mvit.training.segmentation_evaluation import SegmentationCollector, SegmentationEvaluation
-from kornia_mvit.training.segmentation_report import draw_worst_masks, write_segmentation_report
-from kornia_mvit.visualize import draw_batch
 
 __all__ = ["CSVLog", "LogPictures", "Report"]
 

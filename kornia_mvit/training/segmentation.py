@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from kornia_mvit.augmentation.dense import SlidingWindow, predict_maps
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.augmentation.tta import TestTimeAugmentation, find_transforms
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
+from kornia_mvit.evaluation.segmentation import class_iou
+from kornia_mvit.inference.sliding_window import SlidingWindow, predict_maps
+from kornia_mvit.inference.tta import TestTimeAugmentation, find_transforms
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.ops.losses import pixel_cross_entropy, pixel_dice, pixel_lovasz
+from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline
 from kornia_mvit.training.networks import find_start
 from kornia_mvit.training.optimization import SHAPES
-from kornia_mvit.training.segmentation_evaluation import class_iou
 from kornia_mvit.weights.cards import model_card
 from kornia_mvit.weights.checkpoints import load_checkpoint
 

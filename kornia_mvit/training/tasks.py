@@ -10,10 +10,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.augmentation.preprocess import Preprocess
-from kornia_mvit.augmentation.tta import TestTimeAugmentation
-from kornia_mvit.data.batch import Batch
+from kornia_mvit.batch import Batch
+from kornia_mvit.inference.tta import TestTimeAugmentation
 from kornia_mvit.models.mobilevit import MobileViTClassifier
+from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline
 from kornia_mvit.training.networks import Teacher, find_teacher, timm_network
 from kornia_mvit.weights.cards import find_config, model_card, task_of

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from kornia_mvit.augmentation.preprocess import Preprocess
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier, MobileViTConfig, Stage
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.parsing import brief, cut, reason_of
+from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, stored_bytes
 
 __all__ = [

@@ -14,9 +14,10 @@ from urllib.error import URLError
 
 import torch
 
-from kornia_mvit.augmentation.preprocess import Preprocess
+from kornia_mvit.data.class_lists import class_names
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.parsing import brief, is_file, is_folder, read_json, read_text, reason_of
+from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.cards import Model, build_model, from_card, model_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, in_folder, read_checkpoint, write_checkpoint
@@ -169,26 +170,6 @@ def find_weights(name: str) -> WeightsRecord:
         near = get_close_matches(name, _RECORDS, 3, 0.3)
         raise ValueError(f"unknown weights {name!r}; nearest: {', '.join(near) or ', '.join(_RECORDS)}")
     return _RECORDS[name]
-
-
-def class_names(classes: str) -> tuple[str, ...]:
-    """Give the names of a set of classes in the order of their labels: ``'imagenet-1k'``, ``'voc'`` or ``'coco'``.
-
-    Those of VOC begin with the background.
-
-    Raises:
-        ValueError: for an unknown set.
-
-    Example:
-        >>> class_names('imagenet-1k')[:2]
-        ('tench', 'goldfish')
-    """
-    folder = Path(__file__).parent / "classes"
-    path = folder / f"{classes}.txt"
-    if not path.is_file():
-        known = ", ".join(sorted(repr(p.stem) for p in folder.glob("*.txt")))
-        raise ValueError(f"unknown classes {classes!r}; available: {known}")
-    return tuple(path.read_text(encoding="utf-8").splitlines())
 
 
 # ---------------------------------------------------------------------------------------------------------- building

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from kornia_mvit.data.datamodules import COCOData, VOCData, YOLOData
+from kornia_mvit.training.datamodules import COCOData, VOCData, YOLOData
 from tests.annotations.cases import (
     NAMES,
     SPLIT_NAMES,

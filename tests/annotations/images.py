@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kornia_mvit.data.datamodules import FolderData, SegmentationFolderData, TableData
+from kornia_mvit.training.datamodules import FolderData, SegmentationFolderData, TableData
 from tests.annotations.cases import (
     NAMES,
     SPLIT_NAMES,

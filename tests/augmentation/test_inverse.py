@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess
 from kornia_mvit.augmentation.crops import RandomZoomOut
-from kornia_mvit.augmentation.dense import predict_labels, predict_maps
+from kornia_mvit.inference.sliding_window import predict_labels, predict_maps
 from tests.augmentation.scenes import POLICIES, STACKS, scene, smooth_maps, stack
 
 SEEDS = st.integers(0, 2**20)
@@ -193,7 +193,7 @@ class TestPredictLabels:
     @pytest.mark.parametrize("strip", [1, 700, 2**24])
     @pytest.mark.parametrize("classes", [5, 300])
     def test_equal_to_the_whole_map(self, preprocess, strip, classes, monkeypatch):
-        monkeypatch.setattr("kornia_mvit.augmentation.dense._STRIP", strip)
+        monkeypatch.setattr("kornia_mvit.inference.sliding_window._STRIP", strip)
         image = torch.rand(3, 37, 53)
         weight = torch.randn(classes, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 

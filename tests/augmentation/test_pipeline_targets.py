@@ -17,7 +17,7 @@ from torch import nn
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
-from kornia_mvit.augmentation.colour import RandomColorTwist
+from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from tests.augmentation.scenes import GEOMETRIC, IGNORE, POLICIES, STACKS, scene, stack
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess
 from kornia_mvit.augmentation.randomness import SeedCounter, isolated_generators, seed_generators
-from kornia_mvit.data.loaders import ResumableLoader
-from kornia_mvit.data.samplers import EpochBatchSampler
+from kornia_mvit.data.loading.loaders import ResumableLoader
+from kornia_mvit.data.loading.samplers import EpochBatchSampler
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size, multiscale_sizes
 
 CPU = torch.device("cpu")

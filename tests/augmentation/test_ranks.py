@@ -66,8 +66,8 @@ import sys, torch, torch.distributed as dist
 import kornia.augmentation as K
 from torch.utils.data import DataLoader, Dataset
 from kornia_mvit import AugmentationPipeline
-from kornia_mvit.data.loaders import ResumableLoader
-from kornia_mvit.data.samplers import EpochBatchSampler
+from kornia_mvit.data.loading.loaders import ResumableLoader
+from kornia_mvit.data.loading.samplers import EpochBatchSampler
 
 class Noise(Dataset):
     def __init__(self):

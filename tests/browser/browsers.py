@@ -20,8 +20,8 @@ from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 from kornia_mvit import AugmentationPipeline, Batch, DeepLabV3, MobileViTClassifier, Preprocess
-from kornia_mvit.augmentation.dense import predict_maps
-from kornia_mvit.augmentation.preprocess import to_float
+from kornia_mvit.inference.sliding_window import predict_maps
+from kornia_mvit.preprocess import to_float
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "browser"

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kornia_mvit.data.datasets import read_image
+from kornia_mvit.data.reading import read_image
 from kornia_mvit.weights.checkpoints import save_checkpoint
 from tests.browser.browsers import (
     DESKTOP,

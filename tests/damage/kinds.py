@@ -15,13 +15,13 @@ import yaml
 from PIL import Image
 
 from kornia_mvit import MobileViTClassifier, Preprocess, from_pretrained
-from kornia_mvit.data.annotations import read_coco, read_voc, read_yolo
 from kornia_mvit.data.classes import read_classes
-from kornia_mvit.data.datamodules import COCOData, VOCData, YOLOData
-from kornia_mvit.data.datasets import read_image, read_mask, read_size
-from kornia_mvit.data.shards import count_shards
-from kornia_mvit.data.tables import find_names, number_labels, read_table
+from kornia_mvit.data.formats.annotations import read_coco, read_voc, read_yolo
+from kornia_mvit.data.formats.tables import find_names, number_labels, read_table
+from kornia_mvit.data.loading.shards import count_shards
+from kornia_mvit.data.reading import read_image, read_mask, read_size
 from kornia_mvit.models.mobilevit import MobileViTConfig, Stage
+from kornia_mvit.training.datamodules import COCOData, VOCData, YOLOData
 from kornia_mvit.weights.cards import from_card, read_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint

@@ -12,14 +12,14 @@ import torch
 from torch.serialization import set_crc32_options
 
 from kornia_mvit import MobileViTClassifier, Preprocess, from_pretrained
-from kornia_mvit.data.annotations import read_coco, read_voc, read_yolo
 from kornia_mvit.data.classes import read_classes
-from kornia_mvit.data.datamodules import COCOData, YOLOData
-from kornia_mvit.data.datasets import DataError
-from kornia_mvit.data.shards import count_shards
-from kornia_mvit.data.tables import find_names, read_table
+from kornia_mvit.data.formats.annotations import read_coco, read_voc, read_yolo
+from kornia_mvit.data.formats.tables import find_names, read_table
+from kornia_mvit.data.loading.shards import count_shards
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.files import FileError
 from kornia_mvit.training import last_checkpoint
+from kornia_mvit.training.datamodules import COCOData, YOLOData
 from kornia_mvit.weights.checkpoints import save_checkpoint
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
 from tests.damage.kinds import TINY, make_kinds

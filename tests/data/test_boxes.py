@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from kornia_mvit.data.boxes import BoxFiles, BoxRows, build_table
-from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.data.storage import StorageResize
 
 

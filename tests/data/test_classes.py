@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit.data.classes import LabelClasses, read_classes, voc_colours
-from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.reading import DataError
 
 SKY, ROAD, VOID = (128, 128, 128), (128, 0, 64), (0, 0, 0)
 EXPECTED = LabelClasses(("sky", "road"), (SKY, ROAD), (VOID,))

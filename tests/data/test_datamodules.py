@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from kornia_mvit import Batch, Preprocess
-from kornia_mvit.data.datamodules import DigitsData, FolderData, SegmentationFolderData, VOCData
-from kornia_mvit.data.datasets import DataError, read_image
+from kornia_mvit.data.reading import DataError, read_image
+from kornia_mvit.training.datamodules import DigitsData, FolderData, SegmentationFolderData, VOCData
 
 
 def make_folder(root, classes=("cat", "dog"), count=4, size=(50, 40), suffix="png"):

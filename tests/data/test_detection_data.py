@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from kornia_mvit.data.datamodules import COCOData, YOLOData
-from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.data.synthetic import Shapes
-from kornia_mvit.training.detection_metrics import truths_of
+from kornia_mvit.evaluation.coco import truths_of
+from kornia_mvit.training.datamodules import COCOData, YOLOData
 from tests.training.shapes import make_coco, make_yolo
 
 VAL = "annotations/instances_val2017.json"

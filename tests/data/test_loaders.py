@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kornia_mvit.data.loaders import ResumableLoader
-from kornia_mvit.data.samplers import EpochBatchSampler
+from kornia_mvit.data.loading.loaders import ResumableLoader
+from kornia_mvit.data.loading.samplers import EpochBatchSampler
 
 
 def make(count=20, *, batch_size=4, workers=0, **arguments):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kornia_mvit.data.classes import voc_colours
-from kornia_mvit.data.datamodules import SegmentationFolderData, VOCSegmentationData
-from kornia_mvit.data.datasets import DataError, MaskFiles, read_mask
+from kornia_mvit.data.reading import DataError, MaskFiles, read_mask
+from kornia_mvit.training.datamodules import SegmentationFolderData, VOCSegmentationData
 from kornia_mvit.weights.registry import class_names
 
 SKY, ROAD, VOID = (128, 128, 128), (128, 0, 64), (0, 0, 0)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
 from kornia_mvit import AugmentationPipeline, Batch
-from kornia_mvit.data.samplers import MultiScaleBatchSampler
+from kornia_mvit.data.loading.samplers import MultiScaleBatchSampler
 from kornia_mvit.ops.seeds import multiscale_sizes
 
 SIZES = multiscale_sizes(32, 96, 3)

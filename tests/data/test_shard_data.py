@@ -13,10 +13,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from kornia_mvit import AugmentationPipeline, Preprocess
-from kornia_mvit.data.datamodules import ShardData
-from kornia_mvit.data.datasets import DataError
-from kornia_mvit.preview import draw_preview
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.training import ClassificationTask
+from kornia_mvit.training.datamodules import ShardData
+from kornia_mvit.training.preview import draw_preview
 from tests.data.test_shards import cut_off, make_shards
 from tests.data.test_streams import break_image
 from tests.training.test_tasks import Tiny, trainer

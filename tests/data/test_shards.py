@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from kornia_mvit.data.datasets import DataError
-from kornia_mvit.data.shards import (
+from kornia_mvit.data.loading.shards import (
     ShardFiles,
     count_samples,
     count_shards,
@@ -20,6 +19,7 @@ from kornia_mvit.data.shards import (
     read_shard,
     write_shards,
 )
+from kornia_mvit.data.reading import DataError
 
 
 def make_images(folder, count):

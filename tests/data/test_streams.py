@@ -14,10 +14,10 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kornia_mvit.data.datasets import DataError
-from kornia_mvit.data.samplers import EpochBatchSampler, MultiScaleBatchSampler
-from kornia_mvit.data.shards import ShardFiles, count_shards
-from kornia_mvit.data.streams import ShardBatches, ShardLoader
+from kornia_mvit.data.loading.samplers import EpochBatchSampler, MultiScaleBatchSampler
+from kornia_mvit.data.loading.shards import ShardFiles, count_shards
+from kornia_mvit.data.loading.streams import ShardBatches, ShardLoader
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.ops.seeds import multiscale_sizes
 from tests.data.test_shards import cut_off, make_shards, make_tar
 
@@ -154,8 +154,8 @@ def shades(batches):
 
 PROGRAM = """
 import sys, torch, torch.distributed as dist
-from kornia_mvit.data.shards import ShardFiles, count_shards, find_shards
-from kornia_mvit.data.streams import ShardBatches, ShardLoader
+from kornia_mvit.data.loading.shards import ShardFiles, count_shards, find_shards
+from kornia_mvit.data.loading.streams import ShardBatches, ShardLoader
 
 folder, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -224,7 +224,7 @@ def test_two_workers_on_each_of_two_real_processes(tmp_path):
 
 def break_image(shard, number):
     """Spoil an image of a shard, and leave the rest as it is."""
-    from kornia_mvit.data.shards import read_shard
+    from kornia_mvit.data.loading.shards import read_shard
 
     samples = list(read_shard(shard))
     samples[number]["png"] = b"broken"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from kornia_mvit.data.datamodules import FolderData, TableData
-from kornia_mvit.data.datasets import DataError
-from kornia_mvit.data.tables import Row, find_names, number_labels, read_table
+from kornia_mvit.data.formats.tables import Row, find_names, number_labels, read_table
+from kornia_mvit.data.reading import DataError
+from kornia_mvit.training.datamodules import FolderData, TableData
 from tests.data.test_datamodules import make_folder
 
 WORDS = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8)

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from kornia_mvit.data.datamodules import VOCData
-from kornia_mvit.data.datasets import DataError
+from kornia_mvit.data.reading import DataError
+from kornia_mvit.training.datamodules import VOCData
 from tests.data.test_datamodules import make_voc
 
 

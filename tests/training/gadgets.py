@@ -15,10 +15,10 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from kornia_mvit.data.batch import Batch
-from kornia_mvit.data.datamodules import DigitsData
+from kornia_mvit.batch import Batch
 from kornia_mvit.data.synthetic import Shapes
 from kornia_mvit.training import ClassificationTask, DetectionTask, ExactResume, SegmentationTask
+from kornia_mvit.training.datamodules import DigitsData
 
 TOKEN = "pwned"  # in the name of every file that a gadget makes, reads or removes
 TASKS = {"classification": ClassificationTask, "segmentation": SegmentationTask, "detection": DetectionTask}

@@ -39,7 +39,7 @@ def write_recipe(
             | (model or {}),
         },
         "data": {
-            "class_path": "kornia_mvit.data.datamodules.FolderData",
+            "class_path": "kornia_mvit.training.datamodules.FolderData",
             "init_args": {"root": str(folder / "images"), "batch_size": 5, "num_workers": 1} | (data or {}),
         },
         "trainer": {

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from kornia_mvit.data.datamodules.base import ImageData
 from kornia_mvit.data.synthetic import Shapes
-from kornia_mvit.visualize import label_image
+from kornia_mvit.draw.images import label_image
+from kornia_mvit.training.datamodules.base import ImageData
 
 
 def write(sample: dict, image: Path, label: Path) -> None:

@@ -8,21 +8,21 @@ import torch
 from torch import nn
 
 from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
-from kornia_mvit.fit_cli import build_cli
-from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report
-from kornia_mvit.training.detection_evaluation import (
+from kornia_mvit.cli.fit import build_cli
+from kornia_mvit.draw.images import draw_detections
+from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
+from kornia_mvit.evaluation.detection import (
     DetectionCollector,
     DetectionEvaluation,
     detection_metrics,
     image_f1,
 )
-from kornia_mvit.training.detection_metrics import CocoMetrics, truths_of
-from kornia_mvit.training.detection_report import write_detection_report
-from kornia_mvit.visualize import draw_detections
+from kornia_mvit.evaluation.detection_report import write_detection_report
+from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
+from tests.evaluation.test_report import Page
 from tests.training.shapes import BoxShapeData, make_yolo
-from tests.training.test_report import Page
 from tests.training.test_tasks import trainer
 
 SMALL = {"num_classes": 3, "image_size": 64}

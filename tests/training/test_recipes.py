@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from kornia_mvit import MobileViTClassifier, save_checkpoint
-from kornia_mvit.fit_cli import build_cli
+from kornia_mvit.cli.fit import build_cli
 from kornia_mvit.training import (
     ClassificationTask,
     DetectionTask,

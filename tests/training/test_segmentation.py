@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import AugmentationPipeline, Batch, DeepLabV3, MobileViTClassifier, Preprocess, save_checkpoint
-from kornia_mvit.fit_cli import build_cli
+from kornia_mvit.cli.fit import build_cli
 from kornia_mvit.training import EMA, Report, SegmentationTask
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained

@@ -8,8 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Preprocess
-from kornia_mvit.data.datamodules.base import ImageData
 from kornia_mvit.training import EMA, ClassificationTask, LastCheckpoint
+from kornia_mvit.training.datamodules.base import ImageData
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 

@@ -10,10 +10,10 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from kornia_mvit.data.batch import Batch
-from kornia_mvit.data.datamodules import DigitsData
-from kornia_mvit.data.loaders import ResumableLoader
+from kornia_mvit.batch import Batch
+from kornia_mvit.data.loading.loaders import ResumableLoader
 from kornia_mvit.training import AtomicCheckpointIO, ClassificationTask, ExactResume
+from kornia_mvit.training.datamodules import DigitsData
 from kornia_mvit.training.networks import find_teacher
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError
 from kornia_mvit.weights.settings import constructor_types

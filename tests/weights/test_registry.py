@@ -293,7 +293,7 @@ class TestPublished:
     )
     def test_transformers_image(self, mode, expected, tmp_path):
         """Logits that transformers tests its own model with, on image 39769 of COCO's val2017."""
-        from kornia_mvit.data.datasets import read_image
+        from kornia_mvit.data.reading import read_image
 
         address = "http://images.cocodataset.org/val2017/000000039769.jpg"
         torch.hub.download_url_to_file(address, str(tmp_path / "cats.jpg"), progress=False)

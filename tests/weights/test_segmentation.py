@@ -308,7 +308,7 @@ class TestPublished:
     @pytest.mark.parametrize("source", ["apple", "transformers"])
     def test_transformers_image(self, source, mode, expected, tmp_path):
         """Logits that transformers' conversion checks, on image 39769 of val2017: three classes' first pixels."""
-        from kornia_mvit.data.datasets import read_image
+        from kornia_mvit.data.reading import read_image
 
         address = "http://images.cocodataset.org/val2017/000000039769.jpg"
         torch.hub.download_url_to_file(address, str(tmp_path / "cats.jpg"), progress=False)

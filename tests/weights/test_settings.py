@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from kornia_mvit.data.datamodules import DigitsData
 from kornia_mvit.training import ClassificationTask, SegmentationTask
+from kornia_mvit.training.datamodules import DigitsData
 from kornia_mvit.weights.files import CheckpointError
 from kornia_mvit.weights.settings import check_counts, check_data, constructor_types, plain_settings
 from tests.training.gadgets import (

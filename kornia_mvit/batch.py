@@ -1,0 +1,375 @@
+"""Images and their targets, in one object that travels together."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from kornia_mvit.fields import (
+    check_image_values,
+    check_layout,
+    hold_value,
+    is_float,
+    name_size,
+    plain_tensor,
+    read_sample,
+    widen,
+)
+
+__all__ = ["Batch", "check_image_values", "check_layout", "hold_value"]
+
+_PADDING = {"boxes": 0, "box_label": -1, "box_ignore": False, "keypoints": 0, "keypoint_visible": False}
+
+
+@dataclass
+class Batch:
+    """Images on one canvas and what is known of them. Fields that are absent are None, and stay so.
+
+    Fields of a dtype that cannot hold all that they may have to, such as labels of boxes in uint8, become wider.
+    Coordinates are in pixels of the canvas, x before y, measured from its upper left corner: the first pixel covers 0
+    to 1 and its centre is at 0.5, so that a box around the whole canvas is (0, 0, W, H).
+
+    Args:
+        image: (B, C, H, W), uint8, or floating point in [0, 1].
+        label: (B,) classes from 0, int64, or (B, K) soft targets that sum to one, or multi-hot ones.
+        boxes: (B, N, 4) left, top, right and bottom edges, floating point of 32 bits or more. N is that of the image
+            with most; the rows after an image's own are padding. Boxes without area are taken, and dropped by
+            pipelines.
+        box_label: (B, N) class of each box from 0, integer; -1 marks padding. Comes with ``boxes``.
+        box_ignore: (B, N) bool, boxes to leave out of loss and score (crowds, difficult ones).
+        mask: (B, H, W) class of each pixel, integer, with one number for pixels to ignore.
+        keypoints: (B, N, 2) x and y, floating point of 32 bits or more.
+        keypoint_visible: (B, N) bool, False for padding too. Comes with ``keypoints``.
+        size: (B, 2) height and width of the part of the canvas, from its upper left corner, that holds the image; the
+            rest is padding. None where the image fills the canvas.
+        original_size: (B, 2) height and width of the image before it was brought to the canvas.
+        meta: a dictionary for each image, such as ``{'path': …}``.
+
+    Raises:
+        ValueError: if the fields' shapes do not fit each other, a field lacks the one that goes with it, or, on the
+            CPU, targets hold what :meth:`check_values` refuses.
+        TypeError: for an image that is neither uint8 nor floating point, or a field of a wrong dtype.
+
+    Example:
+        >>> batch = Batch(torch.zeros(4, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1, 2, 1]))
+        >>> len(batch), batch[1:3].label
+        (4, tensor([1, 2]))
+    """
+
+    image: Tensor
+    label: Tensor | None = None
+    _: KW_ONLY
+    boxes: Tensor | None = None
+    box_label: Tensor | None = None
+    box_ignore: Tensor | None = None
+    mask: Tensor | None = None
+    keypoints: Tensor | None = None
+    keypoint_visible: Tensor | None = None
+    size: Tensor | None = None
+    original_size: Tensor | None = None
+    meta: list[dict[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        self.image = plain_tensor("image", self.image)
+        if self.image.ndim != 4:
+            raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(self.image.shape)}")
+        if self.image.dtype != torch.uint8 and not is_float(self.image):
+            raise TypeError(f"expected uint8 or floating-point images, got {self.image.dtype}")
+        if 0 in self.image.shape[1:]:
+            raise ValueError(f"images {tuple(self.image.shape)} have no pixels")
+        if self.image.dtype == torch.uint8:  # what an operation made of others may have any shape
+            check_layout(self.image.shape)
+        self._check_lengths()
+        self._check_label()
+        self._check_rows("boxes", 4, "box_label", "box_ignore")
+        self._check_rows("keypoints", 2, "keypoint_visible")
+        self._check_whole()
+        if self.image.device.type == "cpu":
+            self._check_targets()
+
+    def _check_lengths(self) -> None:
+        """Check that each field is a tensor, or a list of dictionaries, of as many entries as there are images."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if field.name == "meta":
+                if not isinstance(value, list | tuple) or not all(isinstance(entry, Mapping) for entry in value):
+                    raise TypeError("meta is not a list of dictionaries, one for each image")
+            else:
+                value = plain_tensor(field.name, value)
+                setattr(self, field.name, value)
+                if value.ndim == 0:
+                    raise ValueError(f"{len(self)} images, but {field.name} is a single number")
+            if len(value) != len(self):
+                raise ValueError(f"{len(self)} images, but {field.name} has {len(value)} entries")
+
+    def _check_whole(self) -> None:
+        """Check what holds whole numbers, and give it a dtype that can hold them all."""
+        for name in ("box_label", "mask", "size", "original_size"):
+            if (value := getattr(self, name)) is None:
+                continue
+            setattr(self, name, widen(name, value))
+            if name == "mask" and value.shape[1:] != self.image.shape[2:]:
+                raise ValueError(
+                    f"expected masks of shape (B, H, W) as the images {tuple(self.image.shape)}, "
+                    f"got {tuple(value.shape)}"
+                )
+            if name in ("size", "original_size") and value.shape[1:] != (2,):
+                raise ValueError(f"expected {name} of shape (B, 2), height and width, got {tuple(value.shape)}")
+
+    def _check_label(self) -> None:
+        if self.label is None:
+            return
+        soft = self.label.is_floating_point()
+        if self.label.ndim != (2 if soft else 1) or self.label.dtype == torch.bool:
+            raise ValueError(
+                f"expected integer labels of shape (B,) or soft ones (B, K), got {self.label.dtype} "
+                f"{tuple(self.label.shape)}"
+            )
+        if not soft:
+            self.label = widen("label", self.label)
+        elif not is_float(self.label):
+            raise TypeError(f"expected soft labels of 16 to 64 bits, got {self.label.dtype}")
+
+    def _check_rows(self, name: str, width: int, *companions: str) -> None:
+        """Check rows of coordinates and the fields that describe each of them."""
+        rows: Tensor | None = getattr(self, name)
+        if rows is None:
+            if orphans := [other for other in companions if getattr(self, other) is not None]:
+                raise ValueError(f"{orphans[0]} is given without {name}")
+            return
+        if rows.ndim != 3 or rows.shape[-1] != width:
+            raise ValueError(f"expected {name} of shape (B, N, {width}), got {tuple(rows.shape)}")
+        if not is_float(rows):
+            raise TypeError(f"expected floating-point {name}, got {rows.dtype}")
+        if rows.dtype in (torch.float16, torch.bfloat16):  # which hold no pixels beyond the 2048th, or the 256th
+            setattr(self, name, rows.float())
+        if getattr(self, companions[0]) is None:
+            raise ValueError(f"{name} come with {companions[0]} of shape (B, N); it is missing")
+        for other in companions:
+            value = getattr(self, other)
+            if value is not None and value.shape != rows.shape[:2]:
+                raise ValueError(f"{name} are {tuple(rows.shape)}, but {other} is {tuple(value.shape)}")
+        for other in set(companions) - {"box_label"}:
+            value = getattr(self, other)
+            if value is not None and value.dtype != torch.bool:
+                raise TypeError(f"expected {other} to be bool, got {value.dtype}")
+
+    def check_values(self) -> None:
+        """Raise for values that no image or target can have. On an accelerator this waits for the device.
+
+        Targets on the CPU are looked at when a batch is made, too.
+
+        Raises:
+            ValueError: for images that are not finite or outside [0, 1], boxes that are not finite or end before they
+                start, visible keypoints that are not finite, labels with NaN, classes of boxes below -1, and sizes
+                below a pixel or above the canvas. Rows of padding may hold anything.
+        """
+        check_image_values(self.image)
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        if self.label is not None and self.label.is_floating_point() and not bool(self.label.isfinite().all()):
+            raise ValueError("label has NaN or infinity; soft labels are the shares of the classes")
+        if self.boxes is not None and self.box_label is not None:
+            if bool((self.box_label < -1).any()):
+                raise ValueError(f"box_label has {int(self.box_label.min())}; classes count from 0, -1 marks padding")
+            right = (self.boxes[..., 2:] >= self.boxes[..., :2]).all(-1) & self.boxes.isfinite().all(-1)
+            wrong = (self.box_label >= 0) & ~right
+            if bool(wrong.any()):
+                i, j = wrong.nonzero()[0].tolist()
+                box = self.boxes[i, j].tolist()
+                told = f"boxes[{i}, {j}] is ({', '.join(f'{edge:g}' for edge in box)})"
+                if not all(map(math.isfinite, box)):
+                    raise ValueError(f"{told}, which is not finite; leave the box out, or set its box_label to -1")
+                raise ValueError(
+                    f"{told}, which ends before it starts; boxes are left, top, right and bottom: a box of x, y, "
+                    "width and height is x, y, x + width, y + height"
+                )
+        if self.keypoints is not None and self.keypoint_visible is not None:
+            wrong = self.keypoint_visible & ~self.keypoints.isfinite().all(-1)
+            if bool(wrong.any()):
+                i, j = wrong.nonzero()[0].tolist()
+                raise ValueError(f"keypoints[{i}, {j}] is not finite; keypoint_visible is False for unknown ones")
+        height, width = self.image.shape[2:]
+        for name, value in (("size", self.size), ("original_size", self.original_size)):
+            if value is None or not len(value):
+                continue
+            least, most = value.amin(0).tolist(), value.amax(0).tolist()
+            if min(least) < 1 or (name == "size" and (most[0] > height or most[1] > width)):
+                limit = f"the canvas is {height}x{width}" if name == "size" else "sizes start at 1x1"
+                raise ValueError(f"{name} goes from {name_size(least)} to {name_size(most)}, but {limit}")
+
+    def warn_of_shares(self) -> bool:
+        """Warn where boxes or keypoints seem to be shares of width and height in place of pixels.
+
+        They do where all of them lie between 0 and 1, at fractions; fewer than four keypoints may do so by chance. On
+        an accelerator this waits for the device.
+
+        Returns:
+            Whether there was a warning.
+        """
+        for name, rows, live, least in (
+            ("boxes", self.boxes, None if self.box_label is None else self.box_label >= 0, 1),
+            ("keypoints", self.keypoints, self.keypoint_visible, 4),
+        ):
+            if rows is None or live is None or int(live.sum()) < least:
+                continue
+            found = rows[live]
+            if bool(((found >= 0) & (found <= 1)).all() & (found != found.round()).any()):
+                warnings.warn(
+                    f"all {name} of a batch lie within [0, 1]; they are in pixels: multiply shares of width and height "
+                    "by them",
+                    stacklevel=3,
+                )
+                return True
+        return False
+
+    def __repr__(self) -> str:
+        """Tell which fields there are, with their shapes and dtypes."""
+        told = [
+            f"{name}={tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        ]
+        return f"{type(self).__name__}({', '.join(told)})"
+
+    def __len__(self) -> int:
+        return self.image.shape[0]
+
+    def __getitem__(self, index: slice | Tensor | Sequence[int]) -> Self:
+        """Give the batch of the chosen images.
+
+        Raises:
+            TypeError: for a single number; use :meth:`sample` for one image.
+        """
+        if isinstance(index, int):
+            raise TypeError(f"batch[{index}] would lose the batch dimension; write batch.sample({index})")
+        rows = range(len(self))[index] if isinstance(index, slice) else torch.as_tensor(index)
+        if isinstance(rows, Tensor):
+            rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+            numbers = rows.tolist()
+        else:
+            numbers = list(rows)
+        return self._map(lambda v: v[numbers], lambda v: [v[i] for i in numbers])
+
+    def sample(self, index: int) -> dict[str, Any]:
+        """Give one image and its targets without the batch dimension, as :meth:`collate` takes them."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value[index] for name, value in values if value is not None}
+
+    def replace(self, **changes: Any) -> Self:
+        """Give a batch with some fields changed; the others are shared, not copied."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return type(self)(**(values | changes))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """Give the batch with its tensors on a device."""
+        return self._map(lambda v: v.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """Give the batch with its tensors in page-locked memory."""
+        return self._map(lambda v: v.pin_memory())
+
+    @classmethod
+    def collate(cls, samples: Sequence[Mapping[str, Any]], *, ignore_index: int = 255) -> Self:
+        """Make a batch from dictionaries with the fields of a batch, less the batch dimension.
+
+        Images of several sizes are laid on one canvas as large as the largest height and width, padded right and
+        below with zeros, their masks with ``ignore_index``, and ``size`` says which part is image. Lists of boxes and
+        keypoints of any length, none included, are padded to the longest. Each target is checked against its image
+        before that, and values here, on the CPU.
+
+        Lists, numbers and NumPy arrays are taken, as are torchvision's TVTensors: their boxes and keypoints are
+        brought to corners in pixels of the image from their ``format`` and ``canvas_size``. Masks become int64 where
+        their dtype cannot hold ``ignore_index``.
+
+        Args:
+            samples: dictionaries such as ``{'image': (C, H, W), 'boxes': (n, 4), 'box_label': (n,)}``.
+            ignore_index: what masks are padded with.
+
+        Raises:
+            ValueError: if samples differ in their fields or in the channels of their images, if a target does not fit
+                its image, or for values as :meth:`check_values` says.
+            TypeError: for samples that are not dictionaries, and fields that cannot become tensors of their kind.
+        """
+        if not samples:
+            raise ValueError("cannot make a batch of no samples")
+        columns = _read_columns(samples, [field.name for field in fields(cls)])
+        images = columns["image"]
+        if len({(image.shape[0], image.dtype) for image in images}) > 1:
+            found = sorted({f"{image.dtype} {tuple(image.shape)}" for image in images})
+            raise ValueError(f"images of several dtypes or numbers of channels in one batch: {', '.join(found)}")
+        height, width = (max(image.shape[k] for image in images) for k in (1, 2))
+        if any(image.shape[1:] != (height, width) for image in images):
+            columns.setdefault("size", [torch.tensor(image.shape[1:]) for image in images])
+        values: dict[str, Any] = {}
+        for name, rows in columns.items():
+            if name == "meta":
+                values[name] = rows
+            elif name == "image":
+                values[name] = torch.stack([_pad(row, height, width, 0) for row in rows])
+            elif name == "mask":
+                masks = [hold_value(row, ignore_index) for row in rows]
+                values[name] = torch.stack([_pad(row, height, width, ignore_index) for row in masks])
+            elif name in _PADDING:
+                values[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PADDING[name])
+            elif len({row.shape for row in rows}) > 1:
+                raise ValueError(f"{name} differ in shape: {sorted({tuple(row.shape) for row in rows})}")
+            else:
+                values[name] = torch.stack(rows)
+        check_image_values(values["image"])
+        batch = cls(**values)
+        if get_worker_info() is None:  # otherwise each worker would, at each epoch; pipelines look, too
+            batch.warn_of_shares()
+        return batch
+
+    def _map(
+        self, tensor: Callable[[Tensor], Tensor], other: Callable[[list[Any]], list[Any]] = lambda value: value
+    ) -> Self:
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = tensor(value) if isinstance(value, Tensor) else None if value is None else other(value)
+        return type(self)(**values)
+
+
+def _pad(image: Tensor, height: int, width: int, fill: int) -> Tensor:
+    """Pad an image or a mask right and below."""
+    below, right = height - image.shape[-2], width - image.shape[-1]
+    return F.pad(image, (0, right, 0, below), value=fill) if below or right else image
+
+
+def _read_columns(samples: Sequence[Mapping[str, Any]], known: list[str]) -> dict[str, list[Any]]:
+    """Read samples, and put what they have of each field together."""
+    for i, sample in enumerate(samples):
+        if not isinstance(sample, Mapping):
+            raise TypeError(
+                f"sample {i} is a {type(sample).__name__}, not a dictionary such as {{'image': image, 'label': label}}"
+            )
+    names = list(samples[0])
+    if unknown := sorted({str(name) for name in names} - set(known)):
+        raise ValueError(f"a batch has no field {', '.join(unknown)}; it has {', '.join(known)}")
+    if "image" not in names:
+        raise ValueError(f"a sample has no image; it has {', '.join(names) or 'nothing'}")
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for i, sample in enumerate(samples):
+        if set(sample) != set(names):
+            raise ValueError(f"sample {i} has the fields {list(sample)}, sample 0 has {names}")
+        try:
+            read = read_sample(sample)
+        except (TypeError, ValueError) as error:
+            meta = sample.get("meta")
+            path = f" ({meta['path']})" if isinstance(meta, Mapping) and "path" in meta else ""
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"sample {i}{path}: {error}") from None
+        for name in names:
+            columns[name].append(read[name])
+    return columns

@@ -1,0 +1,1 @@
+"""Readers of annotations, one file a format."""

@@ -1,0 +1,1 @@
+"""Samplers, loaders and shards."""

@@ -1,0 +1,1 @@
+"""Scores of the three tasks, and the report of a run."""

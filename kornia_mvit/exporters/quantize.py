@@ -1,0 +1,426 @@
+"""Post-training static quantisation to int8: for ONNX Runtime, and for ExecuTorch on XNNPACK.
+
+Convolutions and linear layers compute with 8-bit numbers: weights with a scale for each output channel, activations
+with a scale and a zero point for each tensor, taken from the ranges that calibration images give. Everything between
+them stays in float32: layer normalisation, softmax and the products of attention, sums, resizes, and what stands
+around the network; for ExecuTorch the activations too. So do the layers that are named to be kept. Needs
+``kornia-mvit[export]``.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kornia_mvit.exporters.canvas import Canvas, lay_on_canvas, static_graph
+from kornia_mvit.exporters.executorch import lower, shared_provenance
+from kornia_mvit.exporters.graph import Suppression, deployable
+from kornia_mvit.exporters.onnx import to_onnx
+from kornia_mvit.exporters.tracing import Size, sides, silence
+from kornia_mvit.files import scratch, write_whole
+from kornia_mvit.models.layers import ConvNormAct
+from kornia_mvit.weights.cards import Model
+
+__all__ = [
+    "LayerError",
+    "describe_layers",
+    "layer_errors",
+    "quantize_executorch",
+    "quantize_onnx",
+]
+
+KEEP = ("backbone.stem",)  # layers that stay in float32 unless told otherwise: the first sees the image itself
+
+
+# ---------------------------------------------------------------------------------------------------- calibration
+
+
+def _inputs(model: Model, images: Iterable[Tensor], size: Size) -> Iterator[Tensor]:
+    """Prepare calibration images as the network takes them, one a batch."""
+    count = 0
+    for image in images:
+        if image.ndim != 3 or image.dtype != torch.uint8:
+            raise ValueError(
+                f"calibration images are uint8 of shape (3, H, W); image {count} is {image.dtype} of "
+                f"{tuple(image.shape)}"
+            )
+        x = image[None].float() / 255 if model.preprocess is None else model.preprocess.module()(image[None])
+        if not isinstance(size, str) and tuple(x.shape[-2:]) != sides(size):
+            x = F.interpolate(x, size=sides(size), mode="bilinear", align_corners=False, antialias=True)
+        yield x
+        count += 1
+    if not count:
+        raise ValueError("there are no calibration images; give some that are like those that the model will see")
+
+
+def _layers(model: nn.Module) -> dict[str, tuple[nn.Conv2d | nn.Linear, nn.Module]]:
+    """The layers with weights by name, each with the module whose output is the layer's: its normalisation, if any."""
+    outputs: dict[nn.Module, nn.Module] = {
+        module.conv: module.norm for module in model.modules() if isinstance(module, ConvNormAct)
+    }
+    return {
+        name: (module, outputs.get(module, module))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def _kept(model: nn.Module, keep: Sequence[str]) -> set[str]:
+    """The layers with weights that are named, or lie in what is named.
+
+    Raises:
+        ValueError: for a name that is none of a layer's, nor the beginning of one.
+    """
+    names, kept = list(_layers(model)), set()
+    for prefix in keep:
+        found = {name for name in names if name == prefix or name.startswith(f"{prefix}.")}
+        if not found:
+            raise ValueError(f"{prefix!r} names no layer that is quantised; those are {', '.join(names)}")
+        kept |= found
+    return kept
+
+
+def _execution_order(model: nn.Module, x: Tensor) -> list[str]:
+    """The layers with weights in the order in which they run."""
+    order: list[str] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, ___, name=name: order.append(name))
+        for name, (layer, _) in _layers(model).items()
+    ]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return order
+
+
+# ----------------------------------------------------------------------------------------------------- ONNX Runtime
+
+
+def quantize_onnx(
+    model: Model,
+    path: str | Path,
+    images: Iterable[Tensor],
+    *,
+    size: Size = "dynamic",
+    with_preprocess: bool = False,
+    with_decode: bool = False,
+    layout: str = "nchw",
+    nms: bool | Suppression = False,
+    keep: Sequence[str] = KEEP,
+) -> Path:
+    """Write a model as an ONNX file in int8, in ONNX Runtime's QDQ form.
+
+    Args:
+        model: what is written; left as it is.
+        path: the file.
+        images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see.
+        size: see :func:`~kornia_mvit.exporters.to_onnx`.
+        with_preprocess: see :func:`~kornia_mvit.exporters.deployable`.
+        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
+        layout: see :func:`~kornia_mvit.exporters.deployable`.
+        nms: see :func:`~kornia_mvit.exporters.deployable`.
+        keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: where onnx, onnxscript or onnxruntime is missing.
+        ValueError: without images, for other images than uint8 ones, for names of no layer, and as
+            :func:`~kornia_mvit.exporters.to_onnx` says.
+    """
+    try:
+        import onnx
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise ImportError(f"quantising for ONNX Runtime needs {error.name}; install kornia-mvit[export]") from error
+    kept, images, path = _kept(model, keep), list(images), Path(path)
+    inputs = list(_inputs(model, images, size))
+    with scratch(path) as folder:
+        source, target = folder / "float.onnx", folder / "int8.onnx"
+        to_onnx(
+            model,
+            source,
+            size=size,
+            with_preprocess=with_preprocess,
+            with_decode=with_decode,
+            layout=layout,
+            nms=nms,
+        )
+        proto = onnx.load(source)
+        nodes = _weighted_nodes(proto)
+        order = _execution_order(deployable(model, fused=False).model, inputs[0])
+        assert len(nodes) == len(order), "each layer with weights is one node of the graph, in the order that they run"
+        if with_preprocess:
+            inputs = [_as_layout(_sized(image, size), layout) for image in images]
+        with silence():
+            quantization.quantize_static(
+                source,
+                target,
+                _reader(quantization, proto.graph.input[0].name, inputs),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                op_types_to_quantize=["Conv", "Gemm", "MatMul", "Mul", "Sigmoid"],
+                nodes_to_quantize=[
+                    *(node for node, name in zip(nodes, order, strict=True) if name not in kept),
+                    *_activations(proto),
+                ],
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+            )
+        written = onnx.load(target)
+    del written.metadata_props[:]
+    written.metadata_props.extend(proto.metadata_props)
+    with write_whole(path) as beside:
+        onnx.save(written, beside)
+    return path
+
+
+def _weighted_nodes(proto: Any) -> list[str]:
+    """The names of the nodes that multiply with weights, in order."""
+    weights = {tensor.name for tensor in proto.graph.initializer if len(tensor.dims) >= 2}
+    kinds = ("Conv", "Gemm", "MatMul")
+    return [node.name for node in proto.graph.node if node.op_type in kinds and weights & set(node.input)]
+
+
+def _activations(proto: Any) -> list[str]:
+    """The names of the nodes of SiLU: left in float32, each would bring its map to float32 and back."""
+    sigmoids = [node for node in proto.graph.node if node.op_type == "Sigmoid"]
+    gates = {node.output[0] for node in sigmoids}
+    products = [node for node in proto.graph.node if node.op_type == "Mul" and gates & set(node.input)]
+    return [node.name for node in (*sigmoids, *products)]
+
+
+def _reader(quantization: Any, name: str, inputs: Iterable[Tensor]) -> Any:
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # known when it runs
+        def __init__(self) -> None:
+            self.batches = iter(inputs)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {name: batch.contiguous().numpy()}
+
+    return Reader()
+
+
+def _sized(image: Tensor, size: Size) -> Tensor:
+    if isinstance(size, str) or tuple(image.shape[-2:]) == sides(size):
+        return image[None]
+    return F.interpolate(image[None], size=sides(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _as_layout(image: Tensor, layout: str) -> Tensor:
+    return image.permute(0, 2, 3, 1) if layout == "nhwc" else image
+
+
+# ------------------------------------------------------------------------------------------------------- ExecuTorch
+
+
+def quantize_executorch(
+    model: Model,
+    path: str | Path,
+    images: Iterable[Tensor],
+    *,
+    size: Size = 256,
+    with_preprocess: bool = False,
+    with_decode: bool = False,
+    layout: str = "nchw",
+    keep: Sequence[str] = KEEP,
+) -> Path:
+    """Write a model as an ExecuTorch program in int8, on XNNPACK's kernels.
+
+    Args:
+        model: what is written; left as it is.
+        path: the file.
+        images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see; those
+            larger than the program's canvas are shrunk.
+        size: see :func:`~kornia_mvit.exporters.to_executorch`.
+        with_preprocess: see :func:`~kornia_mvit.exporters.to_executorch`.
+        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
+        layout: see :func:`~kornia_mvit.exporters.deployable`.
+        keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: where executorch or torchao is missing.
+        ValueError: without images, for other images than uint8 ones, for names of no layer, and as
+            :func:`~kornia_mvit.exporters.to_executorch` says.
+    """
+    try:
+        with silence():
+            from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+            from torchao.quantization import pt2e
+            from torchao.quantization.pt2e import quantize_pt2e
+    except ImportError as error:
+        raise ImportError(f"quantising for ExecuTorch needs {error.name}; install kornia-mvit[export]") from error
+    kept, images = _kept(model, keep), list(images)
+    inputs = list(_inputs(model, images, size))
+    graph, example, about = static_graph(model, size, with_preprocess, with_decode, layout, format_name="ExecuTorch")
+    config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
+    quantizer = xnnpack.XNNPACKQuantizer()
+    for operator in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
+        quantizer.set_operator_type(operator, config)
+    quantizer.set_filter_function(lambda node: _module_of(node) not in kept)
+    with torch.no_grad(), silence(), shared_provenance():
+        module: Any = torch.export.export(graph, example).module()
+        # The quantizer makes floats of whole numbers, exact here, of which these nodes would complain.
+        for node in list(module.graph.nodes):
+            if node.target is torch.ops.aten._assert_tensor_metadata.default:
+                module.graph.erase_node(node)
+        module.recompile()
+        prepared = quantize_pt2e.prepare_pt2e(module, quantizer)
+        pt2e.move_exported_model_to_eval(prepared)
+        for image, x in zip(images, inputs, strict=True):
+            prepared(*(_on_canvas(image, graph) if isinstance(graph, Canvas) else (x,)))
+        program = torch.export.export(quantize_pt2e.convert_pt2e(prepared), example)
+    return lower(program, path, about)
+
+
+def _on_canvas(image: Tensor, graph: Canvas) -> tuple[Tensor, Tensor]:
+    scale = min(1.0, *(most / side for most, side in zip(graph.max_size, image.shape[-2:], strict=True)))
+    if scale < 1:
+        image = _sized(image, (int(image.shape[-2] * scale), int(image.shape[-1] * scale)))[0]
+    return lay_on_canvas(image, graph.max_size, graph.deployed.layout)
+
+
+def _module_of(node: torch.fx.Node) -> str:
+    """The name, within the network, of the layer that a node of a traced graph comes from."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    name: str = list(stack.values())[-1][0]
+    return name.partition("model.")[2]
+
+
+# ------------------------------------------------------------------------------------------------------ what it costs
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What happens to a model's outputs when one layer computes in int8.
+
+    Args:
+        name: of the layer.
+        error: root mean square of the outputs' change, as a share of the outputs' own.
+        changed: share of the answers that change: classes of images, pixels or anchors.
+    """
+
+    name: str
+    error: float
+    changed: float
+
+
+@torch.no_grad()
+def layer_errors(model: Model, images: Iterable[Tensor], size: Size = "dynamic") -> list[LayerError]:
+    """Say which layers hurt most: each computes in int8 in turn, with PyTorch's arithmetic, and all others in float.
+
+    Args:
+        model: what would be quantised; left as it is.
+        images: uint8 RGB (3, H, W): they give the ranges, and the outputs that are compared.
+        size: of what the network sees; as the model's preprocessing has it when ``'dynamic'``.
+
+    Returns:
+        The layers, the worst first.
+
+    Raises:
+        ValueError: without images, or for other images than uint8 ones.
+
+    Example:
+        >>> from kornia_mvit import MobileViTClassifier, Preprocess
+        >>> model = MobileViTClassifier('xxs', num_classes=5)
+        >>> model.preprocess = Preprocess((64, 64))
+        >>> worst = layer_errors(model, [torch.randint(0, 256, (3, 80, 80), dtype=torch.uint8)])[0]
+        >>> 0 < worst.error < 1
+        True
+    """
+    training, inputs = model.training, list(_inputs(model, images, size))
+    model.eval()
+    try:
+        layers = _layers(model)
+        ranges = _ranges(model, layers, inputs)
+        whole = [_flat(model(x)) for x in inputs]
+        found = []
+        for name, (layer, output) in layers.items():
+            if name not in ranges:  # an auxiliary head, which training alone runs
+                continue
+            with _quantised(layer, output, *ranges[name]):
+                found.append(_difference(name, whole, [_flat(model(x)) for x in inputs]))
+    finally:
+        model.train(training)
+    return sorted(found, key=lambda one: -one.error)
+
+
+def _flat(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The logits, classes last: (rows, K)."""
+    if isinstance(outputs, tuple):
+        return outputs[0].flatten(0, 1)
+    return outputs.movedim(1, -1).flatten(0, -2)
+
+
+def _difference(name: str, whole: list[Tensor], changed: list[Tensor]) -> LayerError:
+    before, after = torch.cat(whole), torch.cat(changed)
+    error = (after - before).square().mean().sqrt() / before.square().mean().sqrt().clamp_min(1e-12)
+    return LayerError(name, float(error), float((after.argmax(-1) != before.argmax(-1)).float().mean()))
+
+
+Range = tuple[float, float]
+
+
+def _ranges(
+    model: nn.Module, layers: dict[str, tuple[nn.Conv2d | nn.Linear, nn.Module]], inputs: list[Tensor]
+) -> dict[str, tuple[Range, Range]]:
+    """The least and largest values that go into each layer and that come out, zero among them."""
+    ranges: dict[tuple[str, int], Range] = {}
+
+    def widen(key: tuple[str, int], x: Tensor) -> None:
+        low, high = ranges.get(key, (0.0, 0.0))
+        ranges[key] = (min(low, float(x.min())), max(high, float(x.max())))
+
+    hooks: list[Any] = []
+    for name, (layer, output) in layers.items():
+        hooks.append(layer.register_forward_pre_hook(lambda _, x, name=name: widen((name, 0), x[0])))
+        hooks.append(output.register_forward_hook(lambda _, __, y, name=name: widen((name, 1), y)))
+    for x in inputs:
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return {name: (ranges[name, 0], ranges[name, 1]) for name in layers if (name, 1) in ranges}
+
+
+class _quantised:  # used as a function is
+    """Let a layer compute as in int8 for a while; linear layers give float, as they do for ONNX Runtime."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, output: nn.Module, before: Range, after: Range) -> None:
+        self.layer, self.weight = layer, layer.weight.data
+        self.hooks = [layer.register_forward_pre_hook(lambda _, x: (_round_to(x[0], before),))]
+        if isinstance(layer, nn.Conv2d):
+            self.hooks.append(output.register_forward_hook(lambda _, __, y: _round_to(y, after)))
+
+    def __enter__(self) -> None:
+        scale = self.weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+        scale = scale.view(-1, *(1,) * (self.weight.ndim - 1))
+        self.layer.weight.data = (self.weight / scale).round() * scale
+
+    def __exit__(self, *_: object) -> None:
+        self.layer.weight.data = self.weight
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _round_to(x: Tensor, values: Range) -> Tensor:
+    low, high = values
+    scale = max((high - low) / 255, 1e-12)
+    zero = round(-low / scale)
+    return ((x / scale + zero).round().clamp(0, 255) - zero) * scale
+
+
+def describe_layers(layers: Sequence[LayerError], most: int = 8) -> str:
+    """Tell what the worst layers cost, one a line."""
+    lines = ["layers that hurt most, each alone in int8: change of the logits, of the answers"]
+    return "\n".join(lines + [f"  {one.name:<44} {one.error:7.2%} {one.changed:7.2%}" for one in layers[:most]])

@@ -1,0 +1,1 @@
+"""Predictions of whole images: windows, test-time augmentation, engines."""

@@ -1,0 +1,215 @@
+"""What is fastest on the device at hand, found by trying."""
+
+import functools
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse
+from kornia_mvit.inference.engines.timing import time_in_turn
+from kornia_mvit.models.mobilevit import MobileViT
+
+__all__ = ["Optimized", "optimize"]
+
+MODES = ("auto", "eager", "compile", "reduce-overhead")
+_ROUNDS, _SECONDS = 200, 2.0  # of trying, for all contestants together, once they are warm
+
+
+class Optimized(nn.Module):
+    """What :func:`optimize` gives: the model as it runs fastest, and the story of how it was chosen.
+
+    Attributes:
+        model: the fused model, in eager form; its attributes and methods are found on this module too.
+        steps: what was done, a line each; ``print(optimized.report)`` shows them.
+        milliseconds: the median time of each contestant on the example.
+
+    Shape:
+        - Input: as the model's, of any floating-point type; it is brought to the model's type and layout
+        - Output: as the model's; half precision comes back as float32
+    """
+
+    def __init__(
+        self, model: nn.Module, run: Callable[[Tensor], Any], steps: Sequence[str], milliseconds: dict[str, float]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.steps: tuple[str, ...] = tuple(steps)
+        self.milliseconds = milliseconds
+        self._run = run
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def report(self) -> str:
+        """What was done, a line each."""
+        return "\n".join(self.steps)
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the model without gradients."""
+        with torch.inference_mode():
+            return _to_float(self._run(_prepare(x, self._dtype)))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def extra_repr(self) -> str:
+        """Show what was done."""
+        return self.report
+
+
+def optimize(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    mode: str = "auto",
+    dtype: torch.dtype | None = None,
+    dynamic: bool = False,
+) -> Optimized:
+    """Make a trained model as fast as the device allows, and say what was done.
+
+    The model is copied and fused (:func:`~kornia_mvit.fuse`). ``'auto'`` then times it in eager form and compiled, on
+    the example, in turn, and keeps the fastest; on a CPU, large batches also by slices that fit its cache. Where
+    nothing can be compiled, for want of a C++ compiler, say, it stays eager and says so.
+
+    Args:
+        model: any of this package's, with its weights, on the device it will run on.
+        example: images as they will come, (B, C, H, W): their size, batch and device are what it is tuned for. Others
+            work too; with a compiled model each costs a compilation, unless ``dynamic``.
+        mode: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: compile whatever it brings;
+            ``'reduce-overhead'``: compile with CUDA graphs, for small batches of one size on a GPU.
+        dtype: None for the model's own. ``torch.bfloat16`` pays on GPUs and on CPUs with AMX or AVX512-BF16,
+            ``torch.float16`` on GPUs; the image is brought to it, the result to float32.
+        dynamic: compile for all sizes at once, from batches of 2 up.
+
+    Returns:
+        A module that takes the example's like; ``.report`` tells what was done.
+
+    Raises:
+        ValueError: for an unknown mode, ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W) or
+            lies on another device, or a dtype that the device has no instructions for.
+
+    Example:
+        >>> from kornia_mvit import MobileViTClassifier
+        >>> fast = optimize(MobileViTClassifier('xxs', 5), torch.rand(1, 3, 64, 64), mode='eager')
+        >>> fast(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 5])
+        >>> fast.steps[0]
+        'fused batch normalisation and activations into 35 convolutions'
+    """
+    device = _check(model, example, mode, dtype)
+    fused = fuse(model) if dtype is None else fuse(model).to(dtype)
+    count = sum(isinstance(module, FusedConv2d) for module in fused.modules())
+    steps = [f"fused batch normalisation and activations into {count} convolutions"]
+    if dtype is not None:
+        steps.append(f"brought weights and images to {str(dtype).removeprefix('torch.')}")
+    image = _prepare(example, next(fused.parameters()).dtype)
+    if mode == "eager":
+        return Optimized(fused, fused, [*steps, f"left eager, as asked, on {device}"], {})
+
+    settings = _settings(device, mode, dynamic)
+    how = ", ".join(("inductor", *settings.get("options", ()), *filter(None, [settings.get("mode")])))
+    compiled = torch.compile(fused, dynamic=dynamic, **settings)
+    contestants: dict[str, Callable[[Tensor], Any]] = {"eager": fused, "compiled": compiled}
+    if (size := _slice_size(fused, image)) and mode == "auto" and not dynamic:
+        contestants[f"compiled for slices of {size}"] = _Slices(compiled, fused, size)
+    try:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's own, of what it would rather have
+            for run in contestants.values():
+                run(image)
+    except Exception as error:  # the compilers behind it raise what they like
+        if mode != "auto":
+            raise
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return Optimized(fused, fused, [*steps, f"left eager: it cannot be compiled here ({told})"], {})
+    if mode != "auto":
+        return Optimized(fused, compiled, [*steps, f"compiled for {device} ({how}), as asked"], {})
+    times = _race(contestants, image)
+    best = min(times, key=times.__getitem__)
+    told = ", ".join(f"{taken:.2f} ms {name}" for name, taken in times.items())
+    steps.append(f"kept it {best} on {device}, by the medians for {tuple(example.shape)}: {told} ({how})")
+    return Optimized(fused, contestants[best], steps, times)
+
+
+class _Slices:
+    """Run a batch by slices of one size, through a model compiled for it, and the rest through another."""
+
+    def __init__(self, model: Callable[[Tensor], Any], rest: Callable[[Tensor], Any], size: int) -> None:
+        self.model, self.rest, self.size = model, rest, size
+
+    def __call__(self, x: Tensor) -> Any:
+        parts = [self.model(s) if len(s) == self.size else self.rest(s) for s in torch.split(x, self.size)]
+        if isinstance(parts[0], Tensor):
+            return torch.cat(parts)
+        return type(parts[0])(torch.cat(values) for values in zip(*parts, strict=True))
+
+
+def _slice_size(model: nn.Module, image: Tensor) -> int | None:
+    """How many images fit the CPU's cache, if that is fewer than there are."""
+    backbone = next((module for module in model.modules() if isinstance(module, MobileViT)), None)
+    with torch.inference_mode():
+        return None if backbone is None else backbone.slice_size(image)
+
+
+def _check(model: nn.Module, example: Tensor, mode: str, dtype: torch.dtype | None) -> torch.device:
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; available: {', '.join(map(repr, MODES))}")
+    if example.ndim != 4:
+        raise ValueError(f"the example has shape {tuple(example.shape)}; give images of shape (B, C, H, W)")
+    device = next((p.device for p in model.parameters()), example.device)
+    if example.device != device:
+        raise ValueError(f"the example is on {example.device} and the model on {device}; bring both to one device")
+    if mode == "reduce-overhead" and device.type != "cuda":
+        raise ValueError(f"'reduce-overhead' records CUDA graphs, and the model is on {device}; take 'compile'")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype {dtype} is not floating point; int8 is a matter of kornia_mvit.exporters")
+    if device.type == "cpu" and dtype == torch.float16:
+        raise ValueError("float16 is slower than float32 on this CPU; take torch.bfloat16 or leave dtype out")
+    if device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
+        raise ValueError(
+            "this CPU has no bfloat16 instructions (AMX, AVX512-BF16), and would be slower; leave dtype out"
+        )
+    return device
+
+
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware."""
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def _settings(device: torch.device, mode: str, dynamic: bool) -> dict[str, Any]:
+    """What torch.compile is told beside the model."""
+    if mode == "reduce-overhead":
+        return {"mode": "reduce-overhead"}
+    if device.type != "cpu":
+        return {}
+    # Weights are constants, which lets inductor lay them out for the CPU's kernels beforehand. For fixed sizes, the
+    # calls between kernels are compiled too: they weigh a few per cent where images are small.
+    return {"options": {"freezing": True} if dynamic else {"freezing": True, "cpp_wrapper": True}}
+
+
+def _prepare(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype, memory_format=torch.channels_last) if x.is_floating_point() and x.ndim == 4 else x
+
+
+def _to_float(y: Any) -> Any:
+    if isinstance(y, Tensor):
+        return y.float() if y.dtype in (torch.bfloat16, torch.float16) else y
+    if isinstance(y, tuple | list):
+        values = [_to_float(value) for value in y]
+        return type(y)(*values) if hasattr(y, "_fields") else type(y)(values)
+    return y
+
+
+@torch.inference_mode()
+def _race(contestants: dict[str, Callable[[Tensor], Any]], image: Tensor) -> dict[str, float]:
+    """Median milliseconds of each."""
+    runs = {name: functools.partial(run, image) for name, run in contestants.items()}
+    times = time_in_turn(runs, _ROUNDS, seconds=_SECONDS)
+    return {name: 1e3 * statistics.median(taken) for name, taken in times.items()}

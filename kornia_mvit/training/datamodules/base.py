@@ -1,0 +1,201 @@
+"""What the data modules share."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, Self, cast
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.batch import Batch
+from kornia_mvit.data.loading.loaders import ResumableLoader
+from kornia_mvit.data.loading.samplers import EpochBatchSampler, MultiScaleBatchSampler
+from kornia_mvit.data.reading import DataError
+from kornia_mvit.data.storage import StorageResize
+from kornia_mvit.files import printable
+from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.weights.files import read_checkpoint
+from kornia_mvit.weights.settings import plain_settings
+
+__all__ = ["ImageData", "Samples", "check_on_error", "list_classes"]
+
+
+class Samples(Protocol):
+    """A dataset with a length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class ImageData(pl.LightningDataModule):
+    """What the data modules share: loaders over ``self.splits``, and the storage size that the task asks for.
+
+    Args:
+        batch_size: images in a batch.
+        num_workers: processes that load.
+        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
+            when None.
+
+    Raises:
+        ValueError: for a batch size below 1, or a negative number of processes.
+    """
+
+    _TEST = "add a folder named test"  # what makes a test split
+    ignore_index = 255  # what masks are padded with
+
+    def __init__(self, batch_size: int, num_workers: int, storage_size: int | None) -> None:
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size {batch_size} and num_workers {num_workers} are not at least 1 and 0")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.storage_size = storage_size
+        self.splits: dict[str, Dataset[dict[str, Any]]] = {}
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's is a method of its own kind
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Build the data module from arguments, and from what a checkpoint has as its settings.
+
+        The data modules of this package keep none there; a subclass may, with Lightning's ``save_hyperparameters``.
+
+        Args:
+            checkpoint_path: the checkpoint.
+            map_location: not used.
+            hparams_file: not used.
+            weights_only: not used: a checkpoint is data.
+            kwargs: arguments, in place of the settings.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or has settings that are not plain values of the arguments.
+        """
+        saved = read_checkpoint(checkpoint_path).get(cls.CHECKPOINT_HYPER_PARAMS_KEY)
+        return cls(**{**plain_settings(cls, saved, checkpoint_path), **kwargs})
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their labels."""
+        raise NotImplementedError(f"{type(self).__name__} has no class names")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def storage(self, split: str = "train") -> StorageResize:
+        """Give what brings samples to the storage size.
+
+        The shorter side of an image gets the length that was given, or else the one that the task's Preprocess
+        resizes to (of a height and a width, the larger), and the aspect is kept. So training crops from whole images.
+        Evaluation goes by the Preprocess of the task, if there is one, and resizes no further.
+
+        Args:
+            split: whose samples they are.
+
+        Raises:
+            DataError: if neither says a size.
+        """
+        task = None if self.trainer is None else self.trainer.lightning_module
+        preprocess = getattr(task, "preprocess", None)
+        told = isinstance(preprocess, Preprocess)
+        known = preprocess.size if isinstance(preprocess, Preprocess) else Preprocess().size
+        known = max(known) if isinstance(known, tuple) else known
+        size = known if told and known is not None and split != "train" else self.storage_size or known
+        if size is None:
+            raise DataError("images need a storage size; give storage_size, or a Preprocess with a size")
+        return StorageResize(size)
+
+    def storage_if_told(self) -> StorageResize | None:
+        """Give what brings training samples to the storage size; None, to leave them alone, where nothing says one."""
+        task = None if self.trainer is None else self.trainer.lightning_module
+        preprocess = getattr(task, "preprocess", None)
+        known = preprocess.size if isinstance(preprocess, Preprocess) else None
+        return None if self.storage_size is None and known is None else self.storage()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled batches; an incomplete last one is left out, since normalisation needs company.
+
+        The order depends on Lightning's ``seed_everything`` and the epoch. Where the task's pipeline is multi-scale,
+        batches are as large as the size drawn for each allows.
+        """
+        data = self._samples("train")
+        scales = self._scales()
+        if scales is not None:
+            sizes, base, seed = scales
+            return self._loader(
+                data, MultiScaleBatchSampler(data, self.batch_size, sizes, base=base, seed=seed, drop_last=True)
+            )
+        return self._loader(data, EpochBatchSampler(data, self.batch_size, seed=self._seed(), drop_last=True))
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every image of the validation split, once."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Every image of the test split, once."""
+        if "test" not in self.splits:
+            raise DataError(f"there is no test split; {self._TEST}, or run validate")
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every image of the test split, or of the validation split where there is none, once."""
+        return self._evaluation("test" if "test" in self.splits else "val")
+
+    def _evaluation(self, split: str) -> DataLoader[Batch]:
+        data = self._samples(split)
+        return self._loader(data, EpochBatchSampler(data, self.batch_size, shuffle=False, repeat=False))
+
+    def _seed(self) -> int:
+        """Give the seed of Lightning's ``seed_everything``."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def _samples(self, name: str) -> Samples:
+        return cast(Samples, self.splits[name])
+
+    def _scales(self) -> tuple[tuple[tuple[int, int], ...], tuple[int, int], int] | None:
+        """Give the sizes that the task's pipeline draws from, the one that ``batch_size`` is for, and its seed."""
+        pipeline = getattr(None if self.trainer is None else self.trainer.lightning_module, "pipeline", None)
+        if not isinstance(pipeline, AugmentationPipeline) or pipeline.multi_scale is None:
+            return None
+        base = pipeline.preprocess.output_size
+        if base is None:
+            raise DataError("batches of many sizes need a Preprocess with a size, for which batch_size holds")
+        return pipeline.multi_scale, base, pipeline.counter.seed
+
+    def _loader(self, data: Samples, sampler: EpochBatchSampler) -> DataLoader[Batch]:
+        return ResumableLoader(
+            data,
+            sampler=sampler,  # by its name, so that Lightning can put another in its place
+            num_workers=self.num_workers,
+            collate_fn=partial(Batch.collate, ignore_index=self.ignore_index),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise a ValueError unless it says what to do about images that cannot be read."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"unknown on_error {on_error!r}; available: 'raise', 'skip'")
+
+
+def list_classes(names: Sequence[str], limit: int = 20) -> str:
+    """Tell the number of classes, and the names of the first.
+
+    Example:
+        >>> list_classes(['cat', 'dog'])
+        '2 classes (cat, dog)'
+    """
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return printable(f"{len(names)} classes ({', '.join(names[:limit])}{more})")

@@ -1,0 +1,168 @@
+"""Images with a label each."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from kornia_mvit.data.reading import DataError, find_classes, is_hidden
+from kornia_mvit.data.splits import find_splits, split_of
+from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.training.datamodules.base import ImageData
+from kornia_mvit.training.datamodules.labelled import Classes, LabelledFiles
+
+__all__ = ["DigitsData", "FolderData"]
+
+
+class _Split(Dataset[dict[str, Any]]):
+    """Tensors of images and labels as samples."""
+
+    def __init__(self, images: Tensor, labels: Tensor, numbers: Sequence[int]) -> None:
+        self._tensors = TensorDataset(images, labels)
+        self._numbers = list(numbers)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, label = self._tensors[index]
+        return {"image": image, "label": label, "meta": {"id": self._numbers[index]}}
+
+
+class DigitsData(ImageData):
+    """Scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels, ten classes; nothing is downloaded.
+
+    Split by class and seed into 70 % train, 10 % val and 20 % test, and resized to the storage size.
+
+    Args:
+        batch_size: images in a batch.
+        num_workers: processes that load.
+        storage_size: side in pixels that the digits are enlarged to; what the task's Preprocess says when None.
+        seed: seed of the split.
+
+    References:
+        E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
+    """
+
+    def __init__(
+        self, batch_size: int = 64, num_workers: int = 0, storage_size: int | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size)
+        self.seed = seed
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The ten digits."""
+        return tuple("0123456789")
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, resize and split the digits."""
+        digits = load_digits()
+        grey = torch.from_numpy(digits.images).mul(255 / 16).round().to(torch.uint8)
+        size = self.storage().resized_size(8, 8)
+        images = Preprocess(size).module().geometry(grey[:, None].expand(-1, 3, -1, -1).contiguous())
+        labels = torch.from_numpy(digits.target)
+        numbers = list(range(len(labels)))
+        train, rest = train_test_split(numbers, test_size=0.3, random_state=self.seed, stratify=labels)
+        val, test = train_test_split(rest, test_size=2 / 3, random_state=self.seed, stratify=labels[rest])
+        for name, part in {"train": train, "val": val, "test": test}.items():
+            self.splits[name] = _Split(images[part], labels[part], part)
+
+
+class FolderData(LabelledFiles):
+    """Images in a folder for each class.
+
+    Either ``root/train/CLASS/*`` and ``root/val/CLASS/*`` (and ``root/test/CLASS/*`` if there is one), or
+    ``root/CLASS/*``, which is split by class and seed into train and val. ``training`` stands for train, ``valid`` and
+    ``validation`` for val, ``testing`` for test, in upper or lower case. Links to folders are followed; hidden files
+    and folders are left out. What was taken for what, and what else was left out, is told at the start.
+
+    Args:
+        root: the folder.
+        batch_size: images in a batch.
+        num_workers: processes that decode.
+        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
+            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
+        val_fraction: share of each class that is kept for validation where there is no folder for it.
+        seed: seed of that split.
+        on_error: ``'raise'`` stops at an image that cannot be read and names it; ``'skip'`` tries every image before
+            the start, which takes about as long as an epoch of reading, and counts and lists those that it leaves out.
+
+    Raises:
+        DataError: if a folder is missing or empty, a class has no image, or train and val differ in their classes.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        val_fraction: float = 0.2,
+        seed: int = 0,
+        on_error: str = "raise",
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size, val_fraction=val_fraction, seed=seed, on_error=on_error)
+        self.root: Path = Path(root)
+        self._list(self._find(), self.root)
+
+    def _find(self) -> dict[str, Classes]:
+        if not self.root.is_dir():
+            raise DataError(f"no such folder: {self.root}; root (--data.root) is the folder with your images")
+        folders = self._find_splits()
+        left_out: list[Path] = []
+        splits = {name: find_classes(folder, left_out) for name, folder in folders.items()}
+        if left_out:
+            kinds = Counter(path.suffix.lower() or "without a suffix" for path in left_out)
+            told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(10))
+            self._notes.append(f"{len(left_out)} files are left out, no images or not in a class's folder: {told}")
+        if len(splits["train"]) < 2:
+            name = next(iter(splits["train"]))
+            raise DataError(f"{folders['train']} has one class folder, {name!r}; classification needs two or more")
+        for name, classes in splits.items():
+            if set(classes) != set(splits["train"]):
+                only = sorted(set(classes) ^ set(splits["train"]))
+                raise DataError(f"train and {name} in {self.root} differ in the classes {', '.join(only)}")
+        return splits
+
+    def _find_splits(self) -> dict[str, Path]:
+        """Give the folder of each split; where there are none, the root is train's.
+
+        A folder of a split has folders in it; one with images alone that is called as a split is a class beside others.
+        """
+        folders = [path for path in self.root.iterdir() if path.is_dir() and not is_hidden(path.name)]
+        named = [path.name for path in folders if split_of(path.name)]
+        deep = {name for name in named if _has_folders(self.root / name)}
+        found = {name: self.root / folder for name, folder in find_splits(deep, str(self.root)).items()}
+        flat = {split_of(name): name for name in named if name not in deep}
+        if "train" not in found:
+            if found or len(flat) > 1 or len(named) == len(folders) > 0:
+                what = ", ".join(sorted(named))
+                raise DataError(
+                    f"{self.root} has {what}, but no train folder with a folder for each class in it; splits need one"
+                )
+            if flat:
+                self._notes.append(f"the folder {named[0]} is taken for a class: it has images and no folders")
+            return {"train": self.root}
+        if "val" in flat and "val" not in found:
+            find_classes(self.root / flat["val"])  # which says what it lacks
+        used = {path.name for path in found.values()}
+        if renamed := [f"{path.name} for {split}" for split, path in found.items() if path.name != split]:
+            self._notes.append(f"taken: {', '.join(renamed)}")
+        if others := sorted(path.name for path in folders if path.name not in used):
+            self._notes.append(f"folders left out: {', '.join(others)}")
+        if "test" in flat:
+            self._TEST = f"{self.root / flat['test']} has no folder for each class"
+        return found
+
+
+def _has_folders(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not is_hidden(entry.name) for entry in entries)

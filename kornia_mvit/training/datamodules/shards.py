@@ -1,0 +1,177 @@
+"""Labelled images in WebDataset shards."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+
+from kornia_mvit.batch import Batch
+from kornia_mvit.data.loading.shards import ShardFiles, count_shards, find_shards
+from kornia_mvit.data.loading.streams import ShardBatches, ShardLoader
+from kornia_mvit.data.reading import DataError
+from kornia_mvit.files import printable
+from kornia_mvit.parsing import read_lines
+from kornia_mvit.training.datamodules.base import ImageData, check_on_error, list_classes
+
+__all__ = ["ShardData"]
+
+
+class ShardData(ImageData):
+    """Images in WebDataset shards, tar files read in a stream, for sets that are too large for a disk or a folder.
+
+    A sample is an image (``jpg``, ``png``, ``webp`` and others) and its label: a class number in ``cls``, or a number
+    or a name as ``label`` in ``json``. :func:`~kornia_mvit.data.loading.shards.write_shards` makes such shards of
+    files.
+
+    Every process reads an equal share of the samples, each of its workers a part of that, and all have equally many
+    batches; how many samples are left out of a training epoch for that is told at its start. Validation and test see
+    each sample once. See :class:`~kornia_mvit.data.loading.streams.ShardBatches`.
+
+    A run goes on exactly where it stopped at the end of an epoch only. From a checkpoint in the middle of one, the
+    steps that are left of that epoch see its first batches again, and Lightning warns of it. Folders and tables go on
+    in the middle.
+
+    Args:
+        train: names of the training shards, with braces or globs, or a list of them, such as
+            ``'shards/train-{00000..00127}.tar'`` or ``'shards/train-*.tar'``. What begins with ``https://`` and the
+            like, or with ``pipe:`` and a command, which runs in a shell, is left to webdataset and needs ``sizes``.
+        val: names of the validation shards.
+        batch_size: images in a batch, on each process.
+        num_workers: processes that read and decode.
+        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
+            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
+        test: names of the test shards.
+        class_names: names of the classes in the order of their numbers, or a file with one in each line.
+        num_classes: their number, where they have no names.
+        sizes: a JSON file with the number of samples of each shard; see
+            :func:`~kornia_mvit.data.loading.shards.count_shards`. When None, ``sizes.json`` beside the shards is taken,
+            or samples are counted at the start.
+        shuffle_buffer: undecoded samples that each worker holds to draw from in training, all in its memory.
+        on_error: ``'raise'`` stops at an image or shard that cannot be read and names it; ``'skip'`` warns of it once
+            and goes on; other images come again in its place, so that the number of batches stays.
+
+    Raises:
+        DataError: if a shard is missing or damaged, or there is no file of class names.
+        ValueError: without a number of classes.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> from kornia_mvit.data.loading.shards import write_shards
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     image = pathlib.Path(folder, 'a.png')
+        ...     Image.new('RGB', (8, 8)).save(image)
+        ...     shards = list(write_shards([(image, i % 2) for i in range(6)], f'{folder}/%03d.tar', max_count=2))
+        ...     data = ShardData(shards[:2], shards[2:], batch_size=2, num_workers=0, num_classes=2)
+        ...     data.setup()
+        ...     [len(batch) for batch in data.train_dataloader()]
+        [2, 2]
+    """
+
+    _TEST = "name shards for it as test"
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str],
+        batch_size: int = 64,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        *,
+        test: str | list[str] | None = None,
+        class_names: str | list[str] | None = None,
+        num_classes: int | None = None,
+        sizes: str | None = None,
+        shuffle_buffer: int = 1000,
+        on_error: str = "raise",
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size)
+        check_on_error(on_error)
+        if shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer {shuffle_buffer} is not at least one sample")
+        self.on_error = on_error
+        self.shuffle_buffer = shuffle_buffer
+        self._class_names = _find_names(class_names, num_classes)
+        self._broken: list[str] = []
+        self._skipped: list[list[str]] = []  # those of the loaders, which are not kept alive for them
+        given = {"train": train, "val": val, "test": test}
+        self._counts = {
+            split: self._count(find_shards(shards), sizes) for split, shards in given.items() if shards is not None
+        }
+        for split, counts in self._counts.items():
+            if not sum(counts.values()):
+                raise DataError(f"the {split} shards have no samples: {', '.join(list(counts)[:3])}")
+
+    def _count(self, shards: Sequence[str], sizes: str | None) -> dict[str, int]:
+        counts, errors = count_shards(shards, sizes)
+        if errors and (self.on_error == "raise" or not counts):
+            raise DataError(errors[0])
+        self._broken += errors
+        return counts
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names that were given, or the numbers."""
+        return self._class_names
+
+    @property
+    def skipped(self) -> list[str]:
+        """What could not be read so far on this process, and why."""
+        return self._broken + [reason for reasons in self._skipped for reason in reasons]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Bring the shards to the storage size, and tell of those that cannot be read."""
+        # All that it warns of is looked after: workers share the samples out, and the length is theirs.
+        warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
+        for split, counts in self._counts.items():
+            self.splits[split] = ShardFiles(counts, self.class_names, self.storage(split))
+        parts = (f"{sum(c.values())} images in {len(c)} shards in {split}" for split, c in self._counts.items())
+        first = printable(next(iter(self._counts["train"])))
+        rank_zero_info(f"{first}: {list_classes(self.class_names)}, {', '.join(parts)}")
+        if self._broken:
+            lines = "\n".join(f"  {printable(reason)}" for reason in self._broken)
+            rank_zero_warn(f"skipped {len(self._broken)} shards:\n{lines}")
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches in an order that depends on Lightning's ``seed_everything`` and the epoch; all are whole."""
+        scales = self._scales()
+        seed = self._seed() if scales is None else scales[2]
+        return self._stream("train", train=True, seed=seed, scales=None if scales is None else scales[:2])
+
+    def _evaluation(self, split: str) -> DataLoader[Batch]:
+        return self._stream(split, train=False)
+
+    def _stream(self, split: str, **arguments: Any) -> ShardLoader:
+        files = self.splits[split]
+        assert isinstance(files, ShardFiles)
+        batches = ShardBatches(
+            files, self.batch_size, shuffle_buffer=self.shuffle_buffer, on_error=self.on_error, **arguments
+        )
+        loader = ShardLoader(
+            batches,
+            num_workers=self.num_workers,
+            report=rank_zero_info,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+        )
+        self._skipped.append(loader.skipped)
+        return loader
+
+
+def _find_names(class_names: str | list[str] | None, num_classes: int | None) -> tuple[str, ...]:
+    """Give the names of the classes, from a list, a file, or their number."""
+    if class_names is None:
+        if num_classes is None:
+            raise ValueError("the number of classes is missing; give num_classes, or class_names")
+        class_names = [str(number) for number in range(num_classes)]
+    elif isinstance(class_names, str):
+        lines = read_lines(class_names, DataError, "class names")
+        class_names = [line.strip() for line in lines if line.strip()]
+    if num_classes not in (None, len(class_names)):
+        raise ValueError(f"{len(class_names)} class_names, but num_classes is {num_classes}")
+    if len(set(class_names)) != len(class_names) or len(class_names) < 2:
+        raise DataError(f"{list_classes(class_names)}: give two or more, each once")
+    return tuple(class_names)

@@ -1,0 +1,122 @@
+"""Images listed in a table, with a label each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from kornia_mvit.data.formats.tables import Row, find_names, number_labels, read_table
+from kornia_mvit.data.reading import DataError
+from kornia_mvit.data.splits import SPLITS, split_of
+from kornia_mvit.parsing import cut, is_file
+from kornia_mvit.training.datamodules.labelled import Classes, LabelledFiles
+
+__all__ = ["TableData"]
+
+
+class TableData(LabelledFiles):
+    r"""Images whose paths and labels stand in tables: ``.csv``, ``.tsv``, or ``.jsonl`` with an object in each line.
+
+    A table for each split, or a single one, with a column that says ``train``, ``val`` (``valid``, ``validation``) or
+    ``test``, or without any,
+    of which a part of each class is kept for validation. A run that was stopped goes on in the middle of an epoch.
+
+    Args:
+        train: table of the training images, or of all.
+        batch_size: images in a batch.
+        num_workers: processes that decode.
+        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
+            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
+        val: table of the validation images.
+        test: table of the test images.
+        root: folder that paths in the tables start from; that of each table when None.
+        path_column: name of the column of paths.
+        label_column: name of the column of labels.
+        split_column: name of the column of splits in a single table.
+        class_names: names of the classes in the order of their numbers; labels are these names, or else these
+            numbers. When None, the labels of the training images, sorted if they are text; integers count from 0.
+        val_fraction: share of each class that is kept for validation where no images are given for it.
+        seed: seed of that split.
+        on_error: ``'raise'`` looks for every file before the start, stops at an image that cannot be read, and names
+            it; ``'skip'`` tries every image before the start, which takes about as long as an epoch of reading, and
+            counts and lists those that it leaves out, missing ones included.
+
+    Raises:
+        DataError: naming table and line, if a table or an image is missing, a row is incomplete or broken, or a
+            label is not among the classes.
+        ValueError: for ``split_column`` beside tables for val or test.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     names = [f'{i}.png' for i in range(4)]
+        ...     for name in names:
+        ...         Image.new('RGB', (8, 8)).save(pathlib.Path(folder, name))
+        ...     table = pathlib.Path(folder, 'all.csv')
+        ...     _ = table.write_text('path,label\n' + '\n'.join(f'{name},{i % 2}' for i, name in enumerate(names)))
+        ...     TableData(str(table)).class_names
+        ('0', '1')
+    """
+
+    _TEST = "give a table for it"
+
+    def __init__(
+        self,
+        train: str,
+        batch_size: int = 64,
+        num_workers: int = 2,
+        storage_size: int | None = None,
+        *,
+        val: str | None = None,
+        test: str | None = None,
+        root: str | None = None,
+        path_column: str = "path",
+        label_column: str = "label",
+        split_column: str | None = None,
+        class_names: Sequence[str] | None = None,
+        val_fraction: float = 0.2,
+        seed: int = 0,
+        on_error: str = "raise",
+    ) -> None:
+        super().__init__(batch_size, num_workers, storage_size, val_fraction=val_fraction, seed=seed, on_error=on_error)
+        given = {"train": train, "val": val, "test": test}
+        tables = {split: Path(file) for split, file in given.items() if file is not None}
+        if split_column is not None and len(tables) > 1:
+            raise ValueError("split_column is for a single table, given as train; leave it, or val and test, out")
+        rows = {split: read_table(file, path_column, label_column, split_column) for split, file in tables.items()}
+        if split_column is not None:
+            rows = _part(rows["train"], tables["train"], split_column)
+        names = tuple(find_names(rows["train"]) if class_names is None else class_names)
+        if len(set(names)) != len(names) or len(names) < 2:
+            raise DataError(f"class_names are {', '.join(map(repr, names))}; give two or more, each once")
+        folders = {split: Path(root) if root else tables.get(split, tables["train"]).parent for split in rows}
+        files = {split: self._place(part, folders[split], names) for split, part in rows.items()}
+        self._list(files, tables["train"])
+
+    def _place(self, rows: Sequence[Row], root: Path, names: Sequence[str]) -> Classes:
+        """Give the files of each class."""
+        paths = [root / row.path for row in rows]
+        if self.on_error == "raise":
+            missing = [i for i, path in enumerate(paths) if not is_file(path)]
+            if missing:
+                raise DataError(
+                    f"{rows[missing[0]].place}: no such image: {cut(paths[missing[0]])}; "
+                    f"{len(missing)} of {len(rows)} images are missing; give the folder that paths start from as root, "
+                    "or on_error='skip'"
+                )
+        classes: Classes = {name: [] for name in names}
+        for path, number in zip(paths, number_labels(rows, names), strict=True):
+            classes[names[number]].append(path)
+        return classes
+
+
+def _part(rows: Sequence[Row], file: Path, column: str) -> dict[str, list[Row]]:
+    """Sort a table's rows by their split."""
+    parts: dict[str, list[Row]] = {}
+    for row in rows:
+        split = split_of(str(row.split))
+        if split is None:
+            raise DataError(f"{row.place}: {column} is {row.split!r}; available: {', '.join(map(repr, SPLITS))}")
+        parts.setdefault(split, []).append(row)
+    if "train" not in parts:
+        raise DataError(f"{file} has no row whose {column} is 'train'")
+    return parts

@@ -1,0 +1,120 @@
+"""``kornia-mvit preview``."""
+
+import pytest
+import torch
+from PIL import Image
+
+from kornia_mvit import AugmentationPipeline, Preprocess, policies
+from kornia_mvit.cli import main
+from kornia_mvit.training.datamodules import SegmentationFolderData, VOCData
+from kornia_mvit.training.preview import draw_preview
+from tests.data.test_datamodules import make_folder, make_masks, make_voc
+from tests.training.shapes import make_yolo
+
+
+def run(*arguments):
+    return main(["preview", *map(str, arguments)])
+
+
+def read(path):
+    with Image.open(path) as image:
+        return image.size, image.tobytes()
+
+
+class TestPreview:
+    def test_of_a_recipe(self, tmp_path, capsys):
+        """The recipe's own augmentation, its labels below."""
+        make_folder(tmp_path / "data")
+        out = tmp_path / "out" / "a.png"
+        assert (
+            run("--config", "folder", "--data.root", tmp_path / "data", "--count", 3, "--copies", 2, "--out", out) == 0
+        )
+        assert read(out)[0] == (3 * (8 + 220 + 8 + 6), 8 + 3 * (220 + 17 + 8 + 6))
+        said = capsys.readouterr().out
+        assert "1. RandomResizedCrop(size=(128, 128)" in said
+        assert "3 images, each with 2 augmentations" in said
+
+    @pytest.mark.parametrize(
+        ("name", "make", "policy", "rest"),
+        [
+            ("VOCData", make_voc, "detection_train", []),
+            ("YOLOData", make_yolo, "detection_train", []),
+            (
+                "SegmentationFolderData",
+                make_masks,
+                "segmentation_train",
+                ["--data.num_classes=2", "--data.ignore_label=11"],
+            ),
+            ("FolderData", make_folder, "classification_strong", []),
+        ],
+    )
+    def test_of_data_and_a_policy(self, tmp_path, name, make, policy, rest):
+        make(tmp_path / "data")
+        out = tmp_path / "a.png"
+        arguments = ["--data", name, "--data.root", tmp_path / "data", *rest, "--policy", policy, "--size", 64]
+        assert run(*arguments, "--count", 2, "--copies", 1, "--out", out) == 0
+        first = read(out)
+        assert run(*arguments, "--count", 2, "--copies", 1, "--out", out) == 0
+        assert read(out) == first, "the same seed draws the same"
+        assert run(*arguments, "--count", 2, "--copies", 1, "--out", out, "--seed", 1) == 0
+        assert read(out) != first
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "preview needs --config RECIPE, or --data CLASS and --policy NAME"),
+            (["--data", "VOCData"], "preview needs --config RECIPE"),
+            (["--config", "folder", "--policy", "detection_train"], "give --config, or --data and --policy, not both"),
+            (["--data", "Voc", "--policy", "detection_train"], "unknown data 'Voc'; available: COCOData, DigitsData"),
+            (["--data", "DigitsData", "--policy", "best"], "unknown policy 'best'; available: classification_strong"),
+            (["--data", "VOCData", "--policy", "detection_train"], "the following arguments are required: data.root"),
+            (["--data", "DigitsData", "--policy", "detection_train", "--x", "1"], "unrecognized arguments: --x 1"),
+            (
+                ["--data", "DigitsData", "--policy", "detection_train", "--policy-args", "{crop: 1}"],
+                "detection_train has no argument crop; it has size, zoom_out",
+            ),
+            (
+                ["--data", "DigitsData", "--policy", "detection_train", "--policy-args", "3"],
+                "is not a mapping, such as '{jitter: 0.3}'",
+            ),
+            (
+                ["--data", "DigitsData", "--policy", "detection_train", "--split", "dev"],
+                "no split 'dev'; they have train",
+            ),
+            (["--count", "0"], "--count 0 is not at least 1"),
+            (["--cell", "-1"], "--cell -1 is not at least 1"),
+            (["--config", "digits", "--foo", "1"], "there is no option --foo"),
+            (["--config", "digits", "--policy-args", "{}"], "give --model.policy_args"),
+            (
+                ["--data", "DigitsData", "--policy", "detection_train", "--policy-args", "{"],
+                "--policy-args is not YAML",
+            ),
+            (["--config", "digits", "--out", "."], "--out . is a folder"),
+            (["--config", "digits", "--out", "a.doc"], "a.doc has no suffix of a picture"),
+            (["--config", "digits", "--out", "s3://a/b.png"], "s3://a/b.png is an address"),
+        ],
+    )
+    def test_exception(self, capsys, arguments, message):
+        assert run(*arguments) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") <= 1
+
+    def test_pictures_show_the_targets(self, tmp_path):
+        """Boxes and masks are drawn on original and augmented images alike."""
+        for data, policy, grown in (
+            (VOCData(str(make_voc(tmp_path / "a")), storage_size=64), policies.detection_train(64, hue=0.0), 0),
+            (
+                SegmentationFolderData(str(make_masks(tmp_path / "b")), num_classes=12, storage_size=64),
+                policies.segmentation_train(64, short_side=(64, 90)),
+                28,
+            ),
+        ):
+            data.setup()
+            pipeline = AugmentationPipeline(policy, preprocess=Preprocess((64, 64), mean=(0.5,) * 3, std=(0.5,) * 3))
+            sheet = draw_preview(data.splits["train"], pipeline, data.class_names, count=3, copies=2, cell=64)
+            assert sheet.size == (3 * (8 + 64 + 14), 8 + 3 * (64 + 14) + grown)
+            pixels = torch.frombuffer(bytearray(sheet.tobytes()), dtype=torch.uint8).view(*sheet.size[::-1], 3).int()
+            colourful = (pixels.amax(-1) - pixels.amin(-1)) > 60
+            for column in colourful[: sheet.height - grown].split(86, 1):
+                assert column.any(), "the images are grey, only targets have colours"

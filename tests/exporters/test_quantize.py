@@ -1,0 +1,149 @@
+"""int8 for ONNX Runtime and ExecuTorch."""
+
+import sys
+
+import onnx
+import pytest
+import torch
+
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess
+from kornia_mvit.exporters import (
+    deployable,
+    load_executorch,
+    load_onnx,
+    quantize_executorch,
+    quantize_onnx,
+)
+from kornia_mvit.exporters.quantize import layer_errors
+from kornia_mvit.exporters.report import compare, file_size, model_size
+from tests.models.networks import TINY, randomize_norms
+from tests.test_preprocess import photos
+
+SIZE = 64
+
+
+def network(mode=TINY):
+    model = randomize_norms(MobileViTClassifier(mode, num_classes=5)).eval()
+    model.preprocess = Preprocess((SIZE, SIZE))
+    return model
+
+
+def images(count=4):
+    return [photo[:, n : n + 200, n : n + 150] for n, photo in enumerate(photos()[:2] * (count // 2))]
+
+
+def prepared(model):
+    return [model.preprocess.module()(image[None]) for image in images()]
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory):
+    """A small classifier, and its file."""
+    model = network()
+    path = tmp_path_factory.mktemp("int8") / "new" / "int8.onnx"
+    return model, quantize_onnx(model, path, images(), size=SIZE, keep=())
+
+
+class TestQuantizeOnnx:
+    def test_smoke(self, quantized):
+        model, path = quantized
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto, full_check=True)
+        assert {prop.key: prop.value for prop in proto.metadata_props}["task"] == "classification"
+        assert 1e-5 < compare(load_onnx(path), model, prepared(model)).difference < 0.2
+
+    def test_what_is_kept_is_not_quantised(self, quantized, tmp_path):
+        """A layer by its name, and all layers of a part by the part's."""
+        model, whole = quantized
+        keep = ("classifier", "backbone.stages.0")
+        kept = quantize_onnx(model, tmp_path / "int8.onnx", images(), size=SIZE, keep=keep)
+        names = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        spared = [name for name in names if name.startswith(keep)]
+        assert len(spared) > 2
+        for path, count in ((whole, len(names)), (kept, len(names) - len(spared))):
+            stored = onnx.load(path).graph.initializer
+            assert sum(t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1 for t in stored) == count
+
+    def test_each_channel_of_weights_has_its_scale(self, quantized):
+        proto = onnx.load(quantized[1])
+        shapes = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+        scales = {node.input[0]: node.input[1] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+        weights = [name for name in scales if len(shapes.get(name, ())) == 4]
+        assert weights
+        assert all(shapes[scales[name]] == [shapes[name][0]] for name in weights)
+
+    def test_images_of_any_size_go_in(self, tmp_path):
+        model = network()
+        path = quantize_onnx(
+            model, tmp_path / "int8.onnx", images(), with_preprocess=True, with_decode=True, layout="nhwc"
+        )
+        reference = deployable(model, with_preprocess=True, with_decode=True, layout="nhwc")
+        found = compare(load_onnx(path), reference, [photo.permute(1, 2, 0)[None] for photo in photos()[2:]])
+        assert found.difference < 0.2
+
+    @pytest.mark.long
+    def test_file_is_smaller(self, xxs, tmp_path):
+        after = quantize_onnx(xxs, tmp_path / "int8.onnx", images(2), size=SIZE)
+        assert file_size(after) < 0.4 * model_size(xxs)
+
+    @pytest.mark.parametrize("write", [quantize_onnx, quantize_executorch])
+    def test_exception(self, write, tmp_path, monkeypatch):
+        model, path = network(), tmp_path / "file"
+        with pytest.raises(ValueError, match="calibration images"):
+            write(model, path, [], size=SIZE)
+        with pytest.raises(ValueError, match=r"\(3, H, W\).*image 1.*torch.float32.*\(3, 9, 9\)"):
+            write(model, path, [*images()[:1], torch.rand(3, 9, 9)], size=SIZE)
+        with pytest.raises(ValueError, match=r"'head'.*backbone\.stem"):
+            write(model, path, images(), size=SIZE, keep=("head",))
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+        with pytest.raises(ImportError, match=r"install kornia-mvit\[export\]"):
+            write(model, path, images(), size=SIZE)
+
+
+class TestQuantizeExecutorch:
+    @pytest.mark.long
+    def test_answers_and_size(self, tmp_path):
+        """Of a published network, in a file of less than half its size."""
+        model = network("xxs")
+        path = quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE)
+        assert 1e-5 < compare(load_executorch(path), model, prepared(model)).difference < 0.2
+        assert file_size(path) < 0.4 * model_size(model)
+
+    @pytest.mark.long
+    def test_images_of_any_size_up_to_the_canvas(self, tmp_path):
+        model = network()
+        options = {"with_preprocess": True, "with_decode": True, "layout": "nhwc"}
+        run = load_executorch(quantize_executorch(model, tmp_path / "int8.pte", images(), size=(340, 230), **options))
+        found = compare(run, deployable(model, **options), [photo.permute(1, 2, 0)[None] for photo in photos()[2:]])
+        assert found.difference < 0.2
+
+    @pytest.mark.long
+    def test_kept_layers_compute_in_float(self, tmp_path):
+        model = network()
+        path = quantize_executorch(model, tmp_path / "int8.pte", images(), size=SIZE, keep=("backbone", "classifier"))
+        assert compare(load_executorch(path), model, prepared(model)).difference < 1e-5
+
+
+class TestLayerErrors:
+    def test_worst_first(self):
+        model = network()
+        with torch.no_grad():
+            model.backbone.stem.conv.weight[0] *= 1e4  # one channel takes the range of all
+        found = layer_errors(model, images())
+        layers = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        assert sorted(one.name for one in found) == sorted(layers)
+        assert [one.error for one in found] == sorted((one.error for one in found), reverse=True)
+        assert all(one.error > 0 for one in found)
+
+    def test_head_of_training_alone_is_left_out(self):
+        model = DeepLabV3(TINY, num_classes=3, aux_channels=8).eval()
+        assert not any(one.name.startswith("aux_head") for one in layer_errors(model, images(2)))
+
+    def test_leaves_the_model_alone(self):
+        model = network().train()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        layer_errors(model, images())
+        assert model.training
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

@@ -1,0 +1,134 @@
+"""optimize: what it does, what it says, what it refuses."""
+
+import time
+
+import pytest
+import torch
+
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite, optimize
+from kornia_mvit.inference.engines.optimize import _Slices, has_bfloat16
+from tests.models.networks import DEEP, randomize
+
+
+class TestOptimize:
+    @pytest.mark.parametrize("build", [lambda: MobileViTClassifier("xxs", 4), lambda: DeepLabV3("xxs", 4)])
+    def test_eager(self, build):
+        model = randomize(build()).eval()
+        x = torch.rand(2, 3, 64, 80)
+        fast = optimize(model, x, mode="eager")
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+        assert "as asked" in fast.report
+        assert "as asked" in repr(fast)
+        assert not fast(x).requires_grad
+
+    def test_passes_on_what_the_model_has(self):
+        model = SSDLite("xxs", 4)
+        fast = optimize(model, torch.rand(1, 3, 64, 64), mode="eager")
+        logits, deltas = fast(torch.rand(1, 3, 64, 64))
+        assert len(fast.decode(logits, deltas, (64, 64))) == 1
+        with pytest.raises(AttributeError, match="nothing_such"):
+            _ = fast.nothing_such
+
+    def test_auto_keeps_the_faster(self, monkeypatch):
+        """With times given out; that the real ones decide is a matter of the benchmark."""
+        model = randomize(MobileViT(DEEP)).eval()
+        x = torch.rand(2, 3, 64, 70)
+        monkeypatch.setattr(torch, "compile", lambda network, **_: lambda image: network(image) + 1)
+        with torch.no_grad():
+            expected = model(x)
+        for times, kept in (({"eager": 1.0, "compiled": 2.0}, "eager"), ({"eager": 2.0, "compiled": 1.0}, "compiled")):
+            given = {name: [taken / 1e3] for name, taken in times.items()}
+            monkeypatch.setattr("kornia_mvit.inference.engines.optimize.time_in_turn", lambda *_, t=given, **__: t)
+            fast = optimize(model, x)
+            assert f"kept it {kept} on cpu" in fast.report
+            torch.testing.assert_close(fast(x), expected + (kept == "compiled"), rtol=1e-4, atol=1e-4)
+            assert fast.milliseconds == pytest.approx(times)
+
+    def test_times_are_medians_in_milliseconds(self, monkeypatch):
+        given = {"eager": [0.002, 0.001, 9.0], "compiled": [0.004, 0.003, 0.005]}
+        monkeypatch.setattr("kornia_mvit.inference.engines.optimize.time_in_turn", lambda *_, **__: given)
+        monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+        fast = optimize(randomize(MobileViT(DEEP)).eval(), torch.rand(2, 3, 64, 70))
+        assert fast.milliseconds == pytest.approx({"eager": 2.0, "compiled": 4.0})
+
+    def test_the_slower_is_not_kept(self, monkeypatch):
+        """With times as measured."""
+
+        def slow(network, **_):
+            return lambda image: (time.sleep(0.05), network(image))[1]
+
+        monkeypatch.setattr(torch, "compile", slow)
+        fast = optimize(randomize(MobileViT(DEEP)).eval(), torch.rand(1, 3, 32, 32))
+        assert 0 < fast.milliseconds["eager"]
+        assert fast.milliseconds["compiled"] >= 50
+        assert ("kept it eager" in fast.report) == (fast.milliseconds["eager"] < fast.milliseconds["compiled"])
+
+    def test_where_nothing_compiles(self, monkeypatch):
+        def refuse(*_, **__):
+            def run(_):
+                raise RuntimeError("no compiler\nat all")
+
+            return run
+
+        monkeypatch.setattr(torch, "compile", refuse)
+        model, x = randomize(MobileViT(DEEP)).eval(), torch.rand(2, 3, 64, 70)
+        fast = optimize(model, x)
+        assert "left eager: it cannot be compiled here (no compiler)" in fast.report
+        with torch.no_grad():
+            torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+        with pytest.raises(RuntimeError, match="no compiler"):
+            optimize(model, x, mode="compile")
+
+    @pytest.mark.long
+    def test_compiles(self):
+        model, x = randomize(MobileViTClassifier(DEEP, 4)).eval(), torch.rand(3, 3, 128, 128)
+        fast = optimize(model, x)
+        assert set(fast.milliseconds) >= {"eager", "compiled"}
+        with torch.no_grad():
+            for image in (x, torch.rand(2, 3, 70, 96)):
+                torch.testing.assert_close(fast(image), model(image), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions")
+    def test_bfloat16(self):
+        model, x = randomize(MobileViT(DEEP)).eval(), torch.rand(2, 3, 64, 70)
+        fast = optimize(model, x, mode="eager", dtype=torch.bfloat16)
+        assert fast(x).dtype == torch.float32
+        with torch.no_grad():
+            assert (fast(x) - model(x)).abs().max() < 0.1 * model(x).abs().max()
+
+    def test_bfloat16_without_instructions(self, monkeypatch):
+        monkeypatch.setattr("kornia_mvit.inference.engines.optimize.has_bfloat16", lambda: False)
+        with pytest.raises(ValueError, match="no bfloat16 instructions"):
+            optimize(MobileViT(DEEP), torch.rand(1, 3, 64, 64), dtype=torch.bfloat16)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"mode": "fastest"}, "unknown mode 'fastest'; available: 'auto'"),
+            ({"mode": "reduce-overhead"}, "CUDA graphs, and the model is on cpu"),
+            ({"dtype": torch.float16}, "float16 is slower"),
+            ({"dtype": torch.int8}, "not floating point"),
+            ({"example": torch.zeros(3, 64, 64)}, r"shape \(3, 64, 64\); give images of shape"),
+            ({"example": torch.zeros(1, 3, 64, 64, device="meta")}, "on meta and the model on cpu"),
+        ],
+        ids=["mode", "graphs", "half", "integer", "rank", "device"],
+    )
+    def test_exception(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            optimize(MobileViT(DEEP), **({"example": torch.rand(1, 3, 64, 64)} | settings))
+
+
+class TestSlices:
+    def test_equal(self):
+        calls = []
+
+        def run(x):
+            calls.append(len(x))
+            return x + 1, x * 2
+
+        x = torch.rand(5, 2)
+        a, b = _Slices(run, lambda s: (s + 1, s * 2), 2)(x)
+        assert torch.equal(a, x + 1)
+        assert torch.equal(b, x * 2)
+        assert calls == [2, 2]

@@ -1,0 +1,115 @@
+"""Pictures of batches and of predictions."""
+
+import pytest
+import torch
+
+from kornia_mvit import Batch, Preprocess
+from kornia_mvit.draw.images import _RIGHT, _WRONG, _colour, draw_batch, draw_predictions
+
+
+def has(picture, colour):
+    wanted = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return any(pixel == wanted for _, pixel in picture.getcolors(1 << 24))
+
+
+class TestDrawBatch:
+    @pytest.mark.parametrize("label", [None, torch.arange(5), torch.eye(5) * 0.5 + 0.1])
+    @pytest.mark.parametrize("channels", [1, 3, 4])
+    def test_cardinality(self, label, channels):
+        batch = Batch(torch.randint(0, 256, (5, channels, 20, 30), dtype=torch.uint8), label)
+        picture = draw_batch(batch, list("abcde"), columns=3, cell=64)
+        assert picture.width == 8 + 3 * (64 + 14)
+        assert picture.height > 2 * 64
+
+    def test_feature(self):
+        """Pixels come back as they were, with the normalisation undone."""
+        image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+        record = Preprocess(None, channel_order="bgr", mean=(0.5,) * 3, std=(0.25,) * 3)
+        pictures = [
+            draw_batch(Batch(image), cell=32),
+            draw_batch(Batch(record.module()(image)), preprocess=record, cell=32),
+        ]
+        for picture in pictures:
+            assert picture.getpixel((8 + 3, 8 + 3)) == tuple(image[0, :, 0, 0].tolist())
+            assert picture.getpixel((8 + 3 + 31, 8 + 3 + 31)) == tuple(image[0, :, -1, -1].tolist())
+
+    def test_boxes_masks_and_keypoints_stand_where_they_belong(self):
+        mask = torch.zeros(1, 32, 32, dtype=torch.long)
+        mask[:, 16:] = 1
+        mask[:, :, 28:] = 255
+        batch = Batch(
+            torch.full((1, 3, 32, 32), 255, dtype=torch.uint8),
+            boxes=torch.tensor([[[4.0, 4, 12, 12], [0, 0, 0, 0]]]),
+            box_label=torch.tensor([[1, -1]]),
+            mask=mask,
+            keypoints=torch.tensor([[[20.0, 6.0], [24.0, 6.0]]]),
+            keypoint_visible=torch.tensor([[True, False]]),
+        )
+        picture = draw_batch(batch, ["sky", "road"], cell=320)
+        assert picture.height > 320 + 30, "a legend stands below"
+        assert draw_batch(batch, legend=False, cell=320).height < picture.height
+
+        def at(x, y):
+            return picture.getpixel((8 + 3 + round(x * 10), 8 + 3 + round(y * 10)))
+
+        def blend(k):
+            return tuple(round((255 + v) / 2) for v in _colour(k))
+
+        assert at(11.9, 8) == _colour(1), "the right edge of the box"
+        assert max(abs(a - b) for a, b in zip(at(16, 8), blend(0), strict=True)) <= 1
+        assert max(abs(a - b) for a, b in zip(at(16, 20), blend(1), strict=True)) <= 1
+        picture = draw_batch(batch, ["sky", "road"], colours=[(0, 0, 0), (255, 255, 255)], cell=320)
+        assert (at(16, 8), at(16, 20)) == ((127, 127, 127), (255, 255, 255)), "colours of one's own"
+        assert at(30, 20)[0] == at(30, 20)[1] == at(30, 20)[2], "ignored pixels are grey"
+        assert at(20, 6) == (255, 60, 60)
+        assert at(24, 6) == at(16, 8), "what is not visible is not drawn"
+
+    def test_normalised_images_ask_for_their_preprocessing(self):
+        record = Preprocess(None, mean=(0.5,) * 3, std=(0.5,) * 3)
+        batch = Batch(record.module()(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)))
+        with pytest.warns(UserWarning, match=r"from -1 to 1.*\[0, 1\]; give preprocess"):
+            draw_batch(batch)
+        draw_batch(batch, preprocess=record)  # warnings are errors here
+
+    def test_background_shows_the_image(self):
+        mask = torch.tensor([[[0, 1], [255, 0]]])
+        batch = Batch(torch.full((1, 3, 2, 2), 200, dtype=torch.uint8), mask=mask)
+        painted, plain = draw_batch(batch, cell=64), draw_batch(batch, cell=64, background=0)
+        corners = {k: (11 + 62 * (k % 2), 11 + 62 * (k // 2)) for k in range(4)}
+        assert all(painted.getpixel(at) != (200, 200, 200) for at in corners.values())
+        assert [k for k, at in corners.items() if plain.getpixel(at) == (200, 200, 200)] == [0, 3]
+        assert draw_batch(batch.replace(mask=torch.zeros_like(mask)), cell=64, background=0).height < plain.height
+
+    def test_ignored_boxes_are_grey(self):
+        batch = Batch(
+            torch.zeros(1, 3, 32, 32),
+            boxes=torch.tensor([[[4.0, 4, 28, 28]]]),
+            box_label=torch.tensor([[0]]),
+            box_ignore=torch.tensor([[True]]),
+        )
+        assert has(draw_batch(batch), "#969696")
+
+    def test_colours_of_classes_differ(self):
+        colours = [_colour(k) for k in range(24)]
+        distances = [
+            sum(abs(a - b) for a, b in zip(x, y, strict=True)) for i, x in enumerate(colours) for y in colours[:i]
+        ]
+        assert min(distances) > 30
+
+
+class TestDrawPredictions:
+    def test_wrong_ones_are_marked(self):
+        image, probabilities = torch.zeros(2, 3, 32, 32), torch.tensor([[0.9, 0.1], [0.8, 0.2]])
+        right = draw_predictions(image, probabilities, torch.tensor([0, 0]))
+        mixed = draw_predictions(image, probabilities, torch.tensor([0, 1]), ["cat", "dog"])
+        assert has(right, _RIGHT)
+        assert not has(right, _WRONG)
+        assert has(mixed, _RIGHT)
+        assert has(mixed, _WRONG)
+        unknown = draw_predictions(image, probabilities)
+        assert not has(unknown, _RIGHT)
+        assert not has(unknown, _WRONG)
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="2 images, 1 predictions"):
+            draw_predictions(torch.zeros(2, 3, 8, 8), torch.ones(1, 2), torch.zeros(2))
