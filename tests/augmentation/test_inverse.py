@@ -4,7 +4,7 @@ import kornia.augmentation as K
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess
@@ -60,12 +60,16 @@ class TestInverse:
             errors.append((back - maps).abs().mean(1, keepdim=True)[valid].mean())
         assert torch.stack(errors).mean() <= 0.05
 
+    @example(name="affine, filled", seed=0)
     @given(
         name=st.sampled_from(sorted(set(STACKS) - {"classification_strong", "classification_strong, trivial"})),
         seed=SEEDS,
     )
     def test_valid_pixels_are_those_that_the_mask_saw(self, name, seed):
-        """Numbering each pixel in the mask tells which of them reached the result: these are valid, all but the rim."""
+        """Numbering each pixel in the mask tells which of them reached the result: these are valid, all but the rim.
+
+        A pixel is valid where all that it is made from was seen, which leaves out up to two along an edge.
+        """
         height, width = 56, 60
         numbers = torch.arange(height * width).view(1, height, width) + 1000
         pipeline = AugmentationPipeline(STACKS[name](), ignore_index=0)
@@ -74,7 +78,7 @@ class TestInverse:
         seen = torch.zeros(height * width, dtype=torch.bool)
         seen[out.mask[out.mask > 0] - 1000] = True
         unseen = (~seen).float().view(1, 1, height, width)
-        well_inside = F.max_pool2d(F.pad(unseen, (1, 1, 1, 1), value=1.0), 3, 1) == 0
+        well_inside = F.max_pool2d(F.pad(unseen, (2, 2, 2, 2), value=1.0), 5, 1) == 0
         assert not (well_inside & ~valid).any()
 
     @pytest.mark.parametrize("padded", [False, True])
