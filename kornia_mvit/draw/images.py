@@ -348,8 +348,7 @@ def _enlarge(image: Tensor, cell: int) -> "Image.Image":
     """Return a (3, H, W) uint8 image as a picture whose longer side is ``cell`` pixels."""
     picture = to_picture(image)
     scale = cell / max(picture.size)
-    resized: Image.Image = picture.resize(tuple(max(1, round(side * scale)) for side in picture.size))
-    return resized
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def _paint_mask(

@@ -8,7 +8,7 @@ from typing import Any
 
 from kornia_mvit.draw.charts import draw_curves
 from kornia_mvit.evaluation.base import BaseEvaluation, Colours, Pictures
-from kornia_mvit.evaluation.page import Picture, Section, Table, Text, Tiles, render_page
+from kornia_mvit.evaluation.page import Part, Picture, Section, Table, Text, Tiles, render_page
 from kornia_mvit.files import cell, write_whole
 
 __all__ = ["write_files", "write_report"]
@@ -77,7 +77,7 @@ def write_report(
         *evaluation.sections(metrics, pictures, names, class_colours),
         *([_settings(settings)] if settings else []),
     ]
-    lead = [Text([*about, *evaluation.warnings(metrics)]), Tiles(evaluation.summary(metrics))]
+    lead: list[Part] = [Text([*about, *evaluation.warnings(metrics)]), Tiles(evaluation.summary(metrics))]
     data = {**metrics, "worst": evaluation.examples(names), "about": list(about)}
     data["history"] = [dict(row) for row in history]
     tables = evaluation.tables(metrics, names)
