@@ -35,8 +35,15 @@ MOVED = {
     "data.tables": "data.formats.tables",
     "models.fuse": "inference.engines.fuse",
     "models.optimize": "inference.engines.optimize",
+    "training.detection_evaluation": "evaluation.detection",
     "training.detection_metrics": "evaluation.coco",
+    "training.detection_report": "evaluation.report",
     "training.evaluation": "evaluation.classification",
+    "training.figures": "draw.charts",
+    "training.page": "evaluation.page",
+    "training.report": "evaluation.report",
+    "training.segmentation_evaluation": "evaluation.segmentation",
+    "training.segmentation_report": "evaluation.report",
     "visualize": "draw.images",
 }
 

@@ -14,7 +14,7 @@ import torch
 from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
 from kornia_mvit.data.loading.shards import write_shards
 from kornia_mvit.data.synthetic import Shapes
-from kornia_mvit.evaluation.report_parts import write_files
+from kornia_mvit.evaluation.report import write_files
 from kornia_mvit.weights.registry import save_pretrained
 from tests.cli.test_cli import FAST, run
 from tests.damage.kinds import TINY

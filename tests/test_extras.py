@@ -186,12 +186,9 @@ BEHIND = {
     "kornia_mvit.cli.fit: _run": "kornia_mvit.training: <module>",
     "kornia_mvit.cli.fit: _task_of_recipe": "kornia_mvit.training: <module>",
     "kornia_mvit.training.preview: _data": "kornia_mvit.training.datamodules: <module>",
-    "kornia_mvit.training.preview: draw_preview": "kornia_mvit.draw.images: _pillow",
-    "kornia_mvit.evaluation.detection_report: _panels": "kornia_mvit.draw.images: _pillow",
+    "kornia_mvit.training.preview: draw_preview": "kornia_mvit.draw.sheets: pillow",
     "kornia_mvit.draw.charts: _percent": "kornia_mvit.draw.charts: _figure",
     "kornia_mvit.draw.charts: draw_confusion": "kornia_mvit.draw.charts: _figure",
-    "kornia_mvit.evaluation.classification_report: _picture": "kornia_mvit.draw.images: _pillow",
-    "kornia_mvit.evaluation.segmentation_report: _legend": "kornia_mvit.draw.images: _pillow",
 }
 # Whatever these packages' modules import as they are loaded, the package has asked for before.
 ASKS_FIRST = {

@@ -1,4 +1,7 @@
-"""Charts of a run and of what it learned as PNG files. Needs Matplotlib, from ``kornia-mvit[train]``."""
+"""Charts of a run and of what it learned. Needs Matplotlib, from ``kornia-mvit[train]``.
+
+Each function returns a PNG file, and raises an ImportError if Matplotlib is missing.
+"""
 
 import io
 import math
@@ -19,6 +22,7 @@ __all__ = [
     "draw_confusion",
     "draw_curves",
     "draw_per_class",
+    "draw_precision_recall",
     "draw_reliability",
     "draw_scores",
     "most_confused",
@@ -40,11 +44,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
             single classes, as ``val/accuracy/CLASS``, are left out.
         best: the epoch to mark.
 
-    Returns:
-        A PNG file.
-
     Raises:
-        ImportError: if Matplotlib is missing.
         ValueError: if there is nothing to draw.
     """
     names = {name for row in history for name in row if name != "epoch"}
@@ -100,12 +100,6 @@ def draw_confusion(confusion: Tensor, support: Tensor, names: Sequence[str], uni
         support: (K,) images of each class, those taken for a class that is left out too.
         names: of the K classes.
         unit: what is counted.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        ImportError: if Matplotlib is missing.
     """
     k = len(confusion)
     named = k <= _NAMED
@@ -152,12 +146,6 @@ def draw_reliability(bins: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         bins: of confidence, each with ``low``, ``high``, ``images`` and, where there are any, ``confidence`` and
             ``accuracy``.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        ImportError: if Matplotlib is missing.
     """
     figure = _figure(5.6, 5.8)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -188,12 +176,6 @@ def draw_per_class(rows: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         rows: each with ``class``, ``precision``, ``recall``, ``recall_low``, ``recall_high`` and ``f1``; None where
             not defined.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        ImportError: if Matplotlib is missing.
     """
     figure = _figure(8.2, 1.3 + 0.36 * len(rows))
     axes = figure.subplots()
@@ -208,8 +190,7 @@ def draw_per_class(rows: Sequence[Mapping[str, Any]]) -> bytes:
             size = {"o": 36, "D": 24, "|": 120}[marker]
             x, y = [point[0] for point in points], [point[1] for point in points]
             axes.scatter(x, y, s=size, c=colour, marker=marker, label=label, zorder=2)
-    axes.set_yticks(range(len(rows)), [shorten(row["class"]) for row in rows], parse_math=False)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    _name_rows(axes, rows)
     ends = [row[name] for row in rows for name in ("recall_low", "precision", "f1") if row[name] is not None]
     lowest = math.floor(min(ends, default=0) * 10) / 10
     axes.set_xlim(lowest - 0.01, 1.01)
@@ -226,12 +207,6 @@ def draw_scores(rows: Sequence[Mapping[str, Any]], score: str, label: str) -> by
             defined.
         score: NAME.
         label: what the axis is called.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        ImportError: if Matplotlib is missing.
     """
     figure = _figure(8.2, 1.1 + 0.34 * len(rows))
     axes = figure.subplots()
@@ -244,8 +219,7 @@ def draw_scores(rows: Sequence[Mapping[str, Any]], score: str, label: str) -> by
         if low is not None and high is not None:
             axes.plot([low, high], [place] * 2, color=_BLUE, linewidth=2.2)
         axes.plot(row[score], place, "o", color=_BLUE, markersize=5)
-    axes.set_yticks(range(len(rows)), [shorten(row["class"]) for row in rows], parse_math=False)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    _name_rows(axes, rows)
     axes.set_xlim(0, 1.01)
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(_percent())
@@ -258,12 +232,6 @@ def draw_precision_recall(curves: Mapping[str, Sequence[float]], mean: Sequence[
     Args:
         curves: of each class to draw, the precision at evenly spaced recalls from 0 to 1.
         mean: over all classes.
-
-    Returns:
-        A PNG file.
-
-    Raises:
-        ImportError: if Matplotlib is missing.
     """
     figure = _figure(7.2, 4.6)
     axes = figure.subplots()
@@ -303,7 +271,7 @@ def most_confused(confusion: Tensor, count: int = 20) -> list[int]:
 
 
 def shorten(name: str, letters: int = _LONGEST) -> str:
-    """Give a name that fits beside a chart.
+    """Return a name that fits beside a chart.
 
     Example:
         >>> shorten('Welsh springer spaniel', 12)
@@ -338,6 +306,12 @@ def _plain(axes: "Axes", title: str) -> None:
     axes.tick_params(length=0, labelcolor=_INK, labelsize=9)
     axes.grid(color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _name_rows(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the names of classes beside the rows of a chart, the first at the top."""
+    axes.set_yticks(range(len(rows)), [shorten(row["class"]) for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def _png(figure: "Figure") -> bytes:

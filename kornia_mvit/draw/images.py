@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.batch import Batch
+from kornia_mvit.draw.sheets import INK, PAPER, pillow, side_by_side, stack_rows, to_picture
 from kornia_mvit.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = [
     "add_legend",
     "classes_in",
     "draw_batch",
+    "draw_detections",
     "draw_overlay",
     "draw_predictions",
     "draw_segmentation",
@@ -29,7 +31,7 @@ __all__ = [
 
 Colours = Sequence[tuple[int, int, int]]
 
-_INK, _RIGHT, _WRONG, _PAPER = "#222222", "#1a7f37", "#cf222e", "#ffffff"
+_RIGHT, _WRONG = "#1a7f37", "#cf222e"
 _SLACK = 0.01  # beyond [0, 1], as bicubic resizing leaves it
 _STRIP = 2**21  # pixels that are painted at a time
 _IGNORED, _POINT = (150, 150, 150), (255, 60, 60)
@@ -81,7 +83,7 @@ def draw_batch(
             picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index, colours, background)
         _draw_shapes(picture, batch, i, class_names)
         pictures.append(picture)
-    sheet = _grid(pictures, titles, [_INK] * len(titles), columns, cell)
+    sheet = _grid(pictures, titles, [INK] * len(titles), columns, cell)
     if batch.mask is not None and legend:
         shown = [k for k in classes_in(batch.mask, ignore_index) if k != background]
         sheet = add_legend(sheet, shown, class_names, colours) if shown else sheet
@@ -105,7 +107,7 @@ def add_legend(
     Raises:
         ImportError: if Pillow is missing.
     """
-    pillow, drawing, fonts = _pillow()
+    images, drawing, fonts = pillow()
     font, line, gap = fonts.load_default(size=13), 20, 8
     places, x, y = [], gap, 0
     for k in classes:
@@ -114,12 +116,12 @@ def add_legend(
             x, y = gap, y + line
         places.append((x, sheet.height + y))
         x += wide
-    out: Image.Image = pillow.new("RGB", (sheet.width, sheet.height + y + line + gap), _PAPER)
+    out: Image.Image = images.new("RGB", (sheet.width, sheet.height + y + line + gap), PAPER)
     out.paste(sheet)
     pen = drawing.Draw(out)
     for k, (left, top) in zip(classes, places, strict=True):
         pen.rectangle((left, top + 2, left + 12, top + 14), fill=_colour(k, colours))
-        pen.text((left + 18, top), _name(k, class_names), fill=_INK, font=font)
+        pen.text((left + 18, top), _name(k, class_names), fill=INK, font=font)
     return out
 
 
@@ -158,7 +160,7 @@ def draw_predictions(
     for i, row in enumerate(probabilities):
         best = int(row.argmax())
         titles.append(f"{_name(best, class_names)}: {row[best]:.0%}")
-        colours.append(_INK)
+        colours.append(INK)
         if label is not None:
             truth = int(label[i])
             colours[-1] = _RIGHT if truth == best else _WRONG
@@ -192,7 +194,7 @@ def draw_overlay(
         ValueError: for a mask of another size than the image.
     """
     _check_mask(image, mask)
-    picture = _pillow()[0].fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
+    picture = to_picture(_look(image[None], None)[0])
     picture = _paint_mask(picture, mask.cpu(), ignore_index, colours)  # lets go of the one from before
     return add_legend(picture, classes_in(mask, ignore_index), class_names, colours)
 
@@ -222,8 +224,8 @@ def draw_detections(
     Raises:
         ImportError: if Pillow is missing.
     """
-    pillow, drawing, fonts = _pillow()
-    picture: Image.Image = pillow.fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
+    _, drawing, fonts = pillow()
+    picture = to_picture(_look(image[None], None)[0])
     pen = drawing.Draw(picture)
     font = fonts.load_default(size=max(9, max(picture.size) // 30))
     for k in range(len(boxes) - 1, -1, -1):  # the best last, on top
@@ -252,16 +254,10 @@ def draw_segmentation(
         ImportError: if Pillow is missing.
         ValueError: for a mask of another size than the image.
     """
-    pillow, gap = _pillow()[0], 4
     for mask in masks:
         _check_mask(image, mask)
-    picture = pillow.fromarray(_look(image[None], None)[0].permute(1, 2, 0).contiguous().numpy())
-    sheet: Image.Image = pillow.new("RGB", ((picture.width + gap) * (1 + len(masks)) - gap, picture.height), _PAPER)
-    sheet.paste(picture, (0, 0))
-    for i, mask in enumerate(masks):
-        painted = _paint_mask(picture, mask.cpu(), ignore_index, colours)
-        sheet.paste(painted, ((picture.width + gap) * (1 + i), 0))
-    return sheet
+    picture = to_picture(_look(image[None], None)[0])
+    return side_by_side([picture, *(_paint_mask(picture, mask.cpu(), ignore_index, colours) for mask in masks)])
 
 
 def _check_mask(image: Tensor, mask: Tensor) -> None:
@@ -269,32 +265,8 @@ def _check_mask(image: Tensor, mask: Tensor) -> None:
         raise ValueError(f"the image is {tuple(image.shape[1:])}, its mask {tuple(mask.shape)}")
 
 
-def stack_rows(rows: Sequence["Image.Image"], titles: Sequence[str]) -> "Image.Image":
-    """Put pictures of several columns below each other, with the columns' titles above.
-
-    Args:
-        rows: Pillow images, each of as many columns of equal width as there are titles.
-        titles: of the columns.
-
-    Raises:
-        ImportError: if Pillow is missing.
-    """
-    pillow, drawing, fonts = _pillow()
-    gap, head = 8, 22
-    height = head + sum(row.height + gap for row in rows) - gap
-    sheet: Image.Image = pillow.new("RGB", (max(row.width for row in rows), height), _PAPER)
-    pen, font = drawing.Draw(sheet), fonts.load_default(size=14)
-    for place, title in enumerate(titles):
-        pen.text((place * rows[0].width // len(titles) + 2, 2), title, fill=_INK, font=font)
-    top = head
-    for row in rows:
-        sheet.paste(row, (0, top))
-        top += row.height + gap
-    return sheet
-
-
 def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":
-    """Give a mask as a palette image, whose indices are the classes and whose colours show them.
+    """Return a mask as a palette image, whose indices are the classes and whose colours show them.
 
     Args:
         mask: (H, W), class of each pixel, integer, below 256.
@@ -313,7 +285,7 @@ def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":
     """
     if mask.numel() and not 0 <= int(mask.min()) <= int(mask.max()) < 256:
         raise ValueError(f"classes from {int(mask.min())} to {int(mask.max())}; a palette has places from 0 to 255")
-    out: Image.Image = _pillow()[0].fromarray(mask.cpu().to(torch.uint8).contiguous().numpy())
+    out: Image.Image = pillow()[0].fromarray(mask.cpu().to(torch.uint8).contiguous().numpy())
     out.putpalette([value for k in range(256) for value in _colour(k, colours)])
     return out
 
@@ -363,16 +335,8 @@ def _title(label: Tensor, class_names: Sequence[str] | None) -> str:
     return "\n".join(f"{_name(i, class_names)}: {share:.0%}" for share, i in shares if share >= 0.005)
 
 
-def _pillow() -> Any:
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError("drawing needs Pillow; install kornia-mvit[train]") from error
-    return Image, ImageDraw, ImageFont
-
-
 def _colour(index: int, colours: Colours | None = None) -> tuple[int, int, int]:
-    """Give a class its colour: hues a golden section apart, so that neighbours in number differ."""
+    """Return a class its colour: hues a golden section apart, so that neighbours in number differ."""
     if colours is not None and 0 <= index < len(colours):
         return colours[index]
     hue, strength = index * 0.618034 % 1.0, (1.0, 0.55, 0.8)[index % 3]
@@ -381,11 +345,10 @@ def _colour(index: int, colours: Colours | None = None) -> tuple[int, int, int]:
 
 
 def _enlarge(image: Tensor, cell: int) -> "Image.Image":
-    """Give a (3, H, W) uint8 image as a picture whose longer side is ``cell`` pixels."""
-    picture = _pillow()[0].fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    """Return a (3, H, W) uint8 image as a picture whose longer side is ``cell`` pixels."""
+    picture = to_picture(image)
     scale = cell / max(picture.size)
-    resized: Image.Image = picture.resize(tuple(max(1, round(side * scale)) for side in picture.size))
-    return resized
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
 def _paint_mask(
@@ -395,8 +358,8 @@ def _paint_mask(
     palette: Colours | None = None,
     background: int | None = None,
 ) -> "Image.Image":
-    """Give a picture with the colours of a mask over it, painted in strips of rows."""
-    pillow = _pillow()[0]
+    """Return a picture with the colours of a mask over it, painted in strips of rows."""
+    images = pillow()[0]
     rows, column = (
         ((torch.arange(n) + 0.5) * (m / n)).long() for n, m in zip(picture.size[::-1], mask.shape, strict=True)
     )
@@ -412,16 +375,16 @@ def _paint_mask(
         ignored = large == ignore_index
         colours[ignored] = torch.where(hatch[ignored, None], 230, 110).to(torch.uint8)
         strip = picture.crop((0, top, picture.width, top + len(row)))
-        blended = pillow.blend(strip, pillow.fromarray(colours.numpy()), 0.5)
+        blended = images.blend(strip, images.fromarray(colours.numpy()), 0.5)
         if background is not None:
-            blended.paste(strip, mask=pillow.fromarray((large == background).numpy()))
+            blended.paste(strip, mask=images.fromarray((large == background).numpy()))
         out.paste(blended, (0, top))
     return out
 
 
 def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: Sequence[str] | None) -> None:
     """Draw an image's boxes and keypoints."""
-    _, drawing, fonts = _pillow()
+    _, drawing, fonts = pillow()
     pen = drawing.Draw(picture)
     height, width = batch.image.shape[-2:]
     across, down = picture.width / width, picture.height / height
@@ -442,7 +405,7 @@ def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: 
         for point, visible in zip(batch.keypoints[index].tolist(), batch.keypoint_visible[index].tolist(), strict=True):
             if visible:
                 x, y, r = point[0] * across, point[1] * down, 1.5 * line + 1
-                pen.ellipse((x - r, y - r, x + r, y + r), fill=_POINT, outline=_PAPER)
+                pen.ellipse((x - r, y - r, x + r, y + r), fill=_POINT, outline=PAPER)
 
 
 def _line(size: tuple[int, int]) -> int:
@@ -476,13 +439,13 @@ def _draw_box(
 
 
 def _contrast(colour: tuple[int, int, int]) -> str:
-    return _INK if 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] > 120 else _PAPER
+    return INK if 0.3 * colour[0] + 0.6 * colour[1] + 0.1 * colour[2] > 120 else PAPER
 
 
 def _grid(
     pictures: Sequence["Image.Image"], titles: Sequence[str], colours: Sequence[str], columns: int, cell: int
 ) -> "Image.Image":
-    pillow, drawing, fonts = _pillow()
+    images, drawing, fonts = pillow()
     columns = max(1, min(columns, len(titles)))
     rows = -(-len(titles) // columns)
     font = fonts.load_default(size=max(11, cell // 9) if cell < 200 else cell // 16)
@@ -490,7 +453,7 @@ def _grid(
     text = line * max((1 + title.count("\n") for title in titles if title), default=0)
     gap, border = 8, 3
     width, height = cell + gap + 2 * border, cell + text + gap + 2 * border
-    sheet: Image.Image = pillow.new("RGB", (columns * width + gap, rows * height + gap), _PAPER)
+    sheet: Image.Image = images.new("RGB", (columns * width + gap, rows * height + gap), PAPER)
     pen = drawing.Draw(sheet)
     for i, (picture, title, colour) in enumerate(zip(pictures, titles, colours, strict=True)):
         x, y = gap + i % columns * width, gap + i // columns * height

@@ -1,8 +1,8 @@
-"""What a classifier said of labelled images, in little memory, and the numbers that follow from it."""
+"""What a classifier predicted for labelled images, in little memory, and the numbers and pictures made of it."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,28 +16,30 @@ from torchmetrics.functional.classification import (
 )
 
 from kornia_mvit.batch import Batch
+from kornia_mvit.draw import charts
+from kornia_mvit.draw.images import draw_predictions
+from kornia_mvit.draw.sheets import png
+from kornia_mvit.evaluation import parts
+from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, Pictures, thumbnail
+from kornia_mvit.evaluation.page import Gallery, Picture, Section, Text
+from kornia_mvit.evaluation.parts import number, percent
 from kornia_mvit.ops.intervals import wilson_interval
-from kornia_mvit.preprocess import Preprocess, antialiased_resize
+from kornia_mvit.preprocess import Preprocess
 
-__all__ = [
-    "Collector",
-    "Evaluation",
-    "Mistake",
-    "classification_metrics",
-    "name_of",
-    "name_of_image",
-    "thumbnail",
-]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Collector", "Evaluation", "Mistake", "classification_metrics"]
 
 # N images, K classes, k = min(5, K)
 _TOP = 5
 _BINS = 15
-_THUMBNAIL = 160
+_SIDE = 160  # pixels of small pictures
 
 
 @dataclass
 class Mistake:
-    """An image that was taken for something else.
+    """An image that was taken for another class.
 
     Args:
         image: (3, h, w), uint8, small enough to be kept.
@@ -61,13 +63,17 @@ class Mistake:
         """Its probability."""
         return float(self.probabilities.max())
 
+    @property
+    def score(self) -> float:
+        """The confidence, by which mistakes are sorted."""
+        return self.confidence
+
 
 @dataclass
-class Evaluation:
+class Evaluation(BaseEvaluation):
     """What was predicted for N labelled images: the five most probable classes of each, and its loss.
 
-    All numbers of a report follow from these, so that an evaluation on 50,000 images and 1,000 classes takes 4 MB and
-    not 200 MB, and can go into every checkpoint.
+    On 50,000 images and 1,000 classes it takes 4 MB, where all probabilities would take 200 MB.
 
     Args:
         label: (N,), the truth.
@@ -85,6 +91,9 @@ class Evaluation:
         >>> evaluation.predicted, evaluation.right
         (tensor([0, 1]), tensor([ True, False]))
     """
+
+    example_type: ClassVar[type] = Mistake
+    example_lists: ClassVar[Mapping[str, int]] = {"mistakes": -1}
 
     label: Tensor
     top_class: Tensor
@@ -111,7 +120,7 @@ class Evaluation:
 
     @classmethod
     def from_logits(cls, logits: Tensor, label: Tensor) -> Self:
-        """Make one from (N, K) logits and (N,) labels, or (N, K) soft ones, of which the largest is taken.
+        """Return the evaluation of (N, K) logits and (N,) labels, or (N, K) soft ones, whose largest counts.
 
         Raises:
             ValueError: as the class does.
@@ -126,22 +135,6 @@ class Evaluation:
         else:
             loss = torch.zeros(len(hard))  # the class refuses such labels
         return cls(hard, top.indices, top.values, loss, logits.shape[1])
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["Evaluation"], worst: int = 24) -> Self:
-        """Make one of several, with the worst mistakes of all.
-
-        Raises:
-            ValueError: for none, or if they differ in their number of classes.
-        """
-        if not parts:
-            raise ValueError("no evaluations to put together")
-        if len(found := {part.num_classes for part in parts}) > 1:
-            raise ValueError(f"evaluations of {' and '.join(map(str, sorted(found)))} classes do not go together")
-        names = ("label", "top_class", "top_probability", "loss")
-        values = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-        mistakes = _worst([mistake for part in parts for mistake in part.mistakes], worst)
-        return cls(**values, num_classes=parts[0].num_classes, mistakes=mistakes)
 
     def __len__(self) -> int:
         return len(self.label)
@@ -161,113 +154,150 @@ class Evaluation:
         """(N,) whether the most probable class is the truth."""
         return self.predicted == self.label
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give tensors, numbers and strings in dictionaries and lists, for a checkpoint."""
-        return asdict(self)
+    def metrics(self, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what :func:`classification_metrics` does."""
+        return classification_metrics(self, class_names)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make one from what :meth:`to_dict` gave."""
-        return cls(**{**values, "mistakes": [Mistake(**mistake) for mistake in values["mistakes"]]})
+    def summary(self, metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return the numbers to see first."""
+        tiles = []
+        for name, text in (("top1", "Accuracy"), ("top5", "Among the top 5")):
+            if name in metrics:
+                share = metrics[name]
+                interval = f"95\u00a0% interval {percent(share['low'])} to {percent(share['high'])}"
+                tiles.append((text, percent(share["value"]), interval))
+        images = f"of {metrics['images']:,} images, {metrics['classes']:,} classes"
+        loss = "not finite" if metrics["loss"] is None else f"{metrics['loss']:.3f}"
+        return [
+            *tiles,
+            ("Mistakes", f"{metrics['mistakes']:,}", images),
+            ("Mean F1", percent(metrics["f1"]), f"each of {metrics['mean_classes']:,} classes counts alike"),
+            ("Cross-entropy", loss, "mean, in nats"),
+            ("Calibration error", percent(metrics["calibration_error"]), "expected, over 15 bins of confidence"),
+        ]
+
+    def warnings(self, metrics: Mapping[str, Any]) -> list[str]:
+        """Tell of losses that are not finite."""
+        count = metrics["not_finite"]
+        text = f"The loss of {count:,} images is not finite: the training diverged, or an image is broken."
+        return [text] if count else []
+
+    def pictures(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> Pictures:
+        """Draw the charts, and the mistakes in one picture."""
+        mistakes = self.draw_worst(names)
+        return {
+            **parts.confusion_pictures(torch.tensor(metrics["confusion"]), names, "images"),
+            "reliability": charts.draw_reliability(metrics["reliability"]),
+            "per_class": charts.draw_per_class(parts.weakest(metrics["per_class"], "f1")[: parts.NAMED]),
+            "mistakes": None if mistakes is None else png(mistakes),
+        }
+
+    def sections(
+        self, metrics: Mapping[str, Any], pictures: Pictures, names: Sequence[str], colours: Colours | None
+    ) -> list[Section]:
+        """Show confusions, classes, reliability and the worst mistakes."""
+        confusion = torch.tensor(metrics["confusion"])
+        return [
+            parts.confusion_matrix(pictures, confusion, names, "images", "Numbers are images."),
+            _classes(pictures["per_class"] or b"", metrics),
+            _reliability(pictures["reliability"] or b"", metrics),
+            Section("Worst mistakes", self._mistakes(metrics, names)),
+        ]
+
+    def _mistakes(self, metrics: Mapping[str, Any], names: Sequence[str]) -> list[Text | Gallery]:
+        count, shown = metrics["mistakes"], len(self.mistakes)
+        if not count:
+            return [Text([f"There is none: all {metrics['images']:,} images were classified rightly."])]
+        if not shown:
+            return [Text([f"No pictures of the {count:,} mistakes were kept."])]
+        pictures = []
+        for one in self.mistakes:
+            truth, predicted, share = names[one.label], names[one.predicted], one.probabilities.tolist()
+            lines = [f"{predicted}: {percent(one.confidence)}", f"is {truth} ({percent(share[one.label])})"]
+            others = [i for i in one.probabilities.topk(min(3, len(names))).indices.tolist() if i != one.label]
+            lines += [f"or {names[i]} ({percent(share[i])})" for i in others[1:2]]
+            pictures.append(parts.example(one.image, f"An image of {truth} taken for {predicted}", lines, one.name))
+        which = f"The most confident {shown} of {count:,} mistakes"
+        which = "All mistakes, the most confident first" if shown == count else which
+        text = f"{which}: what was predicted, what it is, and the probability of each. "
+        return [Text([text + "Look for wrong labels here first."]), Gallery(pictures)]
+
+    def examples(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the names, classes and probabilities of the worst mistakes."""
+        return [
+            {
+                "image": one.name,
+                "truth": names[one.label],
+                "predicted": names[one.predicted],
+                "confidence": one.confidence,
+                "truth_probability": float(one.probabilities[one.label]),
+            }
+            for one in self.mistakes
+        ]
+
+    def draw_worst(
+        self, class_names: Sequence[str] | None = None, colours: Colours | None = None
+    ) -> "Image.Image | None":
+        """Draw the mistakes in a grid, with what was predicted and what is true; return None where there are none."""
+        if not self.mistakes:
+            return None
+        side = max(max(one.image.shape[1:]) for one in self.mistakes)
+        images = torch.stack([_square(one.image, side) for one in self.mistakes])
+        probabilities = torch.stack([one.probabilities for one in self.mistakes])
+        label = torch.tensor([one.label for one in self.mistakes])
+        names = None if class_names is None else [charts.shorten(name, 14) for name in class_names]
+        return draw_predictions(images, probabilities, label, names)
 
 
-class Collector:
-    """Takes in what was predicted, batch by batch, and keeps small pictures of the worst mistakes.
+class Collector(BaseCollector[Evaluation]):
+    """Takes in ``logits`` (B, K) and labels, batch by batch, and keeps small pictures of the worst mistakes.
 
     Args:
         worst: mistakes to keep.
     """
 
-    def __init__(self, worst: int = 24) -> None:
-        self.worst = worst
-        self._parts: list[Evaluation] = []
-        self._mistakes: list[Mistake] = []
-        self._count = 0
+    kind = Evaluation
+    output = "logits"
 
-    def add(self, logits: Tensor, batch: Batch, preprocess: Preprocess | None = None) -> None:
-        """Take in a batch.
-
-        Args:
-            logits: (B, K).
-            batch: images and labels.
-            preprocess: what the values of the images went through, to be undone for looking at.
-
-        Raises:
-            ValueError: if the batch has no labels, or others than the K classes.
-        """
+    def add(self, outputs: Mapping[str, Any], batch: Batch, preprocess: Preprocess | None = None) -> None:
+        """Take in a batch; ValueError if it has no labels, or others than the K classes."""
         if batch.label is None:
             raise ValueError("an evaluation needs labels; this batch has none")
+        logits = outputs["logits"]
         part = Evaluation.from_logits(logits, batch.label)
         self._parts.append(part)
+        names = self._names(batch)
         wrong = (~part.right).nonzero().flatten()
-        for i in wrong[part.confidence[wrong].argsort(descending=True)[: self.worst]].tolist():
-            if len(self._mistakes) == self.worst and part.confidence[i] <= self._mistakes[-1].confidence:
-                break
-            probabilities = _probabilities(logits[i].detach().float().cpu())
-            picture = thumbnail(batch, i, preprocess)
-            name = name_of_image(batch, i, self._count + i)
-            self._mistakes = _worst(
-                [*self._mistakes, Mistake(picture, int(part.label[i]), probabilities, name)], self.worst
-            )
-        self._count += len(batch)
+        order = part.confidence[wrong].argsort(descending=True)[: self.worst]  # so that few pictures are made
+        for i in wrong[order].tolist():
 
-    def evaluation(self) -> Evaluation | None:
-        """Give all that was taken in; None for nothing."""
-        if not self._parts:
-            return None
-        whole = Evaluation.concatenate(self._parts)
-        whole.mistakes = list(self._mistakes)
-        return whole
+            def mistake(i: int = i) -> Mistake:
+                probabilities = _probabilities(logits[i].detach().float().cpu())
+                return Mistake(thumbnail(batch, i, preprocess, _SIDE), int(part.label[i]), probabilities, names[i])
+
+            self._offer(float(part.confidence[i]), mistake)
 
 
 def _probabilities(logits: Tensor) -> Tensor:
-    """Give softmax, and zeros where a logit is not finite, so that such an image counts as the least confident."""
+    """Return softmax, and zeros where a logit is not finite, so that such an image counts as the least confident."""
     return logits.softmax(-1).nan_to_num(0)
 
 
-def _worst(mistakes: Sequence[Mistake], count: int) -> list[Mistake]:
-    return sorted(mistakes, key=lambda mistake: mistake.confidence, reverse=True)[:count]
-
-
-def thumbnail(batch: Batch, index: int, preprocess: Preprocess | None, side: int = _THUMBNAIL) -> Tensor:
-    """Give an image as (3, h, w) uint8, its longer side ``side`` pixels at most, without what it was padded with."""
-    image = batch.image[index].detach().cpu()
-    if batch.size is not None:
-        height, width = batch.size[index].tolist()
-        image = image[:, :height, :width]
-    image = image.float() / 255 if image.dtype == torch.uint8 else image.float()
-    if preprocess is not None and batch.image.is_floating_point():
-        image = preprocess.module().undo_values(image)
-    image = (image if image.shape[0] in (1, 3) else image[:1]).expand(3, -1, -1)
-    scale = side / max(image.shape[1:])
-    if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape[1:])
-        image = antialiased_resize(image[None], (height, width))[0]
-    return image.clamp(0, 1).mul(255).round().to(torch.uint8).contiguous()
-
-
-def name_of_image(batch: Batch, index: int, number: int) -> str:
-    """Give the path of an image, or its id, or its number where nothing is known of it."""
-    meta = {} if batch.meta is None else batch.meta[index]
-    if "path" in meta:
-        return str(meta["path"])
-    return f"id {meta['id']}" if "id" in meta else f"image {number}"
-
-
-def name_of(index: int, class_names: Sequence[str] | None) -> str:
-    """Give the name of a class, or its number where there are no names."""
-    return str(index) if class_names is None else class_names[index]
+def _square(image: Tensor, side: int) -> Tensor:
+    """Return an image in the middle of a white square."""
+    below, right = side - image.shape[1], side - image.shape[2]
+    return F.pad(image, (right // 2, right - right // 2, below // 2, below - below // 2), value=255)
 
 
 def classification_metrics(evaluation: Evaluation, class_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Compute what a report tells, as numbers, strings, lists and dictionaries.
+    """Return the numbers of a report, as numbers, strings, lists and dictionaries.
 
     Where a number is not defined it is None: the recall of a class without images, the precision of one that was
     never predicted.
 
     Args:
         evaluation: what was predicted.
-        class_names: names of the K classes; their numbers stand in when None.
+        class_names: names of the K classes; their numbers are used when None.
 
     Returns:
         ``images``, ``classes``, ``mistakes``, ``not_finite`` (images whose logits were not all finite), ``top1`` and,
@@ -280,21 +310,22 @@ def classification_metrics(evaluation: Evaluation, class_names: Sequence[str] | 
         ValueError: if there are not K names.
     """
     count, k = len(evaluation), evaluation.num_classes
-    if class_names is not None and len(class_names) != k:
-        raise ValueError(f"{len(class_names)} class names for {k} classes")
+    names = evaluation.name_classes(class_names)
     predicted, label = evaluation.predicted, evaluation.label
     confusion = multiclass_confusion_matrix(predicted, label, k)
     scores = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
-    means = {name: _number(score(predicted, label, k, average="macro")) for name, score in scores.items()}
+    means = {name: number(score(predicted, label, k, average="macro")) for name, score in scores.items()}
     columns = {name: score(predicted, label, k, average=None).tolist() for name, score in scores.items()}
     per_class = []
     for i in range(k):
         support, said, right = int(confusion[i].sum()), int(confusion[:, i].sum()), int(confusion[i, i])
         defined = {"precision": said > 0, "recall": support > 0, "f1": said + support > 0}
-        row: dict[str, Any] = {"class": name_of(i, class_names), "support": support, "predicted": said, "right": right}
-        row |= {name: round(columns[name][i], 6) if defined[name] else None for name in columns}
         low, high = wilson_interval(right, support) if support else (None, None)
-        per_class.append(row | {"recall_low": low, "recall_high": high})
+        per_class.append(
+            {"class": names[i], "support": support, "predicted": said, "right": right}
+            | {name: round(columns[name][i], 6) if defined[name] else None for name in columns}
+            | {"recall_low": low, "recall_high": high}
+        )
     confidence = evaluation.confidence.clamp(0, 1)
     accuracies = {"top1": int(evaluation.right.sum())}
     if k > _TOP:
@@ -309,22 +340,18 @@ def classification_metrics(evaluation: Evaluation, class_names: Sequence[str] | 
         "mistakes": count - accuracies["top1"],
         "not_finite": int((~evaluation.loss.isfinite()).sum()),
         **shares,
-        "loss": _number(evaluation.loss.double().mean()),
-        "calibration_error": _number(binary_calibration_error(confidence, evaluation.right.long(), n_bins=_BINS)),
+        "loss": number(evaluation.loss.double().mean()),
+        "calibration_error": number(binary_calibration_error(confidence, evaluation.right.long(), n_bins=_BINS)),
         **means,
         "mean_classes": sum(row["f1"] is not None for row in per_class),
         "per_class": per_class,
-        "reliability": _reliability(confidence, evaluation.right),
+        "reliability": _bins(confidence, evaluation.right),
         "confusion": confusion.tolist(),
     }
 
 
-def _number(value: Tensor) -> float | None:
-    return round(float(value), 6) if value.isfinite() else None
-
-
-def _reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
-    """Count images, and average confidence and accuracy, in bins of confidence."""
+def _bins(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
+    """Return the images, mean confidence and accuracy of each bin of confidence."""
     edges = torch.linspace(0, 1, _BINS + 1)
     place = (torch.bucketize(confidence, edges, right=True) - 1).clamp(0, _BINS - 1)
     bins = []
@@ -336,8 +363,39 @@ def _reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
                 "low": round(float(edges[i]), 6),
                 "high": round(float(edges[i + 1]), 6),
                 "images": int(chosen.sum()),
-                "confidence": _number(confidence[chosen].mean()) if some else None,
-                "accuracy": _number(right[chosen].float().mean()) if some else None,
+                "confidence": number(confidence[chosen].mean()) if some else None,
+                "accuracy": number(right[chosen].float().mean()) if some else None,
             }
         )
     return bins
+
+
+# ---------------------------------------------------------------------------------------------------------- sections
+
+
+def _classes(picture: bytes, metrics: Mapping[str, Any]) -> Section:
+    head = ["class", "images", "right", "recall", "95 % interval", "precision", "F1", "predicted"]
+    rows = []
+    for row in parts.weakest(metrics["per_class"], "f1"):
+        interval = f"{percent(row['recall_low'])} – {percent(row['recall_high'])}" if row["support"] else "–"
+        shares = [percent(row[name]) for name in ("precision", "f1")]
+        images, right, predicted = (f"{row[name]:,}" for name in ("support", "right", "predicted"))
+        rows.append([row["class"], images, right, percent(row["recall"]), interval, *shares, predicted])
+    text = "Recall is the accuracy among a class's own images. Precision is the share of the images taken for a class "
+    text += "that are of it. F1 is their harmonic mean."
+    return parts.classes([text], Picture(picture, "Precision, recall and F1 of classes"), "F1", head, rows)
+
+
+def _reliability(picture: bytes, metrics: Mapping[str, Any]) -> Section:
+    full = [one for one in metrics["reliability"] if one["images"]]
+    mean = sum(one["confidence"] * one["images"] for one in full) / metrics["images"]
+    accuracy = metrics["top1"]["value"]
+    how = "as confident as" if abs(mean - accuracy) < 0.01 else "less confident than"
+    how = "more confident than" if mean - accuracy >= 0.01 else how
+    text = [
+        "Confidence is the probability of the predicted class. Where it can be trusted, of the images predicted with "
+        "80 % some 80 % are right, and the dots lie on the dashed line.",
+        f"Mean confidence {percent(mean)}, accuracy {percent(accuracy)}: on the whole {how} right. "
+        f"Expected calibration error {percent(metrics['calibration_error'])}.",
+    ]
+    return Section("Reliability", [Text(text), Picture(picture, "Accuracy and number of images by confidence")])

@@ -11,14 +11,14 @@ from torchmetrics import Metric
 from kornia_mvit.batch import Batch
 from kornia_mvit.data.formats.annotations import distinct_names
 
-__all__ = ["CocoMetrics", "truths_of"]
+__all__ = ["CocoMetrics", "coco_scores", "truths_of"]
 
 _IGNORED, _CROWD = 1, 2  # kinds of truths; 0 for those that count
 _BEYOND = 2e10  # square pixels: beyond the largest range of areas, so that no range counts a truth as large
 
 
 def truths_of(batch: Batch) -> list[dict[str, Any]]:
-    """Give the boxes of each image in the pixels of its file, for :class:`CocoMetrics`.
+    """Return the boxes of each image in the pixels of its file, for :class:`CocoMetrics`.
 
     Args:
         batch: images as they are stored, not augmented, with boxes. ``size`` and ``original_size`` tell how they were
@@ -148,15 +148,8 @@ class CocoMetrics(Metric):
                 getattr(self, name).append(rows.to(self.device, self._empty[name].dtype))
 
     def stored(self) -> dict[str, Tensor]:
-        """Give what was taken in, on the CPU: plain tensors, those of several measures concatenated are of them all."""
+        """Return what was taken in, on the CPU; the rows of several metrics can be concatenated."""
         return {name: self._rows(name) for name in self._empty}
-
-    def restore(self, rows: Mapping[str, Tensor]) -> None:
-        """Put what :meth:`stored` gave in the place of what was taken in."""
-        self.reset()
-        for name in self._empty:
-            getattr(self, name).append(rows[name].to(self.device))
-        self._update_count = 1  # or torchmetrics warns that nothing was taken in
 
     def _check(self, rows: Mapping[str, Any], kind: str, number: int, *companions: str) -> None:
         boxes, labels = rows["boxes"], rows["labels"]
@@ -172,7 +165,7 @@ class CocoMetrics(Metric):
             )
 
     def compute(self) -> dict[str, Tensor]:
-        """Give the scores, float32 on the CPU.
+        """Return the scores, float32 on the CPU.
 
         Returns:
             ``map`` over IoUs from 0.5 to 0.95, ``map_50``, ``map_75``, ``map_small``, ``map_medium``, ``map_large``,
@@ -181,65 +174,7 @@ class CocoMetrics(Metric):
             ``precision_50/NAME``, (101,), the precision at IoU 0.5 for the recalls 0, 0.01 to 1. Classes without a
             truth are absent.
         """
-        precision, recall = self._evaluate()  # I R K S M, I K S M
-        precision, recall = precision[..., -1], recall[..., -1]
-        scores = {
-            "map": precision[..., 0],
-            "map_50": precision[0, ..., 0],
-            "map_75": precision[5, ..., 0],
-            "map_small": precision[..., 1],
-            "map_medium": precision[..., 2],
-            "map_large": precision[..., 3],
-            "mar_100": recall[..., 0],
-        }
-        out = {name: _mean(values) for name, values in scores.items()}
-        for label, name in enumerate(self.class_names):
-            values = precision[:, :, label, 0]
-            if (values >= 0).any():
-                out |= {f"ap/{name}": _mean(values), f"ap_50/{name}": _mean(values[0])}
-                out[f"precision_50/{name}"] = values[0].float()
-        return out
-
-    def _evaluate(self) -> tuple[Tensor, Tensor]:
-        try:
-            from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]  # it has no stubs
-        except ImportError as error:
-            raise ImportError("scores of boxes need faster-coco-eval; install kornia-mvit[train]") from error
-        images, truths, found = self._annotations()
-        categories = [{"id": label, "name": name} for label, name in enumerate(self.class_names)]
-        sides = []
-        for annotations in (truths, found):
-            side = COCO()
-            side.dataset = {"images": images, "categories": categories, "annotations": annotations}
-            side.createIndex()
-            sides.append(side)
-        evaluation = COCOeval_faster(*sides, iouType="bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        return torch.as_tensor(evaluation.eval["precision"]), torch.as_tensor(evaluation.eval["recall"])
-
-    def _annotations(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-        """Give images, truths and predictions as COCO has them, in an order that processes do not change."""
-        stored = {name: self._rows(name) for name in self._empty}
-        ids, *counts = stored["images"].unbind(-1)
-        ids = ids.where(ids >= 0, torch.iinfo(torch.long).max)
-        order = torch.argsort(ids, stable=True)
-        repeated = (ids[order].diff() == 0) & (ids[order][1:] < torch.iinfo(torch.long).max)
-        places = torch.full_like(ids, -1)
-        order = order[~torch.cat([repeated.new_zeros(min(1, len(ids))), repeated])]
-        places[order] = torch.arange(len(order))
-        truths, found = (places.repeat_interleave(count) for count in counts)
-        labels, kinds = stored["truth_kinds"].unbind(-1)
-        truth_rows = _annotate(truths, stored["truths"], labels)
-        areas = stored["truths"][:, 4].double().where(kinds != _IGNORED, _BEYOND).tolist()
-        for row, area, crowd in zip(truth_rows, areas, (kinds == _CROWD).tolist(), strict=True):
-            row |= {"area": area, "iscrowd": int(crowd)}
-        found_rows = _annotate(found, stored["predictions"], stored["prediction_labels"])
-        scores = stored["predictions"][:, 4].tolist()
-        for row, score in zip(found_rows, scores, strict=True):
-            row |= {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score}
-        images = [{"id": place} for place in range(len(order))]
-        return images, _in_order(truth_rows), _in_order(found_rows)
+        return coco_scores(self.stored(), self.class_names)
 
     def _rows(self, name: str) -> Tensor:
         rows = getattr(self, name)
@@ -253,8 +188,74 @@ class CocoMetrics(Metric):
         super()._sync_dist(*args, **kwargs)
 
 
+def coco_scores(rows: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[str, Tensor]:
+    """Return what :meth:`CocoMetrics.compute` does, of the rows that :meth:`CocoMetrics.stored` returned."""
+    precision, recall = _evaluate(rows, class_names)  # I R K S M, I K S M
+    precision, recall = precision[..., -1], recall[..., -1]
+    scores = {
+        "map": precision[..., 0],
+        "map_50": precision[0, ..., 0],
+        "map_75": precision[5, ..., 0],
+        "map_small": precision[..., 1],
+        "map_medium": precision[..., 2],
+        "map_large": precision[..., 3],
+        "mar_100": recall[..., 0],
+    }
+    out = {name: _mean(values) for name, values in scores.items()}
+    for label, name in enumerate(class_names):
+        values = precision[:, :, label, 0]
+        if (values >= 0).any():
+            out |= {f"ap/{name}": _mean(values), f"ap_50/{name}": _mean(values[0])}
+            out[f"precision_50/{name}"] = values[0].float()
+    return out
+
+
+def _evaluate(rows: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]  # it has no stubs
+    except ImportError as error:
+        raise ImportError("scores of boxes need faster-coco-eval; install kornia-mvit[train]") from error
+    images, truths, found = _annotations(rows)
+    categories = [{"id": label, "name": name} for label, name in enumerate(class_names)]
+    sides = []
+    for annotations in (truths, found):
+        side = COCO()
+        side.dataset = {"images": images, "categories": categories, "annotations": annotations}
+        side.createIndex()
+        sides.append(side)
+    evaluation = COCOeval_faster(*sides, iouType="bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return torch.as_tensor(evaluation.eval["precision"]), torch.as_tensor(evaluation.eval["recall"])
+
+
+def _annotations(
+    stored: Mapping[str, Tensor],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return images, truths and predictions as COCO has them, in an order that processes do not change."""
+    ids, *counts = stored["images"].unbind(-1)
+    ids = ids.where(ids >= 0, torch.iinfo(torch.long).max)
+    order = torch.argsort(ids, stable=True)
+    repeated = (ids[order].diff() == 0) & (ids[order][1:] < torch.iinfo(torch.long).max)
+    places = torch.full_like(ids, -1)
+    order = order[~torch.cat([repeated.new_zeros(min(1, len(ids))), repeated])]
+    places[order] = torch.arange(len(order))
+    truths, found = (places.repeat_interleave(count) for count in counts)
+    labels, kinds = stored["truth_kinds"].unbind(-1)
+    truth_rows = _annotate(truths, stored["truths"], labels)
+    areas = stored["truths"][:, 4].double().where(kinds != _IGNORED, _BEYOND).tolist()
+    for row, area, crowd in zip(truth_rows, areas, (kinds == _CROWD).tolist(), strict=True):
+        row |= {"area": area, "iscrowd": int(crowd)}
+    found_rows = _annotate(found, stored["predictions"], stored["prediction_labels"])
+    scores = stored["predictions"][:, 4].tolist()
+    for row, score in zip(found_rows, scores, strict=True):
+        row |= {"area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0, "score": score}
+    images = [{"id": place} for place in range(len(order))]
+    return images, _in_order(truth_rows), _in_order(found_rows)
+
+
 def _fitting(image: int) -> int:
-    """Give an image's number, -1 for none; one that a tensor cannot hold becomes another, which it alone has."""
+    """Return an image's number, -1 for none; one that a tensor cannot hold becomes another, which it alone has."""
     if -1 <= image < 2**62:
         return image
     return int.from_bytes(blake2b(str(image).encode(), digest_size=7).digest(), "big")
@@ -270,7 +271,7 @@ def _in_order(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _annotate(images: Tensor, values: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """Give COCO's form of boxes, numbered from 1, since 0 is no number there."""
+    """Return COCO's form of boxes, numbered from 1, since 0 is no number there."""
     boxes = values[:, :4].double()
     boxes[:, 2:] -= boxes[:, :2]
     columns = zip(images.tolist(), boxes.tolist(), labels.tolist(), strict=True)
@@ -281,5 +282,5 @@ def _annotate(images: Tensor, values: Tensor, labels: Tensor) -> list[dict[str, 
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Give the mean of what is not -1, which stands for nothing to find; NaN where that is all."""
+    """Return the mean of what is not -1, which stands for nothing to find; NaN where that is all."""
     return values[values >= 0].mean().float()

@@ -1,24 +1,37 @@
-"""What a detector found in labelled images, and the numbers that follow from it."""
+"""What a detector found in labelled images, and the numbers and pictures made of it."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from kornia_mvit.batch import Batch
 from kornia_mvit.data.formats.annotations import distinct_names
-from kornia_mvit.evaluation.classification import name_of, name_of_image, thumbnail
-from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
+from kornia_mvit.draw import charts
+from kornia_mvit.draw.images import draw_detections
+from kornia_mvit.draw.sheets import png, side_by_side, stack_rows
+from kornia_mvit.evaluation import parts
+from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, Pictures, thumbnail
+from kornia_mvit.evaluation.coco import CocoMetrics, coco_scores, truths_of
+from kornia_mvit.evaluation.page import Gallery, Picture, Section, Table, Text
+from kornia_mvit.evaluation.parts import number, percent
 from kornia_mvit.ops.geometry import box_iou
+from kornia_mvit.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["DetectionCollector", "DetectionEvaluation", "DetectionExample", "detection_metrics", "image_f1"]
 
 # N images, T truths, P predictions, K classes
 SURE = 0.3  # least score of what is shown and counted as found
 _SIDE = 320  # pixels of small pictures
+_LINES = 8  # classes whose precision is drawn
+_ROWS = 100  # of the table of classes in the page
 _SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}
 
 
@@ -40,22 +53,32 @@ class DetectionExample:
     score: float
     name: str
 
+    def draw(self, class_names: Sequence[str] | None) -> "Image.Image":
+        """Draw the image with its truths, and beside it with what was found."""
+        truth, found = self.truth, self.found
+        left = draw_detections(self.image, truth["boxes"], truth["labels"], None, class_names, ignore=truth["ignore"])
+        right = draw_detections(self.image, found["boxes"], found["labels"], found["scores"], class_names)
+        return side_by_side([left, right])
+
 
 @dataclass
-class DetectionEvaluation:
+class DetectionEvaluation(BaseEvaluation):
     """What was found in N labelled images.
 
-    All numbers of a report follow from these. On COCO's 5,000 validation images, with 100 boxes each, they take 16 MB.
+    On COCO's 5,000 validation images, with 100 boxes each, it takes 16 MB.
 
     Args:
         rows: what :class:`~kornia_mvit.evaluation.coco.CocoMetrics` has stored, by the names of its states.
         names: of the images.
         num_classes: K.
-        worst: the images with the lowest scores, the lowest first.
+        worst: the images with the lowest scores, the lowest first; half as many as are asked for.
 
     Raises:
         ValueError: for no images.
     """
+
+    example_type: ClassVar[type] = DetectionExample
+    examples_share: ClassVar[int] = 2
 
     rows: dict[str, Tensor]
     names: list[str]
@@ -66,91 +89,101 @@ class DetectionEvaluation:
         if not self.names:
             raise ValueError("an evaluation needs one image or more")
 
-    @classmethod
-    def concatenate(cls, parts: Sequence["DetectionEvaluation"], worst: int = 24) -> Self:
-        """Make one of several, with the worst images of all.
-
-        Raises:
-            ValueError: for none, or if they differ in their number of classes.
-        """
-        if not parts:
-            raise ValueError("no evaluations to put together")
-        if len(found := {part.num_classes for part in parts}) > 1:
-            raise ValueError(f"evaluations of {' and '.join(map(str, sorted(found)))} classes do not go together")
-        return cls(
-            {name: torch.cat([part.rows[name] for part in parts]) for name in parts[0].rows},
-            [name for part in parts for name in part.names],
-            parts[0].num_classes,
-            _lowest([one for part in parts for one in part.worst], worst),
-        )
-
     def __len__(self) -> int:
         return len(self.names)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give tensors, numbers and strings in dictionaries and lists, for a checkpoint."""
-        return asdict(self)
+    def metrics(self, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what :func:`detection_metrics` does."""
+        return detection_metrics(self, class_names)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make one from what :meth:`to_dict` gave."""
-        return cls(**{**values, "worst": [DetectionExample(**one) for one in values["worst"]]})
+    def summary(self, metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return the numbers to see first."""
+        known, count = metrics["map_classes"], metrics["classes"]
+        over = f", over the {known:,} of {count:,} classes that have objects" if known < count else ""
+        return [
+            ("mAP", percent(metrics["map"]), f"mean of IoU 0.5 to 0.95, as COCO has it{over}"),
+            ("AP50", percent(metrics["map_50"]), "at IoU 0.5"),
+            ("AP75", percent(metrics["map_75"]), "at IoU 0.75"),
+            ("Recall", percent(metrics["mar_100"]), "of IoU 0.5 to 0.95, with 100 boxes an image"),
+            ("Images", f"{metrics['images']:,}", f"{metrics['truths']:,} objects of {count:,} classes"),
+        ]
+
+    def pictures(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> Pictures:
+        """Draw the charts, and the worst images in one picture."""
+        weakest, precision = parts.weakest(metrics["per_class"], "ap"), metrics["precision"]
+        drawn = [row["class"] for row in weakest if row["ap"] is not None][:_LINES]
+        lines = {name: precision["classes"][name] for name in drawn}
+        worst = self.draw_worst(names)
+        return {
+            "precision_recall": charts.draw_precision_recall(lines, precision["mean"]),
+            "per_class": charts.draw_scores(weakest[: parts.NAMED], "ap", "average precision, IoU 0.5 to 0.95"),
+            "worst": None if worst is None else png(worst),
+        }
+
+    def sections(
+        self, metrics: Mapping[str, Any], pictures: Pictures, names: Sequence[str], colours: Colours | None
+    ) -> list[Section]:
+        """Show precision and recall, classes, sizes and the worst images."""
+        return [
+            _precision(pictures["precision_recall"] or b"", metrics),
+            _classes(pictures["per_class"] or b"", metrics),
+            _sizes(metrics),
+            Section("Worst images", self._worst_images(names)),
+        ]
+
+    def _worst_images(self, names: Sequence[str]) -> list[Text | Gallery]:
+        if not self.worst:
+            return [Text(["No pictures were kept."])]
+        text = f"What is in the image, and what was found with a score of {SURE:.0%} at least, of the images where the "
+        text += "two fit least: F1 is twice the right boxes over all boxes of both. Ignored truths are grey. Look for "
+        text += "wrong or missing labels here first."
+        pictures = []
+        for one in self.worst:
+            counts = f"{len(one.truth['labels'])} objects, {len(one.found['labels'])} found"
+            alt = f"An image with what is in it, and with what was found: {one.name}"
+            pictures.append(parts.example(one.draw(names), alt, [f"F1 {percent(one.score)}", counts], one.name))
+        return [Text([text]), Gallery(pictures, wide=True)]
+
+    def examples(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the names and scores of the worst images."""
+        return [{"image": one.name, "f1": one.score} for one in self.worst]
+
+    def draw_worst(
+        self, class_names: Sequence[str] | None = None, colours: Colours | None = None
+    ) -> "Image.Image | None":
+        """Draw images with what is in them, and with what was found, side by side; return None where none were kept."""
+        if not self.worst:
+            return None
+        return stack_rows([one.draw(class_names) for one in self.worst], ("truth", f"found at {SURE:.0%}"))
 
 
-class DetectionCollector:
+class DetectionCollector(BaseCollector[DetectionEvaluation]):
     """Takes in what was found, batch by batch, and keeps small pictures of the worst images.
+
+    A batch's outputs are ``detections``, for each image ``boxes`` (n, 4) in the pixels of its file, ``scores`` and
+    ``labels`` (n,); and ``num_classes``. The images are as they were stored, with their boxes.
 
     Args:
         worst: images to show: half as many.
     """
 
-    def __init__(self, worst: int = 24) -> None:
-        self._keep = -(-worst // 2)
-        self._metrics: CocoMetrics | None = None
-        self._names: list[str] = []
-        self._worst: list[DetectionExample] = []
+    kind = DetectionEvaluation
+    output = "detections"
 
-    def add(self, outputs: Mapping[str, Any], batch: Batch) -> None:
-        """Take in a batch.
-
-        Args:
-            outputs: ``detections``, for each image ``boxes`` (n, 4) in the pixels of its file, ``scores`` and
-                ``labels`` (n,); and ``num_classes``.
-            batch: the images as they were stored, with their boxes.
-
-        Raises:
-            ValueError: if the batch has no boxes.
-        """
+    def add(self, outputs: Mapping[str, Any], batch: Batch, preprocess: Preprocess | None = None) -> None:
+        """Take in a batch; ValueError if it has no boxes."""
         found = [{name: value.detach().cpu() for name, value in one.items()} for one in outputs["detections"]]
         truths = [
             {name: value.cpu() if isinstance(value, Tensor) else value for name, value in one.items()}
             for one in truths_of(batch)
         ]
-        if self._metrics is None:
-            self._metrics = CocoMetrics(tuple(map(str, range(outputs["num_classes"]))))
-        self._metrics.update(found, truths)
+        metrics = CocoMetrics(tuple(map(str, range(outputs["num_classes"]))))
+        metrics.update(found, truths)
+        names = self._names(batch)
+        self._parts.append(DetectionEvaluation(metrics.stored(), names, outputs["num_classes"]))
         for i, (one, truth) in enumerate(zip(found, truths, strict=True)):
-            name = name_of_image(batch, i, len(self._names))
-            self._names.append(name)
             score = image_f1(one, truth)
-            if math.isnan(score) or not self._has_place(score):
-                continue
-            self._worst = _lowest([*self._worst, _example(batch, i, one, truth, score, name)], self._keep)
-
-    def _has_place(self, score: float) -> bool:
-        return len(self._worst) < self._keep or (self._keep > 0 and score < self._worst[-1].score)
-
-    def evaluation(self) -> DetectionEvaluation | None:
-        """Give all that was taken in; None for nothing."""
-        if self._metrics is None:
-            return None
-        return DetectionEvaluation(
-            self._metrics.stored(), list(self._names), len(self._metrics.class_names), list(self._worst)
-        )
-
-
-def _lowest(examples: Sequence[DetectionExample], keep: int) -> list[DetectionExample]:
-    return sorted(examples, key=lambda one: one.score)[:keep]
+            self._offer(score, partial(_example, batch, i, one, truth, score, names[i]))
 
 
 def _example(
@@ -182,7 +215,7 @@ def _example(
 
 
 def image_f1(found: Mapping[str, Tensor], truth: Mapping[str, Any], sure: float = SURE, iou: float = 0.5) -> float:
-    """Give how well what was found in an image fits what is in it: 2 right / (found + truths).
+    """Return how well what was found in an image fits what is in it: 2 right / (found + truths).
 
     A box is right that overlaps a truth of its class, which no better one took, by the IoU. Truths to ignore, and boxes
     that overlap one of their class, do not count.
@@ -224,13 +257,13 @@ def image_f1(found: Mapping[str, Tensor], truth: Mapping[str, Any], sure: float 
 
 
 def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str] | None = None) -> dict[str, Any]:
-    """Compute what a report tells, as numbers, strings, lists and dictionaries.
+    """Return the numbers of a report, as numbers, strings, lists and dictionaries.
 
     Where a number is not defined it is None: the average precision of a class without truths.
 
     Args:
         evaluation: what was found.
-        class_names: names of the K classes; their numbers stand in when None.
+        class_names: names of the K classes; their numbers are used when None.
 
     Returns:
         ``images``, ``classes``, ``truths`` (those that count), ``map``, ``map_50``, ``map_75``, ``mar_100``, all over
@@ -242,12 +275,8 @@ def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str
         ValueError: if there are not K names.
     """
     k = evaluation.num_classes
-    if class_names is not None and len(class_names) != k:
-        raise ValueError(f"{len(class_names)} class names for {k} classes")
-    class_names = None if class_names is None else distinct_names(class_names, range(k))
-    metrics = CocoMetrics(tuple(map(str, range(k))))
-    metrics.restore(evaluation.rows)
-    scores = metrics.compute()
+    names = distinct_names(evaluation.name_classes(class_names), range(k))
+    scores = coco_scores(evaluation.rows, tuple(map(str, range(k))))
     labels, kinds = evaluation.rows["truth_kinds"].unbind(-1)
     counted = kinds == 0
     areas = evaluation.rows["truths"][:, 4]
@@ -255,9 +284,9 @@ def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str
     truths, found = labels[counted].bincount(minlength=k).tolist(), said.bincount(minlength=k).tolist()
     per_class = [
         {
-            "class": name_of(i, class_names),
-            "ap": _number(scores.get(f"ap/{i}")),
-            "ap_50": _number(scores.get(f"ap_50/{i}")),
+            "class": names[i],
+            "ap": number(scores.get(f"ap/{i}")),
+            "ap_50": number(scores.get(f"ap_50/{i}")),
             "truths": truths[i],
             "found": found[i],
         }
@@ -266,28 +295,55 @@ def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str
     per_size = [
         {
             "size": size,
-            "ap": _number(scores[f"map_{size}"]),
+            "ap": number(scores[f"map_{size}"]),
             "truths": int((counted & (areas >= low) & (areas < high)).sum()),
         }
         for size, (low, high) in _SIZES.items()
     ]
-    known = {name_of(i, class_names): scores[f"precision_50/{i}"] for i in range(k) if f"precision_50/{i}" in scores}
+    known = {names[i]: scores[f"precision_50/{i}"] for i in range(k) if f"precision_50/{i}" in scores}
     mean = torch.stack(list(known.values())).mean(0) if known else torch.zeros(101)
     return {
         "images": len(evaluation),
         "classes": k,
         "truths": int(counted.sum()),
-        **{name: _number(scores[name]) for name in ("map", "map_50", "map_75", "mar_100")},
+        **{name: number(scores[name]) for name in ("map", "map_50", "map_75", "mar_100")},
         "map_classes": len(known),
         "per_size": per_size,
         "per_class": per_class,
-        "precision": {"mean": _list(mean), "classes": {name: _list(values) for name, values in known.items()}},
+        "precision": {"mean": _rounded(mean), "classes": {name: _rounded(values) for name, values in known.items()}},
     }
 
 
-def _number(value: Tensor | None) -> float | None:
-    return None if value is None or not value.isfinite() else round(float(value), 6)
-
-
-def _list(values: Tensor) -> list[float]:
+def _rounded(values: Tensor) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
+
+
+# ---------------------------------------------------------------------------------------------------------- sections
+
+
+def _precision(picture: bytes, metrics: Mapping[str, Any]) -> Section:
+    text = "Boxes are taken in the order of their scores. Recall is the share of the objects that were found so far, "
+    text += "precision the share of the boxes that are right, at IoU 0.5; the area below a curve is AP50."
+    known = len(metrics["precision"]["classes"])
+    caption = f"The {_LINES} weakest of {known:,} classes." if known > _LINES else "All classes."
+    return Section("Precision and recall", [Text([text]), Picture(picture, "Precision over recall", [caption])])
+
+
+def _classes(picture: bytes, metrics: Mapping[str, Any]) -> Section:
+    head = ["class", "mAP", "AP50", "objects", f"found at {SURE:.0%}"]
+    rows = [
+        [row["class"], percent(row["ap"]), percent(row["ap_50"]), f"{row['truths']:,}", f"{row['found']:,}"]
+        for row in parts.weakest(metrics["per_class"], "ap")
+    ]
+    text = f"The last column counts the boxes with a score of {SURE:.0%} at least, right or wrong."
+    chart = Picture(picture, "Average precision of classes")
+    return parts.classes([text], chart, "average precision", head, rows, _ROWS)
+
+
+def _sizes(metrics: Mapping[str, Any]) -> Section:
+    what = {"small": "below 32×32 pixels", "medium": "to 96×96", "large": "above"}
+    rows = [
+        [f"{row['size']}, {what[row['size']]}", percent(row["ap"]), f"{row['truths']:,}"] for row in metrics["per_size"]
+    ]
+    text = "Areas are of the objects, in pixels of the original images."
+    return Section("Sizes", [Text([text]), Table(["size", "mAP", "objects"], rows)])

@@ -1,35 +1,47 @@
-"""What a model for segmentation said of labelled images, in little memory, and the numbers that follow from it."""
+"""What a model for segmentation predicted for labelled images, in little memory, and what a report makes of it."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kornia_mvit.batch import Batch
-from kornia_mvit.evaluation.classification import name_of, name_of_image, thumbnail
+from kornia_mvit.draw import charts
+from kornia_mvit.draw.images import add_legend, classes_in, draw_segmentation
+from kornia_mvit.draw.sheets import png, stack_rows, to_picture
+from kornia_mvit.evaluation import parts
+from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, Pictures, thumbnail
+from kornia_mvit.evaluation.page import Gallery, Picture, Section, Text
+from kornia_mvit.evaluation.parts import number, percent
+from kornia_mvit.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = [
-    "Example",
     "SegmentationCollector",
     "SegmentationEvaluation",
+    "SegmentationExample",
     "bootstrap_intervals",
     "class_iou",
     "image_iou",
+    "resample_iou",
     "segmentation_metrics",
 ]
 
 # N images, K classes
 _DRAWS = 1000
 _SIDE = 224  # pixels of small pictures
+_WIDTH = 200  # pixels, about, that smaller ones are enlarged to
 _NONE = 65535  # in the place of pixels of no class
 
 
 @dataclass
-class Example:
+class SegmentationExample:
     """An image with the classes of its pixels, small enough to be kept.
 
     Args:
@@ -46,12 +58,21 @@ class Example:
     score: float
     name: str
 
+    def draw(self, colours: Colours | None) -> "Image.Image":
+        """Draw the image, its labels and the prediction side by side, small ones enlarged by a whole number."""
+        times = max(1, round(_WIDTH / self.image.shape[-1]))
+        image, truth, predicted = (
+            each.repeat_interleave(times, -2).repeat_interleave(times, -1)
+            for each in (self.image, self.truth, self.predicted)
+        )
+        return draw_segmentation(image, [truth, predicted], colours, ignore_index=_NONE)
+
 
 @dataclass
-class SegmentationEvaluation:
+class SegmentationEvaluation(BaseEvaluation):
     """How the pixels of N labelled images were classified.
 
-    All numbers of a report follow from these. On 2,000 images of 150 classes they take 4 MB.
+    On 2,000 images of 150 classes it takes 4 MB.
 
     Args:
         right: (N, K) pixels of each class that were found, int32.
@@ -59,20 +80,24 @@ class SegmentationEvaluation:
         predicted: (N, K) pixels taken for each class, int32.
         confusion: (K, K) pixels of all images, ``confusion[truth][predicted]``, int64.
         names: of the images.
-        worst: the images with the lowest scores, the lowest first.
-        best: those with the highest, the highest first.
+        worst: the images with the lowest scores, the lowest first; a third as many as are asked for.
+        best: as many with the highest, the highest first.
 
     Raises:
         ValueError: for no images, or shapes that do not fit.
     """
+
+    example_type: ClassVar[type] = SegmentationExample
+    example_lists: ClassVar[Mapping[str, int]] = {"worst": 1, "best": -1}
+    examples_share: ClassVar[int] = 3
 
     right: Tensor
     truth: Tensor
     predicted: Tensor
     confusion: Tensor
     names: list[str]
-    worst: list[Example] = field(default_factory=list)
-    best: list[Example] = field(default_factory=list)
+    worst: list[SegmentationExample] = field(default_factory=list)
+    best: list[SegmentationExample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         n, k = len(self.names), len(self.confusion)
@@ -82,35 +107,11 @@ class SegmentationEvaluation:
             if (shape := getattr(self, name).shape) != (n, k):
                 raise ValueError(f"expected {name} of {n} images and {k} classes, got {tuple(shape)}")
 
-    @classmethod
-    def concatenate(cls, parts: Sequence["SegmentationEvaluation"], worst: int = 24) -> Self:
-        """Make one of several, with the worst and best images of all.
-
-        Raises:
-            ValueError: for none, or if they differ in their number of classes.
-        """
-        if not parts:
-            raise ValueError("no evaluations to put together")
-        if len(found := {part.num_classes for part in parts}) > 1:
-            raise ValueError(f"evaluations of {' and '.join(map(str, sorted(found)))} classes do not go together")
-        keep = _kept(worst)
-        ranked = _rank(
-            [one for part in parts for one in part.worst], [one for part in parts for one in part.best], keep
-        )
-        return cls(
-            torch.cat([part.right for part in parts]),
-            torch.cat([part.truth for part in parts]),
-            torch.cat([part.predicted for part in parts]),
-            torch.stack([part.confusion for part in parts]).sum(0),
-            [name for part in parts for name in part.names],
-            *ranked,
-        )
-
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def num_classes(self) -> int:
+    def num_classes(self) -> int:  # type: ignore[override]  # it follows from the confusion matrix
         """K."""
         return len(self.confusion)
 
@@ -119,90 +120,103 @@ class SegmentationEvaluation:
         """(N, K) pixels that are of a class or were taken for it."""
         return self.truth + self.predicted - self.right
 
-    def to_dict(self) -> dict[str, Any]:
-        """Give tensors, numbers and strings in dictionaries and lists, for a checkpoint."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Make one from what :meth:`to_dict` gave."""
-        examples = {name: [Example(**one) for one in values[name]] for name in ("worst", "best")}
-        return cls(**{**values, **examples})
+    def _join(cls, name: str, values: Sequence[Any]) -> Any:
+        return torch.stack(list(values)).sum(0) if name == "confusion" else super()._join(name, values)
+
+    def metrics(self, class_names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what :func:`segmentation_metrics` does."""
+        return segmentation_metrics(self, class_names)
+
+    def summary(self, metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+        """Return the numbers to see first."""
+        mean, known, count = metrics["miou"], metrics["miou_classes"], metrics["classes"]
+        interval = f"95\u00a0% interval over images {percent(mean['low'])} to {percent(mean['high'])}"
+        over = f", of {known:,} of {count:,} classes" if known < count else ""
+        alike = f"each of {metrics['labelled_classes']:,} labelled classes counts alike"
+        return [
+            ("Mean IoU", percent(mean["value"]), interval + over),
+            ("Pixel accuracy", percent(metrics["accuracy"]), f"of {metrics['pixels']:,} labelled pixels"),
+            ("Mean recall", percent(metrics["class_accuracy"]), alike),
+            ("Images", f"{metrics['images']:,}", f"{count:,} classes, {known:,} of them seen"),
+        ]
+
+    def pictures(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> Pictures:
+        """Draw the charts, and the worst and the best images in one picture each."""
+        weakest = parts.weakest(metrics["per_class"], "iou")[: parts.NAMED]
+        sheets = {name: _sheet(getattr(self, name), names, colours) for name in self.example_lists}
+        return {
+            **parts.confusion_pictures(self.confusion, names, "pixels"),
+            "per_class": charts.draw_scores(weakest, "iou", "intersection over union"),
+            **{name: None if sheet is None else png(sheet) for name, sheet in sheets.items()},
+        }
+
+    def sections(
+        self, metrics: Mapping[str, Any], pictures: Pictures, names: Sequence[str], colours: Colours | None
+    ) -> list[Section]:
+        """Show classes, confusions, and the worst and best images."""
+        numbers = "Numbers are percentages of the row; those below one half are left out."
+        return [
+            _classes(pictures["per_class"] or b"", metrics),
+            parts.confusion_matrix(pictures, self.confusion, names, "pixels", numbers),
+            Section("Worst images", _gallery(self.worst, "lowest", names, colours)),
+            Section("Best images", _gallery(self.best, "highest", names, colours)),
+        ]
+
+    def examples(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the names and scores of the worst images."""
+        return [{"image": one.name, "miou": one.score} for one in self.worst]
+
+    def tables(self, metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """Return the rows of classes, and those of images: pixels that were right, and of the union, of each class."""
+        union = self.union
+        rows = []
+        for i, score in enumerate(image_iou(self.right, union)):
+            right, around, total = self.right[i].tolist(), union[i].tolist(), int(self.truth[i].sum())
+            accuracy = round(sum(right) / total, 6) if total else None
+            row: dict[str, Any] = {"image": self.names[i], "miou": number(score), "accuracy": accuracy}
+            for k, kind in enumerate(names):
+                row |= {f"right/{kind}": right[k], f"union/{kind}": around[k]}
+            rows.append(row)
+        return {**super().tables(metrics, names), "per_image": rows}
+
+    def draw_worst(
+        self, class_names: Sequence[str] | None = None, colours: Colours | None = None
+    ) -> "Image.Image | None":
+        """Draw the worst images, their labels and predictions side by side; return None where none were kept."""
+        return _sheet(self.worst, class_names, colours)
 
 
-class SegmentationCollector:
+class SegmentationCollector(BaseCollector[SegmentationEvaluation]):
     """Takes in what was predicted, batch by batch, and keeps small pictures of the worst and best images.
+
+    A batch's outputs are ``counts`` (B, K, K), pixels of each image by their class and by what they were taken for, and
+    ``prediction`` (B, H, W), the class of each pixel. The images are as they were stored, with their masks.
 
     Args:
         worst: images to show: a third of them are the worst, a third the best.
     """
 
-    def __init__(self, worst: int = 24) -> None:
-        self._keep = _kept(worst)
-        self._parts: list[SegmentationEvaluation] = []
-        self._worst: list[Example] = []
-        self._best: list[Example] = []
-        self._count = 0
+    kind = SegmentationEvaluation
+    output = "prediction"
 
-    def add(self, outputs: Mapping[str, Tensor], batch: Batch) -> None:
-        """Take in a batch.
-
-        Args:
-            outputs: ``counts`` (B, K, K), pixels of each image by their class and by what they were taken for, and
-                ``prediction`` (B, H, W), the class of each pixel.
-            batch: the images as they were stored, with their masks.
-
-        Raises:
-            ValueError: if the batch has no masks.
-        """
+    def add(self, outputs: Mapping[str, Any], batch: Batch, preprocess: Preprocess | None = None) -> None:
+        """Take in a batch; ValueError if it has no masks."""
         if batch.mask is None:
             raise ValueError("an evaluation needs masks; this batch has none")
         counts = outputs["counts"].detach().cpu()
         right, truth, predicted = counts.diagonal(dim1=1, dim2=2), counts.sum(2), counts.sum(1)
         scores = image_iou(right, truth + predicted - right)
-        names = [name_of_image(batch, i, self._count + i) for i in range(len(batch))]
-        self._count += len(batch)
+        names = self._names(batch)
         small = [each.to(torch.int32) for each in (right, truth, predicted)]
         self._parts.append(SegmentationEvaluation(small[0], small[1], small[2], counts.sum(0), names))
         for i, score in enumerate(scores.tolist()):
-            wanted = _has_place(self._worst, score, self._keep, 1) or _has_place(self._best, score, self._keep, -1)
-            if math.isnan(score) or not wanted:  # no other has to be made small
-                continue
-            one = _example(batch, i, outputs["prediction"][i], counts.shape[1], score, names[i])
-            self._worst, self._best = _rank([*self._worst, one], [*self._best, one], self._keep)
-
-    def evaluation(self) -> SegmentationEvaluation | None:
-        """Give all that was taken in; None for nothing."""
-        if not self._parts:
-            return None
-        whole = SegmentationEvaluation.concatenate(self._parts)
-        whole.worst, whole.best = list(self._worst), list(self._best)
-        return whole
-
-
-def _rank(worst: Sequence[Example], best: Sequence[Example], keep: int) -> tuple[list[Example], list[Example]]:
-    """Sort both by score, and keep the first of each."""
-    low = sorted(worst, key=lambda one: one.score)[:keep]
-    return low, sorted(best, key=lambda one: -one.score)[:keep]
-
-
-def _kept(worst: int) -> int:
-    return -(-worst // 3)
-
-
-def _has_place(known: Sequence[Example], score: float, keep: int, sign: int) -> bool:
-    """Tell whether a score is among the first, ascending with the sign 1, descending with -1."""
-    return len(known) < keep or (keep > 0 and sign * score < sign * known[-1].score)
+            self._offer(score, partial(_example, batch, i, outputs["prediction"][i], counts.shape[1], score, names[i]))
 
 
 def _example(
-    batch: Batch,
-    index: int,
-    prediction: Tensor,
-    num_classes: int,
-    score: float,
-    name: str,
-) -> Example:
+    batch: Batch, index: int, prediction: Tensor, num_classes: int, score: float, name: str
+) -> SegmentationExample:
     assert batch.mask is not None
     image = thumbnail(batch, index, None, _SIDE)
     masks = [batch.mask[index].cpu().long(), prediction.detach().cpu().long()]
@@ -214,14 +228,14 @@ def _example(
     truth, predicted = (
         F.interpolate(mask[None, None].float(), size, mode="nearest-exact")[0, 0].to(torch.int32) for mask in masks
     )
-    return Example(image, truth, predicted, score, name)
+    return SegmentationExample(image, truth, predicted, score, name)
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers
 
 
 def class_iou(counts: Tensor) -> Tensor:
-    """Give the intersection over union of each class.
+    """Return the intersection over union of each class.
 
     Args:
         counts: (K, K) pixels of each class, by what they were taken for.
@@ -238,7 +252,7 @@ def class_iou(counts: Tensor) -> Tensor:
 
 
 def image_iou(right: Tensor, union: Tensor) -> Tensor:
-    """Give the mean IoU of each image over the classes that are in it or were predicted.
+    """Return the mean IoU of each image over the classes that are in it or were predicted.
 
     Args:
         right: (N, K) pixels of each class that were found.
@@ -255,15 +269,15 @@ def image_iou(right: Tensor, union: Tensor) -> Tensor:
 
 
 def bootstrap_intervals(right: Tensor, union: Tensor, draws: int = _DRAWS, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Give 95 % intervals of each class's IoU and of their mean, by drawing images with replacement.
+    """Return 95 % intervals of each class's IoU and of their mean, by sampling images with replacement.
 
     They say how far the numbers would vary with other images of the same kind, not with other training runs.
 
     Args:
-        right: (N, K) pixels of each class that were found, of each image; or their differences, see below.
+        right: (N, K) pixels of each class that were found, of each image.
         union: (N, K) pixels that are of a class or were taken for it.
-        draws: how many sets of N images are drawn.
-        seed: of the draws.
+        draws: how many sets of N images are sampled.
+        seed: of the sampling.
 
     Returns:
         (K, 2) and (2,): lower and upper ends; NaN for classes that were not there.
@@ -277,7 +291,7 @@ def bootstrap_intervals(right: Tensor, union: Tensor, draws: int = _DRAWS, seed:
 
 
 def resample_iou(right: Tensor, union: Tensor, draws: int = _DRAWS, seed: int = 0) -> Tensor:
-    """Give each class's IoU (draws, K) over sets of images that are drawn with replacement."""
+    """Return each class's IoU (draws, K) over sets of images sampled with replacement."""
     n = len(right)
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(n, (draws, n), generator=generator)
@@ -290,13 +304,13 @@ def resample_iou(right: Tensor, union: Tensor, draws: int = _DRAWS, seed: int = 
 def segmentation_metrics(
     evaluation: SegmentationEvaluation, class_names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Compute what a report tells, as numbers, strings, lists and dictionaries.
+    """Return the numbers of a report, as numbers, strings, lists and dictionaries.
 
     Where a number is not defined it is None: the IoU of a class that is neither in the labels nor predicted.
 
     Args:
         evaluation: what was predicted.
-        class_names: names of the K classes; their numbers stand in when None.
+        class_names: names of the K classes; their numbers are used when None.
 
     Returns:
         ``images``, ``classes``, ``pixels`` (labelled ones), ``miou`` (``value`` and its 95 % interval over images,
@@ -308,8 +322,7 @@ def segmentation_metrics(
         ValueError: if there are not K names.
     """
     k = evaluation.num_classes
-    if class_names is not None and len(class_names) != k:
-        raise ValueError(f"{len(class_names)} class names for {k} classes")
+    names = evaluation.name_classes(class_names)
     confusion = evaluation.confusion.double()
     total = float(confusion.sum())
     right, truth, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
@@ -318,15 +331,15 @@ def segmentation_metrics(
     images = (evaluation.truth > 0).sum(0)
     per_class = [
         {
-            "class": name_of(i, class_names),
-            "iou": _number(iou[i]),
-            "iou_low": _number(ends[i, 0]),
-            "iou_high": _number(ends[i, 1]),
-            "recall": _number(recall[i]),
-            "precision": _number(precision[i]),
+            "class": names[i],
+            "iou": number(iou[i]),
+            "iou_low": number(ends[i, 0]),
+            "iou_high": number(ends[i, 1]),
+            "recall": number(recall[i]),
+            "precision": number(precision[i]),
             "pixels": int(truth[i]),
-            "share": _number(truth[i] / max(total, 1)),
-            "predicted_share": _number(said[i] / max(total, 1)),
+            "share": number(truth[i] / max(total, 1)),
+            "predicted_share": number(said[i] / max(total, 1)),
             "images": int(images[i]),
         }
         for i in range(k)
@@ -335,16 +348,64 @@ def segmentation_metrics(
         "images": len(evaluation),
         "classes": k,
         "pixels": int(total),
-        "miou": {"value": _number(iou.nanmean()), "low": _number(mean_ends[0]), "high": _number(mean_ends[1])},
+        "miou": {"value": number(iou.nanmean()), "low": number(mean_ends[0]), "high": number(mean_ends[1])},
         "miou_classes": int((~iou.isnan()).sum()),
-        "accuracy": _number(right.sum() / max(total, 1)),
-        "class_accuracy": _number(recall.nanmean()),
+        "accuracy": number(right.sum() / max(total, 1)),
+        "class_accuracy": number(recall.nanmean()),
         "labelled_classes": int((truth > 0).sum()),
         "per_class": per_class,
         "confusion": evaluation.confusion.tolist(),
     }
 
 
-def _number(value: Tensor) -> float | None:
-    number = float(value)
-    return round(number, 6) if math.isfinite(number) else None
+# ---------------------------------------------------------------------------------------------------------- sections
+
+
+def _classes(picture: bytes, metrics: Mapping[str, Any]) -> Section:
+    head = ["class", "IoU", "95 % interval", "recall", "precision", "of the pixels", "predicted", "images"]
+    rows = []
+    for row in parts.weakest(metrics["per_class"], "iou"):
+        interval = "–" if row["iou_low"] is None else f"{percent(row['iou_low'])} – {percent(row['iou_high'])}"
+        shares = [percent(row[name]) for name in ("recall", "precision", "share", "predicted_share")]
+        rows.append([row["class"], percent(row["iou"]), interval, *shares, f"{row['images']:,}"])
+    text = [
+        "IoU is the share of right pixels among those that are of a class or were taken for it. Recall is the share of "
+        "a class's pixels that were found, precision that of the pixels taken for it that are of it.",
+        "Intervals are over images, sampled with replacement: they tell how far the numbers would vary with other "
+        "images of the same kind, not with another training run.",
+    ]
+    return parts.classes(text, Picture(picture, "IoU of classes"), "IoU", head, rows)
+
+
+def _gallery(
+    examples: Sequence[SegmentationExample], which: str, names: Sequence[str], colours: Colours | None
+) -> list[Text | Picture | Gallery]:
+    if not examples:
+        return [Text(["No pictures were kept."])]
+    text = f"The image, its labels and what was predicted, of the {len(examples)} images with the {which} mean IoU "
+    text += "over the classes in them. Ignored pixels are hatched."
+    text += " Look for wrong labels here first." if which == "lowest" else ""
+    pictures = []
+    for one in examples:
+        right = (one.truth == one.predicted)[one.truth != _NONE]
+        accuracy = percent(float(right.float().mean())) if len(right) else "–"
+        lines = [f"mean IoU {percent(one.score)}", f"{accuracy} of the pixels"]
+        alt = f"An image, its labels and what was predicted: {one.name}"
+        pictures.append(parts.example(one.draw(colours), alt, lines, one.name))
+    blank = to_picture(torch.full((3, 1, 900), 255, dtype=torch.uint8))
+    legend = png(add_legend(blank, _shown(examples), names, colours))
+    return [Text([text]), Picture(legend, "The colours of the classes", chart=False), Gallery(pictures, wide=True)]
+
+
+def _sheet(
+    examples: Sequence[SegmentationExample], names: Sequence[str] | None, colours: Colours | None
+) -> "Image.Image | None":
+    """Draw images, their labels and predictions, a row each, with a legend below."""
+    if not examples:
+        return None
+    sheet = stack_rows([one.draw(colours) for one in examples], ("image", "labels", "predicted"))
+    return add_legend(sheet, _shown(examples), names, colours)
+
+
+def _shown(examples: Sequence[SegmentationExample]) -> list[int]:
+    return sorted({k for one in examples for mask in (one.truth, one.predicted) for k in classes_in(mask, _NONE)})

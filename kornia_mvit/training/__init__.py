@@ -7,8 +7,8 @@ except ImportError as _error:
     raise ImportError(f"kornia_mvit.training needs {_error.name}; install kornia-mvit[train]") from _error
 
 from kornia_mvit.evaluation.classification import Evaluation, classification_metrics
-from kornia_mvit.evaluation.classification_report import write_report
 from kornia_mvit.evaluation.coco import CocoMetrics
+from kornia_mvit.evaluation.report import write_report
 from kornia_mvit.ops.intervals import wilson_interval
 from kornia_mvit.training.callbacks import EMA
 from kornia_mvit.training.detection import DetectionTask

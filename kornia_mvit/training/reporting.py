@@ -1,8 +1,7 @@
 """Callbacks that show how a run went: a report, pictures in the log, a table of the log."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ from pytorch_lightning.utilities import rank_zero_info
 from kornia_mvit import __version__
 from kornia_mvit.batch import Batch
 from kornia_mvit.draw.images import draw_batch
-from kornia_mvit.evaluation.classification import Collector, Evaluation
-from kornia_mvit.evaluation.classification_report import draw_mistakes, write_report
-from kornia_mvit.evaluation.detection import DetectionCollector, DetectionEvaluation
-from kornia_mvit.evaluation.detection_report import draw_worst_boxes, write_detection_report
-from kornia_mvit.evaluation.segmentation import SegmentationCollector, SegmentationEvaluation
-from kornia_mvit.evaluation.segmentation_report import draw_worst_masks, write_segmentation_report
+from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation
+from kornia_mvit.evaluation.classification import Collector
+from kornia_mvit.evaluation.detection import DetectionCollector
+from kornia_mvit.evaluation.report import write_report
+from kornia_mvit.evaluation.segmentation import SegmentationCollector
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
@@ -29,56 +27,10 @@ from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
 __all__ = ["CSVLog", "LogPictures", "Report"]
 
 _VALIDATION = "val"  # what the names of validation's metrics begin with
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What is kept of the predictions of a task, and how it is shown.
-
-    Args:
-        collector: takes ``worst``; has ``add`` for the predictions of a batch, and ``evaluation()``.
-        evaluation: what the collector gives: numbers of all images, with ``concatenate``, ``to_dict`` and
-            ``from_dict``.
-        write: writes the report of an evaluation.
-        draw: draws the pictures that an evaluation keeps, or gives None where it keeps none; takes the names
-            of the classes, and their colours.
-        output: what a step's dictionary has to hold.
-        collect: puts a step's dictionary and its batch into the collector.
-    """
-
-    collector: type
-    evaluation: Any
-    write: Callable[..., Path]
-    draw: Callable[[Any, Sequence[str] | None, Any], Any]
-    output: str
-    collect: Callable[[Any, Mapping[str, Any], Batch, Preprocess | None], None]
-
-
-_KINDS = {
-    "classification": Kind(
-        Collector,
-        Evaluation,
-        write_report,
-        lambda found, names, _: draw_mistakes(found.mistakes, names) if found.mistakes else None,
-        "logits",
-        lambda collector, outputs, batch, preprocess: collector.add(outputs["logits"], batch, preprocess),
-    ),
-    "segmentation": Kind(
-        SegmentationCollector,
-        SegmentationEvaluation,
-        write_segmentation_report,
-        lambda found, names, colours: draw_worst_masks(found.worst, names, colours) if found.worst else None,
-        "prediction",
-        lambda collector, outputs, batch, _: collector.add(outputs, batch),
-    ),
-    "detection": Kind(
-        DetectionCollector,
-        DetectionEvaluation,
-        write_detection_report,
-        lambda found, names, _: draw_worst_boxes(found.worst, names) if found.worst else None,
-        "detections",
-        lambda collector, outputs, batch, _: collector.add(outputs, batch),
-    ),
+_COLLECTORS: dict[str, type[BaseCollector[Any]]] = {
+    "classification": Collector,
+    "detection": DetectionCollector,
+    "segmentation": SegmentationCollector,
 }
 
 
@@ -103,7 +55,7 @@ class Report(pl.Callback):
 
     Raises:
         ValueError: for a negative ``worst``, and if it stands behind a callback that saves at the end of an epoch.
-        TypeError: in the first validation, if ``validation_step`` does not give what the tasks' own gives.
+        TypeError: in the first validation, if ``validation_step`` does not return what that of the tasks does.
 
     Example:
         >>> from pytorch_lightning.callbacks import ModelCheckpoint
@@ -116,8 +68,8 @@ class Report(pl.Callback):
         self.folder = folder
         self.worst = worst
         self._log = Path()
-        self._collector: Any = None
-        self._latest: Any = None
+        self._collector: BaseCollector[Any] | None = None
+        self._latest: BaseEvaluation | None = None
         self._best: dict[str, Any] | None = None  # evaluation, epoch, monitor and score, as plain data
         self._history: list[dict[str, float]] = []
         self._resumed_at = 0.0
@@ -135,7 +87,7 @@ class Report(pl.Callback):
         return {"history": self._history, "best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the curves, and with what was best."""
+        """Resume the curves, and what was best."""
         self._history = [dict(row) for row in state_dict["history"]]
         self._best = state_dict["best"]
         self._resumed_at = max((row["epoch"] for row in self._history), default=0.0)
@@ -143,8 +95,8 @@ class Report(pl.Callback):
     # Validation and test are collected alike.
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin."""
-        self._collector = None if trainer.sanity_checking else _kind(pl_module).collector(self.worst)
+        """Start collecting."""
+        self._collector = None if trainer.sanity_checking else _collector_of(pl_module)(self.worst)
 
     def on_validation_batch_end(
         self,
@@ -160,10 +112,9 @@ class Report(pl.Callback):
             _collect(self._collector, pl_module, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the processes' shares together."""
+        """Join the evaluations of the processes."""
         if self._collector is not None:
-            own = self._collector.evaluation()
-            self._latest, self._collector = _gather(trainer, own, self.worst, _kind(pl_module).evaluation), None
+            self._latest, self._collector = _gather(trainer, self._collector), None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the metrics, and the predictions if they are the best so far."""
@@ -175,25 +126,9 @@ class Report(pl.Callback):
         else:
             self._write_evaluation(trainer, pl_module, "validation images", "validate")
 
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin."""
-        self._collector = _kind(pl_module).collector(self.worst)
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in a batch."""
-        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the processes' shares together."""
-        self.on_validation_epoch_end(trainer, pl_module)
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report."""
@@ -212,7 +147,7 @@ class Report(pl.Callback):
             rank_zero_info("no report: there was no validation")
             return
         best = self._best
-        evaluation = _kind(pl_module).evaluation.from_dict(best["evaluation"])
+        evaluation = _collector_of(pl_module).kind.from_dict(best["evaluation"])
         when = f"after epoch {best['epoch']:g} of {max(row['epoch'] for row in self._history):g}"
         if best["monitor"] is not None:
             when += f", where {best['monitor']} was best ({best['score']:.4f})"
@@ -237,7 +172,7 @@ class Report(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         folder: Path,
-        evaluation: Any,
+        evaluation: BaseEvaluation,
         about: list[str],
     ) -> None:
         if not trainer.is_global_zero:
@@ -251,8 +186,7 @@ class Report(pl.Callback):
         given = pl_module.hparams.items()  # the names that Lightning adds begin with an underscore
         settings |= {name: value for name, value in given if value is not None and not name.startswith("_")}
         settings |= {"kornia_mvit": __version__, "torch": torch.__version__}
-        colours = getattr(pl_module, "class_colours", None)
-        path = _kind(pl_module).write(
+        path = write_report(
             folder,
             evaluation,
             history=self._history,
@@ -261,12 +195,12 @@ class Report(pl.Callback):
             about=about,
             best=self._best["epoch"] if fitting and self._best is not None else None,
             settings=settings,
-            **({} if colours is None else {"class_colours": colours}),
+            class_colours=getattr(pl_module, "class_colours", None),
         )
         rank_zero_info(printable(f"report: {path}"))
 
     def _row(self, trainer: pl.Trainer) -> dict[str, float]:
-        """Give the history's row of this moment, a new one if need be."""
+        """Return the history's row of this moment, a new one if need be."""
         loop = trainer.fit_loop.epoch_loop
         steps = trainer.num_training_batches
         done = loop.batch_progress.current.ready / steps if math.isfinite(steps) and steps else 1.0
@@ -279,7 +213,7 @@ class Report(pl.Callback):
         row = self._row(trainer)
         row |= {name: float(value) for name, value in trainer.callback_metrics.items() if wanted(name)}
 
-    def _keep_best(self, trainer: pl.Trainer, latest: Any) -> None:
+    def _keep_best(self, trainer: pl.Trainer, latest: BaseEvaluation) -> None:
         kept = trainer.checkpoint_callback
         monitor = kept.monitor if isinstance(kept, ModelCheckpoint) else None
         if monitor is None or not monitor.startswith(_VALIDATION) or monitor not in trainer.callback_metrics:
@@ -315,7 +249,7 @@ class LogPictures(pl.Callback):
         self.every_n_epochs = every_n_epochs
         self.count = count
         self._log = Path()
-        self._collector: Any = None
+        self._collector: BaseCollector[Any] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Ask for the folder while all processes are here to agree on it."""
@@ -331,9 +265,9 @@ class LogPictures(pl.Callback):
             self._put(trainer, "batch", picture)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin."""
+        """Start collecting."""
         due = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_due(trainer)
-        self._collector = _kind(pl_module).collector(self.count) if due else None
+        self._collector = _collector_of(pl_module)(self.count) if due else None
 
     def on_validation_batch_end(
         self,
@@ -345,7 +279,7 @@ class LogPictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take in a batch."""
-        known = isinstance(outputs, dict) and _kind(pl_module).output in outputs
+        known = isinstance(outputs, dict) and _collector_of(pl_module).output in outputs
         if self._collector is not None and dataloader_idx == 0 and known:
             _collect(self._collector, pl_module, outputs, batch)
 
@@ -354,7 +288,7 @@ class LogPictures(pl.Callback):
         found = None if self._collector is None else self._collector.evaluation()
         self._collector = None
         names, colours = (getattr(pl_module, name, None) for name in ("class_names", "class_colours"))
-        picture = None if found is None else _kind(pl_module).draw(found, names, colours)
+        picture = None if found is None else found.draw_worst(names, colours)
         if picture is not None:
             self._put(trainer, "mistakes", picture)
 
@@ -387,7 +321,7 @@ class CSVLog(pl.Callback):
 
 
 def _log_folder(trainer: pl.Trainer) -> Path:
-    """Give the folder of a run's log, or of the run where there is no log. All processes have to ask."""
+    """Return the folder of a run's log, or of the run where there is no log. All processes have to ask."""
     return Path(trainer.log_dir or trainer.default_root_dir)
 
 
@@ -396,28 +330,29 @@ def _preprocess(module: pl.LightningModule) -> Preprocess | None:
     return preprocess if isinstance(preprocess, Preprocess) else None
 
 
-def _kind(module: pl.LightningModule) -> Kind:
-    return _KINDS[getattr(module, "task_name", "classification")]
+def _collector_of(module: pl.LightningModule) -> type[BaseCollector[Any]]:
+    return _COLLECTORS[getattr(module, "task_name", "classification")]
 
 
-def _collect(collector: Any, module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-    kind = _kind(module)
-    if not isinstance(outputs, dict) or kind.output not in outputs or not isinstance(batch, Batch):
+def _collect(collector: BaseCollector[Any], module: pl.LightningModule, outputs: Any, batch: Any) -> None:
+    output = collector.output
+    if not isinstance(outputs, dict) or output not in outputs or not isinstance(batch, Batch):
         raise TypeError(
-            f"a report needs a Batch, and steps that return {{'{kind.output}': …}} as the project's tasks do; "
+            f"a report needs a Batch, and steps that return {{'{output}': …}} as the project's tasks do; "
             f"{type(module).__name__} returned {type(outputs).__name__} for a {type(batch).__name__}"
         )
-    kind.collect(collector, outputs, batch, _preprocess(module))
+    collector.add(outputs, batch, _preprocess(module))
 
 
-def _gather(trainer: pl.Trainer, own: Any, worst: int, kind: Any = Evaluation) -> Any:
-    """Put the evaluations of all processes together, on each of them."""
+def _gather(trainer: pl.Trainer, collector: BaseCollector[Any]) -> BaseEvaluation | None:
+    """Join the evaluations of all processes, on each of them."""
+    own: BaseEvaluation | None = collector.evaluation()
     if trainer.world_size == 1:
         return own
     shares: list[dict[str, Any] | None] = [None] * trainer.world_size
     torch.distributed.all_gather_object(shares, None if own is None else own.to_dict())
-    found = [kind.from_dict(share) for share in shares if share is not None]
-    return kind.concatenate(found, worst) if found else None
+    found = [collector.kind.from_dict(share) for share in shares if share is not None]
+    return collector.kind.concatenate(found, collector.worst) if found else None
 
 
 def _weights(trainer: pl.Trainer) -> str:

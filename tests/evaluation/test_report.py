@@ -53,7 +53,7 @@ def evaluate(logits, label, **meta):
     collector = Collector(**meta)
     for start in range(0, len(label), 10):
         part = slice(start, start + 10)
-        collector.add(logits[part], Batch(torch.rand(len(label[part]), 3, 20, 30), label[part]))
+        collector.add({"logits": logits[part]}, Batch(torch.rand(len(label[part]), 3, 20, 30), label[part]))
     return collector.evaluation()
 
 
@@ -123,7 +123,7 @@ class TestCollector:
         image = torch.full((1, 3, 400, 200), 100 / 255)
         batch = Batch((image - 0.5) / 0.25, torch.tensor([0]), size=torch.tensor([[400, 100]]))
         collector = Collector()
-        collector.add(torch.tensor([[0.0, 1.0]]), batch, preprocess)
+        collector.add({"logits": torch.tensor([[0.0, 1.0]])}, batch, preprocess)
         picture = collector.evaluation().mistakes[0].image
         assert picture.shape == (3, 160, 40)
         assert picture.unique().tolist() == [100]
@@ -131,13 +131,14 @@ class TestCollector:
     def test_names_are_paths_or_numbers(self):
         collector = Collector()
         for meta in ([{"path": "a/b.png"}], [{"id": 7}], None):
-            collector.add(torch.tensor([[0.0, 1.0]]), Batch(torch.rand(1, 3, 8, 8), torch.tensor([0]), meta=meta))
+            batch = Batch(torch.rand(1, 3, 8, 8), torch.tensor([0]), meta=meta)
+            collector.add({"logits": torch.tensor([[0.0, 1.0]])}, batch)
         assert {mistake.name for mistake in collector.evaluation().mistakes} == {"a/b.png", "id 7", "image 2"}
 
     def test_nothing(self):
         assert Collector().evaluation() is None
         with pytest.raises(ValueError, match="this batch has none"):
-            Collector().add(torch.zeros(1, 2), Batch(torch.rand(1, 3, 8, 8)))
+            Collector().add({"logits": torch.zeros(1, 2)}, Batch(torch.rand(1, 3, 8, 8)))
 
 
 class TestClassificationMetrics:

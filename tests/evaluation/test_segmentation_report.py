@@ -17,8 +17,7 @@ from kornia_mvit.evaluation.segmentation import (
     bootstrap_intervals,
     segmentation_metrics,
 )
-from kornia_mvit.evaluation.segmentation_report import write_segmentation_report
-from kornia_mvit.training import Report, SegmentationTask
+from kornia_mvit.training import Report, SegmentationTask, write_report
 from tests.evaluation.test_report import Page
 from tests.training.shapes import ShapeData
 from tests.training.test_tasks import trainer
@@ -159,7 +158,7 @@ class TestWriteSegmentationReport:
             {"epoch": 1.0, "train/loss": 2.0, "val/miou": 0.2},
             {"epoch": 2.0, "train/loss": 1.0, "val/miou": 0.4},
         ]
-        path = write_segmentation_report(
+        path = write_report(
             tmp_path, found, history=history, class_names=NAMES, title="<Beach>", best=2.0, settings={"mode": "xxs"}
         )
         page = Page(path)
@@ -175,12 +174,12 @@ class TestWriteSegmentationReport:
         assert [row["image"] for row in rows] == found.names
 
     def test_many_classes(self, tmp_path):
-        write_segmentation_report(tmp_path, evaluate(4, classes=33)[0])
+        write_report(tmp_path, evaluate(4, classes=33)[0])
         assert (tmp_path / "confusion_part.png").is_file()
 
     def test_an_earlier_report_goes(self, tmp_path):
         (tmp_path / "worst.png").write_bytes(b"old")
-        write_segmentation_report(tmp_path, evaluate(worst=0)[0])
+        write_report(tmp_path, evaluate(worst=0)[0])
         assert not (tmp_path / "worst.png").exists()
 
     @pytest.mark.filterwarnings("ignore:The number of training batches")

@@ -17,8 +17,7 @@ from kornia_mvit.evaluation.detection import (
     detection_metrics,
     image_f1,
 )
-from kornia_mvit.evaluation.detection_report import write_detection_report
-from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report
+from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report, write_report
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from tests.evaluation.test_report import Page
@@ -345,7 +344,7 @@ class TestDetectionEvaluation:
 
     def test_report(self, tmp_path):
         history = [{"epoch": 1.0, "train/loss": 2.0, "val/map": 0.1}, {"epoch": 2.0, "train/loss": 1.0, "val/map": 0.4}]
-        path = write_detection_report(
+        path = write_report(
             tmp_path, collect(), history=history, class_names=BoxShapeData().class_names, title="<Shapes>", best=2.0
         )
         page = Page(path)

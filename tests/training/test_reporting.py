@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import Batch
+from kornia_mvit.evaluation.classification import Collector
 from kornia_mvit.training import (
     EMA,
     ClassificationTask,
@@ -171,7 +172,11 @@ class TestReport:
         class Three:
             world_size = 3
 
-        whole = reporting._gather(Three(), shares[0], 24)
+        class Collected(Collector):
+            def evaluation(self):
+                return shares[0]
+
+        whole = reporting._gather(Three(), Collected())
         assert whole.label.tolist() == [0, 1, 2, 2, 1, 0]
         assert int(whole.right.sum()) == 4
 
