@@ -22,7 +22,7 @@ from kornia_mvit.fields import (
     widen,
 )
 
-__all__ = ["Batch", "check_image_values", "check_layout", "hold_value"]
+__all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "replace_checked"]
 
 _PADDING = {"boxes": 0, "box_label": -1, "box_ignore": False, "keypoints": 0, "keypoint_visible": False}
 
@@ -76,6 +76,12 @@ class Batch:
     meta: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
+        self._check_fields()
+        if self.image.device.type == "cpu":
+            self._check_targets()
+
+    def _check_fields(self) -> None:
+        """Check shapes and dtypes, and widen the dtypes that cannot hold all that they may have to."""
         self.image = plain_tensor("image", self.image)
         if self.image.ndim != 4:
             raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(self.image.shape)}")
@@ -90,8 +96,6 @@ class Batch:
         self._check_rows("boxes", 4, "box_label", "box_ignore")
         self._check_rows("keypoints", 2, "keypoint_visible")
         self._check_whole()
-        if self.image.device.type == "cpu":
-            self._check_targets()
 
     def _check_lengths(self) -> None:
         """Check that each field is a tensor, or a list of dictionaries, of as many entries as there are images."""
@@ -245,7 +249,7 @@ class Batch:
         return self.image.shape[0]
 
     def __getitem__(self, index: slice | Tensor | Sequence[int]) -> Self:
-        """Give the batch of the chosen images.
+        """Return the batch of the chosen images.
 
         Raises:
             TypeError: for a single number; use :meth:`sample` for one image.
@@ -261,21 +265,21 @@ class Batch:
         return self._map(lambda v: v[numbers], lambda v: [v[i] for i in numbers])
 
     def sample(self, index: int) -> dict[str, Any]:
-        """Give one image and its targets without the batch dimension, as :meth:`collate` takes them."""
+        """Return one image and its targets without the batch dimension, as :meth:`collate` takes them."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value[index] for name, value in values if value is not None}
 
     def replace(self, **changes: Any) -> Self:
-        """Give a batch with some fields changed; the others are shared, not copied."""
+        """Return a batch with some fields changed; the others are shared, not copied."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return type(self)(**(values | changes))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Give the batch with its tensors on a device."""
+        """Return the batch with its tensors on a device."""
         return self._map(lambda v: v.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """Give the batch with its tensors in page-locked memory."""
+        """Return the batch with its tensors in page-locked memory."""
         return self._map(lambda v: v.pin_memory())
 
     @classmethod
@@ -339,6 +343,25 @@ class Batch:
             value = getattr(self, field.name)
             values[field.name] = tensor(value) if isinstance(value, Tensor) else None if value is None else other(value)
         return type(self)(**values)
+
+
+def replace_checked(batch: Batch, **changes: Any) -> Batch:
+    """Return a batch with some fields changed, without looking at the values of its targets again.
+
+    For values that follow from a batch whose own were checked. Shapes and dtypes are checked as always, and the values
+    of a subclass by its own constructor.
+
+    Args:
+        batch: whose fields are kept where they are not changed.
+        changes: other fields, by name.
+    """
+    if type(batch) is not Batch:
+        return batch.replace(**changes)
+    out = object.__new__(Batch)
+    for field in fields(batch):
+        setattr(out, field.name, changes[field.name] if field.name in changes else getattr(batch, field.name))
+    out._check_fields()
+    return out
 
 
 def _pad(image: Tensor, height: int, width: int, fill: int) -> Tensor:

@@ -35,7 +35,7 @@ _EXPECTED = {
 
 
 def plain_tensor(name: str, value: Tensor) -> Tensor:
-    """Give the tensor of a field without torchvision's wrapper around it.
+    """Return the tensor of a field without torchvision's wrapper around it.
 
     Raises:
         TypeError: for what is no tensor, or a sparse or nested one.
@@ -71,7 +71,7 @@ def widen(name: str, value: Tensor) -> Tensor:
 
 
 def hold_value(mask: Tensor, value: int) -> Tensor:
-    """Give masks in a dtype that holds a number such as ``ignore_index``: their own, or int64."""
+    """Return masks in a dtype that holds a number such as ``ignore_index``: their own, or int64."""
     limits = torch.iinfo(mask.dtype)
     return mask if limits.min <= value <= limits.max else mask.long()
 

@@ -138,7 +138,7 @@ class Preprocess:
         return PreprocessModule(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the record as numbers, strings and lists; ``max_pixels`` where it is not the usual one."""
+        """Return the record as numbers, strings and lists; ``max_pixels`` where it is not the usual one."""
         data = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
         if self.max_pixels == MAX_PIXELS:
             del data["max_pixels"]  # which the first version does not know
@@ -288,7 +288,7 @@ def round_ratio(number: Any, divisor: Any) -> Any:
 
 
 def _least(one: Any, other: Any) -> int:
-    """Give the smaller of two whole numbers, which may be those of a traced graph."""
+    """Return the smaller of two whole numbers, which may be those of a traced graph."""
     return cast(int, torch.sym_min(one, other))
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess
+from kornia_mvit.batch import replace_checked
 from kornia_mvit.testing.strategies import batches
 
 
@@ -267,3 +268,22 @@ class TestBatch:
     def test_exception_of_unknown_fields(self):
         with pytest.raises(ValueError, match="bbox; it has image, label, boxes"):
             Batch.collate([{"image": torch.rand(3, 4, 4), "bbox": []}])
+
+
+class TestReplaceChecked:
+    def test_values_are_taken_shapes_are_checked(self):
+        batch = Batch(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
+        out = replace_checked(batch, image=torch.ones(2, 3, 4, 4))
+        assert out.image.shape == (2, 3, 4, 4) and out.label is batch.label and batch.image.shape == (2, 3, 8, 8)
+        with pytest.raises(ValueError, match="label"):
+            replace_checked(batch, label=torch.zeros(3, dtype=torch.int64))
+
+    def test_a_subclass_is_made_by_its_constructor(self):
+        class Strict(Batch):
+            def __post_init__(self):
+                super().__post_init__()
+                if self.image.shape[-1] < 8:
+                    raise ValueError("narrow")
+
+        with pytest.raises(ValueError, match="narrow"):
+            replace_checked(Strict(torch.zeros(2, 3, 8, 8)), image=torch.ones(2, 3, 4, 4))

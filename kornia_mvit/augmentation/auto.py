@@ -6,8 +6,9 @@ from typing import Any, cast
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from kornia.augmentation.auto import RandAugment, TrivialAugment
-from kornia.augmentation.container.params import ParamItem
 from torch import Size, Tensor, nn
+
+from kornia_mvit.augmentation.kornia_adapter import ParamItem
 
 __all__ = ["PerImageRandAugment", "PerImageTrivialAugment", "apply_to_rows", "as_first"]
 
@@ -37,7 +38,7 @@ class _PerImage:
             operation.by_rows = isinstance(operation, IntensityAugmentationBase2D)
 
     def get_forward_sequence(self, params: list[ParamItem] | None = None) -> Iterator[tuple[str, nn.Module]]:
-        """Give every operation, or those that were drawn."""
+        """Return every operation, or those that were drawn."""
         if params is not None:
             drawn: Iterator[tuple[str, nn.Module]] = super().get_forward_sequence(params)  # type: ignore[misc]  # as above
             return drawn
@@ -116,7 +117,7 @@ class PerImageTrivialAugment(_PerImage, TrivialAugment):
 
 
 def as_first(draw: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give all images what the first one of a policy's operation drew."""
+    """Return all images what the first one of a policy's operation drew."""
     count = int(draw["forward_input_shape"][0])
     return {
         name: value[:1].repeat(count, *[1] * (value.ndim - 1))

@@ -99,13 +99,13 @@ class RandomColorTwist(IntensityAugmentationBase2D):
 
 
 def _saturate(factor: Tensor, luma: Tensor) -> Tensor:
-    """Give matrices between a colour and its grey: (B, 1, 1) -> (B, 3, 3)."""
+    """Return matrices between a colour and its grey: (B, 1, 1) -> (B, 3, 3)."""
     whole = torch.eye(3, dtype=factor.dtype, device=factor.device)
     return factor * whole + (1 - factor) * luma.expand(3, 3)
 
 
 def _turn(angle: Tensor) -> Tensor:
-    """Give matrices that turn colours about the grey axis by full turns: (B, 1, 1) -> (B, 3, 3)."""
+    """Return matrices that turn colours about the grey axis by full turns: (B, 1, 1) -> (B, 3, 3)."""
     there = torch.tensor(_YIQ, dtype=torch.float64)
     constant, cosine, sine = torch.zeros(3, 3, 3, dtype=torch.float64)
     constant[0, 0] = 1.0

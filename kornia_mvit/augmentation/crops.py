@@ -76,7 +76,7 @@ class WindowCrop(GeometricAugmentationBase2D):
         return torch.rand(drawn, dtype=torch.float64).expand(shape)
 
     def _first_fit(self, fits: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the number (B,) of the first trial that fits, of (B, T), and whether one does; the same for all."""
+        """Return the number (B,) of the first trial that fits, of (B, T), and whether one does; the same for all."""
         if self.same_on_batch:
             fits = fits.all(0, keepdim=True).expand_as(fits)
         return fits.to(torch.uint8).argmax(1), fits.any(1)
@@ -97,7 +97,7 @@ class WindowCrop(GeometricAugmentationBase2D):
         return self.draw(View(canvas, torch.tensor(canvas).expand(batch_shape[0], 2)), tuple(batch_shape))
 
     def compute_transformation(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
-        """Give the matrices between pixel centres, as Kornia counts."""
+        """Return the matrices between pixel centres, as Kornia counts."""
         matrix = window_matrix(params["window"], self._out(input))
         shift = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
         shift[:2, 2] = 0.5

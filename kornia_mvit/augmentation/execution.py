@@ -11,20 +11,20 @@ from kornia.augmentation import AugmentationSequential, RandomErasing
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.crops import View, WindowCrop
-from kornia_mvit.augmentation.draws import draw_crop_in_view
 from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.operations import (
     Draw,
     Kind,
     Operation,
-    draw_parameters,
     exclusive,
     find_operation,
     sample,
+    sample_parameters,
     walk,
 )
 from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.randomness import OwnGenerators
+from kornia_mvit.augmentation.sampling import sample_crop_in_view
 from kornia_mvit.batch import Batch, hold_value
 from kornia_mvit.ops.geometry import gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
@@ -84,7 +84,7 @@ class Execution:
         """Shape of the images once all that was put off is done: (B, C, H, W)."""
         return (*self.image.shape[:2], *self.geometry.sizes[-1])
 
-    def draw_all(self, stack: AugmentationSequential) -> None:
+    def sample_all(self, stack: AugmentationSequential) -> None:
         """Draw and carry out each operation of a stack."""
         self._seed(len(self.record), 2)
         for operation, given in walk(stack, lambda: self.shape, self.random):
@@ -154,7 +154,7 @@ class Execution:
         return mask != bool(self.settings.ignore_index)
 
     def _all_seen(self) -> Tensor:
-        """Give masks of a canvas on which every pixel shows an image."""
+        """Return masks of a canvas on which every pixel shows an image."""
         known = torch.tensor(not self.settings.ignore_index)
         return known.to(self.image.device, non_blocking=True).expand(len(self.batch), *self.geometry.sizes[-1])
 
@@ -178,13 +178,13 @@ class Execution:
         if isinstance(operation.module, WindowCrop):
             look = self._look(operation.module, view)
             return sample(operation.module, self.random, operation.module.draw, look, self.shape)
-        drawn = draw_parameters(operation, self.shape, self.random)
+        drawn = sample_parameters(operation, self.shape, self.random)
         if view is None:
             return drawn
-        return self.random.sample_plainly(draw_crop_in_view, operation.module, drawn, view)
+        return self.random.sample_plainly(sample_crop_in_view, operation.module, drawn, view)
 
     def _look(self, module: WindowCrop, view: Tensor | None) -> View:
-        """Give what a crop asks to look at, as it will be after all that was put off."""
+        """Return what a crop asks to look at, as it will be after all that was put off."""
         batch, canvas, device = self.batch, self.geometry.sizes[-1], self.image.device
         if view is None:
             view = torch.tensor(canvas).to(device, non_blocking=True).expand(len(batch), 2)
@@ -294,7 +294,7 @@ def _is_away(drawn: Draw) -> bool:
 
 
 def _erased(drawn: Draw, mask: Tensor) -> Tensor:
-    """Give the pixels (B, H, W) that RandomErasing erased."""
+    """Return the pixels (B, H, W) that RandomErasing erased."""
     row, column = (torch.arange(n, device=mask.device) for n in mask.shape[-2:])
 
     def inside(places: Tensor, start: Tensor, length: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class Geometry:
         self.sizes.append(step.size)
 
     def matrix(self, first: int, last: int) -> Tensor:
-        """Give the matrices from canvas ``first`` to canvas ``last``: (B, 3, 3)."""
+        """Return the matrices from canvas ``first`` to canvas ``last``: (B, 3, 3)."""
         out = torch.eye(3, dtype=torch.float64, device=self.device).expand(self.batch, 3, 3)
         for step in self.steps[first:last]:
             assert step.matrix is not None, step.name
@@ -188,7 +188,7 @@ class Geometry:
         return points, seen & _contains(points, self._limit(len(self)))
 
     def inverse(self) -> Self:
-        """Give the way back: from the last canvas to the first.
+        """Return the way back: from the last canvas to the first.
 
         Raises:
             ValueError: naming the steps that no matrix describes.
@@ -202,7 +202,7 @@ class Geometry:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the steps as tensors, numbers and strings."""
+        """Return the steps as tensors, numbers and strings."""
         return {
             "size": list(self.sizes[0]),
             "view": self.view,
@@ -223,7 +223,7 @@ class Geometry:
         return out
 
     def _limit(self, canvas: int) -> Tensor:
-        """Give width and height of what is in view on a canvas: (2,) or (B, 1, 2), float64."""
+        """Return width and height of what is in view on a canvas: (2,) or (B, 1, 2), float64."""
         if canvas == 0 and self.view is not None:
             return self.view.double().flip(-1)[:, None]
         height, width = self.sizes[canvas]

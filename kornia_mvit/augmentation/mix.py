@@ -8,6 +8,7 @@ from kornia.augmentation import RandomCutMixV2, RandomMixUpV2
 from kornia.geometry.bbox import bbox_to_mask
 from torch import Tensor, nn
 
+from kornia_mvit.augmentation.kornia_adapter import sample_cutmix
 from kornia_mvit.augmentation.randomness import uncompiled
 from kornia_mvit.batch import Batch
 
@@ -125,8 +126,7 @@ class Mix(nn.Module):
         if batch_size < 2 or not bool(chosen.any()):
             return {"kind": "none", "own": torch.ones(batch_size), "pairs": torch.arange(batch_size)}
         if use_cutmix:
-            drawn = self._cutmix._param_generator((batch_size, 1, height, width))
-            pairs, boxes = drawn["mix_pairs"][0], drawn["crop_src"][0]
+            pairs, boxes = sample_cutmix(self._cutmix, batch_size, height, width)
             # Kornia's boxes name their last pixel: one of no extent ends before it begins.
             side = (boxes[:, 2] - boxes[:, 0] + 1) * chosen[:, None]
             boxes = torch.where(chosen[:, None, None], boxes, _empty(boxes))
@@ -137,7 +137,7 @@ class Mix(nn.Module):
         return {"kind": "mixup", "own": torch.where(chosen, own, 1.0), "pairs": pairs}
 
     def weigh(self, params: dict[str, Any], seen: Tensor) -> dict[str, Any]:
-        """Give what was drawn for CutMix with the shares of the pixels that show an image.
+        """Return what was drawn for CutMix with the shares of the pixels that show an image.
 
         Args:
             params: what :meth:`draw` gave.
@@ -154,7 +154,7 @@ class Mix(nn.Module):
 
     @staticmethod
     def size(size: Tensor, params: dict[str, Any]) -> Tensor:
-        """Give the sizes (B, 2) of images after they were mixed: each holds both images."""
+        """Return the sizes (B, 2) of images after they were mixed: each holds both images."""
         own = params["own"].to(size.device, non_blocking=True)
         pairs = params["pairs"].to(size.device, non_blocking=True)
         return torch.where((own < 1)[:, None], torch.maximum(size, size.index_select(0, pairs)), size)
@@ -210,5 +210,5 @@ class Mix(nn.Module):
 
 
 def _empty(boxes: Tensor) -> Tensor:
-    """Give boxes (B, 4, 2) in Kornia's form that hold no pixel."""
+    """Return boxes (B, 4, 2) in Kornia's form that hold no pixel."""
     return boxes.new_tensor([[0, 0], [-1, 0], [-1, -1], [0, -1]]).expand_as(boxes)

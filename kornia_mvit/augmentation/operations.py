@@ -8,22 +8,26 @@ from typing import Any, ParamSpec, TypeVar
 
 import kornia.augmentation as K
 import torch
-from kornia.augmentation.auto.base import PolicyAugmentBase
-from kornia.augmentation.auto.operations.base import OperationBase
-from kornia.augmentation.auto.operations.policy import PolicySequential
-from kornia.augmentation.base import _AugmentationBase, _BasicAugmentationBase
-from kornia.augmentation.container.base import ImageSequentialBase, SequentialBase
-from kornia.augmentation.container.params import ParamItem
 from kornia.constants import DataKey, Resample, SamplePadding
 from kornia.core.exceptions import BaseError
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows, as_first
-from kornia_mvit.augmentation.draws import Draw, draw_before_horizon
 from kornia_mvit.augmentation.geometry import Step
+from kornia_mvit.augmentation.kornia_adapter import (
+    AugmentationBase,
+    BasicAugmentationBase,
+    ImageSequentialBase,
+    OperationBase,
+    ParamItem,
+    PolicyAugmentBase,
+    PolicySequential,
+    SequentialBase,
+)
 from kornia_mvit.augmentation.locks import lock_of
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.randomness import OwnGenerators
+from kornia_mvit.augmentation.sampling import Draw, keep_before_horizon
 from kornia_mvit.ops.geometry import edge_matrix
 
 __all__ = [
@@ -33,12 +37,12 @@ __all__ = [
     "carry_out",
     "check_channels",
     "check_stack",
-    "draw_parameters",
     "exclusive",
     "find_operation",
     "keeps_pixels",
     "lost_targets",
     "sample",
+    "sample_parameters",
     "unable",
     "walk",
 ]
@@ -61,6 +65,7 @@ _FLIPS = (K.RandomHorizontalFlip, K.RandomVerticalFlip)
 _WARPS = (
     K.RandomAffine, K.RandomRotation, K.RandomRotation90, K.RandomPerspective, K.RandomShear, K.RandomTranslate,
 )  # fmt: skip
+_CONTAINERS = (K.ImageSequential, PolicyAugmentBase, PolicySequential, OperationBase)
 _RESIZES = (K.Resize, K.LongestMaxSize, K.SmallestMaxSize)
 _CROPS = (K.RandomResizedCrop, K.RandomCrop, K.CenterCrop)
 _OF_NO_GREY = (K.RandomSaturation, K.RandomHue)  # what they change, an image of one channel has not got
@@ -130,15 +135,15 @@ class Operation:
         with _named(self.module, image.shape):
             if getattr(self.module, "by_rows", False):
                 return apply_to_rows(self.module, image, draw)
-            drawn = isinstance(self.module, _BasicAugmentationBase)
+            drawn = isinstance(self.module, BasicAugmentationBase)
             out: Tensor = self.module(image, params=draw) if drawn else self.module(image)
         if not isinstance(out, Tensor) or out.ndim != 4:
             what = f"a tensor of {out.ndim} dimensions" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-            raise TypeError(f"{self.name} gives {what}, not images (B, C, H, W); take it out of the augmentation")
+            raise TypeError(f"{self.name} gives {what}, not images (B, C, H, W); remove it from augment")
         return out
 
     def output_size(self, draw: Draw, size: Size) -> Size:
-        """Give height and width of the result for an input of the given ones."""
+        """Return height and width of the result for an input of the given ones."""
         if isinstance(self.module, K.PadTo):
             target = self.module.flags["size"]
             if self.module.flags.get("crop_if_exceeds", True):
@@ -202,12 +207,12 @@ def _named(module: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
 
 
 def _window_size(corners: Tensor) -> Tensor:
-    """Give width and height of windows (B, 4, 2) in pixels, counted from the centres of their outermost ones."""
+    """Return width and height of windows (B, 4, 2) in pixels, counted from the centres of their outermost ones."""
     return corners[:, 2].double() - corners[:, 0].double() + 1
 
 
 def _with_thin_windows(matrix: Tensor, draw: Draw, flags: dict[str, Any]) -> Tensor:
-    """Give the matrices of a resize, with those of windows and results that are one pixel wide or high as they act.
+    """Return the matrices of a resize, with those of windows and results that are one pixel wide or high as they act.
 
     Between corners that coincide, Kornia finds no scale. Its images show a window's only pixel all along the result,
     and of a result's only pixel the window's first one where corners are aligned.
@@ -232,9 +237,8 @@ def is_known(module: nn.Module) -> bool:
     home = type(module).__module__.partition(".")[0]
     if home not in ("kornia", "kornia_mvit") or isinstance(module, (K.RandomDissolving, K.PatchSequential)):
         return False
-    containers = (K.ImageSequential, PolicyAugmentBase, PolicySequential, OperationBase, Mix)
     hooked = module._forward_hooks or module._forward_pre_hooks
-    return isinstance(module, (_BasicAugmentationBase, *containers)) and not hooked
+    return isinstance(module, (BasicAugmentationBase, *_CONTAINERS, Mix)) and not hooked
 
 
 def exclusive(module: nn.Module) -> AbstractContextManager[object]:
@@ -288,7 +292,7 @@ def find_operation(path: str, module: nn.Module) -> Operation:
             aligned=getattr(module, "aligned", False)
             or type(module) in (*_FLIPS, *_RESIZES, *_CROPS, K.PadTo, K.RandomTranslate),
         )
-    if isinstance(module, _AugmentationBase):
+    if isinstance(module, AugmentationBase):
         return Operation(path, module, Kind.DENSE)
     return Operation(path, module, Kind.OPAQUE)
 
@@ -368,10 +372,9 @@ def check_channels(stack: nn.Module, channels: int) -> None:
 def unable(stack: nn.Module) -> dict[Kind, list[str]]:
     """List the operations of a stack that cannot carry every target, by their kind: dense ones and unknown ones."""
     out: dict[Kind, list[str]] = {Kind.DENSE: [], Kind.OPAQUE: []}
-    containers = (K.ImageSequential, PolicyAugmentBase, PolicySequential, OperationBase)
 
     def visit(module: nn.Module) -> None:
-        if isinstance(module, containers) and not isinstance(module, K.PatchSequential):
+        if isinstance(module, _CONTAINERS) and not isinstance(module, K.PatchSequential):
             for child in module.children():
                 visit(child)
             return
@@ -384,7 +387,7 @@ def unable(stack: nn.Module) -> dict[Kind, list[str]]:
 
 
 def lost_targets(kind: Kind, targets: Iterable[str]) -> list[str]:
-    """Give those of the targets that an operation of a kind in :func:`unable` cannot carry along."""
+    """Return those of the targets that an operation of a kind in :func:`unable` cannot carry along."""
     return [name for name in targets if name != "label" and (kind is Kind.OPAQUE or name != "mask")]
 
 
@@ -436,11 +439,11 @@ def _read_policy(module: nn.Module, params: list[ParamItem], path: str) -> Itera
             yield from _read_policy(child, item.data, inner)
 
 
-def draw_parameters(operation: Operation, shape: tuple[int, ...], random: OwnGenerators) -> Draw:
+def sample_parameters(operation: Operation, shape: tuple[int, ...], random: OwnGenerators) -> Draw:
     """Draw an operation's parameters."""
     module = operation.module
-    if not isinstance(module, _BasicAugmentationBase):
+    if not isinstance(module, BasicAugmentationBase):
         return {}
     with _named(module, shape):
         drawn = dict(sample(module, random, module.forward_parameters, torch.Size(shape)))
-    return draw_before_horizon(drawn, shape) if isinstance(module, K.RandomPerspective) else drawn
+    return keep_before_horizon(drawn, shape) if isinstance(module, K.RandomPerspective) else drawn

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from kornia.augmentation import AugmentationSequential, ImageSequential, MixAugmentationBaseV2
-from kornia.augmentation.auto.base import PolicyAugmentBase
-from kornia.augmentation.base import _AugmentationBase
 from torch import Generator, Tensor, nn
 
 from kornia_mvit.augmentation.execution import Execution, Settings, Warp
 from kornia_mvit.augmentation.geometry import Geometry
+from kornia_mvit.augmentation.kornia_adapter import AugmentationBase, PolicyAugmentBase
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.operations import (
     carry_out,
@@ -35,14 +34,14 @@ from kornia_mvit.augmentation.targets import (
     run_empty,
     way_back,
 )
-from kornia_mvit.batch import Batch, check_layout, hold_value
+from kornia_mvit.batch import Batch, check_layout, hold_value, replace_checked
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size
 from kornia_mvit.preprocess import Preprocess, to_float
 
 __all__ = ["AugmentationPipeline"]
 
 Params = dict[str, Any]
-Augmentation = _AugmentationBase | ImageSequential | PolicyAugmentBase
+Augmentation = AugmentationBase | ImageSequential | PolicyAugmentBase
 
 
 class AugmentationPipeline(nn.Module):
@@ -248,7 +247,7 @@ class AugmentationPipeline(nn.Module):
     def views(
         self, batch: Batch, n: int = 2, *, seed: int | None = None, generator: Generator | None = None
     ) -> list[tuple[Batch, Params]]:
-        """Give several independent augmentations of a batch, with their parameters, as contrastive learning needs.
+        """Return several independent augmentations of a batch, with their parameters, as contrastive learning needs.
 
         Args:
             batch: images with their targets.
@@ -281,7 +280,7 @@ class AugmentationPipeline(nn.Module):
                 targets["mask"] = hold_value(batch.mask, self.ignore_index)
                 if len(geometry) or batch.size is not None:
                     targets["mask"] = geometry.warp_mask(targets["mask"], 0, len(geometry), self.ignore_index)
-        out = detach_memory(batch.replace(image=image, **targets), batch)
+        out = detach_memory(replace_checked(batch, image=image, **targets), batch)
         return out, {"kind": "prepared", "geometry": geometry.to_dict(), "mix": None}
 
     @torch.no_grad()
@@ -324,7 +323,7 @@ class AugmentationPipeline(nn.Module):
         self.counter.set_epoch(epoch)
 
     def get_extra_state(self) -> Tensor:
-        """Give the counter's seed, epoch and step, for ``state_dict``."""
+        """Return the counter's seed, epoch and step, for ``state_dict``."""
         return self.counter.state()
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -332,8 +331,10 @@ class AugmentationPipeline(nn.Module):
         self.counter.load_state(state)
 
     def extra_repr(self) -> str:
-        """Show the settings."""
-        steps = "" if self.stack is None else f"{self.stack!r}\n"
+        """Show the augmentations, which `named_children` leaves out, why it does, and the settings."""
+        why = "augment and mix are not registered as children: they sample on the CPU and have nothing to train\n"
+        steps = "".join(f"{part!r}\n" for part in (self.stack, self.mix) if part is not None)
+        steps = steps and why + steps
         return f"{steps}ignore_index={self.ignore_index}, min_box_area={self.min_box_area}, " + (
             f"min_box_visibility={self.min_box_visibility}, fuse={self._settings.fuse}, seed={self.counter.seed}"
         )
@@ -357,7 +358,7 @@ class AugmentationPipeline(nn.Module):
         with _no_autocast(device):
             run = Execution(self._settings, batch, to_float(batch.image), seed, look=self.mix is not None)
             if self.stack is not None and replay is None:
-                run.draw_all(self.stack)
+                run.sample_all(self.stack)
             elif self.stack is not None and replay is not None:
                 run.replay_all(self.stack, replay["steps"])
             size = resize or self.preprocess.output_size
@@ -391,7 +392,7 @@ class AugmentationPipeline(nn.Module):
             "geometry": run.geometry.to_dict(),
             "mix": mixed,
         }
-        return detach_memory(batch.replace(image=image, **targets), batch), params
+        return detach_memory(replace_checked(batch, image=image, **targets), batch), params
 
     def _refuse(self, batch: Batch) -> None:
         """Refuse a batch with targets that some operation cannot carry, drawn or not."""

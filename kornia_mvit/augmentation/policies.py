@@ -11,12 +11,12 @@ from kornia.augmentation import (
     RandomRotation,
 )
 from kornia.augmentation.auto import RandAugment
-from kornia.augmentation.auto.base import PolicyAugmentBase
 from torch import nn
 
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
 from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
+from kornia_mvit.augmentation.kornia_adapter import PolicyAugmentBase, crop_ranges, rotation_degrees
 from kornia_mvit.augmentation.mix import Mix
 
 __all__ = ["classification_strong", "classification_train", "detection_train", "segmentation_train"]
@@ -256,13 +256,13 @@ def _describe(step: object) -> str:
     """Say in one line what a step does; Kornia's own words hold every default."""
     name = type(step).__name__
     match step:
-        case RandomResizedCrop(flags={"size": size}, _param_generator=generator):
-            scale, ratio = (tuple(round(v, 3) for v in pair) for pair in (generator.scale, generator.ratio))
+        case RandomResizedCrop(flags={"size": size}):
+            scale, ratio = (tuple(round(v, 3) for v in pair) for pair in crop_ranges(step))
             said = f"size={size}, scale={scale}, ratio={ratio}"
         case RandomHorizontalFlip(p=p) | RandomErasing(p=p):
             said = f"p={p}"
-        case RandomRotation(p=p, _param_generator=generator):
-            said = f"degrees={generator.samplers[0][0]}, p={p}"
+        case RandomRotation(p=p):
+            said = f"degrees={rotation_degrees(step)}, p={p}"
         case RandAugment(n=n, m=m):
             said = f"{n} operations, magnitude {m} of 30"
         case PolicyAugmentBase():

@@ -99,7 +99,7 @@ def fit_frames(image: Tensor, frames: Tensor, record: Preprocess) -> tuple[Tenso
 
 
 def _weights(low: Tensor, side: Tensor, result: Tensor, lengths: tuple[int, int], interpolation: str) -> Tensor:
-    """Give what each pixel of an antialiased resize along one axis takes from each pixel of the image: (B, h, H).
+    """Return what each pixel of an antialiased resize along one axis takes from each pixel of the image: (B, h, H).
 
     Args:
         low: (B,) where the part begins.
@@ -136,7 +136,7 @@ def _named(batch: Batch, rows: Sequence[int]) -> Iterator[None]:
 def _window(
     module: PreprocessModule, size: tuple[int, int]
 ) -> tuple[tuple[float, float, float, float], tuple[int, int]]:
-    """Give the part of an image that a Preprocess shows, in the image's own pixels, and the size it is shown at.
+    """Return the part of an image that a Preprocess shows, in the image's own pixels, and the size it is shown at.
 
     That of a letterbox is larger than the image.
     """

@@ -93,7 +93,7 @@ class OwnGenerators:
 
 
 class _EveryOperator(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch has it untyped
-    """Give operators that sample a generator, whoever calls them."""
+    """Return operators that sample a generator, whoever calls them."""
 
     def __init__(self, own: OwnGenerators) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as above
@@ -233,7 +233,7 @@ class SeedCounter:
         return self.__dict__ | {"_rank": self._find_rank(), "_place": None}
 
     def next(self) -> int:
-        """Give the seed of the next draw."""
+        """Return the seed of the next draw."""
         return self.take()[1]
 
     def take(self) -> tuple[tuple[int, int, int], int]:
@@ -253,7 +253,7 @@ class SeedCounter:
         return place, combine_seed(self.seed, self._find_rank(), number, *place[1:], *of_worker)
 
     def _find_rank(self) -> int:
-        """Give this process's rank; in a worker that was started anew, that of the process which started it."""
+        """Return this process's rank; in a worker that was started anew, that of the process which started it."""
         return self._rank if get_worker_info() is not None and not _in_group() else current_rank()
 
     def set_epoch(self, epoch: int) -> None:
@@ -264,7 +264,7 @@ class SeedCounter:
                 self.epoch, self.step = epoch, 0
 
     def state(self) -> Tensor:
-        """Give seed, epoch and step: (3,), int64. The rank is asked for at each draw: one checkpoint serves all."""
+        """Return seed, epoch and step: (3,), int64. The rank is asked for at each draw: one checkpoint serves all."""
         with _COUNTING:
             return torch.tensor([self.seed, self.epoch, self.step])
 
@@ -276,7 +276,7 @@ class SeedCounter:
 
 
 def current_rank() -> int:
-    """Give this process's rank among those that train together; 0 for one alone."""
+    """Return this process's rank among those that train together; 0 for one alone."""
     return torch.distributed.get_rank() if _in_group() else 0
 
 

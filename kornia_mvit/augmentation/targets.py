@@ -35,7 +35,7 @@ __all__ = [
 def move_targets(
     batch: Batch, geometry: Geometry, *, min_box_area: float, min_box_visibility: float, sized: bool
 ) -> dict[str, Tensor]:
-    """Give the boxes, keypoints and size of a batch after its images went through a geometry.
+    """Return the boxes, keypoints and size of a batch after its images went through a geometry.
 
     Boxes that reach both bounds are kept. The others become padding, and padding goes to the end; the order of those
     that are kept stays. A batch without sizes gets them if it is ``sized``.

@@ -42,7 +42,7 @@ def make_anchors(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    r"""Give the anchors of all places of several maps.
+    r"""Return the anchors of all places of several maps.
 
     Scales rise linearly from the first to the last, which would be that of one map more. A place has a square of its
     map's scale s, one of :math:`\sqrt{s s'}` with the next map's scale, and two of scale s for each ratio, wide and
@@ -85,7 +85,7 @@ def make_anchors(
 def anchor_shapes(
     aspect_ratios: Sequence[Sequence[float]], scales: tuple[float, float]
 ) -> list[list[tuple[float, float]]]:
-    """Give width and height of the anchors of a place, for each map; see :func:`make_anchors`."""
+    """Return width and height of the anchors of a place, for each map; see :func:`make_anchors`."""
     first, last = scales
     steps = [first + (last - first) * n / len(aspect_ratios) for n in range(len(aspect_ratios) + 1)]
     out = []
@@ -145,7 +145,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float] 
 
 
 def decode_boxes(deltas: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:
-    """Give the boxes that depart from anchors by what :func:`encode_boxes` says.
+    """Return the boxes that depart from anchors by what :func:`encode_boxes` says.
 
     Args:
         deltas: (..., A, 4), as :func:`encode_boxes` gives them, or a network.
@@ -165,7 +165,7 @@ def decode_boxes(deltas: Tensor, anchors: Tensor, variances: tuple[float, float]
 
 @torch.no_grad()
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Give intersection over union of boxes, for many of them: (..., N, 4), (..., M, 4) -> (..., N, M).
+    """Return intersection over union of boxes, for many of them: (..., N, 4), (..., M, 4) -> (..., N, M).
 
     As :func:`kornia_mvit.ops.geometry.box_iou`, in a fraction of its time and memory, and without a gradient.
 
@@ -253,7 +253,7 @@ def match_anchors(
 
 
 def _sort(valid: Tensor, labels: Tensor, ignore: Tensor, boxes: Tensor) -> Tensor:
-    """Give an order of the boxes of each image that does not depend on the one they have, padding last: (B, M)."""
+    """Return an order of the boxes of each image that does not depend on the one they have, padding last: (B, M)."""
     keys = [*boxes.unbind(-1), ignore, labels, ~valid]
     order = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     for key in keys:
@@ -262,7 +262,7 @@ def _sort(valid: Tensor, labels: Tensor, ignore: Tensor, boxes: Tensor) -> Tenso
 
 
 def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
-    """Give each box an anchor of its own, by deferred acceptance (Gale and Shapley).
+    """Return each box an anchor of its own, by deferred acceptance (Gale and Shapley).
 
     Args:
         iou: (B, M, A), changed in place.

@@ -54,7 +54,7 @@ def edge_matrix(matrix: Tensor) -> Tensor:
 
 
 def window_matrix(window: Tensor, size: tuple[int, int]) -> Tensor:
-    """Give the matrices that lay windows of a canvas onto a whole canvas of the given height and width.
+    """Return the matrices that lay windows of a canvas onto a whole canvas of the given height and width.
 
     Args:
         window: (B, 4) left, top, right and bottom in pixels; may reach beyond the canvas.
@@ -77,7 +77,7 @@ def window_matrix(window: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def scale_matrix(count: int, source: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Give the matrices of a resize from one height and width to another: (count, 3, 3), float64, on the CPU.
+    """Return the matrices of a resize from one height and width to another: (count, 3, 3), float64, on the CPU.
 
     Args:
         count: number of matrices.
@@ -129,23 +129,23 @@ def is_inside(x: Tensor, y: Tensor, width: int | Tensor, height: int | Tensor, r
 
 
 def box_corners(boxes: Tensor) -> Tensor:
-    """Give the corners of boxes, clockwise from the upper left: (..., 4) -> (..., 4, 2)."""
+    """Return the corners of boxes, clockwise from the upper left: (..., 4) -> (..., 4, 2)."""
     return boxes[..., [0, 1, 2, 1, 2, 3, 0, 3]].reshape(*boxes.shape[:-1], 4, 2)
 
 
 def corner_bounds(corners: Tensor) -> Tensor:
-    """Give the boxes around sets of corners: (..., K, 2) -> (..., 4)."""
+    """Return the boxes around sets of corners: (..., K, 2) -> (..., 4)."""
     return torch.cat([corners.amin(-2), corners.amax(-2)], -1)
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Give the area of boxes in square pixels: (..., 4) -> (...); boxes without extent have none."""
+    """Return the area of boxes in square pixels: (..., 4) -> (...); boxes without extent have none."""
     side = (boxes[..., 2:] - boxes[..., :2]).clamp_min(0)
     return side[..., 0] * side[..., 1]
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Give intersection over union of boxes: (..., N, 4), (..., M, 4) -> (..., N, M); 0 where both have no area.
+    """Return intersection over union of boxes: (..., N, 4), (..., M, 4) -> (..., N, M); 0 where both have no area.
 
     Args:
         a: (..., N, 4), left, top, right and bottom.
@@ -258,5 +258,5 @@ def all_neighbours(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _joint_shape(x: Tensor, y: Tensor) -> tuple[int, int, int]:
-    """Give (B, h, w) of coordinates that broadcast to it."""
+    """Return (B, h, w) of coordinates that broadcast to it."""
     return max(x.shape[0], y.shape[0]), max(x.shape[1], y.shape[1]), max(x.shape[2], y.shape[2])

@@ -1,4 +1,4 @@
-"""What Kornia draws for an operation, drawn again where its own would leave the image."""
+"""Parameters that Kornia samples for an operation, sampled again where its own would leave the image."""
 
 from typing import Any
 
@@ -7,16 +7,18 @@ import torch
 from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor, nn
 
-__all__ = ["Draw", "draw_before_horizon", "draw_crop_in_view"]
+from kornia_mvit.augmentation.kornia_adapter import crop_ranges
+
+__all__ = ["Draw", "keep_before_horizon", "sample_crop_in_view"]
 
 Draw = dict[str, Any]
 
 
-def draw_before_horizon(draw: Draw, shape: tuple[int, ...]) -> Draw:
+def keep_before_horizon(draw: Draw, shape: tuple[int, ...]) -> Draw:
     """Pull the corners of a perspective back, where part of the image would lie beyond its horizon.
 
-    From a distortion of about 0.8 on Kornia draws corners of no convex shape. It then shows part of the image mirrored,
-    and a box across the horizon in two pieces.
+    From a distortion of about 0.8 on, Kornia samples corners of no convex shape. It then shows part of the image
+    mirrored, and a box across the horizon in two pieces.
     """
     start, end = draw["start_points"], draw["end_points"]
     edge = torch.tensor(
@@ -33,14 +35,14 @@ def draw_before_horizon(draw: Draw, shape: tuple[int, ...]) -> Draw:
     return draw | {"end_points": pulled}
 
 
-def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
-    """Draw the windows of a random crop inside the part of the canvas that is image.
+def sample_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
+    """Sample the windows of a random crop inside the part of the canvas that is image.
 
-    Kornia draws them on the whole canvas, padding included.
+    Kornia samples them on the whole canvas, padding included.
 
     Args:
-        module: a Kornia ``RandomResizedCrop``, or ``RandomCrop`` without padding; anything else keeps its draw.
-        params: what Kornia drew.
+        module: a Kornia ``RandomResizedCrop``, or ``RandomCrop`` without padding; anything else keeps its parameters.
+        params: what Kornia sampled.
         view: (B, 2) height and width of the images, in pixels.
 
     Returns:
@@ -50,8 +52,7 @@ def draw_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
     height, width = view.double().unbind(-1)
     rows = 1 if getattr(module, "same_on_batch", False) else count
     if isinstance(module, K.RandomResizedCrop):
-        scale = torch.as_tensor(module._param_generator.scale, dtype=torch.float64)
-        ratio = torch.as_tensor(module._param_generator.ratio, dtype=torch.float64)
+        scale, ratio = (torch.as_tensor(limits, dtype=torch.float64) for limits in crop_ranges(module))
         u = torch.rand(3, rows, 10, dtype=torch.float64).to(view.device, non_blocking=True).expand(3, count, 10)
         area = (height * width)[:, None] * (scale[0] + (scale[1] - scale[0]) * u[0])
         aspect = torch.exp(ratio.log()[0] + (ratio.log()[1] - ratio.log()[0]) * u[1])

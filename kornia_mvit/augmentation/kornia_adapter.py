@@ -1,0 +1,56 @@
+"""Names of Kornia that its documentation does not promise, and what is read of its objects' insides.
+
+No other file of the package uses them. ``tests/augmentation/test_kornia_adapter.py`` checks that they are there and act
+as described; ``TRIED_WITH`` is the release of Kornia that it was run with.
+"""
+
+from typing import Any
+
+from kornia.augmentation import RandomCutMixV2, RandomResizedCrop, RandomRotation
+from kornia.augmentation.auto.base import PolicyAugmentBase
+from kornia.augmentation.auto.operations.base import OperationBase
+from kornia.augmentation.auto.operations.policy import PolicySequential
+from kornia.augmentation.base import _AugmentationBase as AugmentationBase
+from kornia.augmentation.base import _BasicAugmentationBase as BasicAugmentationBase
+from kornia.augmentation.container.base import ImageSequentialBase, SequentialBase
+from kornia.augmentation.container.params import ParamItem
+from torch import Tensor
+
+__all__ = [
+    "TRIED_WITH",
+    "AugmentationBase",
+    "BasicAugmentationBase",
+    "ImageSequentialBase",
+    "OperationBase",
+    "ParamItem",
+    "PolicyAugmentBase",
+    "PolicySequential",
+    "SequentialBase",
+    "crop_ranges",
+    "rotation_degrees",
+    "sample_cutmix",
+]
+
+TRIED_WITH = "0.9.0"
+
+
+def crop_ranges(module: RandomResizedCrop) -> tuple[Any, Any]:
+    """Return the ranges that a crop samples from: of the share of the area, and of width / height."""
+    generator: Any = module._param_generator
+    return generator.scale, generator.ratio
+
+
+def rotation_degrees(module: RandomRotation) -> Any:
+    """Return the angles that a rotation samples from, in degrees, as its constructor was given them."""
+    generator: Any = module._param_generator
+    return generator.samplers[0][0]
+
+
+def sample_cutmix(module: RandomCutMixV2, batch_size: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Sample from PyTorch's global generator which images meet, and where.
+
+    Returns:
+        The partner (B,) of each image, and the corners (B, 4, 2) of each box: x and y, last pixel included.
+    """
+    sampled: dict[str, Tensor] = module._param_generator((batch_size, 1, height, width))
+    return sampled["mix_pairs"][0], sampled["crop_src"][0]
