@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.batch import Batch
-from kornia_mvit.data.formats.annotations import distinct_names
+from kornia_mvit.data.formats.coco import distinct_names
 from kornia_mvit.evaluation.classification import name_of, name_of_image, thumbnail
 from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
 from kornia_mvit.ops.geometry import box_iou
