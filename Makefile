@@ -1,4 +1,4 @@
-# Each target is enough on a fresh clone: it makes the virtual environment, installs what it needs, and runs.
+# Each target works on a fresh clone: it creates the virtual environment, installs what it needs, and runs.
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
@@ -25,39 +25,39 @@ DOCS_READY := $(VENV)/.kornia-mvit-docs
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
 		printf '  make %-13s %s\n' "$$name" "$$text"; done
-	@echo "  variables: PYTHON=$(PYTHON) makes the environment in VENV=$(VENV); ARGS= is passed on to the program"
+	@echo "  variables: PYTHON=$(PYTHON) creates the environment in VENV=$(VENV); ARGS= is passed to the program"
 
-demo: $(DEMO_READY)  ## train xxs on handwritten digits and show what it learned
+demo: $(DEMO_READY)  ## train MobileViT xxs on handwritten digits and plot predictions
 	$(BIN)/kornia-mvit demo $(ARGS)
 
-browser-demo: $(EXPORT_READY)  ## build examples/browser and serve it here; ARGS= names checkpoints, PORT= the port
+browser-demo: $(EXPORT_READY)  ## build the web page of examples/browser and serve it locally; ARGS= checkpoints, PORT= port
 	$(BIN)/python examples/browser/build.py $(ARGS)
 	$(BIN)/python examples/browser/serve.py --port $(PORT)
 
-test: compiler lint  ## lint, then every test that takes seconds
+test: compiler lint  ## run the linters, then every test that takes seconds
 	$(PYTEST) -n 2 $(ARGS)
 
-fuzz: compiler $(TEST_READY)  ## the property tests on random examples for MINUTES=10, until one fails
+fuzz: compiler $(TEST_READY)  ## run the property tests on random examples for MINUTES=10, or until one fails
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py $(MINUTES) -n 2 $(ARGS)
 
-test-long: compiler $(TEST_READY)  ## the tests that take minutes
+test-long: compiler $(TEST_READY)  ## run the tests that take minutes
 	$(PYTEST) -n 2 --dist loadscope -m "long and not processes" -rs --durations=12 $(ARGS) $(NONE)
 	$(PYTEST) -m "long and processes" -rs --durations=8 $(ARGS) $(NONE)
 
-test-install: $(TEST_READY)  ## build the wheel and try it beside torch and kornia alone, and with each extra
+test-install: $(TEST_READY)  ## build the wheel and test it with torch and kornia alone, and with each extra
 	$(PYTEST) -m install tests/test_install.py $(ARGS)
 
-notebooks: $(DOCS_READY)  ## run and check the notebooks of examples; ARGS="--write NAME" builds one again
+notebooks: $(DOCS_READY)  ## run and check the notebooks of examples; ARGS="--write NAME" rebuilds one
 	$(PYTEST) -m notebooks tests/test_notebooks.py
 	$(BIN)/python examples/notebooks.py $(ARGS)
 
-environment: $(DOCS_READY)  ## make the environment with every extra, ahead of targets that run side by side
+environment: $(DOCS_READY)  ## create the environment with every extra; run it before parallel targets
 
-docs: $(DOCS_READY)  ## build the documentation into docs/_build/html and run the examples of its pages
+docs: $(DOCS_READY)  ## build the documentation in docs/_build/html and test its examples
 	$(SPHINX) -b html docs docs/_build/html
 	$(SPHINX) -b doctest docs docs/_build/doctest
 
-bench: compiler $(TEST_READY)  ## the short benchmarks beside timm, transformers and Kornia, 10 minutes
+bench: compiler $(TEST_READY)  ## run the short benchmarks against timm, transformers and Kornia, 10 minutes
 	mkdir -p runs/bench
 	$(BIN)/python benchmarks/inference.py --short --json runs/bench/inference.json --png runs/bench/inference.png
 	$(BIN)/python benchmarks/inference.py --short --modes xxs --batches 1 --compiled \
@@ -67,7 +67,7 @@ bench: compiler $(TEST_READY)  ## the short benchmarks beside timm, transformers
 	$(BIN)/python benchmarks/growth.py --short --json runs/bench/growth.json --png runs/bench/growth.png
 	$(BIN)/python benchmarks/pipeline.py --repeats 5 --json runs/bench/pipeline.json
 
-lint: $(TEST_READY)  ## ruff, mypy and who may import whom
+lint: $(TEST_READY)  ## run ruff, mypy and import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -89,7 +89,7 @@ $(BIN)/pip:
 	@command -v "$(PYTHON)" >/dev/null || { \
 		echo "there is no $(PYTHON); name a Python 3.11 or newer, as in: make demo PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(PYTHON) is Python %d.%d; name a Python 3.11 or newer, as in: make demo PYTHON=python3.12" % sys.version_info[:2])'
-	@echo "making a virtual environment in $(VENV)"
+	@echo "creating a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv "$(VENV)"
 
 define install

@@ -34,7 +34,7 @@ nitpick_ignore_regex = [
         r"(torch|kornia|pytorch_lightning|torchmetrics|hypothesis|numpy|PIL|collections\.abc|pathlib|random)\..*",
     ),
     ("py:.*", r"Image\.Image|huggingface_hub\..*"),
-    ("py:class", r"P|kornia_mvit\.(models\.fuse\.M|augmentation\.randomness\.[PT])"),  # type variables
+    ("py:class", r"P|kornia_mvit\.(inference\.engines\.fuse\.M|augmentation\.randomness\.[PT])"),  # type variables
 ]
 
 html_theme = "furo"

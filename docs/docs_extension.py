@@ -40,7 +40,7 @@ def shorten_defaults(app: Sphinx, what: str, name: str, obj: Any, options: Any, 
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Put all of it in its place."""
+    """Register the builder and the hooks."""
     app.add_builder(PageTests, override=True)
     app.connect("missing-reference", find_public)
     app.connect("autodoc-process-signature", shorten_defaults)

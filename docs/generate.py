@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite
 from kornia_mvit.models.mobilevit import VARIANTS, Stage
+from kornia_mvit.moved import MOVED, NAMES
 from kornia_mvit.training.recipes import find_recipe, list_recipes
 from kornia_mvit.weights import find_weights, list_weights
 
@@ -54,6 +55,7 @@ def write_all(docs: Path) -> None:
         "weights": weights_table(),
         "pipeline_times": pipeline_table(docs.parent / "benchmarks/results/pipeline-cpu-1-thread.json"),
         "extras": extras_table(docs.parent / "pyproject.toml"),
+        "moved": moved_table(),
     }
     for name, text in tables.items():
         write(folder / f"{name}.rst", text)
@@ -99,7 +101,7 @@ def list_table(header: Sequence[str], rows: Iterable[Sequence[str]], widths: Seq
 
 
 def read_recipe(name: str) -> tuple[str, str, str]:
-    """Give what a recipe's comment says before its command, the command, and what it says after it.
+    """Return what a recipe's comment says before its command, the command, and what it says after it.
 
     Raises:
         ValueError: if it has no command, or tells no score and not that there is none.
@@ -125,14 +127,14 @@ def escape(text: str) -> str:
 
 
 def measured(after: str) -> str:
-    """Give the sentences from the first on that tells of a score."""
+    """Return the sentences from the first on that tells of a score."""
     sentences = re.split(r"(?<=\.) (?=[A-Z])", after)
     first = next(i for i, text in enumerate(sentences) if re.search(r"[Rr]eached|[Nn]ot yet measured", text))
     return " ".join(sentences[first:])
 
 
 def recipe_table() -> str:
-    """Say of each recipe what it trains, on what and how long, from its settings, and its score, from its comment."""
+    """Return task, data and length of each recipe, from its settings, and its score, from its comment."""
     rows = []
     for name in list_recipes():
         _, _, after = read_recipe(name)
@@ -154,7 +156,7 @@ def recipe_table() -> str:
 
 
 def recipe_notes() -> str:
-    """Give the comment of each recipe, command and all."""
+    """Return the comment of each recipe, command and all."""
     parts = []
     for name in list_recipes():
         before, command, after = read_recipe(name)
@@ -169,7 +171,7 @@ def recipe_notes() -> str:
 
 
 def count_parameters(model: torch.nn.Module) -> str:
-    """Give the number of a model's parameters."""
+    """Return the number of a model's parameters."""
     return f"{sum(p.numel() for p in model.parameters()):,}"
 
 
@@ -189,7 +191,7 @@ def describe_stage(stage: Stage) -> str:
 
 
 def variant_table() -> str:
-    """Give the rows of ``VARIANTS`` as columns, and what can be counted of the networks."""
+    """Return the rows of ``VARIANTS`` as columns, and what can be counted of the networks."""
     configs = VARIANTS["apple"]
     stages = zip(*(config.stages for config in configs.values()), strict=True)
     rows = [("stem, 3×3, stride 2", *(str(config.stem) for config in configs.values()))]
@@ -210,7 +212,7 @@ def variant_table() -> str:
 
 
 def departure_table() -> str:
-    """Give the fields in which the variants differ."""
+    """Return the fields in which the variants differ."""
     apple, kornia = VARIANTS["apple"]["xxs"], VARIANTS["kornia"]["xxs"]
     rows = []
     for name in ("head_dim", "qkv_bias", "closing_norm", "proj_norm_act"):
@@ -242,7 +244,7 @@ def model_table() -> str:
 
 
 def weights_table() -> str:
-    """Give what is known of the published weights."""
+    """Return what is known of the published weights."""
     rows = []
     for record in map(find_weights, list_weights()):
         score = ", ".join(f"{name} {value:g}" for name, value in record.score.items())
@@ -264,7 +266,7 @@ def weights_table() -> str:
 
 
 def pipeline_table(path: Path) -> str:
-    """Give the times of ``benchmarks/pipeline.py`` as ratios to bare Kornia's."""
+    """Return the times of ``benchmarks/pipeline.py`` as ratios to bare Kornia's."""
     results: dict[str, dict[str, dict[str, float]]] = json.loads(path.read_text(encoding="utf-8"))["results"]
     names = list(dict.fromkeys(name for contestants in results.values() for name in contestants))
     rows = []
@@ -273,6 +275,16 @@ def pipeline_table(path: Path) -> str:
         ratios = (f"{cell['ratio_median']:.2f} ({cell['ratio_of_bests']:.2f})" if cell else "" for cell in cells)
         rows.append((case, *ratios))
     return list_table(("median of ratios", *names), rows)
+
+
+# --------------------------------------------------------------------------------------------------------------- moved
+
+
+def moved_table() -> str:
+    """Return the import paths of 0.1 that forward, and the new ones."""
+    rows = [(f"``{old}``", f"``{new}``") for old, new in MOVED.items()]
+    rows += [(f"``{old}.{name}``", f"``{new}.{name}``") for old, names in NAMES.items() for name, new in names.items()]
+    return list_table(("0.1, below ``kornia_mvit``", "0.2"), sorted(rows), (50, 50))
 
 
 # -------------------------------------------------------------------------------------------------------------- extras

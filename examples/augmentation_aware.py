@@ -13,10 +13,10 @@
 # %% [markdown]
 # # Augmentation that knows its targets
 #
-# Turn an image, and its boxes, masks and keypoints have to turn with it. Crop it, and some of them are gone. Mix two
-# images, and the label is neither of the two. This notebook sends all of these through one pipeline, does the same
-# again to the last bit, and takes a prediction back to the image as it was. The second half measures what happens
-# without such care.
+# When an image is rotated, its boxes, masks and keypoints have to rotate with it. When it is cropped, some of them are
+# outside. When two images are mixed, the label is a mixture, too. This notebook augments all of these with one
+# pipeline, replays the augmentation bit for bit, and maps a prediction back to the original image. The second half
+# shows what goes wrong without such a pipeline.
 #
 # Images are augmented on the device that they are on: a GPU, if there is one, or else the CPU.
 
@@ -61,7 +61,7 @@ def beside(batches: dict[str, Batch], cell: int = 160) -> Image.Image:
 # %% [markdown]
 # ## A batch with everything
 #
-# Two drawn images stand in for a data set. Each shape has a box with its class, the pixels of its class in the mask,
+# The dataset here is two synthetic images. Each shape has a box with its class, the pixels of its class in the mask,
 # and a keypoint at the middle of its upper edge. `Batch` holds all of it; an image with fewer shapes than another is
 # padded with boxes of class −1.
 
@@ -76,10 +76,10 @@ batch = batch.replace(
 ).to(device)
 
 # %% [markdown]
-# ## One pipeline for all of it
+# ## One pipeline for all targets
 #
-# The operations are Kornia's own. The pipeline draws their parameters, composes the geometric ones that follow each
-# other into a single resampling, and takes boxes, masks and keypoints through the same matrices.
+# The operations are Kornia's own. The pipeline samples their parameters, composes consecutive geometric operations into
+# a single resampling, and transforms boxes, masks and keypoints with the same matrices.
 
 # %%
 pipeline = AugmentationPipeline(
@@ -95,9 +95,9 @@ augmented, params = pipeline.augment(batch, seed=5)
 beside({"before": batch, "augmented": augmented})
 
 # %% [markdown]
-# Look at the edges. Boxes end where the image does, and those of which less than 30 % is left are gone, together with
-# their class. Where a rotation brought in corners that no camera ever saw, the mask is hatched: it holds 255, which
-# losses ignore. Keypoints that left the image are marked invisible, and not drawn.
+# Look at the edges. Boxes are clipped to the image, and those of which less than 30 % is left are dropped, with
+# their class. In the corners that a rotation adds, outside the original image, the mask is hatched: it holds 255, which
+# losses ignore. Keypoints outside the image are marked as invisible, and not plotted.
 
 # %%
 print("boxes     ", (batch.box_label >= 0).sum(1).tolist(), "->", (augmented.box_label >= 0).sum(1).tolist())
@@ -125,8 +125,8 @@ every = Batch(torch.cat([row.image for row in rows]), torch.cat([row.label for r
 draw_batch(every, Shapes.class_names, columns=4, cell=100)
 
 # %% [markdown]
-# What half a box is when two images are mixed, nobody can say. So the pipeline refuses it, and says why, before
-# anything is drawn:
+# It is not defined what half a box is when two images are mixed. So the pipeline raises an error before it samples
+# anything:
 
 # %%
 try:
@@ -135,11 +135,11 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# ## Again, to the bit
+# ## Replay, bit for bit
 #
-# `augment` also gave `params`: what was drawn, as plain tensors, numbers and strings. They can be stored beside a
-# checkpoint, read back without unpickling code, and replayed. The same seed gives the same, too, whatever ran before;
-# and PyTorch's own generator stays as it was.
+# `augment` also returned `params`: the sampled parameters, as plain tensors, numbers and strings. They can be stored
+# beside a checkpoint, loaded without unpickling code, and replayed. The same seed gives the same result, too, whatever
+# ran before; and PyTorch's global generator is left unchanged.
 
 # %%
 file = io.BytesIO()
@@ -158,13 +158,14 @@ for name in ("image", "boxes", "box_label", "mask", "keypoints", "keypoint_visib
 print("generator as it was:", torch.equal(before, torch.get_rng_state()))
 
 # %% [markdown]
-# ## And back
+# ## The inverse
 #
 # A network sees augmented images, and predicts at a stride of its own. To compare that with other views, or with the
 # labels of the image as it was, the prediction has to go back. `inverse` takes maps of any stride to the image's own
 # pixels, and says which of them were in view at all.
 #
-# A perfect network stands in for a real one here: what it says is the augmented mask itself, averaged over 8×8 pixels.
+# A perfect network is used in place of a real one here: its output is the augmented mask itself, averaged over 8×8
+# pixels.
 
 
 # %%
@@ -189,13 +190,13 @@ beside(
 )
 
 # %% [markdown]
-# Hatched is what was not in view, of which the prediction says nothing. `TestTimeAugmentation` averages several views
-# like this one, each where it has something to say.
+# Areas outside the view, without a prediction, are hatched. `TestTimeAugmentation` averages several views like this
+# one, each where it has a prediction.
 #
 # ## What goes wrong without it
 #
 # The same in a plain `AugmentationSequential` of Kornia's. It is a good container, and most of what follows is how it
-# is meant to work; but each of these points is left to whoever uses it, and few of them announce themselves. The
+# is meant to work; but each of these points is left to the user, and few of them raise an error. The
 # geometric operations below have fixed parameters, so that both sides do the same.
 #
 # ### Boxes that hang over the edge
@@ -293,7 +294,7 @@ for key, target in {"class": images.label, "mask": one_each.mask[:, None].float(
         print(f"with {key}: NotImplementedError({str(error)!r})")
 
 # %% [markdown]
-# ### A way back that is not one
+# ### An inverse that is wrong for maps
 #
 # Kornia's container has an `inverse`, too. It applies the inverse of the image's matrix, in the image's pixels, to
 # whatever map it is given. A map of stride 8 has eight times fewer pixels to a side, and lands elsewhere, here outside,

@@ -15,7 +15,7 @@
 #
 # MobileViT is a small network that looks at images with convolutions and with attention. This notebook puts it into a
 # pipeline of augmentations on the device at hand, trains it on handwritten digits, looks at what it gets wrong, and
-# then does the same with a folder of images, as you may have one. Nothing is downloaded.
+# then does the same with a folder of images, as you may have one. There is no dataset to download.
 
 # %%
 import logging
@@ -77,7 +77,7 @@ task = ClassificationTask(
 print(task.pipeline)
 
 # %% [markdown]
-# What the network is shown in training. Each epoch draws anew.
+# Training images, augmented. Each epoch samples new augmentations.
 
 # %%
 digits.setup()
@@ -112,7 +112,7 @@ Picture("digits/report/curves.png", width=640)
 
 # %% [markdown]
 # Validation runs on the averaged weights, which in the first epochs lag behind. Later it is ahead of training, whose
-# images are cropped and recoloured. Now the images that were kept apart:
+# images are cropped and recoloured. Now the test images:
 
 # %%
 (score,) = digits_trainer.test(task, digits, verbose=False)
@@ -120,7 +120,7 @@ print(f"accuracy on {len(digits.splits['test'])} test images: {score['test/accur
 Picture("digits/report-test/confusion.png", width=420)
 
 # %% [markdown]
-# Rows are what the digits are, columns what they were taken for. All of the mistakes:
+# Rows are the true digits, columns the predicted ones. All mistakes:
 
 # %%
 mistakes = Path("digits/report-test/mistakes.png")
@@ -130,7 +130,7 @@ Picture(mistakes, width=min(640, Image.open(mistakes).width)) if mistakes.exists
 # ## A folder of your own
 #
 # All that is needed is a subfolder of images for each class. Here one is made of drawn shapes, in any colour and place;
-# put your own folder in its stead. A fifth of each class is kept for validation.
+# use your own folder instead. A fifth of each class is used for validation.
 
 # %%
 root = Path("shapes")
@@ -178,7 +178,7 @@ draw_predictions(unseen.image[shown], probabilities[shown], unseen.label[shown],
 # In the run that is stored here it takes small circles for triangles: 64 pixels leave little of their outline. More
 # images, pixels and epochs are what helps.
 #
-# The same on the command line, with more epochs and larger images, and with nothing to write:
+# The same on the command line, with more epochs and larger images, and without code:
 #
 # ```console
 # $ kornia-mvit fit --config folder --data.root path/to/images

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Boxes around objects
 #
-# `SSDLite` puts the light head of SSD on Apple's MobileViT and gives boxes of objects with their classes. Here its
+# `SSDLite` is the light head of SSD on Apple's MobileViT and returns boxes of objects with their classes. Here its
 # smallest size learns to find circles, squares and triangles, from scratch, in about a minute on two CPU cores. The
-# images are drawn, so that nothing is downloaded, and written as files, so that your own images can take their place.
+# images are synthetic, with no dataset to download, and written as files, so that you can use your own images instead.
 
 # %%
 import json
@@ -94,9 +94,9 @@ draw_batch(few, data.class_names).quantize(64)
 # %% [markdown]
 # ## Anchors
 #
-# An SSD head does not draw boxes from nothing. Places on six maps, from fine to coarse, carry anchors of several
-# shapes; for each the network says of which class an object there is, and how its box departs from the anchor. Anchors
-# that overlap an object by half or more are to find it, and if there is none, the one that comes nearest. The scales
+# An SSD head predicts boxes relative to anchors. Each place on six maps, from fine to coarse, has anchors of several
+# shapes; for each anchor the network predicts a class, and how the box differs from the anchor. Anchors that overlap an
+# object by half or more are matched with it, or else the anchor with the largest overlap. The scales
 # are shares of the image, and worth a look at one's own data: these shapes are large, so that the smallest anchors are
 # made larger than Apple's for COCO.
 
@@ -170,10 +170,10 @@ for axis, names in zip(axes, (("train/loss", "val/loss"), ("val/map", "val/map_5
 Image(folder / "report" / "per_class.png", width=600)
 
 # %% [markdown]
-# ## Finding
+# ## Prediction
 #
 # A checkpoint carries network, names and preprocessing, so that `from_pretrained` needs the file alone. The model gives
-# raw outputs; `decode` makes boxes of them, in pixels.
+# raw outputs; `decode` turns them into boxes, in pixels.
 
 # %%
 trainer.save_checkpoint(folder / "shapes.ckpt")
@@ -200,9 +200,9 @@ side_by_side([find(number, score_threshold=0.3) for number in range(5)])
 #
 # ## What `decode` leaves out
 #
-# Hundreds of anchors answer, and many of them mean the same object. `decode` drops the boxes below `score_threshold`,
-# and of those of one class that overlap by more than `iou_threshold` it keeps the surest. So a low threshold shows what
-# else the network considers, and a threshold of 1 for overlaps shows how many boxes speak for each object.
+# Hundreds of anchors predict a box, many of them for the same object. `decode` drops boxes below `score_threshold`; of
+# boxes of one class that overlap by more than `iou_threshold` it keeps the one with the highest score. So a low score
+# threshold shows the less likely objects, and an overlap threshold of 1 shows how many boxes there are for each object.
 
 # %%
 options = {

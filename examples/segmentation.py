@@ -13,10 +13,10 @@
 # %% [markdown]
 # # A class for each pixel
 #
-# `DeepLabV3` puts the head of DeepLabv3 on Apple's MobileViT and gives a class for each pixel of an image. Here its
+# `DeepLabV3` is the head of DeepLabv3 on Apple's MobileViT and predicts a class for each pixel of an image. Here its
 # smallest size learns to tell circles, squares and triangles from the ground they lie on, from scratch, in less than a
-# minute on two CPU cores. The images are drawn, so that nothing is downloaded; they are written as files, so that your
-# own images can take their place.
+# minute on two CPU cores. The images are synthetic, with no dataset to download; they are written as files, so that you
+# can use your own images instead.
 
 # %%
 import logging
@@ -50,7 +50,7 @@ folder = Path(tempfile.mkdtemp())
 # ## The data: images and label images
 #
 # Images lie in one folder, their label images in another under the same names. A label image is a PNG with the number
-# of a class for each pixel: here 0 for the ground and 1, 2, 3 for the shapes; 255 would say that nothing is known.
+# of a class for each pixel: here 0 for the background and 1, 2, 3 for the shapes; 255 marks pixels to ignore.
 
 # %%
 for split, count, seed in (("train", 320, 1), ("val", 48, 2)):
@@ -72,9 +72,9 @@ draw_batch(Batch(few.image), cell=112)
 #
 # `SegmentationTask` holds the network, the loss, the optimiser, and a pipeline that augments whole batches on the
 # device. The policy `segmentation_train` resizes each image at random, cuts out a crop, turns, mirrors and recolours
-# it, and the labels go through the same geometry. This is what becomes of the images above, drawn in grey, so that all
-# colour is of the labels. Where a crop reaches beyond its image there is nothing to know: such pixels are hatched, and
-# the loss ignores them.
+# it, and the labels go through the same geometry. Here are augmented versions of the images above, plotted in grey,
+# with the labels in colour. Where a crop reaches beyond its image there is no label: such pixels are hatched, and the
+# loss ignores them.
 
 # %%
 task = SegmentationTask(
@@ -96,7 +96,7 @@ draw_batch(augmented.replace(image=grey), data.class_names, preprocess=task.prep
 # %% [markdown]
 # ## Training
 #
-# Lightning does it. `Report` notes what every epoch came to, and leaves a page with charts and tables.
+# Training is Lightning's. `Report` logs the metrics of every epoch, and writes a page with charts and tables.
 
 # %%
 trainer = pl.Trainer(

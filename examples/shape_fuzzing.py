@@ -65,8 +65,8 @@ x = torch.rand(1, 8, 32, 32)
 print("comes back at 32 x 32:", torch.equal(naive_fold(naive_unfold(x), (32, 32)), x))
 
 # %% [markdown]
-# On the size that everybody tries, it is right. Hypothesis draws other sizes, and when one fails it looks for a smaller
-# one that fails too. Even sizes first:
+# On the usual size it is right. Hypothesis samples other sizes, and when one fails it looks for a smaller one that
+# fails too. Even sizes first:
 
 
 # %%
@@ -109,7 +109,7 @@ tell(naive_takes_squares)
 # %% [markdown]
 # ## Where it breaks
 #
-# One call for each size from 2 to 24 shows what Hypothesis found two points of.
+# One call for each size from 2 to 24 shows all sizes that fail; Hypothesis found two of them.
 
 
 # %%
@@ -145,10 +145,10 @@ plt.show()
 # %% [markdown]
 # The network trains nonetheless, and gives logits. They are just worse on photographs than on squares.
 #
-# ## Mended
+# ## The fix
 #
-# `unfold` and `fold` of this package do the same, are told what would do when a patch does not divide a map, and hold
-# the property for every size that Hypothesis draws:
+# `unfold` and `fold` of this package do the same, raise an error that names a size that works when a patch does not
+# divide a map, and have the property for every size that Hypothesis samples:
 
 
 # %%
@@ -163,8 +163,8 @@ tell(comes_back)
 # %% [markdown]
 # ## A pipeline with targets
 #
-# `batches` draws images together with their targets, and `augmentations` stacks of operations that can carry these
-# targets. A few of them, augmented:
+# `batches` samples images together with their targets, and `augmentations` samples stacks of operations that support
+# these targets. A few of them, augmented:
 
 # %%
 drawn = []

@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Test-time augmentation
 #
-# Look at an image once more, mirrored or enlarged, and the network says something slightly different. Bring each answer
-# back to the image, average, and some of the errors cancel. It costs a forward pass for each look, and needs no
-# training. This notebook shows for outlines, classes and boxes what it brings, and where it brings less than nothing.
+# On a mirrored or enlarged image, a network predicts something slightly different. When each prediction is mapped back
+# to the image and all are averaged, some of the errors cancel. This costs a forward pass for each view, and needs no
+# training. This notebook shows for outlines, classes and boxes what is gained, and where the result gets worse.
 
 # %%
 import torch
@@ -43,7 +43,7 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 COLOURS = [(128, 128, 128), (255, 210, 0)]  # ground, shape
 
 # %% [markdown]
-# ## A small network, trained for a moment
+# ## A small network, trained for a few seconds
 #
 # It is to tell shapes from the ground, on images of 96 pixels. A hundred steps are enough to find the shapes, but with
 # a map of 6×6 cells under the head, not for good outlines. The loop is plain PyTorch; the pipeline augments images with
@@ -79,11 +79,11 @@ fit(model, pipeline, train, steps=100, size=16, rate=3e-3)
 images = test.image / 255
 
 # %% [markdown]
-# ## Look, undo, merge
+# ## Predict, invert, merge
 #
-# `TestTimeTransform` is one way to look: mirrored, scaled, turned or cropped. Here are four of them. Upper row: what
-# the network sees, with yellow over what it takes for a shape. Lower row: the same brought back to the image. What a
-# look did not show is hatched, and not counted there.
+# `TestTimeTransform` is one view: mirrored, scaled, rotated or cropped. Here are four of them. Upper row: the view,
+# with the predicted shapes in yellow. Lower row: the prediction mapped back to the image. Areas outside a view are
+# hatched, and do not count.
 
 # %%
 looks = {
@@ -114,7 +114,7 @@ def row(batches: list[Batch]) -> Image.Image:
 stack_rows([row(seen), row(back)], list(looks))
 
 # %% [markdown]
-# Merged, and beside it the truth:
+# The merged prediction beside the true mask:
 
 # %%
 tta = TestTimeAugmentation(model, list(looks.values()))
@@ -126,10 +126,10 @@ merged = {
 stack_rows([row(list(merged.values()))], list(merged))
 
 # %% [markdown]
-# ## What it brings
+# ## What is gained
 #
 # How many times the network runs, and the overlap (IoU) of predicted and true shapes, averaged over 100 images that the
-# network has not seen. Names such as `flip+scale` stand for all combinations. Other looks can be listed.
+# network has not seen. Names such as `flip+scale` stand for all combinations. Other views can be listed.
 
 
 # %%
@@ -192,7 +192,7 @@ for name in ("none", "rotation", "flip"):
     print(f"{name:<10} {(guess == rest.label).float().mean():.1%}")
 
 # %% [markdown]
-# So choose looks that leave the answer as it is, and that training has seen; and measure on images kept apart, as here.
+# So choose views that do not change the class, and that training has seen; and measure on held-out images, as here.
 #
 # ## Boxes
 #

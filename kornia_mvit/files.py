@@ -80,7 +80,7 @@ def cell(value: Any) -> Any:
 
 @contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Give a path beside a file to write to, and move what was written into the file's place at the end.
+    """Yield a path beside a file to write to, and move what was written into the file's place at the end.
 
     The path that is given has the file's name, in a hidden folder beside it, ``.NAME.part``. Whatever else is written
     into that folder, such as the weights that belong to a description, is moved beside the file with it. Where writing
@@ -114,7 +114,7 @@ def write_whole(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder for what a file is made from; where that has no room, the error names the file.
+    """Yield a temporary folder for the parts of a file; where the disk is full, the error names the file.
 
     Args:
         path: the file that is to be written in the end.
@@ -154,7 +154,7 @@ def sweep(folder: str | Path) -> list[Path]:
 
 @contextmanager
 def _stage(path: Path) -> Iterator[Path]:
-    """Give an empty folder for the time of writing: beside the file, where nobody else writes."""
+    """Yield an empty folder for the time of writing: beside the file, where nobody else writes."""
     if _is_stream(path):
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -273,7 +273,7 @@ def _settle(part: Path, path: Path) -> None:
 
 
 def _replace(entry: Path, target: Path, older: Path) -> None:
-    """Put a file or folder in the place of another, which is kept in a folder."""
+    """Replace a file or folder by another; the old one is kept in a folder."""
     if target.is_dir():
         target.rename(older / entry.name)
     elif target.exists():
@@ -302,7 +302,7 @@ def _real(path: Path) -> Path:
 
 
 def _is_stream(path: Path) -> bool:
-    """Tell whether a path is that of a device, a pipe or an open file, which nothing can be put in place of."""
+    """Return whether a path is that of a device, a pipe or an open file, which cannot be replaced."""
     return _STREAMS.fullmatch(str(path)) is not None or (path.exists() and not path.is_file() and not path.is_dir())
 
 

@@ -2,14 +2,14 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["MOVED", "install"]
+__all__ = ["MOVED", "NAMES", "forward", "install"]
 
 MOVED = {
     "augmentation.colour": "augmentation.color",
@@ -17,7 +17,7 @@ MOVED = {
     "augmentation.detections": "inference.detection",
     "augmentation.preprocess": "preprocess",
     "augmentation.tta": "inference.tta",
-    "data.annotations": "data.formats.annotations",
+    "data.annotations": "data.formats",
     "data.batch": "batch",
     "data.datamodules": "training.datamodules",
     "data.datamodules.base": "training.datamodules.base",
@@ -47,6 +47,29 @@ MOVED = {
     "visualize": "draw.images",
 }
 
+# Names that moved alone, out of modules of 0.1.0 that stand where they stood or in MOVED.
+NAMES: dict[str, dict[str, str]] = {
+    "data.datasets": {"MaskFiles": "data.masks", "read_mask": "data.masks"},
+}
+
+
+def forward(module: str) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a module that finds the names that left it, and warns of them.
+
+    Args:
+        module: the module's path.
+    """
+    package, _, old = module.partition(".")
+
+    def find(name: str) -> Any:
+        new = NAMES.get(old, {}).get(name)
+        if new is None:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is {package}.{new}.{name} now; the old path goes in 0.3", DeprecationWarning, 2)
+        return getattr(import_module(f"{package}.{new}"), name)
+
+    return find
+
 
 class _Forward(Loader):
     """Make a module that has the names of another, and warns of it."""
@@ -65,6 +88,8 @@ class _Moved(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in {"__path__", "__file__", "_new"}:
             raise AttributeError(name)
+        if name in NAMES.get(self.__name__.partition(".")[2], {}):
+            return forward(self.__name__)(name)
         return getattr(import_module(self._new), name)
 
 

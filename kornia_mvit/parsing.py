@@ -1,8 +1,8 @@
-"""Reading of texts that others wrote: JSON, YAML and lines, with one kind of error, and values as errors show them."""
+"""Parsing of JSON, YAML and text files, with one kind of error, and values as error messages show them."""
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from kornia_mvit.files import FileError, printable
 __all__ = [
     "brief",
     "cut",
+    "either_case",
     "is_file",
     "is_folder",
+    "other_kind",
     "parse_json",
     "parse_yaml",
     "read_json",
@@ -21,6 +23,7 @@ __all__ = [
     "read_text",
     "reading",
     "reason_of",
+    "repeated",
 ]
 
 _SHOWN = 200  # characters of a value, or of another program's message, that an error repeats
@@ -56,7 +59,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_file(path: str | Path) -> bool:
-    """Tell whether there is such a file; a name that no file system takes is that of no file."""
+    """Return whether there is such a file; False also for names that the file system does not allow."""
     try:
         return Path(path).is_file()
     except (OSError, ValueError):
@@ -64,11 +67,40 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Tell whether there is such a folder; a name that no file system takes is that of no folder."""
+    """Return whether there is such a folder; False also for names that the file system does not allow."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):
         return False
+
+
+def other_kind(path: str | Path) -> str | None:
+    """Return what stands at a path in place of a file, as an error calls it; None for a file, or nothing."""
+    if not Path(path).exists() or Path(path).is_file():
+        return None
+    return "a folder" if Path(path).is_dir() else "a pipe or a device"
+
+
+def either_case(path: Path) -> Path:
+    """Return a path, or the same with its suffix in upper case where only that is there."""
+    upper = path.with_name(path.stem + path.suffix.upper())
+    return upper if not is_file(path) and is_file(upper) else path
+
+
+def repeated(values: Iterable[Any]) -> list[Any]:
+    """Return the values that occur again, compared as texts, in their order.
+
+    Example:
+        >>> repeated(["a", "b", "a", "c", "c"])
+        ['a', 'c']
+    """
+    seen: set[str] = set()
+    again = []
+    for value in values:
+        if str(value) in seen:
+            again.append(value)
+        seen.add(str(value))
+    return again
 
 
 @contextmanager
@@ -91,8 +123,7 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
 
 def _read(path: str | Path, error: type[FileError], what: str) -> bytes:
     try:
-        if Path(path).exists() and not Path(path).is_file():  # on a named pipe, reading would wait for ever
-            kind = "a folder" if Path(path).is_dir() else "a pipe or a device"
+        if kind := other_kind(path):  # on a named pipe, reading would wait for ever
             raise error(f"cannot read {what} {path}: it is {kind}, not a file")
         return Path(path).read_bytes()
     except FileNotFoundError:

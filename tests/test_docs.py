@@ -73,6 +73,11 @@ class TestTables:
     def test_weights(self, generate: ModuleType) -> None:
         assert [row[0].strip("|` ") for row in rows(generate.weights_table())] == list_weights()
 
+    def test_moved_paths(self, generate: ModuleType) -> None:
+        table = dict(rows(generate.moved_table()))
+        assert table["``data.batch``"] == "``batch``"
+        assert table["``data.datasets.read_mask``"] == "``data.masks.read_mask``"
+
     def test_extras_are_all_described(self, generate: ModuleType, tmp_path: Path) -> None:
         assert len(rows(generate.extras_table(ROOT / "pyproject.toml"))) == len(generate.EXTRAS) + 1
         file = tmp_path / "pyproject.toml"
@@ -109,3 +114,17 @@ def test_pages_are_in_the_index() -> None:
     index = (DOCS / "index.rst").read_text(encoding="utf-8")
     shown = set(re.findall(r"^   ([a-z]+)$", index, re.MULTILINE))
     assert {path.stem for path in DOCS.glob("*.rst")} - {"index"} <= shown
+
+
+def test_paths_in_contributing_exist() -> None:
+    """The table of folders, and that of what a change touches."""
+    text = (ROOT / "CONTRIBUTING.rst").read_text(encoding="utf-8")
+    inside, where = text[text.index("Where things stand") :].split("Where a change belongs:")
+    inside = inside[inside.index("``batch.py``") : inside.index("``tests/``")]
+    paths = re.findall(r"^``([\w./]+)``(?:, ``([\w./]+)``)?", inside, re.MULTILINE)
+    found = {f"kornia_mvit/{path}" for pair in paths for path in pair if path}
+    changes = where[: where.index("A public name that moves")]
+    found |= set(re.findall(r"``((?:kornia_mvit|tests)/[\w./]+)``", changes))
+    assert len(found) > 20
+    assert len(re.findall(r"^an? ", changes, re.MULTILINE)) == 10
+    assert [path for path in found if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()] == []

@@ -71,7 +71,7 @@ WITHOUT_ANY = {
         "from kornia_mvit.data.reading import read_mask; read_mask(folder / 'photo.png')",
         "train",
     ),
-    "read_voc": ("from kornia_mvit.data.formats.annotations import read_voc; read_voc(folder / 'boxes.xml')", "train"),
+    "read_voc": ("from kornia_mvit.data.formats.voc import read_voc; read_voc(folder / 'boxes.xml')", "train"),
     "read_classes": ("from kornia_mvit.data.classes import read_classes; read_classes(folder / 'names.yaml')", "train"),
     "find_shards": ("from kornia_mvit.data.loading.shards import find_shards; find_shards('a.tar')", "train"),
     "write_shards": (

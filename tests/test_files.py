@@ -249,16 +249,16 @@ class TestKilled:
 NOT_FILES = {
     ("weights/files.py", "torch.save"): "into memory",
     ("training/resuming.py", "torch.save"): "into memory",
-    ("export/torchexport.py", "torch.export.save"): "into memory",
+    ("exporters/torchexport.py", "torch.export.save"): "into memory",
     ("draw/charts.py", "figure.savefig"): "into memory",
     ("draw/sheets.py", "picture.save"): "into memory",
     ("weights/files.py", "save"): "gives bytes",
     ("weights/registry.py", "torch.hub.download_url_to_file"): "called inside of write_whole",
     ("weights/registry.py", "save_pretrained"): "writes whole itself",
-    ("cli.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
+    ("cli/__init__.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
     ("training/resuming.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
     ("training/resuming.py", "super().save_checkpoint"): "to an address, by Lightning",
-    ("cli.py", "save_checkpoint"): "writes whole itself",
+    ("cli/__init__.py", "save_checkpoint"): "writes whole itself",
 }
 WRITERS = (
     "write_text write_bytes save savefig dump to_csv save_file save_model save_pretrained save_checkpoint "

@@ -294,11 +294,15 @@ class TestVersion:
     def test_stated_once(self):
         assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", kornia_mvit.__version__)
         assert "version" in PROJECT["dynamic"]
-        (line,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-        assert line == kornia_mvit.__version__
-        newest = re.search(r"^(\d\S*) \((\d{4}-\d\d-\d\d)\)\n-+\n", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
-        assert newest[1] == kornia_mvit.__version__
+        (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+        changelog = (ROOT / "CHANGELOG.rst").read_text()
+        newest = re.search(r"^(\d\S*) \((\d{4}-\d\d-\d\d)\)\n-+\n", changelog, re.MULTILINE)
+        assert newest[1] == cited
         assert f"date-released: {newest[2]}\n" in (ROOT / "CITATION.cff").read_text()
+        released, _, development = kornia_mvit.__version__.partition(".dev")
+        first = re.search(r"^(\d\S*) \((\S+)\)\n-+\n", changelog, re.MULTILINE)
+        assert first.groups() == ((released, "unreleased") if development else (cited, newest[2]))
+        assert development or released == cited
 
     def test_stated_nowhere_else(self):
         places = [*(ROOT / "kornia_mvit").rglob("*.py"), *(ROOT / name for name in ("pyproject.toml", "setup.cfg"))]

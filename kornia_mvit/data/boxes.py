@@ -1,20 +1,59 @@
-"""Images with boxes: the boxes of many images in a few tensors, what is wrong with some, and a dataset."""
+"""Images with boxes: the objects of one image, the boxes of many images in a few tensors, and a dataset."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from kornia_mvit.data.reading import DataError, Transform, read_image, transformed
+from kornia_mvit.data.reading import DataError, FileSamples, Transform, read_image
 
-__all__ = ["BoxFiles", "BoxRows", "BoxTable", "build_table"]
+__all__ = ["Annotation", "BoxFiles", "BoxRows", "BoxTable", "build_table", "collect_rows", "parse_number"]
 
 _NUMBERS = 2**63  # from which on a tensor holds none
 _ROUNDING = 1e-3  # of an image's side: formats with few digits put boxes so far beyond it
+
+
+@dataclass
+class Annotation:
+    """The objects of one image, right or wrong.
+
+    Args:
+        boxes: left, top, right and bottom edges in pixels, or in shares of width and height; NaN for what is no number.
+        names: of the objects' classes; their numbers where the file has no names.
+        difficult: whether each is marked so.
+        given: each as the file has it, for messages.
+        faults: what is wrong with some besides their edges, by their place in the lists.
+        size: height and width of the image in pixels; zeros where the file does not tell.
+    """
+
+    boxes: list[list[float]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    difficult: list[bool] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)
+
+    def add(self, box: Sequence[float], name: str, given: str, fault: str | None, difficult: bool = False) -> None:
+        """Append an object."""
+        if fault is not None:
+            self.faults[len(self.boxes)] = fault
+        self.boxes.append(list(box))
+        self.names.append(name)
+        self.difficult.append(difficult)
+        self.given.append(given)
+
+
+def parse_number(text: str | None) -> float:
+    """Return the number that a text of an annotation says; NaN for anything else."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return math.nan
 
 
 # N boxes, M images
@@ -39,6 +78,29 @@ class BoxRows:
     crowd: Tensor
     areas: Tensor
     faults: dict[int, str] = field(default_factory=dict)
+
+
+def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) -> BoxRows:
+    """Concatenate the objects of images, those of unknown classes with a fault."""
+    labels = {name: label for label, name in enumerate(class_names)}
+    boxes, names, difficult = (
+        list(chain.from_iterable(getattr(found, column) for found in annotations))
+        for column in ("boxes", "names", "difficult")
+    )
+    faults = {row: f"is of the unknown class {name}" for row, name in enumerate(names) if name not in labels}
+    starts = accumulate((len(found.names) for found in annotations), initial=0)
+    for start, found in zip(starts, annotations, strict=False):  # the last start is the end
+        faults |= {start + place: fault for place, fault in found.faults.items()}
+    images = [number for number, found in enumerate(annotations) for _ in found.names]
+    return BoxRows(
+        torch.tensor(images, dtype=torch.long),
+        torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        torch.tensor([labels.get(name, -1) for name in names], dtype=torch.long),
+        torch.tensor(difficult, dtype=torch.bool),
+        torch.zeros(len(names), dtype=torch.bool),
+        torch.full((len(names),), torch.nan, dtype=torch.float64),
+        faults,
+    )
 
 
 @dataclass
@@ -70,11 +132,10 @@ class BoxTable:
         return len(self.starts) - 1
 
     def select(self, images: Sequence[int]) -> "BoxTable":
-        """Give the table of the chosen images, in their order."""
+        """Return the table of the chosen images, in their order."""
         chosen = torch.tensor(images, dtype=torch.long)
         counts = self.starts.diff()[chosen]
-        starts = torch.zeros(len(chosen) + 1, dtype=torch.long)
-        starts[1:] = counts.cumsum(0)
+        starts = _starts(counts)
         shift = (self.starts[chosen] - starts[:-1]).repeat_interleave(counts)
         rows = torch.arange(len(shift)) + shift
         return BoxTable(
@@ -120,8 +181,6 @@ def build_table(rows: BoxRows, sizes: Tensor, *, relative: bool = False) -> tupl
     beyond = ((clipped.double() - rows.boxes).abs() > _ROUNDING * limits).any(-1)
     order = kept.nonzero().flatten()
     order = order[torch.argsort(image[order], stable=True)]
-    starts = torch.zeros(len(sizes) + 1, dtype=torch.long)
-    starts[1:] = torch.bincount(image[order], minlength=len(sizes)).cumsum(0)
     sides = clipped[:, 2:] - clipped[:, :2]
     areas = torch.where(rows.areas.isfinite() & (rows.areas >= 0), rows.areas.float(), sides.prod(-1))
     table = BoxTable(
@@ -130,18 +189,23 @@ def build_table(rows: BoxRows, sizes: Tensor, *, relative: bool = False) -> tupl
         (rows.difficult | rows.crowd)[order],
         rows.crowd[order],
         areas[order],
-        starts,
+        _starts(torch.bincount(image[order], minlength=len(sizes))),
         torch.zeros_like(sizes) if relative else sizes,
         relative,
     )
     return table, dict(sorted(faults.items())), int((beyond & kept).sum())
 
 
+def _starts(counts: Tensor) -> Tensor:
+    """Return the first row of each image, and the number of rows, from the number of boxes of each image."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+
 def _has_area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] > boxes[:, :2]).all(-1)
 
 
-class BoxFiles(Dataset[dict[str, Any]]):
+class BoxFiles(FileSamples):
     """Image files with boxes.
 
     Args:
@@ -165,18 +229,14 @@ class BoxFiles(Dataset[dict[str, Any]]):
     ) -> None:
         if len(files) != len(table):
             raise ValueError(f"{len(files)} files, but boxes of {len(table)} images")
-        self.files: list[Path] = list(files)
+        super().__init__(files, transform)
         self.table = table
-        self.transform = transform
         ids = range(len(files)) if image_ids is None else image_ids
         fit = all(-_NUMBERS <= number < _NUMBERS for number in ids)
         self.image_ids: Tensor | list[int] = torch.tensor(ids, dtype=torch.long) if fit else list(ids)
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give a sample as :meth:`Batch.collate` takes it.
+    def read(self, index: int) -> dict[str, Any]:
+        """Read an image and its boxes.
 
         ``original_size`` is height and width of the file's image, to whose pixels a change of size can be undone.
         ``meta`` has the file's ``path``, its ``image_id`` and, for the score, of each box ``box_area``, that of the
@@ -195,7 +255,7 @@ class BoxFiles(Dataset[dict[str, Any]]):
         boxes, areas = table.boxes[rows].clone(), table.areas[rows]
         if table.relative:
             boxes, areas = boxes * torch.tensor([width, height]).repeat(2), areas * (height * width)
-        sample = {
+        return {
             "image": image,
             "boxes": boxes,
             "box_label": table.labels[rows].clone(),
@@ -208,4 +268,3 @@ class BoxFiles(Dataset[dict[str, Any]]):
                 "box_crowd": table.crowd[rows].tolist(),
             },
         }
-        return transformed(sample, self.transform)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kornia_mvit.data.reading import DataError
-from kornia_mvit.parsing import brief, cut, parse_json, parse_yaml, read_text, reason_of
+from kornia_mvit.parsing import brief, cut, parse_json, parse_yaml, read_text, reason_of, repeated
 
 __all__ = ["Colour", "LabelClasses", "by_number", "grey_colours", "parse_file", "read_classes", "voc_colours"]
 
@@ -38,35 +38,26 @@ class LabelClasses:
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError("there are no classes; give their names")
-        if len(set(self.names)) < len(self.names):
-            raise ValueError(f"the class {brief(_repeated(self.names))} occurs twice")
+        if again := repeated(self.names):
+            raise ValueError(f"the class {brief(again[0])} occurs twice")
         if self.colours is None:
             if self.ignored:
                 raise ValueError("there are colours to ignore, but the classes have none")
             return
         if len(self.colours) != len(self.names):
             raise ValueError(f"{len(self.names)} classes, but {len(self.colours)} colours")
-        if len({*self.colours, *self.ignored}) < len(self.colours) + len(self.ignored):
-            raise ValueError(f"the colour {_repeated(self.colours + self.ignored)} occurs twice")
+        if twice := repeated(self.colours + self.ignored):
+            raise ValueError(f"the colour {twice[0]} occurs twice")
 
     def numbers(self, ignore_index: int) -> dict[Colour, int] | None:
-        """Give the number that stands for each colour; None where the classes have no colours."""
+        """Return the number that stands for each colour; None where the classes have no colours."""
         if self.colours is None:
             return None
         return {colour: n for n, colour in enumerate(self.colours)} | dict.fromkeys(self.ignored, ignore_index)
 
 
-def _repeated(values: tuple[Any, ...]) -> Any:
-    seen: set[str] = set()
-    for value in values:
-        if str(value) in seen:
-            return value
-        seen.add(str(value))
-    raise AssertionError("no value is repeated")
-
-
 def grey_colours(values: Sequence[int]) -> tuple[Colour, ...]:
-    """Give the colours of classes that grey label images hold as other values than their numbers, such as 0 and 255.
+    """Return the colours of classes that grey label images hold as other values than their numbers, such as 0 and 255.
 
     Raises:
         ValueError: for a value that is none of 8 bits.
@@ -127,7 +118,7 @@ def read_classes(path: str | Path) -> LabelClasses:
 
 
 def parse_file(path: Path) -> Any:
-    """Give what a JSON or YAML file with names of classes holds; one named ``.json`` is JSON, any other YAML.
+    """Return what a JSON or YAML file with names of classes holds; one named ``.json`` is JSON, any other YAML.
 
     Raises:
         DataError: naming the file, if it is missing or neither.
@@ -140,7 +131,7 @@ def parse_file(path: Path) -> Any:
 
 
 def by_number(names: Mapping[Any, Any]) -> list[Any] | None:
-    """Give names by their numbers from 0, also in quotes, as a list; None for other keys.
+    """Return names by their numbers from 0, also in quotes, as a list; None for other keys.
 
     Example:
         >>> by_number({"1": "dog", "0": "cat"}), by_number({1: "cat", 2: "dog"})
@@ -153,23 +144,22 @@ def by_number(names: Mapping[Any, Any]) -> list[Any] | None:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make a dictionary of a JSON object, whose repetitions Python would drop."""
-    if len(out := dict(pairs)) < len(pairs):
-        raise ValueError(f"{brief(_repeated(tuple(key for key, _ in pairs)))} occurs twice")
-    return out
+    if again := repeated(key for key, _ in pairs):
+        raise ValueError(f"{brief(again[0])} occurs twice")
+    return dict(pairs)
 
 
 def _check_keys(node: Any, mapping: type) -> None:
     """Raise for what a YAML mapping repeats, which PyYAML would drop."""
     if isinstance(node, mapping):
-        keys = tuple(key.value for key, _ in node.value)  # type: ignore[attr-defined]  # PyYAML has no stubs
-        if len(set(map(str, keys))) < len(keys):
-            raise ValueError(f"{brief(_repeated(keys))} occurs twice")
+        if again := repeated(key.value for key, _ in node.value):  # type: ignore[attr-defined]  # PyYAML has no stubs
+            raise ValueError(f"{brief(again[0])} occurs twice")
         for _, value in node.value:  # type: ignore[attr-defined]  # as above
             _check_keys(value, mapping)
 
 
 def _entry(entry: Any) -> tuple[str, Any]:
-    """Give a class's name and what says its colour."""
+    """Return a class's name, and its colour as the file has it."""
     colour = None
     if isinstance(entry, Mapping):
         if "name" not in entry or (unknown := entry.keys() - {"name", "color", "colour"}):
@@ -205,7 +195,7 @@ def _colour(value: Any) -> Colour:
 
 
 def voc_colours(count: int) -> tuple[Colour, ...]:
-    """Give the colours that Pascal VOC's palette has for the first classes, black for the background.
+    """Return the colours that Pascal VOC's palette has for the first classes, black for the background.
 
     The bits of a class's number, from the lowest, are dealt out to red, green and blue in turn, where they count
     from the highest.
@@ -218,5 +208,5 @@ def voc_colours(count: int) -> tuple[Colour, ...]:
 
 
 def _spread(number: int) -> int:
-    """Take every third bit, and turn their order around."""
+    """Return every third bit, in reversed order."""
     return sum((number >> 3 * place & 1) << 7 - place for place in range(3))

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from kornia_mvit.data.reading import DataError, MaskFiles
+from kornia_mvit.data.masks import MaskFiles
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.parsing import cut
 
 __all__ = ["look_at_labels"]

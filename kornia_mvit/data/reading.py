@@ -2,8 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kornia_mvit.files import FileError, check_local
-from kornia_mvit.parsing import brief, cut, is_folder, reason_of
+from kornia_mvit.parsing import brief, cut, is_folder, other_kind, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,23 +21,22 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "SUFFIXES_TOLD",
     "DataError",
+    "FileSamples",
     "ImageFiles",
-    "MaskFiles",
     "find_classes",
     "find_images",
     "is_hidden",
+    "load",
+    "opened",
     "read_image",
-    "read_mask",
     "read_size",
-    "transformed",
     "unknown_label",
 ]
 
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
-_GREY = ("1", "L", "I", "I;16", "I;16L", "I;16B")  # modes of one channel
-_COLOURED = ("P", "RGB", "RGBA", "LA", "PA")
 _WIDTH, _HEIGHT, _BITS, _GREATEST = 256, 257, 258, 281  # tags of TIFF
+_ORIENTATION = 274  # tag of EXIF
 _DARK: list[int] = []  # greatest value of an image that was told of: one is enough
 _STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
 
@@ -76,14 +75,8 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
         DataError: naming the file, if it is missing, not an image, or damaged.
         ImportError: if Pillow is missing.
     """
-    name = str(source) if name is None else name
-    try:
-        from PIL import ImageOps
-    except ImportError as error:
-        raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
-    with _decoding(source, name, "image"), _opened(source) as image:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+    with opened(source, name) as image:
+        load(image)
         rgb = _to_rgb(image)
     out = torch.empty(3, rgb.height, rgb.width, dtype=torch.uint8)
     step = max(1, _STRIP // rgb.width)
@@ -94,38 +87,23 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
     return out
 
 
-@contextmanager
-def _opened(source: str | Path | IO[bytes]) -> Iterator["Image.Image"]:
-    """Give Pillow an open file: of a path it maps TIFFs of some modes into memory, and scrambles those it turns."""
-    from PIL import Image
+def load(image: "Image.Image") -> None:
+    """Decode an opened image, and turn it as its EXIF data tell."""
+    from PIL import ImageOps
 
-    if not isinstance(source, str | Path):
-        with Image.open(source) as image:
-            yield image
-        return
-    with open(source, "rb") as file, Image.open(file) as image:
-        yield image
-
-
-def _check_file(source: object, name: str) -> None:
-    """Raise for what is no file, such as a named pipe, on which reading would wait for ever."""
-    if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
-        raise DataError(f"{name} is {'a folder' if Path(source).is_dir() else 'a pipe or a device'}, not an image file")
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
-    """Give height and width of the image that :func:`read_image` gives, without decoding it.
+    """Return height and width of the image that :func:`read_image` returns, without decoding it.
 
     Raises:
         DataError: naming the file, if it is missing or not an image.
         ImportError: if Pillow is missing.
     """
-    try:
-        from PIL import ExifTags
-    except ImportError as error:
-        raise ImportError("reading images needs Pillow; install kornia-mvit[train]") from error
-    with _decoding(path, str(path), "image"), _opened(path) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    with opened(path) as image:
+        turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
         # Pillow turns TIFFs by itself, and some of its versions have their size turned before that
         tags: Mapping[int, Any] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
         width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else (image.width, image.height)
@@ -133,13 +111,32 @@ def read_size(path: str | Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _decoding(source: object, name: str, what: str) -> Iterator[None]:
-    """Raise a DataError that names the file for whatever Pillow raises on it."""
-    from PIL import UnidentifiedImageError
+def opened(source: str | Path | IO[bytes], name: str | None = None, what: str = "image") -> Iterator["Image.Image"]:
+    """Open an image, and raise a DataError that names it for whatever Pillow raises on it.
 
+    Args:
+        source: its path, or the file, opened for binary reading.
+        name: what errors call it; its path when None.
+        what: what it should be.
+
+    Raises:
+        DataError: naming the file.
+        ImportError: if Pillow is missing.
+    """
+    name = str(source) if name is None else name
     try:
-        _check_file(source, name)
-        yield
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise ImportError(f"reading {what}s needs Pillow; install kornia-mvit[train]") from error
+    try:
+        with ExitStack() as files:
+            if isinstance(source, str | Path):
+                if kind := other_kind(source):  # on a named pipe, reading would wait for ever
+                    raise DataError(f"{name} is {kind}, not an image file")
+                # an open file, since Pillow maps TIFFs of some modes into memory by their path, and scrambles those it
+                # turns
+                source = files.enter_context(open(source, "rb"))
+            yield files.enter_context(Image.open(source))
     except DataError:
         raise
     except FileNotFoundError:
@@ -167,10 +164,9 @@ def _to_rgb(image: "Image.Image") -> "Image.Image":
 def _grey_to_rgb(image: "Image.Image") -> "Image.Image":
     """Scale grey of 16 bits, or as many as the file says, to 8; Pillow's own conversion clips instead of scaling."""
     tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    bits = tags.get(_BITS, 16)
-    bits = bits[0] if isinstance(bits, tuple) else bits
-    greatest = tags.get(_GREATEST, 0)
-    greatest = greatest[0] if isinstance(greatest, tuple) else greatest
+    bits, greatest = (
+        value[0] if isinstance(value, tuple) else value for value in (tags.get(_BITS, 16), tags.get(_GREATEST, 0))
+    )
     numbers = image.convert("I")
     low, high = cast(tuple[int, int], numbers.getextrema())
     if low < 0 or high >= 2**16:
@@ -189,12 +185,12 @@ def _grey_to_rgb(image: "Image.Image") -> "Image.Image":
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder of that name is none of the data: hidden, or put there by a system."""
+    """Return whether a file or folder of that name is hidden, or was put there by an operating system."""
     return name.startswith(".") or name in _NOT_DATA
 
 
 def _find_files(folder: Path) -> Iterator[Path]:
-    """Give the files below a folder, also where links lead, without those that are hidden."""
+    """Yield the files below a folder, following links to folders, without hidden ones."""
     root = os.path.realpath(folder)
     folders = [(folder, frozenset(map(str, Path(root).parents)))]
     while folders:
@@ -267,115 +263,42 @@ def find_classes(root: str | Path, left_out: list[Path] | None = None) -> dict[s
     return {folder.name: find_images(folder, left_out) for folder in folders}
 
 
-def read_mask(
-    path: str | Path,
-    colours: Mapping[tuple[int, int, int], int] | None = None,
-    *,
-    reserved: Collection[int] = (),
-) -> Tensor:
-    """Read a label image: a class number for each pixel.
-
-    Those of grey images are their values, those of palette images the indices, not the colours. With ``colours``
-    those of colour and palette images are what stands for their colours, and so are those of grey images, unless their
-    values are numbers of classes while some class has a colour that is no grey.
+class FileSamples(Dataset[dict[str, Any]]):
+    """What datasets of files share: each sample is read, and then transformed.
 
     Args:
-        path: a PNG or another lossless file: of one channel, 8 or 16 bit; with ``colours`` also of three.
-        colours: the number of each colour, red, green and blue from 0 to 255.
-        reserved: indices of a palette that are numbers whatever their colours, such as that of pixels to ignore.
-
-    Returns:
-        (H, W), int64.
-
-    Raises:
-        DataError: naming the file, if it is missing, damaged or lossy, has a colour that is not known, or has
-            colours where none are known.
-        ImportError: if Pillow is missing.
+        files: paths of the images.
+        transform: what a sample goes through, such as a resize to the storage size.
     """
-    try:
-        from PIL import ImageOps
-    except ImportError as error:
-        raise ImportError("reading label images needs Pillow; install kornia-mvit[train]") from error
-    with _decoding(path, str(path), "label image"), _opened(path) as image:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # as images are turned
-        if image.format == "JPEG":
-            raise DataError(f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files")
-        if colours is not None and (image.mode in _COLOURED or _greys_are_colours(image, colours, reserved)):
-            return _mask_of_colours(image, path, colours, reserved)
-        if image.mode not in (*_GREY, "P"):
-            raise DataError(
-                f"{path} is a colour image ({image.mode}), {image.getpixel((0, 0))} at its upper left; label "
-                "images hold a class number a pixel, in one channel or a palette, unless a file of classes tells "
-                "their colours"
-            )
-        numbers = image.convert("I") if image.mode.startswith("I") else image
-        dtype = torch.int32 if numbers.mode == "I" else torch.uint8
-        data = torch.frombuffer(
-            bytearray(numbers.convert("L" if image.mode == "1" else numbers.mode).tobytes()), dtype=dtype
-        )
-        mask = data.view(image.height, image.width).long()
-    return (mask > 0).long() if image.mode == "1" else mask
+
+    def __init__(self, files: Sequence[Path], transform: Transform | None = None) -> None:
+        self.files: list[Path] = list(files)
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return a sample as :meth:`Batch.collate` takes it.
+
+        Raises:
+            DataError: naming the image, where it cannot be read, or the transform refuses it, as for its size.
+        """
+        return self.transformed(self.read(index))
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Return a sample as its files hold it."""
+        raise NotImplementedError(f"{type(self).__name__} does not read samples")
+
+    def transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Return a sample after the transform."""
+        try:
+            return sample if self.transform is None else dict(self.transform(sample))
+        except ValueError as error:
+            raise DataError(f"cannot take image {sample['meta']['path']}: {error}") from error
 
 
-def _greys_are_colours(
-    image: "Image.Image", colours: Mapping[tuple[int, int, int], int], reserved: Collection[int]
-) -> bool:
-    """Tell whether the values of a grey image stand for colours, or are numbers of classes."""
-    if image.mode not in ("1", "L"):
-        return False  # 16 bit, which no colours have
-    classes = {number for number in colours.values() if number not in reserved}
-    greys = {red: number for (red, green, blue), number in colours.items() if red == green == blue}
-    there = {int(value) for value, count in enumerate(image.convert("L").histogram()) if count}
-    numbers = {value // 255 for value in there} if image.mode == "1" else there
-    are_numbers = all(n in classes or (n in reserved and greys.get(n, -1) not in classes) for n in numbers)
-    if classes <= {*greys.values()}:
-        return not are_numbers or there <= greys.keys()
-    return not are_numbers and there <= greys.keys() | {*reserved}
-
-
-def _mask_of_colours(
-    image: "Image.Image",
-    path: str | Path,
-    colours: Mapping[tuple[int, int, int], int],
-    reserved: Collection[int],
-) -> Tensor:
-    """Look up the number of each pixel's colour."""
-    pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).long()
-    codes = pixels.view(image.height, image.width, 3) @ torch.tensor([1 << 16, 1 << 8, 1])
-    table = sorted((red << 16 | green << 8 | blue, number) for (red, green, blue), number in colours.items())
-    known, numbers = torch.tensor(table).T.contiguous().unbind()
-    places = torch.searchsorted(known, codes).clamp_max(len(known) - 1)
-    mask, missing = numbers[places], known[places] != codes
-    if image.mode in ("P", "L"):
-        indices = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view_as(mask).long()
-        kept = torch.isin(indices, torch.tensor([*reserved], dtype=torch.long))
-        kept &= missing | (codes != indices * 0x010101)  # a grey that is a class's colour stays one
-        mask, missing = torch.where(kept, indices, mask), missing & ~kept
-    if missing.any():
-        row, column = missing.nonzero()[0].tolist()
-        code = int(codes[row, column])
-        raise DataError(
-            f"{path} has the colour {(code >> 16, code >> 8 & 255, code & 255)}, at row {row} and column {column}, "
-            f"which is none of the {len(colours)} of the classes; add it to their file, as a class, or beside "
-            "'classes:' as 'ignore: [[R, G, B]]'"
-        )
-    return mask
-
-
-def transformed(sample: dict[str, Any], transform: Transform | None) -> dict[str, Any]:
-    """Return what a transform gives for a sample.
-
-    Raises:
-        DataError: naming the image, where the transform refuses it, as for its size.
-    """
-    try:
-        return sample if transform is None else dict(transform(sample))
-    except ValueError as error:
-        raise DataError(f"cannot take image {sample['meta']['path']}: {error}") from error
-
-
-class ImageFiles(Dataset[dict[str, Any]]):
+class ImageFiles(FileSamples):
     """Image files with their classes.
 
     Args:
@@ -390,81 +313,10 @@ class ImageFiles(Dataset[dict[str, Any]]):
     def __init__(self, files: Sequence[Path], labels: Sequence[int], transform: Transform | None = None) -> None:
         if len(files) != len(labels):
             raise ValueError(f"{len(files)} files, but {len(labels)} labels")
-        self.files: list[Path] = list(files)
+        super().__init__(files, transform)
         self.labels: list[int] = list(labels)
-        self.transform = transform
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give a sample as :meth:`Batch.collate` takes it."""
+    def read(self, index: int) -> dict[str, Any]:
+        """Read an image."""
         path = self.files[index]
-        sample = {"image": read_image(path), "label": self.labels[index], "meta": {"path": str(path)}}
-        return transformed(sample, self.transform)
-
-
-class MaskFiles(Dataset[dict[str, Any]]):
-    """Image files with label images.
-
-    Args:
-        files: paths of the images.
-        masks: path of the label image of each.
-        num_classes: classes count from 0 to below this.
-        ignore_index: number of the pixels to ignore.
-        ignore_label: another number in the files that is to be ignored.
-        colours: see :func:`read_mask`.
-        transform: what a sample goes through, such as a resize to the storage size.
-
-    Raises:
-        DataError: when a sample is fetched whose files cannot be read, differ in size, or hold other classes.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[Path],
-        masks: Sequence[Path],
-        num_classes: int,
-        *,
-        ignore_index: int = 255,
-        ignore_label: int | None = None,
-        colours: Mapping[tuple[int, int, int], int] | None = None,
-        transform: Transform | None = None,
-    ) -> None:
-        if len(files) != len(masks):
-            raise ValueError(f"{len(files)} files, but {len(masks)} masks")
-        self.files: list[Path] = list(files)
-        self.masks: list[Path] = list(masks)
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.ignored: list[int] = [ignore_index] if ignore_label is None else [ignore_index, ignore_label]
-        self.colours = colours
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give a sample as :meth:`Batch.collate` takes it."""
-        path, label = self.files[index], self.masks[index]
-        image, mask = read_image(path), self.read_label(index)
-        if image.shape[1:] != mask.shape:
-            raise DataError(
-                f"{path} is {image.shape[1]}x{image.shape[2]}, but its label image {label} is "
-                f"{mask.shape[0]}x{mask.shape[1]}"
-            )
-        return transformed({"image": image, "mask": mask, "meta": {"path": str(path)}}, self.transform)
-
-    def read_label(self, index: int) -> Tensor:
-        """Give the classes of an image's pixels (H, W), int64, ``ignore_index`` for those to ignore."""
-        label = self.masks[index]
-        mask = read_mask(label, self.colours, reserved=self.ignored)
-        ignored = torch.isin(mask, torch.tensor(self.ignored))
-        wrong = ((mask < 0) | (mask >= self.num_classes)) & ~ignored
-        if wrong.any():
-            row, column = wrong.nonzero()[0].tolist()
-            raise DataError(
-                f"{label} has class {int(mask[row, column])}, but there are {self.num_classes} classes, from 0; it is "
-                f"at row {row} and column {column}. Ignored: {', '.join(map(str, self.ignored))}"
-            )
-        return mask.masked_fill(ignored, self.ignore_index)
+        return {"image": read_image(path), "label": self.labels[index], "meta": {"path": str(path)}}

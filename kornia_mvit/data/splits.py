@@ -1,4 +1,4 @@
-"""What belongs to which split: the names of splits, and lists of images."""
+"""The names of splits, and lists of images."""
 
 import re
 from collections.abc import Container, Iterable
@@ -17,7 +17,7 @@ SPLITS: dict[str, tuple[str, ...]] = {
 
 
 def split_of(name: str) -> str | None:
-    """Give the split that a name stands for, in upper or lower case; None for other names.
+    """Return the split that a name stands for, in upper or lower case; None for other names.
 
     Example:
         >>> split_of("Training"), split_of("valid"), split_of("cats")
@@ -27,7 +27,7 @@ def split_of(name: str) -> str | None:
 
 
 def find_splits(names: Iterable[str], place: str) -> dict[str, str]:
-    """Give the name of each split that is among some names.
+    """Return the name of each split that is among some names.
 
     Args:
         names: such as those of folders.
@@ -51,7 +51,7 @@ def find_splits(names: Iterable[str], place: str) -> dict[str, str]:
 
 
 def read_list(file: Path, known: Container[str]) -> list[str]:
-    """Give the names of images that a list of Pascal VOC's kind has, one in each line, without their suffix.
+    """Return the names of images in a list of Pascal VOC's kind, one in each line, without their suffix.
 
     Names may have spaces. Behind a name may stand whether the image has a class (-1, 0 or 1), or the path of its label
     image; of two readings of a line, that which names an image is taken.

@@ -1,4 +1,4 @@
-"""Bring samples of any size to a storage size, so that they can travel in batches."""
+"""Resize samples of any size to a storage size, so that they can be batched."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,5 +86,5 @@ class StorageResize:
 
 
 def _nearest(count: int, source: int) -> Tensor:
-    """Give the pixels that lie under the centres of others."""
+    """Return the source pixel under the centre of each target pixel."""
     return ((torch.arange(count, dtype=torch.float64) + 0.5) * (source / count)).long().clamp_max(source - 1)

@@ -1,4 +1,4 @@
-"""Shapes with exact labels for all three tasks, with nothing to download."""
+"""Shapes with exact labels for all three tasks, with no dataset to download."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["Shapes"]
 class Shapes(Dataset[dict[str, Any]]):
     """Coloured circles, squares and triangles on a grey ground: images with a label, boxes and a mask.
 
-    Shapes lie apart from each other and whole within the image. Their kinds, places, sizes and colours are drawn;
+    Shapes lie apart from each other and whole within the image. Their kinds, places, sizes and colours are random;
     colours tell nothing of the kind. A sample depends on the seed and its number alone.
 
     Args:
@@ -23,7 +23,7 @@ class Shapes(Dataset[dict[str, Any]]):
         size: height and width in pixels, from 32.
         shapes: least and greatest number of shapes in an image; fewer where there is no room.
         radius: least and greatest radius of a shape, as a share of the image's shorter side.
-        seed: of all that is drawn.
+        seed: of all random choices.
 
     Attributes:
         class_names: of labels and boxes.
@@ -67,7 +67,7 @@ class Shapes(Dataset[dict[str, Any]]):
         return self.count
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give a sample as :meth:`Batch.collate` takes it.
+        """Return a sample as :meth:`Batch.collate` takes it.
 
         ``image`` (3, H, W) is uint8; ``mask`` (H, W) has 0 for the background and 1 for the first class; ``boxes``
         (N, 4) are the edges of each shape's pixels, with ``box_label`` (N,) from 0; ``label`` is the class of the
@@ -103,11 +103,11 @@ class Shapes(Dataset[dict[str, Any]]):
         }
 
     def batch(self) -> Batch:
-        """Give all samples as one batch."""
+        """Return all samples as one batch."""
         return Batch.collate([self[index] for index in range(self.count)])
 
     def _draw(self, generator: torch.Generator) -> list[tuple[int, Tensor]]:
-        """Draw kinds and places: a class and the pixels (H, W) of each shape."""
+        """Sample kinds and places: a class and the pixels (H, W) of each shape."""
         height, width = self.size
         wanted = int(torch.randint(self.shapes[0], self.shapes[1] + 1, (1,), generator=generator))
         found: list[tuple[float, float, float]] = []
@@ -127,7 +127,7 @@ class Shapes(Dataset[dict[str, Any]]):
 
 
 def _pixels(kind: int, x: float, y: float, radius: float, height: int, width: int) -> Tensor:
-    """Tell which pixels' centres lie within a shape in a circle: (H, W), bool."""
+    """Return whether the centre of each pixel is within a shape in a circle: (H, W), bool."""
     across = (torch.arange(width) + 0.5 - x)[None, :]
     down = (torch.arange(height) + 0.5 - y)[:, None]
     if kind == 0:

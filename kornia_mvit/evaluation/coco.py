@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from kornia_mvit.batch import Batch
-from kornia_mvit.data.formats.annotations import distinct_names
+from kornia_mvit.data.formats.coco import distinct_names
 
 __all__ = ["CocoMetrics", "coco_scores", "truths_of"]
 

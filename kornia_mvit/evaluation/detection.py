@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.batch import Batch
-from kornia_mvit.data.formats.annotations import distinct_names
+from kornia_mvit.data.formats.coco import distinct_names
 from kornia_mvit.draw import charts
 from kornia_mvit.draw.images import draw_detections
 from kornia_mvit.draw.sheets import png, side_by_side, stack_rows

@@ -412,7 +412,7 @@ def _coco_numbers(
     """
     if annotations is None:
         return list(range(len(files))), list(range(1, len(names) + 1))
-    from kornia_mvit.data.formats.annotations import read_coco
+    from kornia_mvit.data.formats.coco import read_coco
 
     known = read_coco(annotations)
     known_files = [Path(name).name for name in known.files]

@@ -23,12 +23,12 @@ def multiples(step: int, low: int, high: int) -> SearchStrategy[int]:
 
 
 def as_strategy(value: T | SearchStrategy[T]) -> SearchStrategy[T]:
-    """Give a strategy as it is, and any other value as the only one."""
+    """Return a strategy unchanged, and any other value as a strategy of that value alone."""
     return value if isinstance(value, SearchStrategy) else st.just(value)
 
 
 def as_pair(name: str, value: int | Size) -> Size:
-    """Give one number twice, and two as they are."""
+    """Return one number twice, and two numbers unchanged."""
     pair = (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
     if min(pair) < 1:
         raise ValueError(f"{name} {value} is not at least 1")

@@ -122,7 +122,7 @@ def weigh(outputs: Outputs, seed: int) -> Tensor | None:
 
 
 def row_of(outputs: Outputs, index: int) -> Outputs:
-    """Give the outputs of one image."""
+    """Return the outputs of one image."""
     return {name: y[index] for name, y in outputs.items() if y.ndim}
 
 
@@ -152,7 +152,7 @@ def compare_shapes(outputs: Outputs, expected: Any, said: str) -> None:
 
 
 def _as_meta(shape: Any) -> Any:
-    """Put meta tensors in place of shapes."""
+    """Replace shapes by meta tensors."""
     if isinstance(shape, dict):
         return {name: _as_meta(value) for name, value in shape.items()}
     if all(isinstance(n, int) for n in shape):

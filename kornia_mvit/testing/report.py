@@ -70,7 +70,7 @@ class BackboneReport:
         return tuple(result for result in self.results if result.status in (Status.FAILED, Status.REFUSED))
 
     def __getitem__(self, name: str) -> Result:
-        """Give the result of a property.
+        """Return the result of a property.
 
         Raises:
             KeyError: if it was not checked.
@@ -90,7 +90,7 @@ class BackboneReport:
             raise BackboneError(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the report as strings, numbers and lists."""
+        """Return the report as strings, numbers and lists."""
         return {
             "network": self.network,
             "results": [

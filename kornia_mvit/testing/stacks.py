@@ -48,7 +48,7 @@ class Entry:
 def find_operations(
     targets: Sequence[str], *, channels: int, size: Size, names: Collection[str] | None
 ) -> dict[str, SearchStrategy[nn.Module]]:
-    """Give the operations that can carry targets, by name.
+    """Return the operations that support targets, by name.
 
     Args:
         targets: any of ``'label'``, ``'mask'``, ``'boxes'`` and ``'keypoints'``.
@@ -57,7 +57,7 @@ def find_operations(
         names: those to choose from; all when None.
 
     Raises:
-        ValueError: for an unknown name, and for names of operations that cannot carry the targets or the channels.
+        ValueError: for an unknown name, and for names of operations that do not support the targets or the channels.
     """
     if min(size) < 8:
         raise ValueError(f"size {size} is below 8 pixels, which the operations after it may need")
@@ -78,12 +78,12 @@ def find_operations(
         else:
             out[name] = entry.strategy()
     if names is not None and refused:
-        raise ValueError(f"cannot carry what was asked for: {'; '.join(refused)}; leave these operations out")
+        raise ValueError(f"unsupported operations: {'; '.join(refused)}; leave them out")
     return out
 
 
 def _nested(p: float, degrees: float) -> K.ImageSequential:
-    """Put two operations into a container of their own."""
+    """Wrap two operations in a container."""
     return K.ImageSequential(K.RandomHorizontalFlip(p=p), K.RandomRotation(degrees, p=p))
 
 
@@ -93,7 +93,7 @@ def _patchwise(p: float) -> K.PatchSequential:
 
 
 def _fisheye(strength: float) -> K.RandomFisheye:
-    """Give centre and curvature of a lens as Kornia wants them."""
+    """Return centre and curvature of a lens in the form that Kornia takes."""
     ends = torch.tensor([-strength, strength])
     return K.RandomFisheye(ends, ends, torch.tensor([0.9, 1.0]), p=1.0)
 

@@ -401,7 +401,7 @@ def augmentations(
         size: height and width in pixels that crops and resizing operations give.
 
     Raises:
-        ValueError: for an unknown task, target or operation, for operations that cannot carry the targets, by name,
+        ValueError: for an unknown task, target or operation, for operations that do not support the targets, by name,
             and for numbers that are not ascending.
 
     Example:
@@ -479,7 +479,7 @@ _SEEDS = st.integers(0, 2**16)
 def _draw_boxes(
     draw: DrawFn, sample: dict[str, Any], size: Size, classes: int, max_objects: int, ignored: bool
 ) -> None:
-    """Put boxes with their labels into a sample, and sometimes a row of padding after them."""
+    """Add boxes with their labels to a sample, and sometimes a row of padding after them."""
     corners = draw(corners_within(size, 0, max_objects, 1.0))
     labels = [draw(st.integers(0, classes - 1)) for _ in corners]
     if draw(st.booleans()):

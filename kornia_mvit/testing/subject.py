@@ -183,7 +183,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def stir(model: nn.Module, seed: int) -> None:
-    """Give values of their own to parameters and statistics that begin as a constant."""
+    """Replace the values of parameters and statistics that are initialised as a constant by distinct ones."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor: Tensor) -> Tensor:
@@ -199,18 +199,18 @@ def stir(model: nn.Module, seed: int) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell an error that was raised on purpose from a crash: it says something, and PyTorch did not raise it."""
+    """Return whether an error was raised on purpose: it has a message, and PyTorch did not raise it."""
     return isinstance(error, (AssertionError, NotImplementedError, TypeError, ValueError)) and bool(str(error).strip())
 
 
 def describe_error(error: BaseException) -> str:
-    """Give an error's kind and the first line of what it says."""
+    """Return an error's type and the first line of its message."""
     said = str(error).strip().splitlines()
     return f"{type(error).__name__}: {said[0][:200]}" if said else type(error).__name__
 
 
 def generator_states() -> dict[str, str]:
-    """Give the states of the global generators, by whose they are."""
+    """Return the states of the global generators, by library."""
     return {
         "PyTorch's": str(torch.get_rng_state().tolist()),
         "NumPy's": repr(np.random.get_state(legacy=False)["state"]),

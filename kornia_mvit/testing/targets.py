@@ -23,7 +23,7 @@ TASKS: dict[str, tuple[str, ...]] = {
 
 
 def targets_of(task: str | Collection[str]) -> tuple[str, ...]:
-    """Give the targets of a task, or the given ones, in order.
+    """Return the targets of a task, or the given ones, in order.
 
     Raises:
         ValueError: for an unknown task or target.

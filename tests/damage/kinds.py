@@ -16,10 +16,11 @@ from PIL import Image
 
 from kornia_mvit import MobileViTClassifier, Preprocess, from_pretrained
 from kornia_mvit.data.classes import read_classes
-from kornia_mvit.data.formats.annotations import read_coco, read_voc, read_yolo
+from kornia_mvit.data.formats import read_coco, read_voc, read_yolo
 from kornia_mvit.data.formats.tables import find_names, number_labels, read_table
 from kornia_mvit.data.loading.shards import count_shards
-from kornia_mvit.data.reading import read_image, read_mask, read_size
+from kornia_mvit.data.masks import read_mask
+from kornia_mvit.data.reading import read_image, read_size
 from kornia_mvit.models.mobilevit import MobileViTConfig, Stage
 from kornia_mvit.training.datamodules import COCOData, VOCData, YOLOData
 from kornia_mvit.weights.cards import from_card, read_card

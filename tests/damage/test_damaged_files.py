@@ -13,7 +13,7 @@ from torch.serialization import set_crc32_options
 
 from kornia_mvit import MobileViTClassifier, Preprocess, from_pretrained
 from kornia_mvit.data.classes import read_classes
-from kornia_mvit.data.formats.annotations import read_coco, read_voc, read_yolo
+from kornia_mvit.data.formats import read_coco, read_voc, read_yolo
 from kornia_mvit.data.formats.tables import find_names, read_table
 from kornia_mvit.data.loading.shards import count_shards
 from kornia_mvit.data.reading import DataError

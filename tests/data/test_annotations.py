@@ -7,10 +7,9 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kornia_mvit.data.boxes import build_table
-from kornia_mvit.data.formats.annotations import read_coco, read_voc, read_yolo
+from kornia_mvit.data.boxes import build_table, collect_rows
+from kornia_mvit.data.formats import read_coco, read_voc, read_yolo
 from kornia_mvit.data.reading import DataError
-from kornia_mvit.training.datamodules.detection import collect_rows
 
 NAMES = ("a", "b & <c>", "d")
 

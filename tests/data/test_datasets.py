@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from kornia_mvit.data.masks import read_mask
 from kornia_mvit.data.reading import (
     DataError,
     ImageFiles,
     find_classes,
     find_images,
     read_image,
-    read_mask,
     read_size,
 )
 from kornia_mvit.data.storage import StorageResize

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kornia_mvit.data.classes import voc_colours
-from kornia_mvit.data.reading import DataError, MaskFiles, read_mask
+from kornia_mvit.data.masks import MaskFiles, read_mask
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.training.datamodules import SegmentationFolderData, VOCSegmentationData
 from kornia_mvit.weights.registry import class_names
 
@@ -379,9 +380,9 @@ class TestVOCSegmentationData:
             VOCSegmentationData(str(root), train_list="trainaug")
         lists = root / "ImageSets/Segmentation"
         for text, message in (
-            ("2007_2\n", r"1 images of the list train of .* have no label image in SegmentationClass, such as 2007_2"),
-            ("2007_0\n2008_1\n", "the list train of .* names 1 images that are not in JPEGImages, such as 2008_1"),
-            ("\n", "the list train of .* names no image"),
+            ("2007_2\n", r"1 images of .*train\.txt have no label image in SegmentationClass, such as 2007_2"),
+            ("2007_0\n2008_1\n", r"train\.txt names 1 images that are not in JPEGImages, such as '2008_1'"),
+            ("\n", r"train\.txt names no image"),
         ):
             (lists / "train.txt").write_text(text)
             with pytest.raises(DataError, match=message):

@@ -91,5 +91,5 @@ class TestMultiScaleBatchSampler:
             make(3, batch_size=0)
         with pytest.raises(ValueError, match=r"rank 2.*2 processes"):
             make(3, num_replicas=2, rank=2)
-        with pytest.raises(ValueError, match="no sizes to draw from"):
+        with pytest.raises(ValueError, match="no sizes to sample from"):
             make(3, sizes=())

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
-from kornia_mvit.data.reading import read_image, read_mask
+from kornia_mvit.data.masks import read_mask
+from kornia_mvit.data.reading import read_image
 from kornia_mvit.data.synthetic import Shapes
 from kornia_mvit.weights.registry import from_pretrained
 from tests.cli.test_cli import run

@@ -90,7 +90,7 @@ class TestAugmentations:
                 if name in carriers[task]:
                     pipeline.augment(batch, seed=0)
                 else:
-                    with pytest.raises(ValueError, match="cannot carry"):
+                    with pytest.raises(ValueError, match="boxes|keypoints|mask"):
                         pipeline.augment(batch, seed=0)
 
     @pytest.mark.parametrize("name", OPERATIONS)
@@ -126,7 +126,7 @@ class TestAugmentations:
             (lambda: augmentations(operations=[]), "operations is empty"),
             (
                 lambda: augmentations(["mask", "boxes"], operations=["RandomElasticTransform", "RandomFisheye"]),
-                "cannot carry what was asked for: RandomFisheye (boxes); RandomElasticTransform (boxes)",
+                "unsupported operations: RandomFisheye (boxes); RandomElasticTransform (boxes)",
             ),
             (lambda: augmentations(channels=1, operations=["ColorJitter"]), "ColorJitter (1 channels)"),
             (lambda: augmentations(size=(4, 8)), "size (4, 8) is below 8 pixels"),

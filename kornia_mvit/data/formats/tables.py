@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kornia_mvit.data.reading import DataError, unknown_label
-from kornia_mvit.parsing import brief, parse_json, reason_of
+from kornia_mvit.parsing import brief, parse_json, reason_of, repeated
 
 __all__ = ["Row", "find_names", "number_labels", "read_table"]
 
@@ -94,8 +94,8 @@ def _read_delimited(lines: Iterator[str], file: Path, columns: Sequence[str]) ->
                 continue
             if header is None:
                 header = [field.strip() for field in fields]
-                if twice := sorted({name for name in header if header.count(name) > 1}):
-                    raise DataError(f"{place}: the column {brief(twice[0])} is there twice")
+                if again := repeated(header):
+                    raise DataError(f"{place}: the column {brief(again[0])} is there twice")
                 _check_columns(columns, header, place)
                 places = [header.index(name) for name in columns]
                 continue
@@ -128,7 +128,7 @@ def _check_columns(columns: Sequence[str], found: Sequence[str], place: str) -> 
 
 
 def _text(value: object, column: str, place: str) -> str:
-    """Give a field as text; of numbers, integers alone are names."""
+    """Return a field as text; of numbers, only integers are names."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int):
@@ -166,7 +166,7 @@ def find_names(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def number_labels(rows: Sequence[Row], class_names: Sequence[str]) -> list[int]:
-    """Give each row the number of its class: labels are names of classes, or else their numbers.
+    """Return the number of each row's class: labels are names of classes, or else their numbers.
 
     Raises:
         DataError: naming file and line, for a label that is neither.

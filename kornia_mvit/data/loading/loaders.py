@@ -1,4 +1,4 @@
-"""A loader that goes on in the middle of an epoch."""
+"""A loader that can resume in the middle of an epoch."""
 
 import multiprocessing
 import os
@@ -22,18 +22,18 @@ _OF_SAMPLERS = ("batch_size", "drop_last", "generator", "shuffle", "worker_init_
 
 
 class ResumableLoader(DataLoader[Batch]):
-    """Batches of a sampler, counted as they are taken, so that a resumed run goes on with the next.
+    """Batches of a sampler, counted as they are taken, so that a resumed run continues with the next.
 
-    What workers have loaded ahead does not count. Each iteration begins the epoch anew, but for the one after
-    :meth:`load_state_dict`. Workers start with the first batch, when the epoch is known, and
-    nothing is drawn from PyTorch's own generator. What an :class:`~kornia_mvit.AugmentationPipeline` in the dataset
-    or the ``collate_fn`` draws for a batch depends on its seed and on the batch's rank, epoch and number, not on the
-    workers: a resumed run draws the same.
+    Batches that workers have loaded ahead do not count. Each iteration starts the epoch from scratch, except the one
+    after :meth:`load_state_dict`. Workers start with the first batch, when the epoch is known, and PyTorch's global
+    generator is not used. What an :class:`~kornia_mvit.AugmentationPipeline` in the dataset
+    or the ``collate_fn`` samples for a batch depends on its seed and on the batch's rank, epoch and number, not on the
+    workers: a resumed run samples the same.
 
     Args:
         dataset: samples by their number.
-        sampler: which of them make a batch. Where Lightning builds a loader anew, to overfit or to predict, it gives a
-            ``batch_sampler`` of its own in the place; then they come in their order.
+        sampler: which of them make a batch. Where Lightning builds another loader, to overfit or to predict, it passes
+            a ``batch_sampler`` of its own instead; then the samples come in their order.
         num_workers: processes that load.
         collate_fn: makes a batch of samples.
         **options: further ones of :class:`torch.utils.data.DataLoader`.
@@ -111,11 +111,11 @@ class ResumableLoader(DataLoader[Batch]):
             object.__setattr__(self, "batch_sampler", self._batches)
 
     def state_dict(self) -> dict[str, int]:
-        """Give the epoch, and the number of its batches that were taken."""
+        """Return the epoch, and the number of its batches that were taken."""
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on after the batches that another loader gave."""
+        """Continue after the batches that another loader yielded."""
         self._start = {"epoch": int(state["epoch"]), "consumed": int(state["consumed"])}
         self._state = dict(self._start)
         self._batches.set_epoch(self._start["epoch"])
@@ -160,7 +160,7 @@ class _PlacedSamples(Dataset[Any]):
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Go on loading when a terminal or a scheduler signals all processes: the run itself decides when it stops.
+    """Ignore the signals that a terminal or a scheduler sends to all processes: the main process decides when to stop.
 
     The worker ends when its parent asks it to, or is gone.
     """

@@ -1,4 +1,4 @@
-"""Which images go into which batch: drawn anew in each epoch, shared among processes, taken up where a run stopped."""
+"""Which images are in which batch: a new order in each epoch, shared among processes, resumed where a run stopped."""
 
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
@@ -12,7 +12,7 @@ __all__ = ["EpochBatchSampler", "MultiScaleBatchSampler", "find_place"]
 
 
 def find_place(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int]:
-    """Give the number of this process and the number of processes, those of the distributed run where they are None.
+    """Return the number of this process and the number of processes, those of the distributed run where they are None.
 
     Raises:
         ValueError: for a rank that is not among the processes.
@@ -41,7 +41,7 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
         data: what is sampled from; its length counts.
         batch_size: images in a batch, on each process.
         seed: of the order.
-        shuffle: whether to draw the order anew in each epoch.
+        shuffle: whether each epoch has a new random order.
         drop_last: leave out an incomplete last batch, unless it is the only one.
         repeat: whether a few images are repeated so that every share is as long.
         num_replicas: number of processes; that of the distributed run when None.
@@ -100,20 +100,20 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
         self.position = 0
 
     def lengths(self) -> list[int]:
-        """Give the number of images in each batch of the whole epoch, on this process."""
+        """Return the number of images in each batch of the whole epoch, on this process."""
         return [last - first for first, last in self._bounds()]
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch: what is drawn depends on its number."""
+        """Start an epoch, on whose number the order depends."""
         if epoch != self.epoch:
             self.epoch, self.position, self._start = epoch, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Give epoch and number of batches given so far."""
+        """Return the epoch and the number of batches yielded so far."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another sampler stopped: the next iteration gives the remaining batches."""
+        """Resume where another sampler stopped: the next iteration yields the remaining batches."""
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
         self._start = self.position
 
@@ -127,7 +127,7 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
         return -(-self._count // self.num_replicas)
 
     def _bounds(self) -> list[tuple[int, int]]:
-        """Give first and last place of each batch in a process's share."""
+        """Return first and last place of each batch in a process's share."""
         size, whole = self.batch_size, self._share
         batches = (self.drop_last and whole // size) or -(-whole // size)
         own = len(range(self.rank, self._count, self.num_replicas))
@@ -137,20 +137,20 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
 
 
 class MultiScaleBatchSampler(EpochBatchSampler):
-    """Batches whose images are to be brought to a size drawn for each, with more of them where it is small.
+    """Batches of a random image size each, with more images where the size is small.
 
     Height times width times images stays about constant. An :class:`~kornia_mvit.AugmentationPipeline` with the same
-    ``multi_scale`` sizes and seed draws the same size for each batch, and resizes on the device. All processes of a
-    distributed run draw the same sizes and share the images, so each has as many batches; a few images are repeated
+    ``multi_scale`` sizes and seed samples the same size for each batch, and resizes on the device. All processes of a
+    distributed run sample the same sizes and share the images, so each has as many batches; a few images are repeated
     where they do not divide evenly.
 
     Args:
         data: what is sampled from; its length counts.
         batch_size: images in a batch of the base size, on each process.
-        sizes: heights and widths to draw from, in pixels; Apple's when None.
+        sizes: heights and widths to sample from, in pixels; Apple's when None.
         base: height and width for which ``batch_size`` holds, in pixels.
         seed: of order and sizes.
-        shuffle: whether to draw the order anew in each epoch.
+        shuffle: whether each epoch has a new random order.
         drop_last: leave out an incomplete last batch, unless it is the only one.
         num_replicas: number of processes; that of the distributed run when None.
         rank: number of this process; that in the distributed run when None.
@@ -181,21 +181,15 @@ class MultiScaleBatchSampler(EpochBatchSampler):
         rank: int | None = None,
     ) -> None:
         super().__init__(
-            data,
-            batch_size,
-            seed=seed,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            num_replicas=num_replicas,
-            rank=rank,
+            data, batch_size, seed=seed, shuffle=shuffle, drop_last=drop_last, num_replicas=num_replicas, rank=rank
         )
         self.sizes: tuple[tuple[int, int], ...] = multiscale_sizes() if sizes is None else tuple(sizes)
         if not self.sizes:
-            raise ValueError("no sizes to draw from; give at least one height and width")
+            raise ValueError("no sizes to sample from; give at least one height and width")
         self.base = base
 
     def size_of(self, step: int) -> tuple[int, int]:
-        """Give height and width of a batch of the epoch, counted from 0."""
+        """Return height and width of a batch of the epoch, counted from 0."""
         return multiscale_size(self.sizes, self.seed, self.epoch, step)
 
     def _bounds(self) -> list[tuple[int, int]]:

@@ -13,19 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from kornia_mvit.data.reading import (
     IMAGE_SUFFIXES,
     SUFFIXES_TOLD,
     DataError,
+    FileSamples,
     Transform,
     read_image,
-    transformed,
     unknown_label,
 )
 from kornia_mvit.files import write_whole
-from kornia_mvit.parsing import is_file, parse_json, read_json, reason_of
+from kornia_mvit.parsing import is_file, parse_json, read_json, reason_of, repeated
 
 __all__ = [
     "ShardFiles",
@@ -86,7 +84,7 @@ def find_shards(patterns: str | Sequence[str]) -> list[str]:
                 raise DataError(f"no such shard: {name}; give .tar files, by names such as 'train-{{000..127}}.tar'")
     if not shards:
         raise DataError("no shards; give names of .tar files")
-    if twice := [name for name in set(shards) if shards.count(name) > 1]:
+    if twice := repeated(shards):
         raise DataError(f"{min(twice)} is named twice among the shards")
     return shards
 
@@ -115,7 +113,7 @@ def count_samples(shard: str | Path) -> int:
 
 
 def count_shards(shards: Sequence[str], sizes: str | Path | None = None) -> tuple[dict[str, int], list[str]]:
-    """Tell how many samples shards have, from files of sizes where there are any, else by counting.
+    """Return the number of samples of each shard, from files of sizes where there are any, else by counting.
 
     Args:
         shards: their names.
@@ -176,7 +174,7 @@ def _check_size(shard: str, count: int, sizes: Path) -> None:
     packed = 1 if shard.endswith(".tar") else _PACKED
     room = packed * os.path.getsize(shard) // _BLOCK
     if count > room:
-        raise DataError(f"{sizes} says {count} samples in {shard}, which has room for {room}; count them anew")
+        raise DataError(f"{sizes} says {count} samples in {shard}, which has room for {room}; count them again")
 
 
 def read_shard(shard: str, first: int = 0, last: int | None = None) -> Iterator[dict[str, Any]]:
@@ -215,17 +213,17 @@ def read_shard(shard: str, first: int = 0, last: int | None = None) -> Iterator[
         with contextlib.suppress(OSError):  # of a command that was not read to its end
             stream.close()
     if last is not None and count < last:
-        raise DataError(f"shard {shard} has {count} samples, but {last} are in its {_SIZES}; count them anew")
+        raise DataError(f"shard {shard} has {count} samples, but {last} are in its {_SIZES}; count them again")
 
 
 def shuffle_samples(samples: Iterable[Any], size: int, rng: random.Random) -> Iterator[Any]:
-    """Give samples in an order drawn as they pass a buffer of a size."""
+    """Yield samples in random order, from a buffer of a size."""
     shuffled: Iterator[Any] = _webdataset().shuffle(size, rng=rng)(iter(samples))
     return shuffled
 
 
 def decode_label(sample: Mapping[str, Any], class_names: Sequence[str]) -> int:
-    """Give the number of a sample's class: from ``cls``, an integer or a name; or from ``label`` in ``json``.
+    """Return the number of a sample's class: from ``cls``, an integer or a name; or from ``label`` in ``json``.
 
     Raises:
         DataError: naming shard and sample, if there is none, or it is not among the classes.
@@ -261,7 +259,7 @@ def decode_image(sample: Mapping[str, Any], label: int) -> dict[str, Any]:
     return {"image": read_image(io.BytesIO(sample[suffixes[0]]), path), "label": label, "meta": {"path": path}}
 
 
-class ShardFiles(Dataset[dict[str, Any]]):
+class ShardFiles(FileSamples):
     """The samples of shards by their numbers, for a look at a few: each is read from the beginning of its shard.
 
     Args:
@@ -276,26 +274,25 @@ class ShardFiles(Dataset[dict[str, Any]]):
     def __init__(
         self, counts: Mapping[str, int], class_names: Sequence[str], transform: Transform | None = None
     ) -> None:
+        super().__init__((), transform)
         self.counts: dict[str, int] = dict(counts)
         self.class_names: tuple[str, ...] = tuple(class_names)
-        self.transform = transform
 
     def __len__(self) -> int:
         return sum(self.counts.values())
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Give a sample as :meth:`Batch.collate` takes it."""
+    def read(self, index: int) -> dict[str, Any]:
+        """Read a sample, from the beginning of its shard."""
         (piece,) = self.cut(index, index + 1)
         (sample,) = read_shard(*piece)
-        return self.decode(sample, decode_label(sample, self.class_names))
+        return decode_image(sample, decode_label(sample, self.class_names))
 
     def decode(self, sample: Mapping[str, Any], label: int) -> dict[str, Any]:
-        """Decode the image of what :func:`read_shard` gave."""
-        decoded = decode_image(sample, label)
-        return transformed(decoded, self.transform)
+        """Decode the image of what :func:`read_shard` returned, and transform it."""
+        return self.transformed(decode_image(sample, label))
 
     def cut(self, start: int, stop: int, order: Sequence[int] | None = None) -> list[tuple[str, int, int]]:
-        """Tell where a run of samples lies, when the shards stand in an order.
+        """Return the parts of shards that a run of samples covers, for an order of the shards.
 
         Returns:
             Shards, and the numbers within them of the first sample and of that after the last.

@@ -48,7 +48,7 @@ class ShardBatches(IterableDataset[tuple[list[dict[str, Any]], list[str]]]):
         shuffle_buffer: undecoded samples that each worker holds to draw from.
         scales: sizes to draw from for each batch, and the one that ``batch_size`` is for, as in
             :class:`~kornia_mvit.data.loading.samplers.MultiScaleBatchSampler`.
-        on_error: ``'raise'`` stops at an image or shard that cannot be read, ``'skip'`` goes on without it.
+        on_error: ``'raise'`` stops at an image or shard that cannot be read, ``'skip'`` skips it.
         num_replicas: number of processes; that of the distributed run when None.
         rank: number of this process; that in the distributed run when None.
 
@@ -90,12 +90,12 @@ class ShardBatches(IterableDataset[tuple[list[dict[str, Any]], list[str]]]):
         if len(files) == 0 or (train and len(files) < self.num_replicas):
             raise DataError(f"{len(files)} samples in all shards are too few for {self.num_replicas} processes")
         self._lengths = self._make_lengths(batch_size, scales)
-        # Workers that go on from epoch to epoch see it change.
+        # Workers that persist over epochs see it change.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # it has no types
 
     def _make_lengths(self, batch_size: int, scales: Scales | None) -> EpochBatchSampler:
-        """Give a sampler that has as many batches, of the same lengths."""
+        """Return a sampler with the same number and lengths of batches."""
         if not self.train:
             return EpochBatchSampler(
                 self.files, batch_size, repeat=False, num_replicas=self.num_replicas, rank=self.rank
@@ -114,11 +114,11 @@ class ShardBatches(IterableDataset[tuple[list[dict[str, Any]], list[str]]]):
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch."""
+        """Start an epoch."""
         self._epoch.fill_(epoch)
 
     def lengths(self) -> list[int]:
-        """Give the number of images in each batch of this process."""
+        """Return the number of images in each batch of this process."""
         self._lengths.set_epoch(self.epoch)
         return self._lengths.lengths()
 
@@ -132,7 +132,7 @@ class ShardBatches(IterableDataset[tuple[list[dict[str, Any]], list[str]]]):
         return len(self.files) - sum(self.lengths()) * self.num_replicas if self.train else 0
 
     def plan(self, worker: int = 0, workers: int = 1) -> tuple[list[int], list[_Piece]]:
-        """Give the lengths of a worker's batches, and the runs of samples that it reads for them.
+        """Return the lengths of a worker's batches, and the runs of samples that it reads for them.
 
         Batches are asked of the workers in turn.
         """
@@ -151,7 +151,7 @@ class ShardBatches(IterableDataset[tuple[list[dict[str, Any]], list[str]]]):
         return mine, self.files.cut(start, start + sum(mine), order)
 
     def __iter__(self) -> Iterator[tuple[list[dict[str, Any]], list[str]]]:
-        """Give the samples of each batch, and what was skipped on the way to it."""
+        """Yield the samples of each batch, and the reasons for those that were skipped before it."""
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
         lengths, pieces = self.plan(worker, workers)

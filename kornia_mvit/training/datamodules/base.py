@@ -1,13 +1,14 @@
 """What the data modules share."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
@@ -21,7 +22,12 @@ from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.files import read_checkpoint
 from kornia_mvit.weights.settings import plain_settings
 
-__all__ = ["ImageData", "Samples", "check_on_error", "list_classes"]
+__all__ = ["STAGES", "ImageData", "Samples", "check_choice", "check_on_error", "list_classes"]
+
+
+# Splits that a stage of Lightning uses; all others use train and val.
+STAGES = {"validate": ("val",), "test": ("test",)}
+Attribute = TypeVar("Attribute")
 
 
 class Samples(Protocol):
@@ -46,6 +52,7 @@ class ImageData(pl.LightningDataModule):
     """
 
     _TEST = "add a folder named test"  # what makes a test split
+    _class_names: tuple[str, ...] = ()
     ignore_index = 255  # what masks are padded with
 
     def __init__(self, batch_size: int, num_workers: int, storage_size: int | None) -> None:
@@ -56,6 +63,7 @@ class ImageData(pl.LightningDataModule):
         self.num_workers = num_workers
         self.storage_size = storage_size
         self.splits: dict[str, Dataset[dict[str, Any]]] = {}
+        self._notes: list[str] = []  # what was found and what was left out, for the log
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's is a method of its own kind
@@ -86,7 +94,9 @@ class ImageData(pl.LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, in the order of their labels."""
-        raise NotImplementedError(f"{type(self).__name__} has no class names")
+        if not self._class_names:
+            raise NotImplementedError(f"{type(self).__name__} has no class names")
+        return self._class_names
 
     @property
     def num_classes(self) -> int:
@@ -94,7 +104,7 @@ class ImageData(pl.LightningDataModule):
         return len(self.class_names)
 
     def storage(self, split: str = "train") -> StorageResize:
-        """Give what brings samples to the storage size.
+        """Return the resize transform to the storage size.
 
         The shorter side of an image gets the length that was given, or else the one that the task's Preprocess
         resizes to (of a height and a width, the larger), and the aspect is kept. So training crops from whole images.
@@ -106,25 +116,40 @@ class ImageData(pl.LightningDataModule):
         Raises:
             DataError: if neither says a size.
         """
-        task = None if self.trainer is None else self.trainer.lightning_module
-        preprocess = getattr(task, "preprocess", None)
-        told = isinstance(preprocess, Preprocess)
-        known = preprocess.size if isinstance(preprocess, Preprocess) else Preprocess().size
+        preprocess = self._of_task("preprocess", Preprocess)
+        known = (preprocess or Preprocess()).size
         known = max(known) if isinstance(known, tuple) else known
-        size = known if told and known is not None and split != "train" else self.storage_size or known
+        size = self.storage_size or known
+        if preprocess is not None and known is not None and split != "train":
+            size = known
         if size is None:
             raise DataError("images need a storage size; give storage_size, or a Preprocess with a size")
         return StorageResize(size)
 
     def storage_if_told(self) -> StorageResize | None:
-        """Give what brings training samples to the storage size; None, to leave them alone, where nothing says one."""
-        task = None if self.trainer is None else self.trainer.lightning_module
-        preprocess = getattr(task, "preprocess", None)
-        known = preprocess.size if isinstance(preprocess, Preprocess) else None
+        """Return the resize transform of training images; None where neither the user nor the task gives a size."""
+        preprocess = self._of_task("preprocess", Preprocess)
+        known = None if preprocess is None else preprocess.size
         return None if self.storage_size is None and known is None else self.storage()
 
+    def _of_task(self, name: str, kind: type[Attribute]) -> Attribute | None:
+        """Return an attribute of the task that is trained, if there is one of that kind."""
+        value = getattr(None if self.trainer is None else self.trainer.lightning_module, name, None)
+        return value if isinstance(value, kind) else None
+
+    def _leave_out_test(self, why: object) -> None:
+        """Do without a test split; the reason is an error only where that split is asked for."""
+        self._TEST = f"{why}"
+        self._notes.append(f"test is left out: {why}")
+
+    def _tell(self, place: str | Path, counts: Iterable[str]) -> None:
+        """Log the classes, the numbers of images in the splits, and the notes."""
+        rank_zero_info(f"{printable(place)}: {list_classes(self.class_names)}, {', '.join(counts)}")
+        for note in self._notes:
+            rank_zero_info(printable(note))
+
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches; an incomplete last one is left out, since normalisation needs company.
+        """Shuffled batches; an incomplete last one is left out, since batch normalisation needs more than one sample.
 
         The order depends on Lightning's ``seed_everything`` and the epoch. Where the task's pipeline is multi-scale,
         batches are as large as the size drawn for each allows.
@@ -157,16 +182,16 @@ class ImageData(pl.LightningDataModule):
         return self._loader(data, EpochBatchSampler(data, self.batch_size, shuffle=False, repeat=False))
 
     def _seed(self) -> int:
-        """Give the seed of Lightning's ``seed_everything``."""
+        """Return the seed of Lightning's ``seed_everything``."""
         return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     def _samples(self, name: str) -> Samples:
         return cast(Samples, self.splits[name])
 
     def _scales(self) -> tuple[tuple[tuple[int, int], ...], tuple[int, int], int] | None:
-        """Give the sizes that the task's pipeline draws from, the one that ``batch_size`` is for, and its seed."""
-        pipeline = getattr(None if self.trainer is None else self.trainer.lightning_module, "pipeline", None)
-        if not isinstance(pipeline, AugmentationPipeline) or pipeline.multi_scale is None:
+        """Return the sizes that the task's pipeline samples, the one that ``batch_size`` is for, and its seed."""
+        pipeline = self._of_task("pipeline", AugmentationPipeline)
+        if pipeline is None or pipeline.multi_scale is None:
             return None
         base = pipeline.preprocess.output_size
         if base is None:
@@ -186,12 +211,17 @@ class ImageData(pl.LightningDataModule):
 
 def check_on_error(on_error: str) -> None:
     """Raise a ValueError unless it says what to do about images that cannot be read."""
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"unknown on_error {on_error!r}; available: 'raise', 'skip'")
+    check_choice("on_error", on_error, ("raise", "skip"))
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise a ValueError that names the choices, unless a value is among them."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}; available: {', '.join(map(repr, choices))}")
 
 
 def list_classes(names: Sequence[str], limit: int = 20) -> str:
-    """Tell the number of classes, and the names of the first.
+    """Return the number of classes, and the names of the first, as messages show them.
 
     Example:
         >>> list_classes(['cat', 'dog'])

@@ -2,15 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset
 
 from kornia_mvit.data.reading import DataError, find_classes, is_hidden
 from kornia_mvit.data.splits import find_splits, split_of
@@ -21,23 +19,8 @@ from kornia_mvit.training.datamodules.labelled import Classes, LabelledFiles
 __all__ = ["DigitsData", "FolderData"]
 
 
-class _Split(Dataset[dict[str, Any]]):
-    """Tensors of images and labels as samples."""
-
-    def __init__(self, images: Tensor, labels: Tensor, numbers: Sequence[int]) -> None:
-        self._tensors = TensorDataset(images, labels)
-        self._numbers = list(numbers)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image, label = self._tensors[index]
-        return {"image": image, "label": label, "meta": {"id": self._numbers[index]}}
-
-
 class DigitsData(ImageData):
-    """Scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels, ten classes; nothing is downloaded.
+    """Scikit-learn's handwritten digits: 1,797 real images of 8x8 pixels, ten classes; no dataset to download.
 
     Split by class and seed into 70 % train, 10 % val and 20 % test, and resized to the storage size.
 
@@ -51,16 +34,13 @@ class DigitsData(ImageData):
         E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
     """
 
+    _class_names = tuple("0123456789")
+
     def __init__(
         self, batch_size: int = 64, num_workers: int = 0, storage_size: int | None = None, seed: int = 0
     ) -> None:
         super().__init__(batch_size, num_workers, storage_size)
         self.seed = seed
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The ten digits."""
-        return tuple("0123456789")
 
     def setup(self, stage: str | None = None) -> None:
         """Load, resize and split the digits."""
@@ -73,7 +53,10 @@ class DigitsData(ImageData):
         train, rest = train_test_split(numbers, test_size=0.3, random_state=self.seed, stratify=labels)
         val, test = train_test_split(rest, test_size=2 / 3, random_state=self.seed, stratify=labels[rest])
         for name, part in {"train": train, "val": val, "test": test}.items():
-            self.splits[name] = _Split(images[part], labels[part], part)
+            self.splits[name] = cast(
+                "Dataset[dict[str, Any]]",
+                [{"image": images[n], "label": labels[n], "meta": {"id": n}} for n in part],
+            )
 
 
 class FolderData(LabelledFiles):
@@ -133,7 +116,7 @@ class FolderData(LabelledFiles):
         return splits
 
     def _find_splits(self) -> dict[str, Path]:
-        """Give the folder of each split; where there are none, the root is train's.
+        """Return the folder of each split; where there are none, the root is train's.
 
         A folder of a split has folders in it; one with images alone that is called as a split is a class beside others.
         """

@@ -3,21 +3,20 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from pathlib import Path
 
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
-from kornia_mvit.data.boxes import BoxFiles, BoxRows, BoxTable, build_table
-from kornia_mvit.data.formats.annotations import Annotation, CocoFile, read_coco, read_voc
-from kornia_mvit.data.reading import DataError, find_images, read_size
-from kornia_mvit.data.splits import read_list
+from kornia_mvit.data.boxes import Annotation, BoxFiles, BoxTable, build_table, collect_rows
+from kornia_mvit.data.formats.coco import CocoFile, read_coco
+from kornia_mvit.data.formats.voc import VOCFolder, read_voc
+from kornia_mvit.data.reading import DataError, read_size
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
-from kornia_mvit.parsing import brief, cut, is_file
-from kornia_mvit.training.datamodules.base import ImageData, Samples, list_classes
+from kornia_mvit.parsing import brief, cut, is_file, repeated
+from kornia_mvit.training.datamodules.base import STAGES, ImageData, Samples, check_choice
 
 __all__ = ["BoxData", "COCOData", "VOCData"]
 
@@ -45,25 +44,18 @@ class BoxData(ImageData):
         clipped_boxes: number of boxes that reached out of their image.
     """
 
-    def __init__(self, batch_size: int, num_workers: int, storage_size: int | None, on_bad_box: str) -> None:
+    def __init__(self, root: str, batch_size: int, num_workers: int, storage_size: int | None, on_bad_box: str) -> None:
         super().__init__(batch_size, num_workers, storage_size)
-        if on_bad_box not in ("drop", "raise"):
-            raise ValueError(f"unknown on_bad_box {on_bad_box!r}; available: 'drop', 'raise'")
+        check_choice("on_bad_box", on_bad_box, ("drop", "raise"))
         self._on_bad_box = on_bad_box
         self.bad_boxes: list[str] = []
         self.clipped_boxes: int = 0
-        self._class_names: tuple[str, ...] = ()
-        self._place = ""
+        self.root: Path = Path(root)
+        self._place = str(root)
         self._parts: dict[str, _Part] = {}
-        self._notes: list[str] = []  # of what was found, and what was left out
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names that were given, or found."""
-        return self._class_names
 
     def count_boxes(self, split: str) -> dict[str, int]:
-        """Give the number of boxes of each class in a split, without those that loss and score leave out."""
+        """Return the number of boxes of each class in a split, without those that loss and score leave out."""
         table = self._parts[split].table
         counts = torch.bincount(table.labels[~table.ignore], minlength=self.num_classes)
         return dict(zip(self.class_names, counts.tolist(), strict=True))
@@ -74,7 +66,7 @@ class BoxData(ImageData):
         Raises:
             DataError: if a split that is to be used has no box to learn from or to find.
         """
-        for split in {"validate": ("val",), "test": ("test",)}.get(str(stage), ("train", "val")):
+        for split in STAGES.get(str(stage), ("train", "val")):
             self._check_split(split)
         for split, part in self._parts.items():
             if split == "train":
@@ -82,13 +74,10 @@ class BoxData(ImageData):
             else:
                 transform = None if self.storage_size is None else StorageResize(self.storage_size)
             self.splits[split] = BoxFiles(part.files, part.table, transform, image_ids=part.image_ids)
-        counts = ", ".join(
-            f"{len(part.files)} images with {len(part.table.labels)} boxes in {split}"
-            for split, part in self._parts.items()
+        parts = self._parts.items()
+        self._tell(
+            self._place, (f"{len(p.files)} images with {len(p.table.labels)} boxes in {split}" for split, p in parts)
         )
-        rank_zero_info(f"{printable(self._place)}: {list_classes(self.class_names)}, {counts}")
-        for note in self._notes:
-            rank_zero_info(printable(note))
         if self.bad_boxes:
             rank_zero_info(f"left out {len(self.bad_boxes)} boxes:\n{_list(self.bad_boxes)}")
         if self.clipped_boxes:
@@ -119,7 +108,7 @@ class BoxData(ImageData):
         *,
         relative: bool = False,
     ) -> None:
-        """Take in what was found for the images of all splits, each image once.
+        """Make the parts from the objects of all images, each image read once.
 
         Args:
             splits: the images of each.
@@ -141,7 +130,7 @@ class BoxData(ImageData):
         self._check_boxes()
 
     def _note(self, faults: Mapping[int, str], clipped: int, given: Mapping[int, str] | Sequence[str]) -> list[str]:
-        """Take in what is wrong with boxes, and give it as messages tell it."""
+        """Count bad boxes, and return what is wrong with each, as messages show it."""
         bad = [f"{given[row]} {fault}" for row, fault in faults.items()]
         self.bad_boxes += bad
         self.clipped_boxes += clipped
@@ -163,32 +152,9 @@ def _list(faults: Sequence[str], indent: str = "  ") -> str:
 
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """Raise a ValueError if a name of a class occurs twice, by which its boxes could not be told apart."""
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        raise ValueError(f"class_names has {brief(twice[0])} twice; give each class a name of its own")
+    if again := repeated(names):
+        raise ValueError(f"class_names has {brief(again[0])} twice; give each class a name of its own")
     return tuple(names)
-
-
-def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) -> BoxRows:
-    """Put the objects of images together, those of unknown classes with a fault."""
-    labels = {name: label for label, name in enumerate(class_names)}
-    boxes, names, difficult = (
-        list(chain.from_iterable(getattr(found, column) for found in annotations))
-        for column in ("boxes", "names", "difficult")
-    )
-    faults = {row: f"is of the unknown class {name}" for row, name in enumerate(names) if name not in labels}
-    starts = accumulate((len(found.names) for found in annotations), initial=0)
-    for start, found in zip(starts, annotations, strict=False):  # the last start is the end
-        faults |= {start + place: fault for place, fault in found.faults.items()}
-    images = [number for number, found in enumerate(annotations) for _ in found.names]
-    return BoxRows(
-        torch.tensor(images, dtype=torch.long),
-        torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
-        torch.tensor([labels.get(name, -1) for name in names], dtype=torch.long),
-        torch.tensor(difficult, dtype=torch.bool),
-        torch.zeros(len(names), dtype=torch.bool),
-        torch.full((len(names),), torch.nan, dtype=torch.float64),
-        faults,
-    )
 
 
 class VOCData(BoxData):
@@ -233,24 +199,23 @@ class VOCData(BoxData):
         val_list: str = "val",
         test_list: str = "test",
     ) -> None:
-        super().__init__(batch_size, num_workers, storage_size, on_bad_box)
-        self.root: Path = Path(root)
-        self._place = str(root)
-        lists = {"train": train_list, "val": val_list, "test": test_list}
-        found = {split: self._list(name, needed=split != "test") for split, name in lists.items() if split != "test"}
+        super().__init__(root, batch_size, num_workers, storage_size, on_bad_box)
+        folder = VOCFolder(self.root, "Main", "Annotations")
+        found = {split: folder.find_listed(name) for split, name in (("train", train_list), ("val", val_list))}
+        found["test"] = {}
         try:
-            found["test"] = self._list(test_list, needed=False)
-            if lost := [stem for stem in found["test"] if not is_file(self._annotation(stem))]:
-                raise DataError(
-                    f"{test_list}.txt names {len(lost)} images without an annotation, such as {cut(lost[0])}"
-                )
+            if folder.list_file(test_list).is_file() and folder.read_names(test_list):
+                test = folder.find_listed(test_list)
+                if lost := [stem for stem in test if not is_file(folder.annotation(stem))]:
+                    raise DataError(
+                        f"{test_list}.txt names {len(lost)} images without an annotation, such as {cut(lost[0])}"
+                    )
+                found["test"] = test
         except DataError as error:  # as of VOC 2012, whose test images are not for all
-            self._TEST = f"{error}"
-            self._notes.append(f"test is left out: {error}")
-            found["test"] = {}
+            self._leave_out_test(error)
         splits = {split: files for split, files in found.items() if files}
         images = {path: stem for files in splits.values() for stem, path in files.items()}
-        annotations = {path: read_voc(self._annotation(stem), origin=origin) for path, stem in sorted(images.items())}
+        annotations = {path: read_voc(folder.annotation(stem), origin=origin) for path, stem in sorted(images.items())}
         for path, annotation in annotations.items():
             if annotation.size == (0, 0):
                 annotation.size = read_size(path)
@@ -263,28 +228,6 @@ class VOCData(BoxData):
             annotations,
             {path: f"{stem}.xml" for path, stem in images.items()},
         )
-
-    def _annotation(self, stem: str) -> Path:
-        path = self.root / "Annotations" / f"{stem}.xml"
-        upper = path.with_name(f"{stem}.XML")
-        return upper if not is_file(path) and is_file(upper) else path
-
-    def _list(self, name: str, needed: bool) -> dict[str, Path]:
-        """Find the images of a list, by their names."""
-        file = self.root / "ImageSets" / "Main" / f"{name}.txt"
-        if not file.is_file():
-            if not needed:
-                return {}
-            raise DataError(f"no such list: {file}; root (--data.root) has ImageSets, Annotations and JPEGImages")
-        images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
-        stems = read_list(file, images)
-        if not stems and needed:
-            raise DataError(f"{file} names no image")
-        if missing := [stem for stem in stems if stem not in images]:
-            raise DataError(
-                f"{file} names {len(missing)} images that are not in JPEGImages, such as {brief(missing[0])}"
-            )
-        return {stem: images[stem] for stem in stems}
 
 
 class COCOData(BoxData):
@@ -338,9 +281,7 @@ class COCOData(BoxData):
         test_images: str | None = None,
         on_bad_box: str = "drop",
     ) -> None:
-        super().__init__(batch_size, num_workers, storage_size, on_bad_box)
-        self.root: Path = Path(root)
-        self._place = str(root)
+        super().__init__(root, batch_size, num_workers, storage_size, on_bad_box)
         self.category_ids: tuple[int, ...] = ()
         if (test_file is None) != (test_images is None):
             raise ValueError(f"test_file {test_file!r} and test_images {test_images!r} go together; give both")
@@ -376,7 +317,7 @@ class COCOData(BoxData):
         return _Part(files, table, found.image_ids, bad)
 
     def _translate(self, file: str, found: CocoFile) -> Tensor:
-        """Give the label of each of a file's categories; those of the first file are the classes."""
+        """Return the label of each of a file's categories; those of the first file are the classes."""
         if not self.category_ids:
             self.category_ids, self._class_names = found.category_ids, found.class_names
         known = dict(zip(self.category_ids, self._class_names, strict=True))

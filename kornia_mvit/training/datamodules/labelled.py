@@ -1,7 +1,6 @@
 """Image files with a label each, however they are listed."""
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit.data.reading import DataError, ImageFiles, read_image
 from kornia_mvit.files import printable
-from kornia_mvit.training.datamodules.base import ImageData, check_on_error, list_classes
+from kornia_mvit.training.datamodules.base import ImageData, check_on_error
 
 __all__ = ["Classes", "LabelledFiles"]
 
@@ -20,13 +19,7 @@ Classes = dict[str, list[Path]]  # the files of each class
 class LabelledFiles(ImageData):
     """What data modules of labelled image files share: a val split where none is given, and unreadable images.
 
-    Args:
-        batch_size: images in a batch.
-        num_workers: processes that decode.
-        storage_size: length in pixels that the shorter side of images is brought to.
-        val_fraction: share of each class that is kept for validation where no images are given for it.
-        seed: seed of that split.
-        on_error: ``'raise'`` or ``'skip'``, see :class:`FolderData`.
+    The arguments are those of :class:`FolderData`.
     """
 
     def __init__(
@@ -47,19 +40,14 @@ class LabelledFiles(ImageData):
         self.seed = seed
         self.on_error = on_error
         self.skipped: list[Path] = []
-        self._notes: list[str] = []  # of what was found, and what was left out
         self._looked = False
 
     def _list(self, files: dict[str, Classes], source: str | Path) -> None:
-        """Take the files of every split, and where they were found; tell early of classes that are too small."""
+        """Keep the files of every split and where they were found; raise early for classes that are too small."""
         self._files = files
         self._source = source
+        self._class_names = tuple(files["train"])
         self._split(files)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their labels."""
-        return tuple(self._files["train"])
 
     def setup(self, stage: str | None = None) -> None:
         """Leave out images that cannot be read, if asked to, and split the rest."""
@@ -72,12 +60,10 @@ class LabelledFiles(ImageData):
             labels = [label for label, images in enumerate(classes.values()) for _ in images]
             self.splits[split] = ImageFiles(files, labels, self.storage(split))
             counts.append(f"{len(files)} images in {split}")
-        rank_zero_info(f"{printable(self._source)}: {list_classes(self.class_names)}, {', '.join(counts)}")
-        for note in self._notes:
-            rank_zero_info(f"{printable(self._source)}: {printable(note)}")
+        self._tell(self._source, counts)
 
     def _split(self, splits: dict[str, Classes]) -> dict[str, Classes]:
-        """Take a val split off train where there is none."""
+        """Split val off train where there is none."""
         if "val" in splits:
             return splits
         train: Classes = {}
@@ -94,7 +80,8 @@ class LabelledFiles(ImageData):
 
     def _leave_out_unreadable(self) -> None:
         files = [file for classes in self._files.values() for images in classes.values() for file in images]
-        errors = _find_unreadable(files)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            errors = [error for error in pool.map(_read_error, files) if error is not None]
         self.skipped = [path for path, _ in errors]
         bad = set(self.skipped)
         for split, classes in self._files.items():
@@ -105,11 +92,6 @@ class LabelledFiles(ImageData):
         if errors:
             lines = "\n".join(f"  {printable(message)}" for _, message in errors)
             rank_zero_info(f"skipped {len(errors)} of {len(files)} images:\n{lines}")
-
-
-def _find_unreadable(files: Sequence[Path]) -> list[tuple[Path, str]]:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [error for error in pool.map(_read_error, files) if error is not None]
 
 
 def _read_error(path: Path) -> tuple[Path, str] | None:

@@ -7,12 +7,14 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from kornia_mvit.data.class_lists import class_names as published_names
 from kornia_mvit.data.classes import Colour, LabelClasses, grey_colours, read_classes, voc_colours
+from kornia_mvit.data.formats.voc import VOCFolder
 from kornia_mvit.data.labels import look_at_labels
-from kornia_mvit.data.reading import DataError, MaskFiles, find_images
-from kornia_mvit.data.splits import find_splits, read_list
+from kornia_mvit.data.masks import MaskFiles
+from kornia_mvit.data.reading import DataError, find_images
+from kornia_mvit.data.splits import find_splits
 from kornia_mvit.files import printable
 from kornia_mvit.parsing import cut, is_file
-from kornia_mvit.training.datamodules.base import ImageData
+from kornia_mvit.training.datamodules.base import STAGES, ImageData
 
 __all__ = ["SegmentationFolderData", "VOCSegmentationData"]
 
@@ -39,13 +41,8 @@ class _MaskData(ImageData):
         self._classes = classes
         self.ignore_index = ignore_index
         self.ignore_label = ignore_label
+        self._class_names = classes.names
         self._pairs: dict[str, Pairs] = {}
-        self._notes: list[str] = []  # of what was found, and what was left out
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, or their numbers, in the order of the numbers."""
-        return self._classes.names
 
     @property
     def class_colours(self) -> tuple[Colour, ...] | None:
@@ -53,7 +50,7 @@ class _MaskData(ImageData):
         return self._classes.colours
 
     def _make_splits(self, root: Path, colours: Mapping[Colour, int] | None, stage: str | None) -> None:
-        used = {"validate": ("val",), "test": ("test",)}.get(str(stage), ("train", "val"))
+        used = STAGES.get(str(stage), ("train", "val"))
         for split, pairs in self._pairs.items():
             data = self.splits[split] = MaskFiles(
                 list(pairs),
@@ -66,10 +63,7 @@ class _MaskData(ImageData):
             )
             for wrong, message in look_at_labels(data, split, self.class_names) if split in used else ():
                 (rank_zero_warn if wrong else rank_zero_info)(printable(message))
-        counts = ", ".join(f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items())
-        rank_zero_info(f"{printable(root)}: {self.num_classes} classes, {counts}")
-        for note in self._notes:
-            rank_zero_info(printable(note))
+        self._tell(root, (f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items()))
 
 
 class SegmentationFolderData(_MaskData):
@@ -124,8 +118,7 @@ class SegmentationFolderData(_MaskData):
         for split, name in names.items():
             folder = self.root / f"{labels[split]}_labels"
             if split == "test" and not folder.is_dir():
-                self._TEST = f"{self.root / name} has no {folder.name} beside it"  # as that of competitions
-                self._notes.append(f"test is left out: {self._TEST}")
+                self._leave_out_test(f"{self.root / name} has no {folder.name} beside it")  # as that of competitions
             else:
                 self._pairs[split] = self._pair(self.root / name, folder)
 
@@ -234,15 +227,16 @@ class VOCSegmentationData(_MaskData):
         super().__init__(batch_size, num_workers, storage_size, classes, ignore_index, 255)
         self._colours = None if values is None else classes.numbers(ignore_index)  # else a palette's indices count
         self.root: Path = Path(root)
-        images = {path.stem: path for path in find_images(self.root / "JPEGImages")}
+        folder = VOCFolder(self.root, "Segmentation", "SegmentationClass")
+        folder.images  # noqa: B018  # which raises before any list is read
         augmented = train_list.removesuffix(".txt") in ("train_aug", "trainaug")
-        folders = ("SegmentationClassAug", "SegmentationClass") if augmented else ("SegmentationClass",)
+        labels = ("SegmentationClassAug", "SegmentationClass") if augmented else ("SegmentationClass",)
         self._pairs = {
-            "train": self._pair(train_list, images, folders),
-            "val": self._pair("val", images, ("SegmentationClass",)),
+            "train": _pair_listed(folder, train_list, labels),
+            "val": _pair_listed(folder, "val", ("SegmentationClass",)),
         }
-        if self._has_test_labels(images):
-            self._pairs["test"] = self._pair("test", images, ("SegmentationClass",))
+        if _has_test_labels(folder):
+            self._pairs["test"] = _pair_listed(folder, "test", ("SegmentationClass",))
 
     def setup(self, stage: str | None = None) -> None:
         """Make the splits, and tell of images that are in two of them."""
@@ -250,44 +244,28 @@ class VOCSegmentationData(_MaskData):
         if shared := len(self._pairs["train"].keys() & self._pairs["val"].keys()):
             rank_zero_info(f"{shared} of the {len(self._pairs['val'])} val images are in train, too")
 
-    def _list(self, name: str, images: Mapping[str, Path]) -> list[str]:
-        folder = self.root / "ImageSets" / "Segmentation"
-        file = folder / f"{name.removesuffix('.txt')}.txt"
-        if not file.is_file():
-            there = ", ".join(sorted(path.stem for path in folder.glob("*.txt"))) or "none"
-            raise DataError(
-                f"no such list: {file}; lists there: {there}. root (--data.root) has ImageSets, JPEGImages and "
-                "SegmentationClass"
-            )
-        return read_list(file, images)
 
-    def _has_test_labels(self, images: Mapping[str, Path]) -> bool:
-        try:
-            stems = self._list("test", images)
-        except DataError:
-            return False
-        return any(is_file(self.root / "SegmentationClass" / f"{stem}.png") for stem in stems)
+def _has_test_labels(folder: VOCFolder) -> bool:
+    try:
+        names = folder.read_names("test")
+    except DataError:
+        return False
+    return any(is_file(folder.root / "SegmentationClass" / f"{name}.png") for name in names)
 
-    def _pair(self, name: str, images: Mapping[str, Path], folders: Sequence[str]) -> Pairs:
-        stems = self._list(name, images)
-        if not stems:
-            raise DataError(f"the list {name} of {self.root} names no image")
-        if missing := [stem for stem in stems if stem not in images]:
-            raise DataError(
-                f"the list {name} of {self.root} names {len(missing)} images that are not in JPEGImages, such as "
-                f"{cut(missing[0])}"
-            )
-        pairs, lost = {}, []
-        for stem in stems:
-            files = (self.root / folder / f"{stem}.png" for folder in folders)
-            found = next((file for file in files if is_file(file)), None)
-            if found is None:
-                lost.append(stem)
-            else:
-                pairs[images[stem]] = found
-        if lost:
-            raise DataError(
-                f"{len(lost)} images of the list {name} of {self.root} have no label image in {' or '.join(folders)}, "
-                f"such as {cut(lost[0])}.png"
-            )
-        return pairs
+
+def _pair_listed(folder: VOCFolder, name: str, labels: Sequence[str]) -> Pairs:
+    """Return the images of a list with the label image of each, from the first folder that has it."""
+    pairs, lost = {}, []
+    for stem, image in folder.find_listed(name).items():
+        files = (folder.root / label / f"{stem}.png" for label in labels)
+        found = next((file for file in files if is_file(file)), None)
+        if found is None:
+            lost.append(stem)
+        else:
+            pairs[image] = found
+    if lost:
+        raise DataError(
+            f"{len(lost)} images of {folder.list_file(name)} have no label image in {' or '.join(labels)}, such as "
+            f"{cut(lost[0])}.png"
+        )
+    return pairs

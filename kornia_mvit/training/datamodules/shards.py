@@ -13,7 +13,7 @@ from kornia_mvit.data.loading.shards import ShardFiles, count_shards, find_shard
 from kornia_mvit.data.loading.streams import ShardBatches, ShardLoader
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.files import printable
-from kornia_mvit.parsing import read_lines
+from kornia_mvit.parsing import read_lines, repeated
 from kornia_mvit.training.datamodules.base import ImageData, check_on_error, list_classes
 
 __all__ = ["ShardData"]
@@ -30,8 +30,8 @@ class ShardData(ImageData):
     batches; how many samples are left out of a training epoch for that is told at its start. Validation and test see
     each sample once. See :class:`~kornia_mvit.data.loading.streams.ShardBatches`.
 
-    A run goes on exactly where it stopped at the end of an epoch only. From a checkpoint in the middle of one, the
-    steps that are left of that epoch see its first batches again, and Lightning warns of it. Folders and tables go on
+    A run resumes exactly where it stopped only at the end of an epoch. From a checkpoint in the middle of one, the
+    steps that are left of that epoch see its first batches again, and Lightning warns of it. Folders and tables resume
     in the middle.
 
     Args:
@@ -51,7 +51,7 @@ class ShardData(ImageData):
             or samples are counted at the start.
         shuffle_buffer: undecoded samples that each worker holds to draw from in training, all in its memory.
         on_error: ``'raise'`` stops at an image or shard that cannot be read and names it; ``'skip'`` warns of it once
-            and goes on; other images come again in its place, so that the number of batches stays.
+            and continues; other images are repeated in its place, so that the number of batches stays.
 
     Raises:
         DataError: if a shard is missing or damaged, or there is no file of class names.
@@ -113,24 +113,18 @@ class ShardData(ImageData):
         return counts
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """The names that were given, or the numbers."""
-        return self._class_names
-
-    @property
     def skipped(self) -> list[str]:
         """What could not be read so far on this process, and why."""
         return self._broken + [reason for reasons in self._skipped for reason in reasons]
 
     def setup(self, stage: str | None = None) -> None:
-        """Bring the shards to the storage size, and tell of those that cannot be read."""
-        # All that it warns of is looked after: workers share the samples out, and the length is theirs.
+        """Make the splits, and log the shards that cannot be read."""
+        # What it warns of is handled: workers share the samples, and the length counts theirs.
         warnings.filterwarnings("ignore", "Your `IterableDataset` has `__len__` defined")
         for split, counts in self._counts.items():
             self.splits[split] = ShardFiles(counts, self.class_names, self.storage(split))
         parts = (f"{sum(c.values())} images in {len(c)} shards in {split}" for split, c in self._counts.items())
-        first = printable(next(iter(self._counts["train"])))
-        rank_zero_info(f"{first}: {list_classes(self.class_names)}, {', '.join(parts)}")
+        self._tell(next(iter(self._counts["train"])), parts)
         if self._broken:
             lines = "\n".join(f"  {printable(reason)}" for reason in self._broken)
             rank_zero_warn(f"skipped {len(self._broken)} shards:\n{lines}")
@@ -162,7 +156,7 @@ class ShardData(ImageData):
 
 
 def _find_names(class_names: str | list[str] | None, num_classes: int | None) -> tuple[str, ...]:
-    """Give the names of the classes, from a list, a file, or their number."""
+    """Return the names of the classes, from a list, a file, or their number."""
     if class_names is None:
         if num_classes is None:
             raise ValueError("the number of classes is missing; give num_classes, or class_names")
@@ -172,6 +166,6 @@ def _find_names(class_names: str | list[str] | None, num_classes: int | None) ->
         class_names = [line.strip() for line in lines if line.strip()]
     if num_classes not in (None, len(class_names)):
         raise ValueError(f"{len(class_names)} class_names, but num_classes is {num_classes}")
-    if len(set(class_names)) != len(class_names) or len(class_names) < 2:
+    if repeated(class_names) or len(class_names) < 2:
         raise DataError(f"{list_classes(class_names)}: give two or more, each once")
     return tuple(class_names)

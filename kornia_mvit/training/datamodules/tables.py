@@ -6,7 +6,7 @@ from pathlib import Path
 from kornia_mvit.data.formats.tables import Row, find_names, number_labels, read_table
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.data.splits import SPLITS, split_of
-from kornia_mvit.parsing import cut, is_file
+from kornia_mvit.parsing import cut, is_file, repeated
 from kornia_mvit.training.datamodules.labelled import Classes, LabelledFiles
 
 __all__ = ["TableData"]
@@ -15,9 +15,9 @@ __all__ = ["TableData"]
 class TableData(LabelledFiles):
     r"""Images whose paths and labels stand in tables: ``.csv``, ``.tsv``, or ``.jsonl`` with an object in each line.
 
-    A table for each split, or a single one, with a column that says ``train``, ``val`` (``valid``, ``validation``) or
-    ``test``, or without any,
-    of which a part of each class is kept for validation. A run that was stopped goes on in the middle of an epoch.
+    There is a table for each split, or a single table. A single table may have a column with ``train``, ``val``
+    (``valid``, ``validation``) or ``test``; without it, a part of each class is used for validation. A run that was
+    stopped resumes in the middle of an epoch.
 
     Args:
         train: table of the training images, or of all.
@@ -86,14 +86,14 @@ class TableData(LabelledFiles):
         if split_column is not None:
             rows = _part(rows["train"], tables["train"], split_column)
         names = tuple(find_names(rows["train"]) if class_names is None else class_names)
-        if len(set(names)) != len(names) or len(names) < 2:
+        if repeated(names) or len(names) < 2:
             raise DataError(f"class_names are {', '.join(map(repr, names))}; give two or more, each once")
         folders = {split: Path(root) if root else tables.get(split, tables["train"]).parent for split in rows}
         files = {split: self._place(part, folders[split], names) for split, part in rows.items()}
         self._list(files, tables["train"])
 
     def _place(self, rows: Sequence[Row], root: Path, names: Sequence[str]) -> Classes:
-        """Give the files of each class."""
+        """Return the files of each class."""
         paths = [root / row.path for row in rows]
         if self.on_error == "raise":
             missing = [i for i, path in enumerate(paths) if not is_file(path)]

@@ -1,0 +1,179 @@
+"""YOLO's layout: a data.yaml, folders of images, and a text file with the boxes of each image."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kornia_mvit.data.boxes import Annotation, parse_number
+from kornia_mvit.data.classes import by_number, parse_file
+from kornia_mvit.data.reading import DataError, find_images
+from kornia_mvit.data.splits import find_splits
+from kornia_mvit.parsing import brief, cut, either_case, is_file, is_folder, read_lines, repeated
+
+__all__ = ["YOLOLayout", "check_keypoints", "find_layout", "label_file", "list_images", "name_classes", "read_yolo"]
+
+_LONGEST = 2**31 - 1  # class number
+_MOST = 1.5  # of a share, which rounding or a box that reaches out may bring above 1
+_DIGITS = 10  # of the number of a class
+
+
+def read_yolo(path: str | Path, *, kpt_shape: tuple[int, int] | None = None) -> Annotation:
+    """Read a label file of YOLO's: a class number, centre, width and height in each line.
+
+    Centre, width and height are shares of the image's width and height. Lines with more numbers are outlines, x and y
+    of three points or more, whose boxes are taken; or, with ``kpt_shape``, boxes and keypoints, which are left.
+
+    Args:
+        path: a text file.
+        kpt_shape: number of keypoints behind each box, and of the values of each.
+
+    Returns:
+        The objects, boxes in shares of width and height, neither clipped nor left out.
+
+    Raises:
+        DataError: naming the file, if it cannot be read.
+    """
+    out = Annotation()
+    keypoints = 4 + (0 if kpt_shape is None else kpt_shape[0] * kpt_shape[1])
+    for number, line in enumerate(read_lines(path, DataError, "labels"), 1):
+        words = line.split()
+        if not words:
+            continue
+        kind, *values = map(parse_number, words)
+        box, fault = [math.nan] * 4, None
+        if len(values) in (4, keypoints):
+            x, y, width, height = values[:4]
+            if max(values[:4]) > _MOST:
+                fault = "has numbers above 1; they are shares of the image's sides, not pixels"
+            box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+        elif kpt_shape is not None:
+            fault = (
+                f"has {len(words)} numbers; a box has 5, with keypoints of kpt_shape {list(kpt_shape)} {keypoints + 1}"
+            )
+        elif len(values) >= 6 and len(values) % 2 == 0:
+            if max(values) > _MOST:
+                fault = "has numbers above 1; points are shares of the image's sides, and keypoints need kpt_shape"
+            elif all(map(math.isfinite, values)):
+                across, down = values[::2], values[1::2]
+                box = [min(across), min(down), max(across), max(down)]
+        else:
+            fault = f"has {len(words)} numbers; a box has 5, an outline an odd number from 7"
+            fault += "; keypoints need kpt_shape" if len(words) > 6 else ""
+        name = cut(words[0]) if not kind.is_integer() or abs(kind) > _LONGEST else str(int(kind))
+        out.add(box, name, f"line {number}", fault)
+    return out
+
+
+@dataclass
+class YOLOLayout:
+    """Where the images of each split are, and what the classes are called."""
+
+    folder: Path
+    splits: dict[str, list[str]]
+    names: tuple[str, ...] = field(default=())
+    kpt_shape: tuple[int, int] | None = None
+
+
+def name_classes(annotation: Annotation, names: Sequence[str]) -> None:
+    """Replace numbers by names; a number without a name is a fault, also where it is the name of a class."""
+    for place, number in enumerate(annotation.names):
+        if number.isdecimal() and len(number) < _DIGITS and int(number) < len(names):
+            annotation.names[place] = names[int(number)]
+        else:
+            annotation.faults.setdefault(place, f"is of the unknown class {number}")
+
+
+def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
+    """Find the images, and the names of their classes unless these are given."""
+    if not root.is_dir():
+        raise DataError(f"no such folder: {root}; root (--data.root) has images and labels, or a data.yaml")
+    file = root / (name or "data.yaml")
+    if name is None and not file.is_file():
+        return YOLOLayout(root, _usual_places(root))
+    data = parse_file(file)
+    if not isinstance(data, Mapping):
+        raise DataError(f"{file} is not a mapping with names, train and val")
+    folder = file.parent / str(data.get("path") or "")
+    if not is_folder(folder):  # where the data were when the file was written
+        folder = file.parent
+    keys = find_splits((key for key in data if isinstance(key, str) and data[key]), str(file))
+    splits = {}
+    for split, key in keys.items():
+        places = data[key] if isinstance(data[key], list) else [data[key]]
+        if not all(type(place) in (str, int) for place in places):
+            raise DataError(f"{file}: {key} is {brief(data[key])}, not a folder, a file or a list of them")
+        splits[split] = [str(place) for place in places]
+    if splits and (lacking := [split for split in ("train", "val") if split not in splits]):
+        raise DataError(f"{file} names no {lacking[0]} images")
+    names = () if named else _read_names(file, data.get("names"))
+    count = data.get("nc")
+    if names and count is not None and str(count) != str(len(names)):
+        raise DataError(
+            f"{file}: nc is {brief(count)}, but there are {len(names)} names, {cut(', '.join(names))}; make them agree"
+        )
+    shape = data.get("kpt_shape")
+    keypoints = None if shape is None else check_keypoints(f"{file}: kpt_shape", shape)
+    return YOLOLayout(folder, splits or _usual_places(folder), names, keypoints)
+
+
+def check_keypoints(place: str, shape: Any) -> tuple[int, int]:
+    """Return the number of keypoints and of the values of each."""
+    if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(type(v) is int for v in shape):
+        raise DataError(f"{place} is {brief(shape)}; give the number of keypoints and of their values, such as [17, 3]")
+    count, values = shape
+    if not 0 < count < 10**4 or values not in (2, 3):
+        raise DataError(f"{place} is {brief(shape)}; keypoints are 1 or more, with 2 or 3 values each")
+    return count, values
+
+
+def _usual_places(root: Path) -> dict[str, list[str]]:
+    folder = root / "images"
+    there = [path.name for path in folder.iterdir() if path.is_dir()] if is_folder(folder) else []
+    names = {"train": "train", "val": "val"} | find_splits(there, str(folder))
+    return {split: [f"images/{name}"] for split, name in names.items()}
+
+
+def _read_names(file: Path, names: Any) -> tuple[str, ...]:
+    """Return the names of classes, which a file has as a list or by their numbers."""
+    if names is None:
+        return ()
+    if isinstance(names, Mapping):
+        numbered = by_number(names)
+        if numbered is None:
+            raise DataError(f"{file}: the classes have the numbers {cut(', '.join(map(str, names)))}, not those from 0")
+        names = numbered
+    if not isinstance(names, list) or not all(type(name) in (str, int) and str(name).strip() for name in names):
+        raise DataError(f"{file}: names is {brief(names)}, not a list of names, or names by their numbers")
+    found = tuple(map(str, names))
+    if repeated(found):
+        raise DataError(f"{file}: a name occurs twice among {cut(', '.join(found))}")
+    return found
+
+
+def list_images(folder: Path, place: str) -> list[Path]:
+    """Find the images of a folder, or those that a file lists, one in each line."""
+    path = folder / place
+    if (
+        place.startswith("../") and not is_file(path) and not is_folder(path)
+    ):  # as Roboflow writes it, from a folder beside
+        path = folder / place.removeprefix("../")
+    if path.suffix.lower() != ".txt":
+        return find_images(path)
+    lines = read_lines(path, DataError, "list")
+    files = [path.parent / line.strip() for line in lines if line.strip()]
+    if not files:
+        raise DataError(f"{path} names no image")
+    if missing := [file for file in files if not is_file(file)]:
+        raise DataError(f"{path} names {len(missing)} images that are missing, such as {cut(missing[0])}")
+    return files
+
+
+def label_file(image: Path) -> Path:
+    """Return the path of an image's labels: the last folder named images becomes labels."""
+    parts = list(image.with_suffix(".txt").parts)
+    places = [n for n, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return either_case(Path(*parts))
