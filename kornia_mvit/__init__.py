@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kornia_mvit.models.ssdlite import SSDLite
     from kornia_mvit.preprocess import Preprocess
     from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
+    from kornia_mvit.weights.conversion import convert
+    from kornia_mvit.weights.info import info
     from kornia_mvit.weights.registry import from_pretrained, list_weights
 
 __version__ = "0.2.0.dev0"
@@ -36,9 +38,11 @@ _PLACES = {
     "Preprocess": "preprocess",
     "SSDLite": "models.ssdlite",
     "TestTimeAugmentation": "inference.tta",
+    "convert": "weights.conversion",
     "draw_batch": "draw.images",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
+    "info": "weights.info",
     "list_weights": "weights.registry",
     "load_checkpoint": "weights.checkpoints",
     "optimize": "inference.engines.optimize",
@@ -58,9 +62,11 @@ __all__ = [
     "Preprocess",
     "SSDLite",
     "TestTimeAugmentation",
+    "convert",
     "draw_batch",
     "from_pretrained",
     "fuse",
+    "info",
     "list_weights",
     "load_checkpoint",
     "optimize",
