@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from kornia_mvit.models.registration import register_in_kornia
     from kornia_mvit.models.ssdlite import SSDLite
     from kornia_mvit.preprocess import Preprocess
+    from kornia_mvit.training.demo import demo
+    from kornia_mvit.training.preview import preview
     from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
     from kornia_mvit.weights.conversion import convert
     from kornia_mvit.weights.info import info
@@ -39,6 +41,7 @@ _PLACES = {
     "SSDLite": "models.ssdlite",
     "TestTimeAugmentation": "inference.tta",
     "convert": "weights.conversion",
+    "demo": "training.demo",
     "draw_batch": "draw.images",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
@@ -47,6 +50,7 @@ _PLACES = {
     "load_checkpoint": "weights.checkpoints",
     "optimize": "inference.engines.optimize",
     "policies": "augmentation.policies",
+    "preview": "training.preview",
     "register_in_kornia": "models.registration",
     "save_checkpoint": "weights.checkpoints",
 }
@@ -63,6 +67,7 @@ __all__ = [
     "SSDLite",
     "TestTimeAugmentation",
     "convert",
+    "demo",
     "draw_batch",
     "from_pretrained",
     "fuse",
@@ -71,6 +76,7 @@ __all__ = [
     "load_checkpoint",
     "optimize",
     "policies",
+    "preview",
     "register_in_kornia",
     "save_checkpoint",
 ]

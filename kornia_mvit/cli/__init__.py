@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", module="PIL")  # of damaged metadata, which do not matter here
         try:
             return _run(argv)
+        except KeyboardInterrupt:
+            print("kornia-mvit: stopped by SIGINT", file=sys.stderr)
+            return 130  # as shells expect of a program that this signal stopped
         except (ValueError, TypeError, OSError, ImportError) as error:
             if os.environ.get("KORNIA_MVIT_DEBUG"):
                 raise

@@ -108,6 +108,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     report.add_argument("--no-report", action="store_true", help="write the file and no more")
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="kornia-mvit export",
+        description="Write a checkpoint's model as a file for a phone, a browser or a server, and compare the two: "
+        "what they give, how large and how fast they are. Needs kornia-mvit[export].",
+    )
+    add_arguments(parser)
+    return parser
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command.
 
@@ -117,13 +128,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="kornia-mvit export",
-        description="Write a checkpoint's model as a file for a phone, a browser or a server, and compare the two: "
-        "what they give, how large and how fast they are. Needs kornia-mvit[export].",
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(argv[1:]))
+    return run(build_parser().parse_args(argv[1:]))
 
 
 def run(args: argparse.Namespace) -> int:

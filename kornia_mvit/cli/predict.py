@@ -8,6 +8,16 @@ from kornia_mvit.inference.predictor import add_arguments, run
 __all__ = ["main"]
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="kornia-mvit predict",
+        description="Classify images or their pixels, or find objects, as the checkpoint is for: a JSON line each.",
+    )
+    add_arguments(parser)
+    return parser
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command.
 
@@ -17,9 +27,4 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(
-        prog="kornia-mvit predict",
-        description="Classify images or their pixels, or find objects, as the checkpoint is for: a JSON line each.",
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(argv[1:]))
+    return run(build_parser().parse_args(argv[1:]))

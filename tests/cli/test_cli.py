@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from kornia_mvit import MobileViTClassifier, SSDLite, __version__, list_weights, save_checkpoint
-from kornia_mvit.cli import demo, main
-from kornia_mvit.cli.fit import build_cli
-from kornia_mvit.training import find_recipe, list_recipes
+from kornia_mvit.cli import main
+from kornia_mvit.training import demo, find_recipe, list_recipes
+from kornia_mvit.training.recipe_cli import build_cli
 from kornia_mvit.weights.registry import find_weights, from_pretrained
 from tests.data.test_datamodules import make_folder
 from tests.weights.test_files import Trace
@@ -199,7 +199,7 @@ class TestFit:
         with pytest.warns(UserWarning, match="The dirpath has changed"):
             status, out, err = run(capsys, "fit", "--config=folder", *arguments, *FAST)
         assert status == 0, err
-        assert f"going on from {checkpoint}" in out
+        assert f"resuming from {checkpoint}" in out
 
     @pytest.mark.parametrize("command", ["fit", "validate", "test"])
     def test_help_is_a_page(self, command, capsys):
