@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
-from kornia_mvit.cli.fit import build_cli
 from kornia_mvit.draw.images import draw_detections
 from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
 from kornia_mvit.evaluation.detection import (
@@ -18,6 +17,7 @@ from kornia_mvit.evaluation.detection import (
     image_f1,
 )
 from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report, write_report
+from kornia_mvit.training.recipe_cli import build_cli
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from tests.evaluation.test_report import Page
