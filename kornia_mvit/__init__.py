@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from kornia_mvit import moved
 
 if TYPE_CHECKING:
+    from kornia_mvit import exporters
     from kornia_mvit.augmentation import policies
     from kornia_mvit.augmentation.mix import Mix
     from kornia_mvit.augmentation.pipeline import AugmentationPipeline
@@ -37,6 +38,7 @@ _PLACES = {
     "SSDLite": "models.ssdlite",
     "TestTimeAugmentation": "inference.tta",
     "draw_batch": "draw.images",
+    "exporters": "exporters",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
     "list_weights": "weights.registry",
@@ -59,6 +61,7 @@ __all__ = [
     "SSDLite",
     "TestTimeAugmentation",
     "draw_batch",
+    "exporters",
     "from_pretrained",
     "fuse",
     "list_weights",

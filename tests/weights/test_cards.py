@@ -23,7 +23,7 @@ MODELS = [
     MobileViTClassifier("xxs", 0, variant="kornia"),
     MobileViTClassifier(SHALLOW, 3),
     DeepLabV3("xxs", 3),
-    DeepLabV3("xs", 4, 8, 32, in_channels=1, patch_size=3, rates=(1, 2), align_corners=True, aux_channels=8),
+    DeepLabV3("xs", 4, output_stride=8, aspp_channels=32, in_channels=1, patch_size=3, rates=(1, 2), align_corners=True, aux_channels=8),
     DeepLabV3(SHALLOW, 3, aspp_channels=4, aux_channels=4),
     SSDLite("xxs", 4, widths=(8, 8, 8, 8, 8, 4), scales=(0.2, 0.9), aspect_ratios=[(2,), (), (2, 3), (2,), (2,), (2,)]),
     SSDLite(STRIDED, 2, 1, patch_size=3, widths=(4, 4, 4, 4, 4, 4)),

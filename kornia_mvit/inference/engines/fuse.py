@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from kornia_mvit.models.graph import is_traced
 from kornia_mvit.models.layers import ConvNormAct, DropPath
-from kornia_mvit.models.tracing import is_traced
 
 __all__ = ["FusedConv2d", "fuse"]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse
 from kornia_mvit.inference.engines.timing import time_in_turn
+from kornia_mvit.models.fast import slice_size
 from kornia_mvit.models.mobilevit import MobileViT
 
 __all__ = ["Optimized", "optimize"]
@@ -154,7 +155,7 @@ def _slice_size(model: nn.Module, image: Tensor) -> int | None:
     """How many images fit the CPU's cache, if that is fewer than there are."""
     backbone = next((module for module in model.modules() if isinstance(module, MobileViT)), None)
     with torch.inference_mode():
-        return None if backbone is None else backbone.slice_size(image)
+        return None if backbone is None else slice_size(backbone, image)
 
 
 def _check(model: nn.Module, example: Tensor, mode: str, dtype: torch.dtype | None) -> torch.device:
