@@ -14,7 +14,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from kornia_mvit.cli.fit import build_cli
 from kornia_mvit.evaluation.segmentation import (
     SegmentationCollector,
     SegmentationEvaluation,
@@ -22,6 +21,7 @@ from kornia_mvit.evaluation.segmentation import (
     segmentation_metrics,
 )
 from kornia_mvit.training import EMA
+from kornia_mvit.training.recipe_cli import build_cli
 
 WAYS = (None, "flip", "scale", "flip+scale")
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from kornia_mvit.models.registration import register_in_kornia
     from kornia_mvit.models.ssdlite import SSDLite
     from kornia_mvit.preprocess import Preprocess
+    from kornia_mvit.training.demo import demo
+    from kornia_mvit.training.preview import preview
     from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
+    from kornia_mvit.weights.conversion import convert
+    from kornia_mvit.weights.info import info
     from kornia_mvit.weights.registry import from_pretrained, list_weights
 
 __version__ = "0.2.0.dev0"
@@ -37,14 +41,18 @@ _PLACES = {
     "Preprocess": "preprocess",
     "SSDLite": "models.ssdlite",
     "TestTimeAugmentation": "inference.tta",
+    "convert": "weights.conversion",
+    "demo": "training.demo",
     "draw_batch": "draw.images",
     "exporters": "exporters",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
+    "info": "weights.info",
     "list_weights": "weights.registry",
     "load_checkpoint": "weights.checkpoints",
     "optimize": "inference.engines.optimize",
     "policies": "augmentation.policies",
+    "preview": "training.preview",
     "register_in_kornia": "models.registration",
     "save_checkpoint": "weights.checkpoints",
 }
@@ -60,14 +68,18 @@ __all__ = [
     "Preprocess",
     "SSDLite",
     "TestTimeAugmentation",
+    "convert",
+    "demo",
     "draw_batch",
     "exporters",
     "from_pretrained",
     "fuse",
+    "info",
     "list_weights",
     "load_checkpoint",
     "optimize",
     "policies",
+    "preview",
     "register_in_kornia",
     "save_checkpoint",
 ]

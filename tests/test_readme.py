@@ -9,6 +9,7 @@ import tomllib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from PIL import Image
 
 import kornia_mvit
 from kornia_mvit import cli, testing
+from kornia_mvit.cli.frame import split_options
 from kornia_mvit.data.synthetic import Shapes
 from kornia_mvit.inference.engines import optimize as optimization
 from kornia_mvit.weights import registry, save_pretrained
@@ -249,9 +251,13 @@ def check_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         return
     if "--help" in arguments:
         arguments = [argument for argument in arguments if argument != "--help"]
-    parsed, rest = cli._parser().parse_known_args(arguments)
+    own, rest = split_options(arguments[1:])
     assert all(option.startswith(("--data.", "--model.")) for option in rest[::2]), rest
-    assert not rest or parsed.command == "preview"
+    assert not rest or arguments[0] == "preview"
+    assert not arguments or arguments[0] in cli.COMMANDS
+    if own:
+        command = import_module(f"kornia_mvit.cli.{arguments[0]}")
+        command.COMMAND.parse(own) if hasattr(command, "COMMAND") else command.build_parser().parse_args(own)
 
 
 def targets(text: str) -> set[str]:

@@ -1,54 +1,27 @@
-"""The commands that train and evaluate: Lightning's command line over recipes."""
+"""``kornia-mvit fit``, ``validate`` and ``test``: Lightning's command line over recipes."""
 
-import errno
-import inspect
-import logging
-import os
 import re
 import shlex
 import sys
-import threading
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
-from importlib import import_module
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
-from typing import Any, NoReturn
 
+from kornia_mvit.cli import COMMANDS
 from kornia_mvit.files import printable
+from kornia_mvit.training import describe_recipe, find_recipe, list_recipes
 
-__all__ = ["COMMANDS", "build_cli", "run_command"]
-
-COMMANDS = {
-    "fit": "train from a recipe",
-    "validate": "evaluate a checkpoint on the validation images",
-    "test": "evaluate a checkpoint on the test images",
-}
+__all__ = ["main"]
 
 _SHOWN = {  # where no class is named
     "--model.help": "kornia_mvit.training.ClassificationTask",
     "--data.help": "kornia_mvit.training.datamodules.FolderData",
 }
-_OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not what it is
-    "iou_threshold",
-    "max_detections",
-    "per_class",
-    "raw_weights",
-    "score_threshold",
-    "stride",
-    "tta",
-    "window",
-}
-_OF_NETWORK = {"mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels"}
-_CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
-_FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
-def run_command(argv: list[str]) -> int:
-    """Train or evaluate, and end as shells expect of a program that a signal stopped.
+def main(argv: list[str]) -> int:
+    """Train or evaluate.
 
     Args:
         argv: ``fit``, ``validate`` or ``test``, and its options.
@@ -58,21 +31,15 @@ def run_command(argv: list[str]) -> int:
     """
     try:
         return _run(argv)
-    except KeyboardInterrupt:
-        pass
     except SystemExit as stop:  # Lightning's own after Ctrl+C, ours after a checkpoint, or argparse's
         if hasattr(stop, "checkpoint"):
             print(printable(f"kornia-mvit: {stop}"), file=sys.stderr)
-            raise
-        if not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-    print("kornia-mvit: stopped by SIGINT", file=sys.stderr)
-    return 130
+        elif isinstance(stop.__context__, KeyboardInterrupt):
+            raise stop.__context__ from None
+        raise
 
 
 def _run(argv: list[str]) -> int:
-    from kornia_mvit.training import list_recipes  # first, since it tells which extra is missing
-
     if len(argv) > 1 and argv[1] in ("-h", "--help") and argv[2:] != ["all"]:
         print(_help(argv[0]))
         return 0
@@ -95,6 +62,8 @@ def _run(argv: list[str]) -> int:
     if options & set(_SHOWN) or argv[1:] == ["--help", "all"]:
         return _show_help(argv)
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    from kornia_mvit.training.recipe_cli import build_cli
 
     try:
         build_cli(argv, run=True)
@@ -122,312 +91,16 @@ def _arose_in_restoring(error: BaseException) -> bool:
     return any(code.co_name.lstrip("_").startswith("restore") and "connector" in code.co_filename for code in frames)
 
 
-class _OptionError(Exception):
-    """An option that is wrong; no ValueError, which the parser would take for one of its own attempts."""
-
-
-def build_cli(argv: list[str], *, run: bool) -> Any:
-    """Build Lightning's command line over our recipes, and run it if asked to.
-
-    Args:
-        argv: options, after a command where it is to run.
-        run: whether to run the command.
-    """
-    from kornia_mvit.training import AtomicCheckpointIO, ExactResume, SaveOnSignal  # says which extra is missing
-
-    try:
-        import jsonargparse  # noqa: F401  # Lightning's command line is built on it
-        from lightning_fabric.plugins import TorchCheckpointIO
-        from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-        from pytorch_lightning.callbacks import ModelCheckpoint
-        from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-    except ImportError as error:
-        raise ImportError(f"the command line needs {error.name}; install kornia-mvit[train]") from error
-
-    class Cli(LightningCLI):
-        def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-            parser = super().init_parser(**kwargs)
-            # A line, in place of all options and of what each type made of the value.
-            parser.error = _refuse  # type: ignore[method-assign]  # jsonargparse offers no other way
-            return parser
-
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
-
-        def _parse_ckpt_path(self) -> None:
-            """Take the settings that a checkpoint was trained with, but for those that were asked for now.
-
-            Lightning would parse them as it parses a recipe, and build whatever class they name, and would let them win
-            over recipe and command line, and so over ``--model.tta``.
-            """
-            command = self.config.get("subcommand")
-            if command is None:
-                return
-            config = self.config[command]
-            if config.ckpt_path == "last":
-                config.ckpt_path = _last(Path(config.trainer.default_root_dir or "."), command)
-            if config.ckpt_path is None or config.model is None or "init_args" not in config.model:
-                return
-            if config.ckpt_path not in _CHECKPOINT_WORDS:
-                _build_as_saved(config.model, config.ckpt_path, asked)
-            if "weights" in config.model.init_args:
-                config.model.init_args.weights = None  # the checkpoint has them
-
-        def before_instantiate_classes(self) -> None:
-            if self.subcommand is None:
-                return
-            config = self.config[self.subcommand]
-            config.weights_only = True  # checkpoints are data
-            if self.subcommand != "fit" and "teacher" in config.model.init_args:
-                config.model.init_args.teacher = None
-            if self.subcommand != "fit":  # of where the best checkpoint was: no matter in evaluation
-                warnings.filterwarnings("ignore", "The dirpath has changed")
-
-        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-            trainer = super().instantiate_trainer(**kwargs)
-            folders.update(str(place) for logger in trainer.loggers if (place := logger.save_dir) is not None)
-            folders.add(trainer.default_root_dir)
-            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
-                trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-            return trainer
-
-        def after_fit(self) -> None:
-            kept = self.trainer.checkpoint_callback
-            if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
-                what = "last" if kept.monitor is None else f"best {kept.monitor}"
-                if kept.best_model_score is not None:  # as it is where a finished run is resumed
-                    what += f": {kept.best_model_score:.4f}"
-                print(f"\n{what}, in {printable(kept.best_model_path)}")
-                print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(shlex.quote(kept.best_model_path))}")
-
-    _quiet_lightning()
-    args = _prepare(argv)
-    options = (argument.partition("=")[0].removeprefix("--model.") for argument in args if "--model." in argument)
-    asked = {option.removeprefix("init_args.").partition(".")[0] for option in options}
-    folders: set[str] = set()  # that the run writes to
-    with _naming_full_disks(folders), _plain_errors():
-        return Cli(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
-            save_config_kwargs={"overwrite": True},
-            args=args,
-            run=run,
-        )
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turn errors about options into those that the commands tell in a line."""
-    try:
-        yield
-    except _OptionError as error:
-        raise ValueError(error) from error
-    except (FileExistsError, NotADirectoryError) as error:
-        place = Path(error.filename)
-        file = next((above for above in (place, *place.parents) if above.exists()), place)
-        raise ValueError(f"{file} is a file, and a folder is needed there") from error
-
-
-@contextmanager
-def _naming_full_disks(folders: set[str]) -> Iterator[None]:
-    """Name the folders of a run in errors of a full disk that name no file, as those of loggers.
-
-    TensorBoard writes in a thread; an error there is told in a line as well, and once.
-    """
-    in_threads: list[BaseException] = []
-    before = threading.excepthook
-
-    def keep(args: threading.ExceptHookArgs) -> None:
-        if isinstance(args.exc_value, OSError) and args.exc_value.errno in _FULL_DISK:
-            in_threads.append(args.exc_value)
-        else:
-            before(args)
-
-    threading.excepthook = keep
-    try:
-        yield
-        if in_threads:
-            raise in_threads[0]
-    except OSError as error:
-        if error.errno not in _FULL_DISK or error.filename is not None:
-            raise
-        places = ", ".join(sorted(folders))
-        raise OSError(f"could not write a file of the run under {places} ({error.strerror})") from error
-    finally:
-        threading.excepthook = before
-
-
-def _refuse(message: str, ex: Exception | None = None) -> NoReturn:
-    """Say in a line which option is wrong, and what would do."""
-    raise _OptionError(describe_option_error(message))
-
-
-def describe_option_error(message: str) -> str:
-    """Give the heart of what jsonargparse says of a wrong option.
-
-    Example:
-        >>> describe_option_error("Problem with given class_path 'torch.nn.Linear': Option 'biass' is not accepted")
-        'there is no option --biass; did you mean --bias?'
-    """
-    if message.startswith("unrecognized arguments: "):
-        return _describe_unknown(message.partition(": ")[2])
-    keys = re.findall(r'Parser key "([\w.]+)"', message)
-    given = re.search(r"class_path '([\w.]+)'", message)
-    if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
-        text = f"there is no option --{'.'.join([*keys, unknown[1]])}"
-        near = get_close_matches(unknown[1], _arguments_of(given[1]) if given else (), 1, 0.6)
-        return text + (f"; did you mean --{'.'.join([*keys, near[0]])}?" if near else "")
-    if missing := re.search(r"arguments are required: ([\w.]+)", message):
-        return f"{given[1] if given else 'it'} needs --{'.'.join([*keys, missing[1]])}"
-    values = re.findall(r"(?:Got value|Given value): (.*)", message)
-    if values and (nested := re.match(r"NestedArg\(key='([\w.]+)', val=(.*)\)$", values[0])):
-        keys, values = [*keys, nested[1]], [nested[2].strip("'")]
-    wanted = _expected(message)
-    if keys and wanted and values:
-        return f"--{'.'.join(keys)} is {values[0]}; expected {' or '.join(wanted)}"
-    return " ".join(message.split())
-
-
-def _expected(message: str) -> list[str]:
-    """Return what jsonargparse says that it expected: types, words, or the name of a class."""
-    wanted = []
-    for line in re.findall(r"Expected an? (.*)", message):
-        if words := re.match(r"typing\.Literal\[(.*)\]", line):
-            wanted += [word.strip("'") for word in words[1].split(", ")]
-        elif kind := re.match(r"<class '([\w.]+)'>", line):
-            wanted.append(f"{kind[1]}, such as '[64, 80]'" if kind[1] in ("tuple", "list") else kind[1])
-        elif line.startswith("dot import path"):
-            wanted.append("the name of a class")
-    return [word for word in dict.fromkeys(wanted) if word != "NoneType"]
-
-
-def _describe_unknown(arguments: str) -> str:
-    """Say of what is no option what would be."""
-    name = arguments.split(maxsplit=1)[0]
-    if not name.startswith("-"):
-        return f"{arguments} is no option; the images are --data.root {name}"
-    name = name.partition("=")[0]
-    first, dot, rest = name.partition(".")
-    if first == "--trainer":
-        near = get_close_matches(rest, _arguments_of("pytorch_lightning.Trainer"), 1, 0.7)
-        return f"there is no option {name}" + (f"; did you mean --trainer.{near[0]}?" if near else "")
-    known = ["--model", "--data", "--trainer", "--config", "--checkpoint", "--ckpt_path", "--seed_everything"]
-    near = get_close_matches(first, known, 1, 0.7)
-    return f"there is no option {name}" + (f"; did you mean {near[0]}{dot}{rest}?" if near else "")
-
-
-def _arguments_of(path: str) -> list[str]:
-    module, _, name = path.rpartition(".")
-    return list(inspect.signature(getattr(import_module(module), name)).parameters)
-
-
-def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
-    """Put a checkpoint's settings into a configuration, those that were asked for now excepted.
-
-    The network is always that of the checkpoint, whatever recipe and options say.
-
-    Args:
-        model: the configuration of the task, with the path of its class and its arguments.
-        path: the checkpoint.
-        asked: names of settings that the command line has.
-
-    Raises:
-        CheckpointError: if the settings are no plain values of the class's arguments.
-    """
-    from kornia_mvit.weights.files import read_checkpoint
-    from kornia_mvit.weights.settings import check_counts, plain_settings
-
-    module, _, name = model.class_path.rpartition(".")
-    checkpoint = read_checkpoint(path, whole=True)
-    settings = plain_settings(getattr(import_module(module), name), checkpoint.get("hyper_parameters"), path)
-    if settings:
-        check_counts(settings, checkpoint.get("state_dict"), path)
-    for name, value in settings.items():
-        if name not in model.init_args:
-            continue  # what is linked to the data
-        if name in _OF_NETWORK:  # None is for a network that only the recipe can name
-            taken = value is not None or not hasattr(model.init_args[name], "class_path")
-        else:
-            taken = name not in asked | _OF_EVALUATION
-        if taken:
-            model.init_args[name] = value
-
-
-def _last(folder: Path, command: str) -> str | None:
-    from kornia_mvit.training import last_checkpoint
-
-    path = last_checkpoint(folder)
-    if path is not None:
-        print(f"going on from {printable(path)}")
-        return str(path)
-    if command != "fit":
-        raise ValueError(f"no last*.ckpt under {folder}; give the file, or --trainer.default_root_dir")
-    print(f"no last*.ckpt under {printable(folder)} to go on from: beginning anew")
-    return None
-
-
-def _prepare(argv: Sequence[str]) -> list[str]:
-    """Put files in the place of the recipes' names, and look at a checkpoint before Lightning does."""
-    from kornia_mvit.training import find_recipe
-    from kornia_mvit.weights.files import read_checkpoint
-
-    args, rest = [], iter(argv)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if name in _SHOWN:
-            module, _, shown = _SHOWN[name].rpartition(".")
-            if name == "--model.help" and not value:
-                value = _task_of_recipe(argv) or shown
-            args.append(f"{name}={value if '.' in value else f'{module}.{value or shown}'}")
-            continue
-        if name not in ("--config", "-c", "--ckpt_path", "--checkpoint"):
-            args.append(argument)
-            continue
-        value = value if equals else next(rest, "")
-        if name in ("--ckpt_path", "--checkpoint"):
-            if value not in _CHECKPOINT_WORDS:
-                read_checkpoint(value, whole=True)  # for its errors
-            args.append(f"--ckpt_path={value}")
-        else:
-            args.append(f"--config={find_recipe(value)}")
-    return args
-
-
 def _task_of_recipe(argv: Sequence[str]) -> str | None:
-    """Give the class of the task that a recipe among the arguments trains."""
+    """Return the class of the task that a recipe among the arguments trains."""
     import yaml  # type: ignore[import-untyped]  # it has no stubs
 
-    from kornia_mvit.training import find_recipe
-
-    for place, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name in ("--config", "-c") and (equals or place + 1 < len(argv)):
-            recipe = yaml.safe_load(find_recipe(value if equals else argv[place + 1]).read_text(encoding="utf-8"))
+    for name, value in _options(argv):
+        if name in ("--config", "-c"):
+            recipe = yaml.safe_load(find_recipe(value).read_text(encoding="utf-8"))
             path = (recipe.get("model") or {}).get("class_path") if isinstance(recipe, dict) else None
             return None if path is None else str(path)
     return None
-
-
-def _quiet_lightning() -> None:
-    """Leave out warnings of Lightning and jsonargparse about each other and about what is meant so here."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector").addFilter(
-        lambda record: "weights_only" not in record.getMessage()  # it says so with every checkpoint that it writes
-    )
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    for message in (
-        r".*isinstance\(treespec, LeafSpec\).*",
-        r".*does not have many workers.*",
-        r".*is smaller than the logging interval.*",
-        r"LightningCLI's args parameter is intended to run from within Python.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 # -------------------------------------------------------------------------------------------------------------- help
@@ -435,8 +108,6 @@ def _quiet_lightning() -> None:
 
 def _help(command: str) -> str:
     """Say in one page what most runs need, and where the rest is told."""
-    from kornia_mvit.training import describe_recipe, list_recipes
-
     needed = "--config RECIPE" if command == "fit" else "--config RECIPE --checkpoint FILE"
     own = _FIT_OPTIONS if command == "fit" else _EVALUATION_OPTIONS
     recipes = "\n".join(f"  {name:<19} {describe_recipe(name)}" for name in list_recipes())
@@ -487,8 +158,10 @@ _MORE_HELP = {
 
 def _show_help(argv: list[str]) -> int:
     """Let Lightning print its help, less the hundreds of classes that it knows for every module."""
+    from kornia_mvit.training.recipe_cli import build_cli
+
     text = StringIO()
-    argv = [argument for argument in argv if argument != "all"]
+    argv = [_with_class(argument, argv) for argument in argv if argument != "all"]
     try:
         with redirect_stdout(text):
             build_cli(argv, run=True)
@@ -496,3 +169,14 @@ def _show_help(argv: list[str]) -> int:
         print(re.sub(r",\s+known\s+subclasses:[^()]*\)", ")", text.getvalue()), end="")
         return int(end.code or 0)
     return 0
+
+
+def _with_class(argument: str, argv: Sequence[str]) -> str:
+    """Add to ``--model.help`` and ``--data.help`` the class whose help is wanted, by its path."""
+    name, _, value = argument.partition("=")
+    if name not in _SHOWN:
+        return argument
+    module, _, shown = _SHOWN[name].rpartition(".")
+    if name == "--model.help" and not value:
+        value = _task_of_recipe(argv) or ""
+    return f"{name}={value if '.' in value else f'{module}.{value or shown}'}"

@@ -1,7 +1,10 @@
-"""``kornia-mvit preview``: a dataset's images beside what augmentation makes of them."""
+"""A dataset's images beside what augmentation makes of them."""
 
 import argparse
 import inspect
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,80 +12,113 @@ from kornia_mvit.augmentation import policies
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.batch import Batch
 from kornia_mvit.files import FileError, check_local, printable, write_whole
+from kornia_mvit.option_errors import describe_option_error
 from kornia_mvit.parsing import parse_yaml
 from kornia_mvit.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["add_arguments", "draw_preview", "run"]
+__all__ = ["Preview", "draw_preview", "preview"]
 
 _SIZE = 256  # side of the result where neither a recipe nor an option says it
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's own arguments; the others are the data's and the recipe's."""
-    parser.add_argument("--config", metavar="RECIPE", help="a recipe or file, as for fit: its data and augmentation")
-    parser.add_argument("--data", metavar="CLASS", help="a data module instead, such as VOCData; with --policy")
-    parser.add_argument("--policy", metavar="NAME", help=f"a policy: {', '.join(policies.__all__)}")
-    parser.add_argument("--policy-args", metavar="YAML", help="its arguments, such as '{jitter: 0.3}'")
-    parser.add_argument(
-        "--size", type=int, metavar="PIXELS", help="side of the result (default the recipe's, or 256 without one)"
-    )
-    parser.add_argument("--split", default="train", help="train, val or test (default train)")
-    parser.add_argument("--count", type=int, default=6, metavar="N", help="images (default 6)")
-    parser.add_argument("--copies", type=int, default=4, metavar="N", help="augmentations of each (default 4)")
-    parser.add_argument("--cell", type=int, default=220, metavar="PIXELS", help="size that each is drawn with")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
-    parser.add_argument("--out", default="preview.png", metavar="FILE", help="the picture (default preview.png)")
-
-
-def run(args: argparse.Namespace, rest: list[str], build: Any) -> int:
-    """Run the command.
+@dataclass(frozen=True)
+class Preview:
+    """What :func:`preview` drew; a notebook shows the picture.
 
     Args:
-        args: the command's own arguments.
-        rest: what is left of the command line, for the data and the recipe, such as ``--data.root``.
-        build: makes Lightning's command line from arguments, without running it.
+        picture: a row for each image: the image first, then its augmentations.
+        pipeline: what augmented them; printed, its stack lists the operations.
+        count: number of images.
+        copies: augmentations of each.
+        path: the file that holds the picture; None if none was asked for.
     """
-    for name in ("count", "copies", "size", "cell"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ValueError(f"--{name} {value} is not at least 1")
-    _check_picture(args.out)
-    if args.config is not None:
-        if args.data or args.policy:
-            raise ValueError("give --config, or --data and --policy, not both")
-        if args.policy_args is not None:
-            raise ValueError("--policy-args is for --policy; with --config give --model.policy_args")
-        size = [] if args.size is None else ["--model.image_size", str(args.size)]
-        cli = build(["--config", args.config, *size, *rest], run=False)
-        data, pipeline = cli.datamodule, cli.model.pipeline
-        if data.storage_size is None:
-            size = pipeline.preprocess.size
-            data.storage_size = max(size) if isinstance(size, tuple) else size
-    elif args.data is not None and args.policy is not None:
-        side = _SIZE if args.size is None else args.size
-        data = _data(args.data, rest, side)
-        pipeline = _pipeline(args.policy, args.policy_args, side, data)
+
+    picture: "Image.Image"
+    pipeline: AugmentationPipeline
+    count: int
+    copies: int
+    path: Path | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.path is None else f"{printable(str(self.path))}: "
+        return f"{self.pipeline.stack!r}\n{where}{self.count} images, each with {self.copies} augmentations"
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.picture.save(file, "PNG")
+        return file.getvalue()
+
+
+def preview(
+    recipe: str | Path | None = None,
+    *,
+    data: Any = None,
+    policy: "str | AugmentationPipeline | None" = None,
+    policy_args: str | Mapping[str, Any] | None = None,
+    size: int | None = None,
+    split: str = "train",
+    count: int = 6,
+    copies: int = 4,
+    cell: int = 220,
+    seed: int = 0,
+    out: str | Path | None = None,
+    options: Sequence[str] = (),
+) -> Preview:
+    """Draw images of a dataset beside their augmentations, with labels, boxes, masks and keypoints.
+
+    Args:
+        recipe: a recipe or file, as for fit: its data and augmentation.
+        data: instead of a recipe, a data module such as VOCData, by its name or built; with a policy.
+        policy: a policy by its name, such as classification_strong, or a pipeline.
+        policy_args: arguments of the policy, as a mapping or YAML such as '{jitter: 0.3}'.
+        size: side of the result in pixels (default: the recipe's, or 256 without one).
+        split: train, val or test.
+        count: number of images.
+        copies: augmentations of each.
+        cell: side in pixels that each is drawn with.
+        seed: seed of the augmentations.
+        out: the file to write the picture to.
+        options: options of the recipe or of the data, such as ["--data.root", "photos"].
+
+    Returns:
+        The picture, and what augmented the images.
+
+    Raises:
+        ValueError: for an argument that does not fit, naming what would do.
+    """
+    for name, value in {"count": count, "copies": copies, "size": size, "cell": cell}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value} is not at least 1")
+    if out is not None:
+        _check_picture(str(out))
+    if recipe is not None:
+        if data is not None or policy is not None:
+            raise ValueError("give a recipe (--config), or data and a policy (--data, --policy), not both")
+        if policy_args is not None:
+            raise ValueError("policy_args is for a policy; with a recipe give the option --model.policy_args")
+        data, pipeline = _of_recipe(str(recipe), size, options)
+    elif data is not None and policy is not None:
+        side = _SIZE if size is None else size
+        if isinstance(data, str):
+            data = _data(data, options, side)
+        pipeline = _pipeline(policy, policy_args, side, data) if isinstance(policy, str) else policy
     else:
-        raise ValueError("preview needs --config RECIPE, or --data CLASS and --policy NAME")
+        raise ValueError("preview needs a recipe (--config RECIPE), or data and a policy (--data CLASS --policy NAME)")
     data.prepare_data()
     data.setup("fit")
-    if args.split not in data.splits:
-        raise ValueError(f"the data have no split {args.split!r}; they have {', '.join(data.splits)}")
-    sheet = draw_preview(
-        data.splits[args.split],
-        pipeline,
-        data.class_names,
-        count=args.count,
-        copies=args.copies,
-        seed=args.seed,
-        cell=args.cell,
+    if split not in data.splits:
+        raise ValueError(f"the data have no split {split!r}; they have {', '.join(data.splits)}")
+    picture = draw_preview(
+        data.splits[split], pipeline, data.class_names, count=count, copies=copies, seed=seed, cell=cell
     )
-    with write_whole(args.out) as beside:
-        sheet.save(beside)
-    print(f"{pipeline.stack!r}\n{printable(args.out)}: {args.count} images, each with {args.copies} augmentations")
-    return 0
+    if out is None:
+        return Preview(picture, pipeline, count, copies)
+    with write_whole(out) as beside:
+        picture.save(beside)
+    return Preview(picture, pipeline, count, copies, Path(out))
 
 
 def _check_picture(path: str) -> None:
@@ -94,9 +130,9 @@ def _check_picture(path: str) -> None:
 
     check_local(path)
     if Path(path).is_dir():
-        raise ValueError(f"--out {path} is a folder; give a file")
+        raise ValueError(f"out {path} is a folder; give a file")
     if Path(path).suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"--out {path} has no suffix of a picture, such as .png")
+        raise ValueError(f"out {path} has no suffix of a picture, such as .png")
 
 
 def draw_preview(
@@ -112,12 +148,12 @@ def draw_preview(
     """Draw images of a dataset, evenly spread over it, each beside augmentations of it.
 
     Args:
-        dataset: gives samples as :meth:`~kornia_mvit.Batch.collate` takes them.
+        dataset: its samples are as :meth:`~kornia_mvit.Batch.collate` takes them.
         pipeline: what augments them.
         class_names: names of the classes.
-        count: images.
+        count: number of images.
         copies: augmentations of each.
-        seed: of what is drawn.
+        seed: seed of the augmentations.
         cell: side in pixels that each picture is drawn with.
 
     Returns:
@@ -145,8 +181,20 @@ def draw_preview(
     return add_legend(sheet, classes_in(batch.mask, pipeline.ignore_index), class_names)
 
 
-def _data(name: str, rest: list[str], size: int) -> Any:
-    """Build a data module from arguments such as ``--data.root DIR``."""
+def _of_recipe(recipe: str, size: int | None, options: Sequence[str]) -> tuple[Any, AugmentationPipeline]:
+    from kornia_mvit.training.recipe_cli import build_cli
+
+    sides = [] if size is None else ["--model.image_size", str(size)]
+    cli = build_cli(["--config", recipe, *sides, *options], run=False)
+    data, pipeline = cli.datamodule, cli.model.pipeline
+    if data.storage_size is None:
+        output = pipeline.preprocess.size
+        data.storage_size = max(output) if isinstance(output, tuple) else output
+    return data, pipeline
+
+
+def _data(name: str, options: Sequence[str], size: int) -> Any:
+    """Build a data module from options such as ``--data.root DIR``."""
     from kornia_mvit.training import datamodules
 
     try:
@@ -160,23 +208,24 @@ def _data(name: str, rest: list[str], size: int) -> Any:
     parser.add_class_arguments(getattr(datamodules, name), "data")
     parser.set_defaults({"data.storage_size": size})
     try:
-        parsed = parser.parse_args(rest)
+        parsed = parser.parse_args(list(options))
     except argparse.ArgumentError as error:
-        raise ValueError(error.message) from error
+        raise ValueError(describe_option_error(error.message)) from error
     return parser.instantiate(parsed).data
 
 
-def _pipeline(policy: str, arguments: str | None, size: int, data: Any) -> AugmentationPipeline:
+def _pipeline(policy: str, arguments: str | Mapping[str, Any] | None, size: int, data: Any) -> AugmentationPipeline:
     if policy not in policies.__all__:
         raise ValueError(f"unknown policy {policy!r}; available: {', '.join(policies.__all__)}")
     build = getattr(policies, policy)
-    given = parse_yaml(arguments, "--policy-args", FileError) if arguments else {}
-    if not isinstance(given, dict):
-        raise ValueError(f"--policy-args {arguments!r} is not a mapping, such as '{{jitter: 0.3}}'")
+    given = parse_yaml(arguments, "policy_args", FileError) if isinstance(arguments, str) else arguments or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"policy_args {arguments!r} is not a mapping, such as '{{jitter: 0.3}}'")
     known = inspect.signature(build).parameters
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{policy} has no argument {', '.join(unknown)}; it has {', '.join(known)}")
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     if "num_classes" in known:
-        given.setdefault("num_classes", data.num_classes)
-    augment = build(size, **{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        settings.setdefault("num_classes", data.num_classes)
+    augment = build(size, **settings)
     return AugmentationPipeline(augment, preprocess=Preprocess((size, size)), min_box_visibility=0.3)

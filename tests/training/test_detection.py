@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from kornia_mvit import AugmentationPipeline, Batch, MobileViTClassifier, Preprocess, SSDLite, save_checkpoint
-from kornia_mvit.cli.fit import build_cli
 from kornia_mvit.draw.images import draw_detections
 from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
 from kornia_mvit.evaluation.detection import (
@@ -19,6 +18,7 @@ from kornia_mvit.evaluation.detection import (
 )
 from kornia_mvit.evaluation.detection_report import write_detection_report
 from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report
+from kornia_mvit.training.recipe_cli import build_cli
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from tests.evaluation.test_report import Page

@@ -4,7 +4,6 @@ import pytest
 import yaml
 
 from kornia_mvit import MobileViTClassifier, save_checkpoint
-from kornia_mvit.cli.fit import build_cli
 from kornia_mvit.training import (
     ClassificationTask,
     DetectionTask,
@@ -13,6 +12,7 @@ from kornia_mvit.training import (
     find_recipe,
     list_recipes,
 )
+from kornia_mvit.training.recipe_cli import build_cli
 from tests.data.test_datamodules import make_folder
 from tests.training.shapes import make_coco, make_pairs, make_voc_boxes, make_voc_masks, make_yolo
 

@@ -217,7 +217,7 @@ class TestResume:
         assert torch.load(stopped, weights_only=True)["global_step"] == resumes_at
         run = fit(write_recipe(tmp_path), "--ckpt_path", "last")
         assert run.returncode == 0, run.stderr
-        assert f"going on from {stopped}" in run.stdout
+        assert f"resuming from {stopped}" in run.stdout
         expected, found = state_of(whole), state_of(tmp_path)
         assert expected.keys() == found.keys()
         assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []

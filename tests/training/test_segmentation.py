@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kornia_mvit import AugmentationPipeline, Batch, DeepLabV3, MobileViTClassifier, Preprocess, save_checkpoint
-from kornia_mvit.cli.fit import build_cli
 from kornia_mvit.training import EMA, Report, SegmentationTask
+from kornia_mvit.training.recipe_cli import build_cli
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from tests.training.shapes import ShapeData, all_ignored, make_pairs
