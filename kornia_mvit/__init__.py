@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kornia_mvit.augmentation.pipeline import AugmentationPipeline
     from kornia_mvit.batch import Batch
     from kornia_mvit.draw.images import draw_batch
+    from kornia_mvit.exporters.writing import export
     from kornia_mvit.inference.engines.fuse import fuse
     from kornia_mvit.inference.engines.optimize import optimize
     from kornia_mvit.inference.tta import TestTimeAugmentation
@@ -44,6 +45,7 @@ _PLACES = {
     "convert": "weights.conversion",
     "demo": "training.demo",
     "draw_batch": "draw.images",
+    "export": "exporters.writing",
     "exporters": "exporters",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
@@ -71,6 +73,7 @@ __all__ = [
     "convert",
     "demo",
     "draw_batch",
+    "export",
     "exporters",
     "from_pretrained",
     "fuse",

@@ -38,6 +38,7 @@ MOVED = {
     "training.detection_metrics": "evaluation.coco",
     "training.evaluation": "evaluation.classification",
     "visualize": "draw.images",
+    "weights.heads": "weights.layouts.heads",
 }
 
 

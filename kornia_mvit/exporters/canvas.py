@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit.exporters.card import metadata
-from kornia_mvit.exporters.graph import Deployed, deployable, filter_weights
-from kornia_mvit.exporters.tracing import Size, check_size, example_input, sides
+from kornia_mvit.exporters.graph import Deployed, filter_weights
+from kornia_mvit.exporters.options import Options, sides
+from kornia_mvit.exporters.tracing import check_size, example_input
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.preprocess import Preprocess, round_ratio
 from kornia_mvit.weights.cards import Model
@@ -193,24 +194,18 @@ def lay_on_canvas(image: Tensor, max_size: tuple[int, int], layout: str = "nchw"
 
 
 def static_graph(
-    model: Model,
-    size: Size,
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    dtype: torch.dtype = torch.float32,
-    format_name: str = "the format",
+    model: Model, options: Options, format_name: str
 ) -> tuple[Deployed | Canvas, tuple[Tensor, ...], dict[str, str]]:
     """Give the module that a format of one size is made from, an example of its inputs, and what it says of itself.
 
     Raises:
         ValueError: as :func:`~kornia_mvit.exporters.to_executorch` says.
     """
-    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, dtype=dtype)
+    graph, size = options.build_graph(model), options.size
     check_size(graph, size, dynamic=False, format_name=format_name)
     assert not isinstance(size, str)
     image = example_input(graph, size, batch=1)
-    if not with_preprocess:
+    if not options.with_preprocess:
         return graph, (image,), metadata(model, graph)
     height, width = sides(size)
     about = metadata(model, graph) | {"canvas": json.dumps([height, width])}

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.exporters.graph import Deployed
+from kornia_mvit.exporters.options import Size, sides
 from kornia_mvit.models.layers import MIN_SIDE
 
-__all__ = ["Size", "check_size", "dynamic_shapes", "example_input", "quiet", "sides", "silence"]
+__all__ = ["check_size", "dynamic_shapes", "example_input", "quiet", "silence"]
 
-Size = str | int | tuple[int, int]
 # Sides of the example that dynamic graphs are traced with: no side, and no map's, is one that makes a special case.
 _EXAMPLE = (333, 500)
 
@@ -40,11 +40,6 @@ def check_size(graph: Deployed, size: Size, *, dynamic: bool = True, format_name
         raise ValueError(f"size {size} is not one or two positive numbers of pixels")
     if not graph.with_preprocess and min(height, width) < MIN_SIDE:
         raise ValueError(f"size {height}x{width} is below the {MIN_SIDE} px that the network takes")
-
-
-def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Give height and width."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def example_input(graph: Deployed, size: Size, batch: int = 2) -> Tensor:

@@ -14,8 +14,15 @@ from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTConfig
 from kornia_mvit.parsing import cut
 from kornia_mvit.weights.cards import Model, build_model, find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
-from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name, head_to_native, their_module
 from kornia_mvit.weights.layouts import LAYOUTS, from_native, module_map, to_native
+from kornia_mvit.weights.layouts.heads import (
+    HEADS,
+    find_head,
+    head_from_native,
+    head_name,
+    head_to_native,
+    their_module,
+)
 from kornia_mvit.weights.states import find_state, fitting
 
 __all__ = [
