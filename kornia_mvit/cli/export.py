@@ -47,9 +47,11 @@ def main(argv: Sequence[str]) -> int:
     arguments = COMMAND.parse(argv[1:])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        result = export(**arguments)
-    for warning in caught:
-        if warning.category is UserWarning and "kornia_mvit" in warning.filename:
-            print(printable(f"kornia-mvit: warning: {warning.message}"), file=sys.stderr)
+        try:
+            result = export(**arguments)
+        finally:
+            for warning in caught:
+                if warning.category is UserWarning and "kornia_mvit" in warning.filename:
+                    print(printable(f"kornia-mvit: warning: {warning.message}"), file=sys.stderr)
     print(result)
     return 0

@@ -81,7 +81,7 @@ def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[s
 
 
 def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs a program on one image, (1, C, H, W) or (1, H, W, C), by ExecuTorch's runtime.
+    """Return a function that runs a program on one image, (1, C, H, W) or (1, H, W, C), by ExecuTorch's runtime.
 
     Where the program prepares images, they are of any size up to its canvas's: they are laid on it here, and label
     maps are cut to the image's size.
@@ -115,7 +115,7 @@ def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Give what a program says of itself: see :func:`~kornia_mvit.exporters.metadata`.
+    """Return what a program says of itself: see :func:`~kornia_mvit.exporters.metadata`.
 
     Args:
         path: the ``.pte`` file.

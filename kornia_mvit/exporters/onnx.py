@@ -74,7 +74,7 @@ def _translate(graph: Deployed, size: Size) -> Any:
 
 
 def _translations() -> dict[Any, Any]:
-    """Say how operators of this package are written."""
+    """Return how operators of this package are written."""
     import onnxscript
 
     op: Any = onnxscript.opset20  # its types are those of values, and these are names of such
@@ -111,7 +111,7 @@ def _name_dimensions(proto: Any, graph: Deployed) -> None:
 
 
 def load_onnx(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs an ONNX file in ONNX Runtime, on the CPU.
+    """Return a function that runs an ONNX file in ONNX Runtime, on the CPU.
 
     Args:
         path: the file.

@@ -52,7 +52,7 @@ def to_openvino(model: Model, path: str | Path, *, options: Options) -> Path:
 
 
 def load_openvino(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs an OpenVINO file on the CPU, in float32.
+    """Return a function that runs an OpenVINO file on the CPU, in float32.
 
     Args:
         path: the ``.xml`` file.

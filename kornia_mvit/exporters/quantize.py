@@ -290,7 +290,7 @@ class LayerError:
 
 @torch.no_grad()
 def layer_errors(model: Model, images: Iterable[Tensor], size: Size = "dynamic") -> list[LayerError]:
-    """Say which layers hurt most: each computes in int8 in turn, with PyTorch's arithmetic, and all others in float.
+    """Return which layers hurt most: each computes in int8 in turn, with PyTorch's arithmetic, and all others in float.
 
     Args:
         model: what would be quantised; left as it is.

@@ -51,7 +51,7 @@ def to_torchexport(model: Model, path: str | Path, *, options: Options) -> Path:
 
 
 def load_torchexport(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs a ``.pt2`` file on images and gives its outputs as a tuple.
+    """Return a function that runs a ``.pt2`` file on images and returns its outputs as a tuple.
 
     Args:
         path: what :func:`to_torchexport` wrote.

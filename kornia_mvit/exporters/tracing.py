@@ -43,7 +43,7 @@ def check_size(graph: Deployed, size: Size, *, dynamic: bool = True, format_name
 
 
 def example_input(graph: Deployed, size: Size, batch: int = 2) -> Tensor:
-    """Give an input to trace a graph with: random pixels, the same each time."""
+    """Return an input to trace a graph with: random pixels, the same each time."""
     height, width = _EXAMPLE if isinstance(size, str) else sides(size)
     generator = torch.Generator().manual_seed(0)
     if not graph.with_preprocess:
@@ -53,7 +53,7 @@ def example_input(graph: Deployed, size: Size, batch: int = 2) -> Tensor:
 
 
 def dynamic_shapes(graph: Deployed, size: Size, batch: bool = True) -> list[dict[int, Any]]:
-    """Say which dimensions of the input are free, as torch.export takes it."""
+    """Return which dimensions of the input are free, as torch.export takes it."""
     from torch.export import Dim
 
     free: dict[int, Any] = {0: Dim.DYNAMIC} if batch else {}

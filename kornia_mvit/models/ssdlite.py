@@ -29,7 +29,7 @@ SCALES = (0.1, 1.05)
 
 
 class Detections(NamedTuple):
-    """The objects of one image, surest first.
+    """The objects of one image, highest score first.
 
     Args:
         boxes: (n, 4) left, top, right and bottom in pixels, within the image.
@@ -247,16 +247,16 @@ class SSDLite(TaskModel):
         top_k: int = 400,
         max_detections: int = 200,
     ) -> list[Detections]:
-        """Return the objects of each image: of each class the surest boxes that do not overlap.
+        """Return the objects of each image: of each class the boxes of highest score that do not overlap.
 
         Args:
             logits: (B, A, K + 1), as :meth:`forward` gives them.
             deltas: (B, A, 4).
             image_size: height and width in pixels of the images that the network saw.
             score_threshold: least probability, exclusive.
-            iou_threshold: overlap above which the less sure of two boxes of a class is dropped.
-            top_k: boxes of a class that are looked at, the surest.
-            max_detections: objects of an image, the surest.
+            iou_threshold: overlap above which the box of lower score of two of a class is dropped.
+            top_k: boxes of a class that are looked at, those of highest score.
+            max_detections: objects of an image, those of highest score.
 
         Raises:
             ValueError: if there are not as many rows as an image of that size has anchors.

@@ -319,7 +319,7 @@ def load_checkpoint(
 
 
 def _split(model: MobileViT | Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Give the weights of the backbone, without prefix, and those of what stands on it."""
+    """Return the weights of the backbone, without prefix, and those of what stands on it."""
     if isinstance(model, MobileViT):
         return model.state_dict(), {}
     state = model.state_dict()
@@ -335,7 +335,7 @@ def _choose_head(
     new_head: bool,
     report: LoadReport,
 ) -> dict[str, Tensor]:
-    """Give the weights for what stands on the model's backbone, and say in the report what becomes of which."""
+    """Return the weights for what stands on the model's backbone, and say in the report what becomes of which."""
     if isinstance(model, MobileViT) or not own:
         report.left_out += found.head
         return {}

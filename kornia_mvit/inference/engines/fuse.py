@@ -21,7 +21,7 @@ _SMALL = 8_000_000  # multiplications
 
 
 def fuse(model: M) -> M:
-    """Give a copy of a model for inference, equal to it in eval mode to 1e-4 in float32.
+    """Return a copy of a model for inference, equal to it in eval mode to 1e-4 in float32.
 
     Batch normalisation is folded into the convolutions before it, in the heads of every task too, and activations
     into the pass that convolves. Dropout and stochastic depth are gone. Weights lie in ``channels_last``, and so do

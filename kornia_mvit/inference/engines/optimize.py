@@ -82,7 +82,7 @@ def optimize(
         model: any of this package's, with its weights, on the device it will run on.
         example: images as they will come, (B, C, H, W): their size, batch and device are what it is tuned for. Others
             work too; with a compiled model each costs a compilation, unless ``dynamic``.
-        mode: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: compile whatever it brings;
+        mode: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: always compile;
             ``'reduce-overhead'``: compile with CUDA graphs, for small batches of one size on a GPU.
         dtype: None for the model's own. ``torch.bfloat16`` pays on GPUs and on CPUs with AMX or AVX512-BF16,
             ``torch.float16`` on GPUs; the image is brought to it, the result to float32.

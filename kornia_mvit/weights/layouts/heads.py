@@ -63,7 +63,7 @@ def head_to_native(state: Mapping[str, Tensor], layout: str, task: str) -> dict[
 
 
 def head_from_native(state: Mapping[str, Tensor], layout: str, task: str) -> dict[str, Tensor]:
-    """Give the weights beside the backbone another layout's names, as :func:`head_to_native` takes them.
+    """Return the weights beside the backbone under another layout's names, as :func:`head_to_native` takes them.
 
     Raises:
         KeyError: for a name that the layout has none for, or of another number of anchors than it has.
