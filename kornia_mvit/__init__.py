@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 from kornia_mvit import moved
 
 if TYPE_CHECKING:
+    from kornia_mvit import exporters
     from kornia_mvit.augmentation import policies
     from kornia_mvit.augmentation.mix import Mix
     from kornia_mvit.augmentation.pipeline import AugmentationPipeline
     from kornia_mvit.batch import Batch
     from kornia_mvit.draw.images import draw_batch
+    from kornia_mvit.exporters.writing import export
     from kornia_mvit.inference.engines.fuse import fuse
     from kornia_mvit.inference.engines.optimize import optimize
     from kornia_mvit.inference.tta import TestTimeAugmentation
@@ -43,6 +45,8 @@ _PLACES = {
     "convert": "weights.conversion",
     "demo": "training.demo",
     "draw_batch": "draw.images",
+    "export": "exporters.writing",
+    "exporters": "exporters",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
     "info": "weights.info",
@@ -69,6 +73,8 @@ __all__ = [
     "convert",
     "demo",
     "draw_batch",
+    "export",
+    "exporters",
     "from_pretrained",
     "fuse",
     "info",

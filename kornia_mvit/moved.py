@@ -45,6 +45,7 @@ MOVED = {
     "training.segmentation_evaluation": "evaluation.segmentation",
     "training.segmentation_report": "evaluation.report",
     "visualize": "draw.images",
+    "weights.heads": "weights.layouts.heads",
 }
 
 # Names that moved alone, out of modules of 0.1.0 that stand where they stood or in MOVED.

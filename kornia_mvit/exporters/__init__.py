@@ -3,8 +3,8 @@
 A format's code is imported as it is asked for, and what it needs as it is used: a missing package matters to its
 format alone.
 
-Functions that write take ``(model, path, *, size, with_preprocess, with_decode, layout, fp16)`` as far as their
-format has it, and give the path. Those that quantise take images after the path: uint8 RGB, (3, H, W) each.
+Functions that write take ``(model, path)`` and by name the fields of :class:`~kornia_mvit.exporters.options.Options`
+that their format has, and return the path. Those that quantise take images after the path: uint8 RGB, (3, H, W) each.
 """
 
 from importlib import import_module
@@ -20,16 +20,19 @@ if TYPE_CHECKING:
     from kornia_mvit.exporters.quantize import quantize_executorch, quantize_onnx
     from kornia_mvit.exporters.report import Comparison, Row, Table, compare, file_size, time_in_turn
     from kornia_mvit.exporters.torchexport import load_torchexport, to_torchexport
+    from kornia_mvit.exporters.writing import Export, export
 
 __all__ = [
     "Comparison",
     "DeployPreprocess",
     "Deployed",
+    "Export",
     "Row",
     "Suppression",
     "Table",
     "compare",
     "deployable",
+    "export",
     "file_size",
     "load_executorch",
     "load_onnx",
@@ -55,6 +58,7 @@ _PLACES = {
     "torchexport": ("load_torchexport", "to_torchexport"),
     "executorch": ("load_executorch", "to_executorch"),
     "coreml": ("to_coreml",),
+    "writing": ("Export", "export"),
     "quantize": ("quantize_executorch", "quantize_onnx"),
 }
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}

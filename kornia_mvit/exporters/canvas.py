@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit.exporters.card import metadata
-from kornia_mvit.exporters.graph import Deployed, deployable, filter_weights
-from kornia_mvit.exporters.tracing import Size, check_size, example_input, sides
+from kornia_mvit.exporters.graph import Deployed, filter_weights
+from kornia_mvit.exporters.options import Options, sides
+from kornia_mvit.exporters.tracing import check_size, example_input
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.preprocess import Preprocess, round_ratio
 from kornia_mvit.weights.cards import Model
@@ -115,7 +116,7 @@ class Canvas(nn.Module):
         return prepare.values(prepare.clip(rows @ prepare.clip(image @ columns.mT)))
 
     def _label(self, logits: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
-        """Give each pixel of the image its likeliest class: (1, K, h, w) -> (1, H, W)."""
+        """Return the most probable class of each pixel of the image: (1, K, h, w) -> (1, H, W)."""
         rows, columns = (_stretch_weights(resized[n], size[n], self.network_size[n], self.max_size[n]) for n in (0, 1))
         labels = (rows @ (logits @ columns.mT)).argmax(1)
         for inside in ((torch.arange(self.max_size[0]) < size[0])[:, None], torch.arange(self.max_size[1]) < size[1]):
@@ -125,7 +126,7 @@ class Canvas(nn.Module):
     def _locate(
         self, logits: Tensor, deltas: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, ...]:
-        """Give boxes in pixels of the image, the scores of their likeliest classes, and the classes."""
+        """Return boxes in pixels of the image, the scores of their most probable classes, and the classes."""
         assert isinstance(self.deployed.model, SSDLite)
         boxes, scores = self.deployed.model.locate(logits, deltas, self.network_size)
         top, left = self._window(resized)
@@ -158,7 +159,7 @@ def _stretch_weights(source: Tensor, target: Tensor, count: int, longest: int) -
 
 
 def lay_on_canvas(image: Tensor, max_size: tuple[int, int], layout: str = "nchw") -> tuple[Tensor, Tensor]:
-    """Give the inputs of a :class:`Canvas` for an image.
+    """Return the inputs of a :class:`Canvas` for an image.
 
     Args:
         image: (3, H, W), uint8, RGB.
@@ -193,24 +194,18 @@ def lay_on_canvas(image: Tensor, max_size: tuple[int, int], layout: str = "nchw"
 
 
 def static_graph(
-    model: Model,
-    size: Size,
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    dtype: torch.dtype = torch.float32,
-    format_name: str = "the format",
+    model: Model, options: Options, format_name: str
 ) -> tuple[Deployed | Canvas, tuple[Tensor, ...], dict[str, str]]:
-    """Give the module that a format of one size is made from, an example of its inputs, and what it says of itself.
+    """Return the module that a format of one size is made from, an example of its inputs, and what it says of itself.
 
     Raises:
         ValueError: as :func:`~kornia_mvit.exporters.to_executorch` says.
     """
-    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, dtype=dtype)
+    graph, size = options.build_graph(model), options.size
     check_size(graph, size, dynamic=False, format_name=format_name)
     assert not isinstance(size, str)
     image = example_input(graph, size, batch=1)
-    if not with_preprocess:
+    if not options.with_preprocess:
         return graph, (image,), metadata(model, graph)
     height, width = sides(size)
     about = metadata(model, graph) | {"canvas": json.dumps([height, width])}

@@ -9,7 +9,7 @@ __all__ = ["metadata"]
 
 
 def metadata(model: Model, graph: Deployed | None = None) -> dict[str, str]:
-    """Say in words what an exported file holds, so that it can be used without its checkpoint.
+    """Return in words what an exported file holds, so that it can be used without its checkpoint.
 
     Args:
         model: what was exported.

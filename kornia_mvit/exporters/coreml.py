@@ -5,6 +5,7 @@ A package is written and its specification checked on any machine; only macOS ru
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,16 @@ from torch import Tensor, nn
 
 from kornia_mvit.exporters.canvas import Canvas, static_graph
 from kornia_mvit.exporters.graph import Deployed
-from kornia_mvit.exporters.tracing import Size, silence
+from kornia_mvit.exporters.options import Options, takes_options
+from kornia_mvit.exporters.tracing import silence
 from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["to_coreml"]
 
 
-def to_coreml(
-    model: Model,
-    path: str | Path,
-    *,
-    size: Size = 256,
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    fp16: bool = False,
-) -> Path:
+@takes_options("size", "with_preprocess", "with_decode", "layout", "fp16", size=256)
+def to_coreml(model: Model, path: str | Path, *, options: Options) -> Path:
     """Write a model as a Core ML package for one image at a time, of one size.
 
     It needs iOS 16 or macOS 13. With preprocessing the input is an image, as a camera gives it, and beside it its
@@ -38,13 +32,10 @@ def to_coreml(
     Args:
         model: what is written; left as it is.
         path: the package, a folder whose name ends in ``.mlpackage``.
-        size: height and width in pixels, or one number for both, of the images that go in; with preprocessing those
-            of the largest: images lie on a canvas of that size, see :class:`~kornia_mvit.exporters.canvas.Canvas`.
-        with_preprocess: take images, resize, crop and normalise them inside.
-        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
-        layout: ``'nchw'``; images as Core ML has them have no other.
-        fp16: keep weights and compute in half precision, half the file; what the preprocessing computes, and what
-            follows the network, stays in single.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name. The size is
+            256 unless given, and never ``'dynamic'``; with preprocessing it is that of the largest image: images lie
+            on a canvas of that size, see :class:`~kornia_mvit.exporters.canvas.Canvas`. The layout is ``'nchw'``.
+            With ``fp16`` what the preprocessing computes, and what follows the network, stays in single precision.
 
     Returns:
         The path. Class names, preprocessing, task and version are in the package's metadata, see
@@ -63,9 +54,9 @@ def to_coreml(
     path = Path(path)
     if path.suffix != ".mlpackage":
         raise ValueError(f"{path} does not end in .mlpackage, as Core ML's packages do")
-    if layout != "nchw":
-        raise ValueError(f"layout {layout!r} is not one of Core ML, which takes images as such; leave it out")
-    graph, example, about = static_graph(model, size, with_preprocess, with_decode, format_name="Core ML")
+    if options.layout != "nchw":
+        raise ValueError(f"layout {options.layout!r} is not one of Core ML, which takes images as such; leave it out")
+    graph, example, about = static_graph(model, replace(options, fp16=False), "Core ML")
     inputs = tuple(x.float() if n == 0 else x.to(torch.int32) for n, x in enumerate(example))
     with torch.no_grad(), silence():
         program = torch.export.export(_Named(graph), inputs).run_decompositions({})
@@ -74,7 +65,7 @@ def to_coreml(
                 package = coremltools.convert(
                     program,
                     minimum_deployment_target=coremltools.target.iOS16,
-                    compute_precision=_half(coremltools) if fp16 else coremltools.precision.FLOAT32,
+                    compute_precision=_half(coremltools) if options.fp16 else coremltools.precision.FLOAT32,
                     skip_model_load=True,
                 )
             except RuntimeError as error:

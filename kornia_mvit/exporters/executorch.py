@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.exporters.canvas import lay_on_canvas, static_graph
-from kornia_mvit.exporters.tracing import Size, silence
+from kornia_mvit.exporters.options import Options, takes_options
+from kornia_mvit.exporters.tracing import silence
 from kornia_mvit.files import write_whole
 from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
@@ -20,16 +21,8 @@ __all__ = ["load_executorch", "lower", "read_metadata", "shared_provenance", "to
 METADATA = "kornia_mvit_metadata"
 
 
-def to_executorch(
-    model: Model,
-    path: str | Path,
-    *,
-    size: Size = 256,
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    fp16: bool = False,
-) -> Path:
+@takes_options("size", "with_preprocess", "with_decode", "layout", "fp16", size=256)
+def to_executorch(model: Model, path: str | Path, *, options: Options) -> Path:
     """Write a model as an ExecuTorch program for one image at a time, of one size.
 
     What XNNPACK computes is delegated to it; the rest (layer normalisation, padding) runs on ExecuTorch's own kernels.
@@ -39,13 +32,10 @@ def to_executorch(
     Args:
         model: what is written; left as it is.
         path: the file, ``.pte`` by custom.
-        size: height and width in pixels, or one number for both, of the images that go in; with preprocessing those
-            of the largest: images lie on a canvas of that size, see :class:`~kornia_mvit.exporters.canvas.Canvas`.
-        with_preprocess: take uint8 images, and their height and width as a second input; resize, crop and normalise
-            them inside.
-        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
-        layout: see :func:`~kornia_mvit.exporters.deployable`.
-        fp16: keep weights and compute in half precision, half the file; what goes in and out stays as it is.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name. The size is
+            256 unless given, and never ``'dynamic'``; with preprocessing it is that of the largest image: images lie
+            on a canvas of that size, see :class:`~kornia_mvit.exporters.canvas.Canvas`, and their height and width
+            are a second input.
 
     Returns:
         The path. :func:`read_metadata` gives what the program says of itself.
@@ -56,9 +46,7 @@ def to_executorch(
             and as :func:`~kornia_mvit.exporters.deployable` says.
     """
     _need_executorch()
-    graph, example, about = static_graph(
-        model, size, with_preprocess, with_decode, layout, torch.float16 if fp16 else torch.float32, "ExecuTorch"
-    )
+    graph, example, about = static_graph(model, options, "ExecuTorch")
     with torch.no_grad():
         program = torch.export.export(graph, example)
     return lower(program, path, about)
@@ -93,7 +81,7 @@ def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[s
 
 
 def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs a program on one image, (1, C, H, W) or (1, H, W, C), by ExecuTorch's runtime.
+    """Return a function that runs a program on one image, (1, C, H, W) or (1, H, W, C), by ExecuTorch's runtime.
 
     Where the program prepares images, they are of any size up to its canvas's: they are laid on it here, and label
     maps are cut to the image's size.
@@ -127,7 +115,7 @@ def load_executorch(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """Give what a program says of itself: see :func:`~kornia_mvit.exporters.metadata`.
+    """Return what a program says of itself: see :func:`~kornia_mvit.exporters.metadata`.
 
     Args:
         path: the ``.pte`` file.

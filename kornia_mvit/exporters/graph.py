@@ -123,7 +123,7 @@ class DeployPreprocess(PreprocessModule):
 def resize_weights(
     source: int, target: int, count: int, first: int, interpolation: str, device: torch.device | None = None
 ) -> Tensor:
-    """Give what each pixel of a resized side takes from those of the side before, as torch's antialiased resize does.
+    """Return what each pixel of a resized side takes from those of the side before, as torch's antialiased resize does.
 
     Args:
         source: length of the side in pixels.
@@ -150,7 +150,7 @@ def resize_weights(
 
 
 def filter_weights(pixels: Tensor, place: Tensor, step: Tensor, interpolation: str) -> Tensor:
-    """Give what (n,) places of a resized side take from (m,) pixels, ``step`` of them for one: (n, m), of any sum."""
+    """Return what (n,) places of a resized side take from (m,) pixels, ``step`` of them for one: (n, m), of any sum."""
     distance = (pixels + 0.5 - (place + 0.5)[:, None] * step) / step.clamp_min(1.0)
     return _FILTERS[interpolation](distance.abs())
 
@@ -239,12 +239,12 @@ class Deployed(nn.Module):
         return self._locate(out[0], out[1], x, image)
 
     def predict(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Give the model's outputs in single precision, whatever it computes in."""
+        """Return the model's outputs in single precision, whatever it computes in."""
         out = self.model(x.to(self.dtype))
         return tuple(one.float() for one in out) if isinstance(out, tuple) else out.float()
 
     def _label(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Give each pixel of the image its likeliest class: (B, K, h, w) -> (B, H, W)."""
+        """Return the most probable class of each pixel of the image: (B, K, h, w) -> (B, H, W)."""
         if self.prepare is not None and self.prepare.preprocess.size is not None:
             if self.prepare.preprocess.letterbox:
                 rows, columns = (torch.arange(n, device=logits.device) for n in self.prepare.resized(image))
@@ -254,7 +254,7 @@ class Deployed(nn.Module):
         return logits.argmax(1)
 
     def _locate(self, logits: Tensor, deltas: Tensor, x: Tensor, image: Tensor) -> tuple[Tensor, ...]:
-        """Give boxes in pixels of the image, the scores of their likeliest classes, and the classes."""
+        """Return boxes in pixels of the image, the scores of their most probable classes, and the classes."""
         assert isinstance(self.model, SSDLite)
         boxes, scores = self.model.locate(logits, deltas, (x.shape[-2], x.shape[-1]))
         if self.prepare is not None:
@@ -282,7 +282,7 @@ class Deployed(nn.Module):
 def suppress_boxes(
     boxes: Tensor, scores: Tensor, max_detections: int, iou_threshold: float, score_threshold: float
 ) -> Tensor:
-    """Say which of (B, A, 4) boxes are kept for which class: (B, K, A) scores -> (B, K, A), bool.
+    """Return which of (B, A, 4) boxes are kept for which class: (B, K, A) scores -> (B, K, A), bool.
 
     An operator of its own, which the export to ONNX knows how to write.
     """
@@ -305,12 +305,12 @@ def _(boxes: Tensor, scores: Tensor, *_: object) -> Tensor:
 
 
 class Suppression(nn.Module):
-    """Keep of each class the surest boxes that do not overlap, by ONNX's own operator, as :meth:`SSDLite.decode` does.
+    """Keep the boxes of highest score of each class that do not overlap, as :meth:`SSDLite.decode`, by ONNX's operator.
 
     Args:
         score_threshold: least probability, exclusive.
-        iou_threshold: overlap above which the less sure of two boxes of a class is dropped.
-        top_k: boxes of a class that are looked at, the surest.
+        iou_threshold: overlap above which the box of lower score of two of a class is dropped.
+        top_k: boxes of a class that are looked at, those of highest score.
         max_detections: objects of an image; where there are fewer, rows of score 0 and label -1 follow them.
     """
 
@@ -361,7 +361,7 @@ def deployable(
         with_preprocess: take uint8 RGB images of any size; else (B, 3, H, W) as the network takes them.
         with_decode: give probabilities (B, K), or for segmentation the classes of the image's pixels (B, H, W), or
             for detection boxes (B, A, 4) in pixels of the image, their scores (B, A) and classes (B, A), in place of
-            logits. Of each anchor's box that is its likeliest class, however unlikely.
+            logits. Of each anchor's box that is its most probable class, however improbable.
         layout: of the images, ``'nchw'`` or, with preprocessing, ``'nhwc'``.
         nms: suppress overlapping boxes as :meth:`SSDLite.decode` does, by an operator of ONNX; or how.
         resample: see :class:`DeployPreprocess`.

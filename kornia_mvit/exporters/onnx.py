@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.exporters.card import metadata
-from kornia_mvit.exporters.graph import Deployed, Suppression, deployable
-from kornia_mvit.exporters.tracing import Size, check_size, dynamic_shapes, example_input, quiet
+from kornia_mvit.exporters.graph import Deployed
+from kornia_mvit.exporters.options import Options, Size, takes_options
+from kornia_mvit.exporters.tracing import check_size, dynamic_shapes, example_input, quiet
 from kornia_mvit.files import write_whole
 from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
@@ -20,30 +21,14 @@ __all__ = ["load_onnx", "to_onnx"]
 OPSET = 20
 
 
-def to_onnx(
-    model: Model,
-    path: str | Path,
-    *,
-    size: Size = "dynamic",
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    nms: bool | Suppression = False,
-    fp16: bool = False,
-    resample: str = "native",
-) -> Path:
+@takes_options("size", "with_preprocess", "with_decode", "layout", "nms", "fp16", "resample")
+def to_onnx(model: Model, path: str | Path, *, options: Options) -> Path:
     """Write a model as an ONNX file, of images of any size and any number unless told otherwise.
 
     Args:
         model: what is written; left as it is.
         path: the file.
-        size: of the images that go in: ``'dynamic'``, height and width in pixels, or one number for both.
-        with_preprocess: see :func:`~kornia_mvit.exporters.deployable`.
-        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
-        layout: see :func:`~kornia_mvit.exporters.deployable`.
-        nms: see :func:`~kornia_mvit.exporters.deployable`.
-        fp16: keep weights and compute in half precision, half the file; what goes in and out stays as it is.
-        resample: see :class:`~kornia_mvit.exporters.DeployPreprocess`.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name.
 
     Returns:
         The path. Class names, preprocessing, task and version are in the file's metadata, see
@@ -58,17 +43,9 @@ def to_onnx(
         import onnxscript  # noqa: F401  # torch.onnx needs it
     except ImportError as error:
         raise ImportError(f"writing ONNX needs {error.name}; install kornia-mvit[export]") from error
-    graph = deployable(
-        model,
-        with_preprocess=with_preprocess,
-        with_decode=with_decode,
-        layout=layout,
-        nms=nms,
-        resample=resample,
-        dtype=torch.float16 if fp16 else torch.float32,
-    )
-    check_size(graph, size)
-    proto = _translate(graph, size)
+    graph = options.build_graph(model)
+    check_size(graph, options.size)
+    proto = _translate(graph, options.size)
     _name_dimensions(proto, graph)
     onnx.helper.set_model_props(proto, metadata(model, graph))
     onnx.checker.check_model(proto, full_check=True)
@@ -97,7 +74,7 @@ def _translate(graph: Deployed, size: Size) -> Any:
 
 
 def _translations() -> dict[Any, Any]:
-    """Say how operators of this package are written."""
+    """Return how operators of this package are written."""
     import onnxscript
 
     op: Any = onnxscript.opset20  # its types are those of values, and these are names of such
@@ -134,7 +111,7 @@ def _name_dimensions(proto: Any, graph: Deployed) -> None:
 
 
 def load_onnx(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs an ONNX file in ONNX Runtime, on the CPU.
+    """Return a function that runs an ONNX file in ONNX Runtime, on the CPU.
 
     Args:
         path: the file.

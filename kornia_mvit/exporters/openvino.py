@@ -1,6 +1,7 @@
 """OpenVINO, from ONNX. Needs ``kornia-mvit[export]``."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,8 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.exporters.card import metadata
-from kornia_mvit.exporters.graph import Suppression, deployable
 from kornia_mvit.exporters.onnx import to_onnx
-from kornia_mvit.exporters.tracing import Size
+from kornia_mvit.exporters.options import Options, takes_options
 from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
@@ -18,28 +18,15 @@ from kornia_mvit.weights.cards import Model
 __all__ = ["load_openvino", "to_openvino"]
 
 
-def to_openvino(
-    model: Model,
-    path: str | Path,
-    *,
-    size: Size = "dynamic",
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    nms: bool | Suppression = False,
-    fp16: bool = False,
-) -> Path:
+@takes_options("size", "with_preprocess", "with_decode", "layout", "nms", "fp16")
+def to_openvino(model: Model, path: str | Path, *, options: Options) -> Path:
     """Write a model as OpenVINO's intermediate representation: an ``.xml`` file, and its weights in a ``.bin``.
 
     Args:
         model: what is written; left as it is.
         path: the ``.xml`` file.
-        size: see :func:`~kornia_mvit.exporters.to_onnx`.
-        with_preprocess: see :func:`~kornia_mvit.exporters.deployable`.
-        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
-        layout: see :func:`~kornia_mvit.exporters.deployable`.
-        nms: see :func:`~kornia_mvit.exporters.deployable`.
-        fp16: keep the weights in half precision, half the file; the device computes as it likes best.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name; with ``fp16``
+            the weights alone are in half precision, and the device computes as it likes best.
 
     Returns:
         The path. What :func:`~kornia_mvit.exporters.metadata` tells is in the file's ``rt_info``, as ``kornia_mvit``.
@@ -52,21 +39,20 @@ def to_openvino(
     path = Path(path)
     if path.suffix != ".xml":
         raise ValueError(f"{path} does not end in .xml, as the files of OpenVINO do")
-    arguments: dict[str, Any] = {"with_preprocess": with_preprocess, "with_decode": with_decode, "layout": layout}
-    arguments["nms"] = nms
+    full = replace(options, fp16=False)
     with scratch(path) as folder:
         # OpenVINO 2026.4 reads ONNX's antialiased resize as another one
-        file = to_onnx(model, folder / "model.onnx", size=size, resample="matmul", **arguments)
+        file = to_onnx(model, folder / "model.onnx", **vars(replace(full, resample="matmul")))
         written = openvino.convert_model(file)
-    for name, text in metadata(model, deployable(model, **arguments)).items():
+    for name, text in metadata(model, full.build_graph(model)).items():
         written.set_rt_info(text, ["kornia_mvit", name])
     with write_whole(path) as beside:
-        openvino.save_model(written, beside, compress_to_fp16=fp16)
+        openvino.save_model(written, beside, compress_to_fp16=options.fp16)
     return path
 
 
 def load_openvino(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs an OpenVINO file on the CPU, in float32.
+    """Return a function that runs an OpenVINO file on the CPU, in float32.
 
     Args:
         path: the ``.xml`` file.

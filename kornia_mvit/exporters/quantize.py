@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from kornia_mvit.exporters.canvas import Canvas, lay_on_canvas, static_graph
 from kornia_mvit.exporters.executorch import lower, shared_provenance
-from kornia_mvit.exporters.graph import Suppression, deployable
+from kornia_mvit.exporters.graph import deployable
 from kornia_mvit.exporters.onnx import to_onnx
-from kornia_mvit.exporters.tracing import Size, sides, silence
+from kornia_mvit.exporters.options import Options, Size, sides, takes_options
+from kornia_mvit.exporters.tracing import silence
 from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
@@ -101,17 +102,9 @@ def _execution_order(model: nn.Module, x: Tensor) -> list[str]:
 # ----------------------------------------------------------------------------------------------------- ONNX Runtime
 
 
+@takes_options("size", "with_preprocess", "with_decode", "layout", "nms")
 def quantize_onnx(
-    model: Model,
-    path: str | Path,
-    images: Iterable[Tensor],
-    *,
-    size: Size = "dynamic",
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    nms: bool | Suppression = False,
-    keep: Sequence[str] = KEEP,
+    model: Model, path: str | Path, images: Iterable[Tensor], *, options: Options, keep: Sequence[str] = KEEP
 ) -> Path:
     """Write a model as an ONNX file in int8, in ONNX Runtime's QDQ form.
 
@@ -119,11 +112,7 @@ def quantize_onnx(
         model: what is written; left as it is.
         path: the file.
         images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see.
-        size: see :func:`~kornia_mvit.exporters.to_onnx`.
-        with_preprocess: see :func:`~kornia_mvit.exporters.deployable`.
-        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
-        layout: see :func:`~kornia_mvit.exporters.deployable`.
-        nms: see :func:`~kornia_mvit.exporters.deployable`.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name.
         keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
 
     Returns:
@@ -140,24 +129,16 @@ def quantize_onnx(
     except ImportError as error:
         raise ImportError(f"quantising for ONNX Runtime needs {error.name}; install kornia-mvit[export]") from error
     kept, images, path = _kept(model, keep), list(images), Path(path)
-    inputs = list(_inputs(model, images, size))
+    inputs = list(_inputs(model, images, options.size))
     with scratch(path) as folder:
         source, target = folder / "float.onnx", folder / "int8.onnx"
-        to_onnx(
-            model,
-            source,
-            size=size,
-            with_preprocess=with_preprocess,
-            with_decode=with_decode,
-            layout=layout,
-            nms=nms,
-        )
+        to_onnx(model, source, **vars(options))
         proto = onnx.load(source)
         nodes = _weighted_nodes(proto)
         order = _execution_order(deployable(model, fused=False).model, inputs[0])
         assert len(nodes) == len(order), "each layer with weights is one node of the graph, in the order that they run"
-        if with_preprocess:
-            inputs = [_as_layout(_sized(image, size), layout) for image in images]
+        if options.with_preprocess:
+            inputs = [_as_layout(_sized(image, options.size), options.layout) for image in images]
         with silence():
             quantization.quantize_static(
                 source,
@@ -222,16 +203,9 @@ def _as_layout(image: Tensor, layout: str) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- ExecuTorch
 
 
+@takes_options("size", "with_preprocess", "with_decode", "layout", size=256)
 def quantize_executorch(
-    model: Model,
-    path: str | Path,
-    images: Iterable[Tensor],
-    *,
-    size: Size = 256,
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    keep: Sequence[str] = KEEP,
+    model: Model, path: str | Path, images: Iterable[Tensor], *, options: Options, keep: Sequence[str] = KEEP
 ) -> Path:
     """Write a model as an ExecuTorch program in int8, on XNNPACK's kernels.
 
@@ -240,10 +214,8 @@ def quantize_executorch(
         path: the file.
         images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see; those
             larger than the program's canvas are shrunk.
-        size: see :func:`~kornia_mvit.exporters.to_executorch`.
-        with_preprocess: see :func:`~kornia_mvit.exporters.to_executorch`.
-        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
-        layout: see :func:`~kornia_mvit.exporters.deployable`.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name;
+            see :func:`~kornia_mvit.exporters.to_executorch`.
         keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
 
     Returns:
@@ -262,8 +234,8 @@ def quantize_executorch(
     except ImportError as error:
         raise ImportError(f"quantising for ExecuTorch needs {error.name}; install kornia-mvit[export]") from error
     kept, images = _kept(model, keep), list(images)
-    inputs = list(_inputs(model, images, size))
-    graph, example, about = static_graph(model, size, with_preprocess, with_decode, layout, format_name="ExecuTorch")
+    inputs = list(_inputs(model, images, options.size))
+    graph, example, about = static_graph(model, options, "ExecuTorch")
     config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
     quantizer = xnnpack.XNNPACKQuantizer()
     for operator in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default):
@@ -318,7 +290,7 @@ class LayerError:
 
 @torch.no_grad()
 def layer_errors(model: Model, images: Iterable[Tensor], size: Size = "dynamic") -> list[LayerError]:
-    """Say which layers hurt most: each computes in int8 in turn, with PyTorch's arithmetic, and all others in float.
+    """Return which layers hurt most: each computes in int8 in turn, with PyTorch's arithmetic, and all others in float.
 
     Args:
         model: what would be quantised; left as it is.

@@ -36,7 +36,7 @@ class Comparison:
 
 @torch.no_grad()
 def compare(run: Run, reference: Run, inputs: Iterable[Tensor], task: str | None = None) -> Comparison:
-    """Give both the same inputs, and say how far the outputs are apart.
+    """Run both on the same inputs, and measure how far the outputs are apart.
 
     Args:
         run: what is compared.
@@ -75,7 +75,7 @@ def compare(run: Run, reference: Run, inputs: Iterable[Tensor], task: str | None
 
 
 def answers(outputs: Sequence[Tensor], task: str | None = None) -> Tensor:
-    """Give the classes that outputs speak for: the output that counts, if there is one, else the likeliest class.
+    """Return the classes that outputs speak for: the output that counts, if there is one, else the most probable class.
 
     Args:
         outputs: of a model.
@@ -108,7 +108,7 @@ def time_in_turn(runs: Mapping[str, Callable[[], object]], rounds: int = 10, war
 
 
 def file_size(path: str | Path) -> int:
-    """Give the bytes of a file, or of all files in a folder; of OpenVINO's ``.xml``, with the weights beside it.
+    """Return the bytes of a file, or of all files in a folder; of OpenVINO's ``.xml``, with the weights beside it.
 
     Args:
         path: the file or folder.
@@ -125,7 +125,7 @@ def file_size(path: str | Path) -> int:
 
 
 def model_size(model: nn.Module) -> int:
-    """Give the bytes of a model's weights and buffers."""
+    """Return the bytes of a model's weights and buffers."""
     return sum(value.numel() * value.element_size() for value in model.state_dict().values())
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.exporters.card import metadata
-from kornia_mvit.exporters.graph import deployable
-from kornia_mvit.exporters.tracing import Size, check_size, dynamic_shapes, example_input, quiet
+from kornia_mvit.exporters.options import Options, takes_options
+from kornia_mvit.exporters.tracing import check_size, dynamic_shapes, example_input, quiet
 from kornia_mvit.files import write_whole
 from kornia_mvit.parsing import reading
 from kornia_mvit.weights.cards import Model
@@ -20,26 +20,14 @@ __all__ = ["load_torchexport", "to_torchexport"]
 _METADATA = "kornia_mvit.json"
 
 
-def to_torchexport(
-    model: Model,
-    path: str | Path,
-    *,
-    size: Size = "dynamic",
-    with_preprocess: bool = False,
-    with_decode: bool = False,
-    layout: str = "nchw",
-    fp16: bool = False,
-) -> Path:
+@takes_options("size", "with_preprocess", "with_decode", "layout", "fp16")
+def to_torchexport(model: Model, path: str | Path, *, options: Options) -> Path:
     """Write a model as a ``.pt2`` file, for :func:`torch.export.load`.
 
     Args:
         model: what is written; left as it is.
         path: the file.
-        size: see :func:`~kornia_mvit.exporters.to_onnx`.
-        with_preprocess: see :func:`~kornia_mvit.exporters.deployable`.
-        with_decode: see :func:`~kornia_mvit.exporters.deployable`.
-        layout: see :func:`~kornia_mvit.exporters.deployable`.
-        fp16: keep weights and compute in half precision, half the file; what goes in and out stays as it is.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name.
 
     Returns:
         The path. What :func:`~kornia_mvit.exporters.metadata` tells is in the file's extra file ``kornia_mvit.json``.
@@ -51,8 +39,7 @@ def to_torchexport(
     path = Path(path)
     if path.suffix != ".pt2":
         raise ValueError(f"{path} does not end in .pt2, as the files of torch.export do")
-    dtype = torch.float16 if fp16 else torch.float32
-    graph = deployable(model, with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, dtype=dtype)
+    graph, size = options.build_graph(model), options.size
     check_size(graph, size)
     with quiet(), torch.no_grad():
         program = torch.export.export(graph, (example_input(graph, size),), dynamic_shapes=dynamic_shapes(graph, size))
@@ -64,7 +51,7 @@ def to_torchexport(
 
 
 def load_torchexport(path: str | Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Give a function that runs a ``.pt2`` file on images and gives its outputs as a tuple.
+    """Return a function that runs a ``.pt2`` file on images and returns its outputs as a tuple.
 
     Args:
         path: what :func:`to_torchexport` wrote.

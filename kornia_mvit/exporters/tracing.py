@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.exporters.graph import Deployed
+from kornia_mvit.exporters.options import Size, sides
 from kornia_mvit.models.layers import MIN_SIDE
 
-__all__ = ["Size", "check_size", "dynamic_shapes", "example_input", "quiet", "sides", "silence"]
+__all__ = ["check_size", "dynamic_shapes", "example_input", "quiet", "silence"]
 
-Size = str | int | tuple[int, int]
 # Sides of the example that dynamic graphs are traced with: no side, and no map's, is one that makes a special case.
 _EXAMPLE = (333, 500)
 
@@ -42,13 +42,8 @@ def check_size(graph: Deployed, size: Size, *, dynamic: bool = True, format_name
         raise ValueError(f"size {height}x{width} is below the {MIN_SIDE} px that the network takes")
 
 
-def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Give height and width."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
 def example_input(graph: Deployed, size: Size, batch: int = 2) -> Tensor:
-    """Give an input to trace a graph with: random pixels, the same each time."""
+    """Return an input to trace a graph with: random pixels, the same each time."""
     height, width = _EXAMPLE if isinstance(size, str) else sides(size)
     generator = torch.Generator().manual_seed(0)
     if not graph.with_preprocess:
@@ -58,7 +53,7 @@ def example_input(graph: Deployed, size: Size, batch: int = 2) -> Tensor:
 
 
 def dynamic_shapes(graph: Deployed, size: Size, batch: bool = True) -> list[dict[int, Any]]:
-    """Say which dimensions of the input are free, as torch.export takes it."""
+    """Return which dimensions of the input are free, as torch.export takes it."""
     from torch.export import Dim
 
     free: dict[int, Any] = {0: Dim.DYNAMIC} if batch else {}

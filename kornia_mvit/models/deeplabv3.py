@@ -9,13 +9,13 @@ K classes.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_mvit.models.exporting import ExportableModule
+from kornia_mvit.models.base import TaskModel, renamed_arguments
 from kornia_mvit.models.layers import ConvNormAct, init_weights
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig
 
@@ -92,7 +92,7 @@ class AuxiliaryHead(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ model
 
 
-class DeepLabV3(ExportableModule):
+class DeepLabV3(TaskModel):
     r"""MobileViT with DeepLabV3's head: logits of the classes for each pixel of the image.
 
     The head stands on the last stage's map; the backbone's last 1x1 convolution is not built. Images may be of any
@@ -101,15 +101,15 @@ class DeepLabV3(ExportableModule):
     Args:
         mode: ``'xxs'``, ``'xs'`` or ``'s'``, or a :class:`MobileViTConfig`.
         num_classes: number of classes K, the background among them where there is one.
-        output_stride: pixels of the image for one step on the map under the head: 16, 8 or 32.
-        aspp_channels: width of the head.
-        dropout: dropout in the head: of single values after the pyramid, and of whole channels before the
-            classifier. Apple trained with 0.1.
         in_channels: channels of the image.
         patch_size: see :class:`MobileViT`.
         backbone_dropout: the ``dropout`` of :class:`MobileViT`.
+        head_dropout: dropout in the head: of single values after the pyramid, and of whole channels before the
+            classifier. Apple trained with 0.1.
         drop_path: see :class:`MobileViT`.
         variant: see :class:`MobileViT`.
+        output_stride: pixels of the image for one step on the map under the head: 16, 8 or 32.
+        aspp_channels: width of the head.
         rates: dilations of the pyramid's convolutions; 6, 12 and 18 at stride 16 when None, and in proportion at
             others, so that they reach equally far in the image.
         align_corners: how the logits are brought to the image's size: with False a pixel is an area, as
@@ -140,23 +140,26 @@ class DeepLabV3(ExportableModule):
         torch.Size([1, 3, 4, 6])
     """
 
-    class_names: tuple[str, ...] | None = None
-    preprocess: Any = None
     class_colours: tuple[tuple[int, int, int], ...] | None = None
 
+    @renamed_arguments(
+        positions={2: "output_stride", 3: "aspp_channels", 4: "head_dropout", 5: "in_channels"},
+        names={"dropout": "head_dropout"},
+        mode="s",
+    )
     def __init__(
         self,
-        mode: str | MobileViTConfig = "s",
+        mode: str | MobileViTConfig = "xxs",
         num_classes: int = 21,
-        output_stride: int = 16,
-        aspp_channels: int = 256,
-        dropout: float = 0.1,
-        in_channels: int = 3,
         *,
+        in_channels: int = 3,
         patch_size: int | tuple[int, int] = (2, 2),
         backbone_dropout: float = 0.0,
+        head_dropout: float = 0.1,
         drop_path: float = 0.0,
         variant: str = "apple",
+        output_stride: int = 16,
+        aspp_channels: int = 256,
         rates: Sequence[int] | None = None,
         align_corners: bool = False,
         aux_channels: int = 0,
@@ -186,19 +189,19 @@ class DeepLabV3(ExportableModule):
         self.align_corners = align_corners
         self.aux_channels = aux_channels
         self.head: DeepLabHead = DeepLabHead(
-            self.backbone.out_channels, num_classes, aspp_channels, self.rates, dropout
+            self.backbone.out_channels, num_classes, aspp_channels, self.rates, head_dropout
         )
         self.aux_head: AuxiliaryHead | None = None
         if aux_channels:
             if len(self.backbone.feature_channels) < 2:
                 raise ValueError("an auxiliary head stands on the last stage but one; this backbone has one stage")
-            self.aux_head = AuxiliaryHead(self.backbone.feature_channels[-2], num_classes, aux_channels, dropout)
+            self.aux_head = AuxiliaryHead(self.backbone.feature_channels[-2], num_classes, aux_channels, head_dropout)
         for head in self._heads():
             head.apply(init_weights)
         self.reset_classifier(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits at the size of the images: (B, C, H, W) -> (B, num_classes, H, W)."""
+        """Return logits at the size of the images: (B, C, H, W) -> (B, num_classes, H, W)."""
         return self._upsample(self.head(self.backbone(x)), x)
 
     if TYPE_CHECKING:
@@ -207,7 +210,7 @@ class DeepLabV3(ExportableModule):
             """Run forward, with the hooks."""
 
     def forward_with_aux(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the logits and those of the auxiliary head, an aid in training; both (B, num_classes, H, W).
+        """Return the logits and those of the auxiliary head, an aid in training; both (B, num_classes, H, W).
 
         Raises:
             ValueError: if the model has no auxiliary head.
@@ -216,14 +219,6 @@ class DeepLabV3(ExportableModule):
             raise ValueError("the model has no auxiliary head; build it with aux_channels, such as 256")
         earlier, last = self.backbone.forward_features(x, (-2, -1))
         return self._upsample(self.head(last), x), self._upsample(self.aux_head(earlier), x)
-
-    def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
-        """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
-        return self.backbone.forward_features(x, out_indices)
-
-    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
-        """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
-        self.backbone.set_gradient_checkpointing(enabled)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put freshly initialised last layers for another number of classes; the pyramid stays."""

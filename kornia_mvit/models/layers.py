@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from kornia_mvit.models.tracing import is_traced
+from kornia_mvit.models import fast
 
 __all__ = [
     "MIN_SIDE",
@@ -74,86 +71,11 @@ class ConvNormAct(nn.Module):
         self.act: nn.Module = act() if act is not None else nn.Identity()
         self.recompute_act = False
 
+    @fast.folded
     def forward(self, x: Tensor) -> Tensor:
         """Apply convolution, normalisation and activation."""
-        if type(self.norm) is nn.BatchNorm2d and self.norm.affine and not is_traced():
-            if self.norm.training:
-                if self.recompute_act and type(self.act) is nn.SiLU and torch.is_grad_enabled():
-                    return _BatchNormSiLU.run(self.conv(x), self.norm)
-            elif not torch.is_grad_enabled() and self._is_plain(x):
-                return self._infer(x, self.norm)
         y: Tensor = self.act(self.norm(self.conv(x)))
         return y
-
-    def _is_plain(self, x: Tensor) -> bool:
-        """Whether nothing can tell a convolution with folded weights from the three layers, but for its speed."""
-        layers = (self.conv, self.norm, self.act)
-        return (
-            type(self.conv) is nn.Conv2d
-            and self.conv.bias is None
-            and self.conv.padding_mode == "zeros"
-            and x.dtype == self.conv.weight.dtype == self.norm.weight.dtype
-            and x.dtype in (torch.float32, torch.float64)
-            and self.norm.running_mean is not None
-            and not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
-            and not x.is_meta  # of which PyTorch cannot tell autocast
-            and not torch.is_autocast_enabled(x.device.type)
-        )
-
-    def _infer(self, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        """Fold the normalisation into the weights: they are few beside the pixels that it spares a pass."""
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert variance is not None
-        scale = norm.weight * torch.rsqrt(variance + norm.eps)
-        shift = torch.addcmul(norm.bias, mean, scale, value=-1)
-        conv = self.conv
-        y = F.conv2d(
-            x, conv.weight * scale.view(-1, 1, 1, 1), shift, conv.stride, conv.padding, conv.dilation, conv.groups
-        )
-        if type(self.act) is nn.SiLU:
-            return F.silu(y, inplace=True)
-        z: Tensor = self.act(y)
-        return z
-
-
-class _BatchNormSiLU(torch.autograd.Function):
-    """Batch normalisation by the batch's own statistics, then SiLU, of which the backward pass needs the input alone.
-
-    Autograd by itself keeps the normalised map beside the input.
-    """
-
-    @staticmethod
-    def run(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        momentum = norm.momentum
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-            momentum = 1.0 / float(norm.num_batches_tracked) if momentum is None else momentum
-        settings = norm.running_mean, norm.running_var, True, momentum or 0.0, norm.eps
-        y: Tensor = _BatchNormSiLU.apply(x, norm.weight, norm.bias, settings)
-        return y
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, settings: tuple[Any, ...]) -> Tensor:
-        y, mean, rstd = torch.native_batch_norm(x, weight, bias, *settings)
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.eps = settings[-1]
-        return F.silu(y, inplace=True)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        scale = weight * rstd
-        shift = torch.addcmul(bias, mean, scale, value=-1)
-        # in single precision where the normalisation's weights are, of maps in half precision too
-        y = torch.addcmul(shift.view(1, -1, 1, 1), x, scale.view(1, -1, 1, 1)).to(grad.dtype)
-        grad = torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)  # the normalised map is done with
-        wanted = list(ctx.needs_input_grad[:3])
-        grads = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, rstd, True, ctx.eps, wanted
-        )
-        return (*grads, None)
 
 
 class DropPath(nn.Module):

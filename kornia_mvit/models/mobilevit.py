@@ -9,18 +9,19 @@ Shapes are written with B batch, C channels, H W a map's height and width, P pix
 D the width of a token.
 """
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_mvit.models.exporting import ExportableModule
+from kornia_mvit.models import fast
+from kornia_mvit.models.base import Recomputing, TaskModel, renamed_arguments
+from kornia_mvit.models.graph import resize, to_map, to_tokens
 from kornia_mvit.models.layers import ConvNormAct, DropPath, InvertedResidual, check_image, init_weights, recompute
-from kornia_mvit.models.slicing import join, slice_size, split
-from kornia_mvit.models.tracing import fold_dynamic, is_static, is_traced, resize, unfold_dynamic
+from kornia_mvit.models.tokens import fold, unfold
 
 __all__ = ["VARIANTS", "MobileViT", "MobileViTClassifier", "MobileViTConfig", "Stage", "fold", "unfold"]
 
@@ -127,62 +128,6 @@ def _find_config(mode: str | MobileViTConfig, variant: str) -> MobileViTConfig:
     return VARIANTS[variant][mode]
 
 
-# ------------------------------------------------------------------------------------------------- unfold and fold
-
-
-def unfold(x: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """Group the pixels that hold the same place in every patch: (B, C, H, W) -> (B, P, N, C).
-
-    Args:
-        x: map whose height and width are multiples of the patch's.
-        patch_size: height and width of a patch, in pixels of the map.
-
-    Returns:
-        Tokens; ``[b, p, n]`` is pixel p of patch n, both counted row by row. One copy, from either memory layout.
-
-    Raises:
-        ValueError: if the patch does not divide the map.
-
-    Example:
-        >>> unfold(torch.arange(16.0).view(1, 1, 4, 4), (2, 2))[0, 0, :, 0]  # the upper left pixel of each patch
-        tensor([ 0.,  2.,  8., 10.])
-    """
-    (b, c, h, w), (ph, pw) = x.shape, patch_size
-    if h % ph or w % pw:
-        raise ValueError(
-            f"a {ph}x{pw} patch does not divide a {h}x{w} map; resize it to "
-            f"{-(-h // ph) * ph}x{-(-w // pw) * pw} first, as MobileViT does"
-        )
-    x = x.permute(0, 2, 3, 1).reshape(b, h // ph, ph, w // pw, pw, c)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(b, ph * pw, (h // ph) * (w // pw), c)
-
-
-def fold(tokens: Tensor, patch_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Put the tokens of :func:`unfold` back in their places: (B, P, N, C) -> (B, C, H, W).
-
-    Args:
-        tokens: what :func:`unfold` gives.
-        patch_size: height and width of a patch, in pixels of the map.
-        size: height and width of the map, multiples of the patch's.
-
-    Returns:
-        The map, in ``channels_last`` memory layout. One copy.
-
-    Raises:
-        ValueError: if the number of tokens is not that of such a map.
-
-    Example:
-        >>> x = torch.rand(2, 3, 4, 6)
-        >>> torch.equal(fold(unfold(x, (2, 3)), (2, 3), (4, 6)), x)
-        True
-    """
-    (b, p, n, c), (ph, pw), (h, w) = tokens.shape, patch_size, size
-    if p != ph * pw or h % ph or w % pw or n * p != h * w:
-        raise ValueError(f"{p} x {n} tokens do not make a {h}x{w} map of {ph}x{pw} patches")
-    x = tokens.reshape(b, ph, pw, h // ph, w // pw, c).permute(0, 3, 1, 4, 2, 5)
-    return x.reshape(b, h, w, c).permute(0, 3, 1, 2)
-
-
 # ----------------------------------------------------------------------------------------------------------- blocks
 
 
@@ -266,7 +211,6 @@ class MobileViTBlock(nn.Module):
         ph, pw = self.patch_size
         # rounded up without a division of negative numbers, which ONNX rounds towards zero
         whole = ((h + ph - 1) // ph * ph, (w + pw - 1) // pw * pw)
-        to_tokens, to_map = (unfold, fold) if is_static(h, w) else (unfold_dynamic, fold_dynamic)
         tokens = self.norm(self.transformer(to_tokens(resize(y, whole), self.patch_size)))
         y = self.proj_out(resize(to_map(tokens, self.patch_size, whole), (h, w)))
         z: Tensor = self.fusion(torch.cat((x, y), dim=1))
@@ -276,7 +220,7 @@ class MobileViTBlock(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ models
 
 
-class MobileViT(nn.Module):
+class MobileViT(Recomputing):
     r"""MobileViT backbone.
 
     Takes images of any height and width from 32 px up. Where a patch does not divide a map, the map is resized
@@ -337,7 +281,6 @@ class MobileViT(nn.Module):
             raise ValueError(f"output stride {output_stride} is not available; give 8, 16 or 32")
         self.in_channels = in_channels
         self.patch_size = patch
-        self.gradient_checkpointing: str = ""
 
         # one rate for each residual layer, in the order of the network
         residuals = sum(stage.repeat + stage.depth for stage in config.stages)
@@ -359,10 +302,6 @@ class MobileViT(nn.Module):
             stages.append(nn.Sequential(*layers))
             strides.append(strides[-1] * stride)
         self.stages: nn.ModuleList = nn.ModuleList(stages)
-        # the stages before the first transformer, and the channels of their largest map for a pixel of the image
-        self._early = next((i for i, stage in enumerate(config.stages) if stage.depth), len(stages))
-        widths = [config.stem, *(stage.channels for stage in config.stages)]
-        self._early_width = max(config.expand * widths[i] / strides[i] ** 2 for i in range(max(1, self._early)))
         self.head_conv: nn.Module = ConvNormAct(channels, config.head_channels, 1) if head_conv else nn.Identity()
 
         self.feature_channels: tuple[int, ...] = tuple(stage.channels for stage in config.stages)
@@ -371,17 +310,12 @@ class MobileViT(nn.Module):
         self.apply(init_weights)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the final map: (B, in_channels, H, W) -> (B, out_channels, H / output stride, W / output stride)."""
+        """Return the final map: (B, in_channels, H, W) -> (B, out_channels, H / output stride, W / output stride)."""
         y: Tensor = self.head_conv(self.forward_features(x, (-1,))[0])
         return y
 
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor) -> Tensor:
-            """Run forward, with the hooks."""
-
     def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
-        """Give the maps of the stages, before the last 1x1 convolution.
+        """Return the maps of the stages, before the last 1x1 convolution.
 
         Args:
             x: images, (B, in_channels, H, W).
@@ -400,51 +334,24 @@ class MobileViT(nn.Module):
         if not indices or any(not -count <= i < count for i in indices):
             raise ValueError(f"out_indices {tuple(indices)} are not among the {count} stages, {-count} to {count - 1}")
         wanted = {i % count for i in indices}
-        if x.device.type == "cpu" and not is_traced():  # whose convolutions are faster so
-            x = x.contiguous(memory_format=torch.channels_last)
-        early = min(self._early, max(wanted) + 1)
-        runs = [self._run_stages(self.stem(part), range(early), wanted) for part in split(x, self.slice_size(x))]
-        maps = {i: join([found[i] for _, found in runs]) for i in runs[0][1]}
-        maps |= self._run_stages(join([last for last, _ in runs]), range(early, max(wanted) + 1), wanted)[1]
+        maps = self._run(x, range(max(wanted) + 1), wanted)
         return [maps[i] for i in sorted(wanted)]
 
-    def _run_stages(self, x: Tensor, stages: Iterable[int], wanted: Set[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        """Give the last of some stages' maps, and the wanted ones by number."""
+    @fast.sliced
+    def _run(self, x: Tensor, stages: range, wanted: Set[int]) -> dict[int, Tensor]:
+        """Run some stages in turn, before the first of all the stem; return the wanted maps, and the last, by stage."""
+        saving = self.gradient_checkpointing == "stages" and torch.is_grad_enabled()
         maps = {}
         for i in stages:
-            stage = self.stages[i]
-            saving = self.gradient_checkpointing == "stages" and torch.is_grad_enabled()
-            x = recompute(stage, x) if saving else stage(x)
-            if i in wanted:
+            if i == 0:
+                x = self.stem(x)
+            x = recompute(self.stages[i], x) if saving else self.stages[i](x)
+            if i in wanted or i == stages[-1]:
                 maps[i] = x
-        return x, maps
-
-    def slice_size(self, x: Tensor) -> int | None:
-        """How many images go through the early stages at a time; see :func:`kornia_mvit.models.slicing.slice_size`."""
-        return slice_size(x, self._early_width, (self.stem, *self.stages[: self._early]))
-
-    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
-        """Keep fewer activations for the backward pass, and compute the others again: less memory, more time.
-
-        Args:
-            enabled: True or ``'stages'``: keep each stage's input alone (the least memory). ``'activations'``: keep
-                everything but what normalisation and SiLU give (nearly as fast as keeping all). False: keep all.
-
-        Raises:
-            ValueError: for anything else.
-        """
-        kinds = {True: "stages", False: "", "stages": "stages", "activations": "activations"}
-        if enabled not in kinds:
-            raise ValueError(
-                f"gradient checkpointing {enabled!r} is unknown; give True, False, 'stages', 'activations'"
-            )
-        self.gradient_checkpointing = kinds[enabled]
-        for module in self.modules():
-            if isinstance(module, ConvNormAct):
-                module.recompute_act = kinds[enabled] == "activations"
+        return maps
 
 
-class MobileViTClassifier(ExportableModule):
+class MobileViTClassifier(TaskModel):
     r"""MobileViT with average pooling and a linear classifier.
 
     Args:
@@ -452,7 +359,7 @@ class MobileViTClassifier(ExportableModule):
         num_classes: number of classes; 0 for pooled features in place of logits.
         in_channels: channels of the image.
         patch_size: see :class:`MobileViT`.
-        dropout: see :class:`MobileViT`.
+        backbone_dropout: the ``dropout`` of :class:`MobileViT`.
         head_dropout: dropout before the classifier. Apple trained with 0.1.
         drop_path: see :class:`MobileViT`.
         variant: see :class:`MobileViT`.
@@ -464,8 +371,7 @@ class MobileViTClassifier(ExportableModule):
 
     Attributes:
         num_classes: K.
-        class_names: names of the classes in the order of the logits, where a checkpoint gave them.
-        preprocess: what images go through before the network, where a checkpoint gave it.
+        class_names, preprocess: see :class:`~kornia_mvit.models.base.TaskModel`.
 
     Raises:
         ValueError: for a negative number of classes, and as :class:`MobileViT` says.
@@ -475,17 +381,15 @@ class MobileViTClassifier(ExportableModule):
         torch.Size([2, 5])
     """
 
-    class_names: tuple[str, ...] | None = None
-    preprocess: Any = None
-
+    @renamed_arguments(positions={4: "backbone_dropout"}, names={"dropout": "backbone_dropout"})
     def __init__(
         self,
         mode: str | MobileViTConfig = "xxs",
         num_classes: int = 1000,
         in_channels: int = 3,
         patch_size: int | tuple[int, int] = (2, 2),
-        dropout: float = 0.0,
         *,
+        backbone_dropout: float = 0.0,
         head_dropout: float = 0.0,
         drop_path: float = 0.0,
         variant: str = "apple",
@@ -493,27 +397,25 @@ class MobileViTClassifier(ExportableModule):
     ) -> None:
         super().__init__()
         self.backbone: MobileViT = MobileViT(
-            mode, in_channels, patch_size, dropout, variant=variant, output_stride=output_stride, drop_path=drop_path
+            mode,
+            in_channels,
+            patch_size,
+            backbone_dropout,
+            variant=variant,
+            output_stride=output_stride,
+            drop_path=drop_path,
         )
         self.dropout: nn.Dropout = nn.Dropout(head_dropout)
         self.reset_classifier(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give logits: (B, C, H, W) -> (B, num_classes)."""
+        """Return logits: (B, C, H, W) -> (B, num_classes)."""
         return self.forward_head(self.backbone(x))
 
     if TYPE_CHECKING:
 
         def __call__(self, x: Tensor) -> Tensor:
             """Run forward, with the hooks."""
-
-    def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
-        """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
-        return self.backbone.forward_features(x, out_indices)
-
-    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
-        """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
-        self.backbone.set_gradient_checkpointing(enabled)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool the backbone's final map and classify it.
@@ -529,7 +431,7 @@ class MobileViTClassifier(ExportableModule):
         return x if pre_logits else self.classifier(x)
 
     def get_classifier(self) -> nn.Module:
-        """Give the linear layer, or an Identity if there are no classes."""
+        """Return the linear layer, or an Identity if there are no classes."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int) -> None:

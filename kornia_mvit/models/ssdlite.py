@@ -10,12 +10,12 @@ objects; the logits have one more, the background, at 0.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.models.exporting import ExportableModule
+from kornia_mvit.models.base import TaskModel, renamed_arguments
 from kornia_mvit.models.layers import ConvNormAct, SeparableConv, init_weights
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig
 from kornia_mvit.ops.boxes import anchor_shapes, decode_boxes, make_anchors
@@ -29,7 +29,7 @@ SCALES = (0.1, 1.05)
 
 
 class Detections(NamedTuple):
-    """The objects of one image, surest first.
+    """The objects of one image, highest score first.
 
     Args:
         boxes: (n, 4) left, top, right and bottom in pixels, within the image.
@@ -85,7 +85,7 @@ class DetectionHead(nn.Module):
         return self._list(self.classifier(x)), self._list(self.box(x))
 
     def _list(self, y: Tensor) -> Tensor:
-        """Give each anchor a row, as :func:`make_anchors` orders them: (B, shapes n, h, w) -> (B, h w shapes, n)."""
+        """Return each anchor a row, as :func:`make_anchors` orders them: (B, shapes n, h, w) -> (B, h w shapes, n)."""
         b, c, h, w = y.shape
         return y.permute(0, 2, 3, 1).reshape(b, h * w * self.shapes, c // self.shapes)
 
@@ -107,7 +107,7 @@ class DetectionHead(nn.Module):
 # ------------------------------------------------------------------------------------------------------------- model
 
 
-class SSDLite(ExportableModule):
+class SSDLite(TaskModel):
     r"""MobileViT with SSDLite's head: for each anchor the logits of the classes, and how its box departs from it.
 
     The heads stand on the backbone's maps of stride 16 and 32, on three more of stride 64 to 256, and on the mean of
@@ -151,12 +151,10 @@ class SSDLite(ExportableModule):
         torch.Size([1096, 4])
     """
 
-    class_names: tuple[str, ...] | None = None
-    preprocess: Any = None
-
+    @renamed_arguments(mode="s")
     def __init__(
         self,
-        mode: str | MobileViTConfig = "s",
+        mode: str | MobileViTConfig = "xxs",
         num_classes: int = 81,
         in_channels: int = 3,
         *,
@@ -195,7 +193,7 @@ class SSDLite(ExportableModule):
             head.init_weights()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Give logits and box deltas of all anchors: (B, C, H, W) -> (B, A, num_classes), (B, A, 4)."""
+        """Return logits and box deltas of all anchors: (B, C, H, W) -> (B, A, num_classes), (B, A, 4)."""
         maps = self.backbone.forward_features(x, self.levels)
         if self.training:
             self._check_statistics(x)
@@ -216,12 +214,12 @@ class SSDLite(ExportableModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Give the anchors of images of a height and width in pixels: (A, 4), see :mod:`kornia_mvit.ops.boxes`."""
+        """Return the anchors of images of a height and width in pixels: (A, 4), see :mod:`kornia_mvit.ops.boxes`."""
         sizes = [tuple((side + stride - 1) // stride for side in image_size) for stride in STRIDES]
         return make_anchors([*sizes, (1, 1)], self.aspect_ratios, self.scales, device=device, dtype=dtype)  # type: ignore[list-item]  # tuples of a generator are of unknown length
 
     def locate(self, logits: Tensor, deltas: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Give boxes and probabilities of all anchors, overlapping as they are; fit for an exported graph.
+        """Return boxes and probabilities of all anchors, overlapping as they are; fit for an exported graph.
 
         Args:
             logits: (B, A, K + 1), as :meth:`forward` gives them.
@@ -249,16 +247,16 @@ class SSDLite(ExportableModule):
         top_k: int = 400,
         max_detections: int = 200,
     ) -> list[Detections]:
-        """Give the objects of each image: of each class the surest boxes that do not overlap.
+        """Return the objects of each image: of each class the boxes of highest score that do not overlap.
 
         Args:
             logits: (B, A, K + 1), as :meth:`forward` gives them.
             deltas: (B, A, 4).
             image_size: height and width in pixels of the images that the network saw.
             score_threshold: least probability, exclusive.
-            iou_threshold: overlap above which the less sure of two boxes of a class is dropped.
-            top_k: boxes of a class that are looked at, the surest.
-            max_detections: objects of an image, the surest.
+            iou_threshold: overlap above which the box of lower score of two of a class is dropped.
+            top_k: boxes of a class that are looked at, those of highest score.
+            max_detections: objects of an image, those of highest score.
 
         Raises:
             ValueError: if there are not as many rows as an image of that size has anchors.
@@ -291,14 +289,6 @@ class SSDLite(ExportableModule):
             kept = batched_nms(boxes, scores, labels, iou_threshold)[:max_detections]
             out.append(Detections(boxes[kept], scores[kept], labels[kept]))
         return out
-
-    def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
-        """Give the backbone's maps; see :meth:`MobileViT.forward_features`."""
-        return self.backbone.forward_features(x, out_indices)
-
-    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
-        """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
-        self.backbone.set_gradient_checkpointing(enabled)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put freshly initialised layers for another number of classes, the background counted; the boxes' stay."""

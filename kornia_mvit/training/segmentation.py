@@ -381,9 +381,9 @@ def _deeplab(h: Any, weights: str | None) -> tuple[DeepLabV3, Preprocess | None]
     network = DeepLabV3(
         h["mode"],
         h["num_classes"],
-        h["output_stride"],
-        h["aspp_channels"],
-        h["dropout"],
+        output_stride=h["output_stride"],
+        aspp_channels=h["aspp_channels"],
+        head_dropout=h["dropout"],
         variant=h["variant"],
         backbone_dropout=h["backbone_dropout"],
         drop_path=h["drop_path"],

@@ -139,7 +139,7 @@ class ClassificationTask(ImageTask):
             self.hparams["multi_scale"] = list(multi_scale)
 
         preprocess = Preprocess(size=resize_size or image_size, crop=image_size)
-        arguments: dict[str, Any] = {"dropout": dropout, "head_dropout": head_dropout, "drop_path": drop_path}
+        arguments: dict[str, Any] = {"backbone_dropout": dropout, "head_dropout": head_dropout, "drop_path": drop_path}
         if network is not None and weights is not None:
             raise ValueError("weights go into the network built from mode; give network or weights, not both")
         if isinstance(network, str):

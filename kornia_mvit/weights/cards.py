@@ -38,7 +38,7 @@ MODELS: dict[str, type[MobileViTClassifier] | type[DeepLabV3] | type[SSDLite]] =
 
 
 def task_of(model: nn.Module) -> str | None:
-    """Give what a model of ours is for, or None for a backbone or a network of another kind."""
+    """Return what a model of ours is for, or None for a backbone or a network of another kind."""
     return next((task for task, kind in MODELS.items() if isinstance(model, kind)), None)
 
 
@@ -48,7 +48,7 @@ def model_card(
     preprocess: Preprocess | None,
     task: str = "classification",
 ) -> dict[str, Any]:
-    """Say in plain data what a checkpoint holds.
+    """Return in plain data what a checkpoint holds.
 
     Args:
         network: the model, with the colours of its classes, if it has any; the arguments of a
@@ -74,7 +74,7 @@ def model_card(
 
 
 def _arguments(model: Model) -> dict[str, Any]:
-    """Give what builds a model of the same shape, and of the same outputs in evaluation."""
+    """Return what builds a model of the same shape, and of the same outputs in evaluation."""
     mode, variant = find_config(model.backbone.config) or (asdict(model.backbone.config), "apple")
     arguments = {
         "mode": mode,
@@ -107,7 +107,7 @@ def find_config(config: MobileViTConfig) -> tuple[str, str] | None:
 
 
 def read_card(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
-    """Give what a checkpoint says of itself, each field of it being of its type and in its bounds.
+    """Return what a checkpoint says of itself, each field of it being of its type and in its bounds.
 
     Raises:
         CheckpointError: if it says nothing, is of a format newer than this package knows, or says what cannot be.
@@ -171,7 +171,7 @@ def from_card(checkpoint: Mapping[str, Any], path: str | Path, **overrides: Any)
 
 
 def read_preprocess(card: Mapping[str, Any], path: str | Path) -> Preprocess | None:
-    """Give the preprocessing that a card tells, if it does.
+    """Return the preprocessing that a card tells, if it does.
 
     Raises:
         CheckpointError: if what it tells cannot be.

@@ -14,8 +14,15 @@ from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTConfig
 from kornia_mvit.parsing import cut
 from kornia_mvit.weights.cards import Model, build_model, find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
-from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name, head_to_native, their_module
 from kornia_mvit.weights.layouts import LAYOUTS, from_native, module_map, to_native
+from kornia_mvit.weights.layouts.heads import (
+    HEADS,
+    find_head,
+    head_from_native,
+    head_name,
+    head_to_native,
+    their_module,
+)
 from kornia_mvit.weights.states import find_state, fitting
 
 __all__ = [
@@ -312,7 +319,7 @@ def load_checkpoint(
 
 
 def _split(model: MobileViT | Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Give the weights of the backbone, without prefix, and those of what stands on it."""
+    """Return the weights of the backbone, without prefix, and those of what stands on it."""
     if isinstance(model, MobileViT):
         return model.state_dict(), {}
     state = model.state_dict()
@@ -328,7 +335,7 @@ def _choose_head(
     new_head: bool,
     report: LoadReport,
 ) -> dict[str, Tensor]:
-    """Give the weights for what stands on the model's backbone, and say in the report what becomes of which."""
+    """Return the weights for what stands on the model's backbone, and say in the report what becomes of which."""
     if isinstance(model, MobileViT) or not own:
         report.left_out += found.head
         return {}

@@ -126,7 +126,7 @@ def stored_bytes(data: Any) -> tuple[int, int]:
 
 
 def _has_directory(path: Path) -> bool:
-    """Tell whether a zip archive has its directory, which is at its end."""
+    """Return whether a zip archive has its directory, which is at its end."""
     try:
         return zipfile.is_zipfile(path)
     except Exception:  # of damaged directories, in some versions of Python
@@ -134,7 +134,7 @@ def _has_directory(path: Path) -> bool:
 
 
 def _is_tar(path: Path) -> bool:
-    """Tell whether it is an archive of PyTorch's before 0.1.12, which its reader would unpack into a folder."""
+    """Return whether it is an archive of PyTorch's before 0.1.12, which its reader would unpack into a folder."""
     try:
         return tarfile.is_tarfile(path)
     except Exception:  # of damaged headers

@@ -161,7 +161,7 @@ def list_weights(task: str | None = None) -> list[str]:
 
 
 def find_weights(name: str) -> WeightsRecord:
-    """Give what is known of published weights.
+    """Return what is known of published weights.
 
     Raises:
         ValueError: for an unknown name.
@@ -294,7 +294,7 @@ def _weights_of(folder: Path) -> Path:
 
 
 def _labels(labels: Any) -> tuple[str, ...] | None:
-    """Give the names of classes, which transformers has by their numbers as texts."""
+    """Return the names of classes, which transformers has by their numbers as texts."""
     if labels is None:
         return None
     if not isinstance(labels, dict) or not all(isinstance(labels.get(str(i)), str) for i in range(len(labels))):
@@ -303,7 +303,7 @@ def _labels(labels: Any) -> tuple[str, ...] | None:
 
 
 def _preprocess(processor: Mapping[str, Any]) -> Preprocess | None:
-    """Give what transformers' image processor does."""
+    """Return what transformers' image processor does."""
     if not processor:
         return None
     size, cut = processor.get("size") or {}, processor.get("crop_size") or {}
@@ -317,7 +317,7 @@ def _preprocess(processor: Mapping[str, Any]) -> Preprocess | None:
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give what transformers' configuration says that weights do not show."""
+    """Return what transformers' configuration says that weights do not show."""
     if config.get("model_type") != "mobilevit":
         return {}
     stride = {"output_stride": config.get("output_stride", 32)}  # its default, also for segmentation

@@ -218,7 +218,7 @@ def _take(left: list[int], count: int, depth: int) -> None:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Say whether a type admits plain values only, so that no parser imports what a string names."""
+    """Return whether a type admits plain values only, so that no parser imports what a string names."""
     if get_origin(kind) is Literal:
         return True
     if get_args(kind):

@@ -95,7 +95,7 @@ def find_state(data: Mapping[str, Any], name: str, layouts: Iterable[str]) -> Fo
 
 
 def _mappings(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Tensor]]]:
-    """Give every mapping that has tensors, with the keys that it stands under."""
+    """Return every mapping that has tensors, with the keys that it stands under."""
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), data)])
     seen: set[int] = set()  # a mapping may hold itself
     while waiting:
@@ -112,7 +112,7 @@ def _mappings(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[A
 
 
 def _stands_beside(key: object, value: Tensor) -> bool:
-    """Tell whether a tensor is a number beside weights, such as a score: one of a module has the module's name."""
+    """Return whether a tensor is a number beside weights, such as a score: one of a module has the module's name."""
     return isinstance(key, str) and "." not in key and value.layout == torch.strided and value.dim() == 0
 
 
@@ -138,7 +138,7 @@ def _is_averaged(path: tuple[str, ...]) -> bool:
 
 
 def _is_plain(value: Tensor) -> bool:
-    """Tell whether a tensor is dense, on the CPU, and no larger than its memory."""
+    """Return whether a tensor is dense, on the CPU, and no larger than its memory."""
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized or value.is_nested:
         return False
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from kornia_mvit import Preprocess, save_checkpoint
-from kornia_mvit.cli.export import DRAWN, FORMATS, _read
 from kornia_mvit.exporters import load_torchexport
+from kornia_mvit.exporters.formats import FORMATS
+from kornia_mvit.exporters.writing import DRAWN, _read
 from tests.cli.test_cli import run
 from tests.exporters.scenes import TASKS, build
 
@@ -62,21 +63,21 @@ class TestExport:
         ("task", "out", "options", "message"),
         [
             ("classification", "m.onnx", ["--format", "tflite"], "unknown format 'tflite'; available: onnx, openvino,"),
-            ("classification", "m.tflite", [], "the ending of {out} is no format's; give --format, one of onnx,"),
+            ("classification", "m.tflite", [], "the ending of {out} is no format's; give the format, one of onnx,"),
             ("classification", "m.pt", ["--format", "onnx"], "{out} does not end in .onnx, as files of onnx do"),
-            ("classification", "m.onnx", ["--nms", "--with-decode"], "is for classification; leave out --nms, which"),
-            ("segmentation", "m.onnx", ["--labelled", "x"], "is for segmentation; leave out --labelled, which is"),
-            ("detection", "m.onnx", ["--nms"], "--nms is of decoded boxes; give --with-decode too"),
-            ("detection", "m.pte", ["--nms", "--with-decode"], "executorch has no --nms; onnx, openvino have"),
+            ("classification", "m.onnx", ["--nms", "--with-decode"], "is for classification; leave out nms, which"),
+            ("segmentation", "m.onnx", ["--labelled", "x"], "is for segmentation; leave out labelled, which is"),
+            ("detection", "m.onnx", ["--nms"], "nms needs decoded boxes; give with_decode too"),
+            ("detection", "m.pte", ["--nms", "--with-decode"], "executorch has no nms; onnx, openvino have"),
             ("classification", "m.onnx", ["--size", "16"], "size 16x16 is below the 32 px that the network takes"),
-            ("classification", "m.onnx", ["--size", "big"], "--size big is none of dynamic, a number of pixels such"),
+            ("classification", "m.onnx", ["--size", "big"], "size big is none of dynamic, a number of pixels such"),
             (
                 "classification",
                 "m.pte",
                 ["--size", "dynamic"],
-                "--size dynamic is for onnx, openvino, torchexport; give",
+                "size dynamic is for onnx, openvino, torchexport; give",
             ),
-            ("classification", "m.onnx", ["--int8"], "--int8 needs images to calibrate on: --calibration DIR"),
+            ("classification", "m.onnx", ["--int8"], "int8 needs calibration, a folder with"),
             (
                 "classification",
                 "m.onnx",
@@ -87,10 +88,10 @@ class TestExport:
                 "classification",
                 "m.xml",
                 ["--int8", "--calibration", "x"],
-                "openvino has no --int8; onnx, executorch have",
+                "openvino has no int8; onnx, executorch have",
             ),
-            ("classification", "m.onnx", ["--calibration", "x"], "--calibration is for --int8; give that too"),
-            ("classification", "m.onnx", ["--layout", "nhwc"], "--layout nhwc is that of uint8 images; give"),
+            ("classification", "m.onnx", ["--calibration", "x"], "calibration is for int8; give that too"),
+            ("classification", "m.onnx", ["--layout", "nhwc"], "layout nhwc is that of uint8 images; give"),
             ("classification", "m.onnx", ["--layout", "hwc"], "unknown layout 'hwc'; available: nchw, nhwc"),
         ],
     )

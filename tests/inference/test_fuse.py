@@ -27,11 +27,11 @@ from tests.tester import GraphCounter
 from tests.weights.peers import PEERS, randomise, run
 
 MODELS = {
-    "classifier": lambda: MobileViTClassifier("xxs", 10, dropout=0.1, head_dropout=0.1, drop_path=0.1),
+    "classifier": lambda: MobileViTClassifier("xxs", 10, backbone_dropout=0.1, head_dropout=0.1, drop_path=0.1),
     "kornia": lambda: MobileViT("xs", variant="kornia"),
     "dilated": lambda: MobileViT(DEEP, output_stride=8),
     "convolutional": lambda: MobileViT(CONVOLUTIONAL),
-    "segmentation": lambda: DeepLabV3("xxs", 5, dropout=0.1),
+    "segmentation": lambda: DeepLabV3("xxs", 5, head_dropout=0.1),
     "detection": lambda: SSDLite("xxs", 4),
 }
 
@@ -216,7 +216,7 @@ class TestSlices:
 
     @pytest.fixture
     def model(self, monkeypatch):
-        monkeypatch.setattr("kornia_mvit.models.slicing.SLICE_BYTES", 1)
+        monkeypatch.setattr("kornia_mvit.models.fast.SLICE_BYTES", 1)
         return randomize(MobileViT(SMALL)).eval()
 
     @staticmethod
@@ -237,7 +237,7 @@ class TestSlices:
         x = torch.rand(batch, 3, height, width)
         expected = model.forward_features(x)
         with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-            patch.setattr("kornia_mvit.models.slicing.SLICE_BYTES", 1)
+            patch.setattr("kornia_mvit.models.fast.SLICE_BYTES", 1)
             patch.setattr("torch.get_num_threads", lambda: 2)
             assert_equal((fuse(model) if fused else model).forward_features(x), expected)
 

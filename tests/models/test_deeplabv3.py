@@ -25,7 +25,7 @@ PARAMETERS = {"xxs": 1_854_853, "xs": 2_944_069, "s": 6_357_941}
 
 def small(num_classes=3, **arguments):
     """A model with every kind of layer and stages as deep as the published ones, in a hundredth of the time."""
-    return DeepLabV3(DEEP, num_classes, **{"aspp_channels": 6, "dropout": 0.0, **arguments})
+    return DeepLabV3(DEEP, num_classes, **{"aspp_channels": 6, "head_dropout": 0.0, **arguments})
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def flush_denormal():
 
 class TestDeepLabV3(BaseTester):
     def test_smoke(self, device, dtype):
-        model = small(backbone_dropout=0.1, dropout=0.1, drop_path=0.1, aux_channels=5).to(device, dtype)
+        model = small(backbone_dropout=0.1, head_dropout=0.1, drop_path=0.1, aux_channels=5).to(device, dtype)
         outputs = model.forward_with_aux(torch.rand(2, 3, 64, 96, device=device, dtype=dtype))
         for logits in outputs:
             assert (logits.device.type, logits.dtype) == (device.type, dtype)

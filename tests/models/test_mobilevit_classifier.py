@@ -16,7 +16,7 @@ PARAMETERS = {"xxs": 1_272_024, "xs": 2_317_848, "s": 5_578_632}
 
 class TestMobileViTClassifier(BaseTester):
     def test_smoke(self, device, dtype):
-        model = MobileViTClassifier("xxs", 5, dropout=0.1, head_dropout=0.1, drop_path=0.1).to(device, dtype)
+        model = MobileViTClassifier("xxs", 5, backbone_dropout=0.1, head_dropout=0.1, drop_path=0.1).to(device, dtype)
         logits = model(torch.rand(2, 3, 64, 96, device=device, dtype=dtype))
         assert (logits.device.type, logits.dtype) == (device.type, dtype)
         logits.sum().backward()

@@ -25,8 +25,8 @@ from torch import Tensor
 from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite
 from kornia_mvit.weights.checkpoints import load_checkpoint
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
-from kornia_mvit.weights.heads import HEADS, head_from_native, head_name
 from kornia_mvit.weights.layouts import LAYOUTS, from_native
+from kornia_mvit.weights.layouts.heads import HEADS, head_from_native, head_name
 
 CLASSES = 3
 WRAPPERS = (

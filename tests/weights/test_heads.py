@@ -9,7 +9,7 @@ import torch
 from kornia_mvit import DeepLabV3, MobileViTClassifier, SSDLite
 from kornia_mvit.weights.cards import MODELS
 from kornia_mvit.weights.files import CheckpointError
-from kornia_mvit.weights.heads import HEADS, find_head, head_from_native, head_name, head_to_native
+from kornia_mvit.weights.layouts.heads import HEADS, find_head, head_from_native, head_name, head_to_native
 from tests.weights.peers import transformers_segmentation
 
 APPLE = json.loads((Path(__file__).parents[1] / "golden" / "apple_classification_xxs.json").read_text())

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from kornia_mvit.models.graph import is_traced
 from kornia_mvit.models.layers import ConvNormAct, DropPath
-from kornia_mvit.models.tracing import is_traced
 
 __all__ = ["FusedConv2d", "fuse"]
 
@@ -21,7 +21,7 @@ _SMALL = 8_000_000  # multiplications
 
 
 def fuse(model: M) -> M:
-    """Give a copy of a model for inference, equal to it in eval mode to 1e-4 in float32.
+    """Return a copy of a model for inference, equal to it in eval mode to 1e-4 in float32.
 
     Batch normalisation is folded into the convolutions before it, in the heads of every task too, and activations
     into the pass that convolves. Dropout and stochastic depth are gone. Weights lie in ``channels_last``, and so do

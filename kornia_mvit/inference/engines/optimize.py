@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse
 from kornia_mvit.inference.engines.timing import time_in_turn
+from kornia_mvit.models.fast import slice_size
 from kornia_mvit.models.mobilevit import MobileViT
 
 __all__ = ["Optimized", "optimize"]
@@ -81,7 +82,7 @@ def optimize(
         model: any of this package's, with its weights, on the device it will run on.
         example: images as they will come, (B, C, H, W): their size, batch and device are what it is tuned for. Others
             work too; with a compiled model each costs a compilation, unless ``dynamic``.
-        mode: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: compile whatever it brings;
+        mode: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: always compile;
             ``'reduce-overhead'``: compile with CUDA graphs, for small batches of one size on a GPU.
         dtype: None for the model's own. ``torch.bfloat16`` pays on GPUs and on CPUs with AMX or AVX512-BF16,
             ``torch.float16`` on GPUs; the image is brought to it, the result to float32.
@@ -154,7 +155,7 @@ def _slice_size(model: nn.Module, image: Tensor) -> int | None:
     """How many images fit the CPU's cache, if that is fewer than there are."""
     backbone = next((module for module in model.modules() if isinstance(module, MobileViT)), None)
     with torch.inference_mode():
-        return None if backbone is None else backbone.slice_size(image)
+        return None if backbone is None else slice_size(backbone, image)
 
 
 def _check(model: nn.Module, example: Tensor, mode: str, dtype: torch.dtype | None) -> torch.device:

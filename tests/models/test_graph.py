@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kornia_mvit.models.graph import fold_dynamic, is_static, resize, unfold_dynamic
 from kornia_mvit.models.mobilevit import TransformerLayer, fold, unfold
-from kornia_mvit.models.tracing import fold_dynamic, is_static, resize, unfold_dynamic
 from tests.tester import BaseTester, GraphCounter
 
 patches = st.tuples(st.integers(1, 4), st.integers(1, 4))

@@ -1,4 +1,4 @@
-"""What keeps torch.compile and torch.export to one graph for all image sizes.
+"""The traced forward pass, which engines and exporters share: one graph for all image sizes.
 
 A traced size may be symbolic. To look at it costs a graph for each answer, and PyTorch itself traces sizes of 1 apart
 from all others. So nothing here looks at a symbolic size, and no dimension is 1 for one image and more for another.
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["fold_dynamic", "is_static", "is_traced", "resize", "unfold_dynamic"]
+from kornia_mvit.models.tokens import fold, unfold
+
+__all__ = ["fold_dynamic", "is_static", "is_traced", "resize", "to_map", "to_tokens", "unfold_dynamic"]
 
 
 def is_traced() -> bool:
@@ -38,11 +40,21 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def to_tokens(x: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Unfold a map as :func:`~.tokens.unfold` does, or as traced code can where sizes are symbols."""
+    return unfold(x, patch_size) if is_static(*x.shape[-2:]) else unfold_dynamic(x, patch_size)
+
+
+def to_map(tokens: Tensor, patch_size: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Fold what :func:`to_tokens` returned."""
+    return fold(tokens, patch_size, size) if is_static(*size) else fold_dynamic(tokens, patch_size, size)
+
+
 def unfold_dynamic(x: Tensor, patch_size: tuple[int, int]) -> Tensor:
     """Unfold a map that has one or several patches in a row or a column: (B, C, H, W) -> (B, P, N, C).
 
     A single row of patches comes out twice, as does a single column. To attend to every token twice is to attend to
-    it once, so that the transformer's results are those of :func:`~kornia_mvit.models.mobilevit.unfold`.
+    it once, so that the transformer's results are those of :func:`~kornia_mvit.models.tokens.unfold`.
 
     Example:
         >>> unfold_dynamic(torch.arange(8.0).view(1, 1, 2, 4), (2, 2))[0, :, :, 0]

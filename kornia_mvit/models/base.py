@@ -1,0 +1,125 @@
+"""What the models for a task have in common."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from torch import Tensor, nn
+
+from kornia_mvit.models.layers import ConvNormAct
+
+if TYPE_CHECKING:
+    from kornia_mvit.models.mobilevit import MobileViT
+
+__all__ = ["Recomputing", "TaskModel", "renamed_arguments"]
+
+S = TypeVar("S")
+P = ParamSpec("P")
+
+
+class Recomputing(nn.Module):
+    """A network of maps that can keep fewer activations for the backward pass.
+
+    Attributes:
+        gradient_checkpointing: ``'stages'``, ``'activations'``, or an empty string where all activations are kept.
+    """
+
+    gradient_checkpointing: str = ""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor:
+            """Run forward, with the hooks."""
+
+    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
+        """Keep fewer activations for the backward pass, and compute the others again: less memory, more time.
+
+        Args:
+            enabled: True or ``'stages'``: keep each stage's input alone (the least memory). ``'activations'``: keep
+                everything but what normalisation and SiLU give (nearly as fast as keeping all). False: keep all.
+
+        Raises:
+            ValueError: for anything else.
+        """
+        kinds = {True: "stages", False: "", "stages": "stages", "activations": "activations"}
+        if enabled not in kinds:
+            raise ValueError(
+                f"gradient checkpointing {enabled!r} is unknown; give True, False, 'stages', 'activations'"
+            )
+        self.gradient_checkpointing = kinds[enabled]
+        for module in self.modules():
+            if isinstance(module, ConvNormAct):
+                module.recompute_act = kinds[enabled] == "activations"
+
+
+class TaskModel(nn.Module):
+    """A backbone with a head, and what a checkpoint says of it.
+
+    Attributes:
+        backbone: the network under the head.
+        class_names: names of the classes in the order of the logits, where a checkpoint has them.
+        preprocess: what images go through before the network, where a checkpoint has it.
+    """
+
+    backbone: "MobileViT"
+    class_names: tuple[str, ...] | None = None
+    preprocess: Any = None
+
+    def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the backbone's maps; see :meth:`MobileViT.forward_features`."""
+        return self.backbone.forward_features(x, out_indices)
+
+    def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
+        """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
+        self.backbone.set_gradient_checkpointing(enabled)
+
+    def to_onnx(self, path: str | Path, **options: Any) -> Path:
+        """Write the model as an ONNX file. Needs ``kornia-mvit[export]``.
+
+        Args:
+            path: the file.
+            options: those of :func:`kornia_mvit.exporters.to_onnx`, such as ``with_preprocess=True``.
+
+        Returns:
+            The path.
+        """
+        import kornia_mvit  # the root imports the exporters when they are used; a model's file imports none
+
+        return kornia_mvit.exporters.to_onnx(self, path, **options)  # type: ignore[arg-type]  # one of the three models
+
+
+def renamed_arguments(
+    positions: Mapping[int, str] | None = None, names: Mapping[str, str] | None = None, mode: str | None = None
+) -> Callable[[Callable[Concatenate[S, P], None]], Callable[Concatenate[S, P], None]]:
+    """Let a constructor take the arguments of 0.1.0 until 0.3, each with a DeprecationWarning that says the new way.
+
+    Args:
+        positions: arguments that 0.1.0 took by position and that are taken by name now.
+        names: old names and their new ones.
+        mode: the default of ``mode`` in 0.1.0, where it is another now.
+    """
+
+    def decorate(build: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
+        @functools.wraps(build)
+        def build_either(self: S, *args: Any, **kwargs: Any) -> None:
+            given = {name: args[at] for at, name in (positions or {}).items() if at < len(args)}
+            kept = args[: min(positions or {}, default=len(args))] if given else args
+            advice = [f"{name}= by name" for name in given]
+            for old in [name for name in kwargs if name in (names or {})]:
+                given[(names or {})[old]] = kwargs.pop(old)
+                advice.append(f"{(names or {})[old]}= in place of {old}=")
+            if mode is not None and not args and "mode" not in kwargs:
+                given["mode"] = mode
+                advice.append(f"mode={mode!r}, as the default becomes 'xxs'")
+            if advice:
+                text = f"{type(self).__name__}: give {', '.join(advice)}; the old way goes in 0.3"
+                warnings.warn(text, DeprecationWarning, stacklevel=2)
+            if twice := sorted(given.keys() & kwargs.keys()):
+                raise TypeError(f"{type(self).__name__} got {twice[0]} twice")
+            build(self, *kept, **given, **kwargs)
+
+        return build_either  # type: ignore[return-value]  # it takes more than the signature that it shows
+
+    return decorate

@@ -1,0 +1,71 @@
+"""The names of cvnets, Apple's training code.
+
+The published files are of its first release, whose names of heads come first; its later code has the others.
+"""
+
+from kornia_mvit.weights.layouts.rules import Head, Layout, name_deeplab
+
+__all__ = ["APPLE"]
+
+
+def _name_ssdlite(prefix: str) -> Head:
+    names: dict[str, str] = {}
+
+    def block(ours: str, theirs: str) -> None:
+        names.update({f"{ours}.conv": f"{theirs}.block.conv", f"{ours}.norm": f"{theirs}.block.norm"})
+
+    for n, stride in enumerate((64, 128, 256)):
+        block(f"extras.{n}.depthwise", f"extra_layers.os_{stride}.dw_conv")
+        block(f"extras.{n}.pointwise", f"extra_layers.os_{stride}.pw_conv")
+    block("extras.3.mix", "extra_layers.os_-1.1")
+    for n in range(6):
+        last = f"ssd_heads.{n}.loc_cls_layer"
+        block(f"heads.{n}.project", f"ssd_heads.{n}.proj_layer")
+        if n < 5:
+            block(f"heads.{n}.depthwise", f"{last}.dw_conv")
+        names[f"heads.{n}.both"] = f"{last}.block.conv" if n == 5 else f"{last}.pw_conv.block.conv"
+    shapes = {f"heads.{n}": 4 if n == 5 else 6 for n in range(6)}
+    return Head(prefix, {ours: (theirs,) for ours, theirs in names.items()}, shapes)
+
+
+APPLE = Layout(
+    rules=(
+        (r"^stages\.2\.1\.norm$", "layer_3.1.global_rep.2"),  # after the transformer's layers, by their number
+        (r"^stages\.3\.1\.norm$", "layer_4.1.global_rep.4"),
+        (r"^stages\.4\.1\.norm$", "layer_5.1.global_rep.3"),
+        (r"\.(conv|norm)$", r".block.\1"),
+        (r"^stem", "conv_1"),
+        (r"^head_conv", "conv_1x1_exp"),
+        (r"^stages\.0", "layer_1"),
+        (r"^stages\.1", "layer_2"),
+        (r"^stages\.2", "layer_3"),
+        (r"^stages\.3", "layer_4"),
+        (r"^stages\.4", "layer_5"),
+        (r"\.expand\.", ".block.exp_1x1."),
+        (r"\.depthwise\.", ".block.conv_3x3."),
+        (r"\.project\.", ".block.red_1x1."),
+        (r"\.local\.", ".local_rep.conv_3x3."),
+        (r"\.proj_in\.", ".local_rep.conv_1x1."),
+        (r"\.proj_out\.", ".conv_proj."),
+        (r"\.transformer\.", ".global_rep."),
+        (r"\.norm1$", ".pre_norm_mha.0"),
+        (r"\.attn\.qkv$", ".pre_norm_mha.1.qkv_proj"),
+        (r"\.attn\.proj$", ".pre_norm_mha.1.out_proj"),
+        (r"\.norm2$", ".pre_norm_ffn.0"),
+        (r"\.fc1$", ".pre_norm_ffn.1"),
+        (r"\.fc2$", ".pre_norm_ffn.4"),
+    ),
+    heads={
+        "classification": Head("", {"classifier": ("classifier.fc",)}),
+        "segmentation": name_deeplab(
+            "encoder.",
+            "seg_head.aspp.aspp_layer",
+            "aspp_pool.conv_1x1",
+            ("block.conv", "block.norm"),
+            ("seg_head.classifier.classifier.block.conv", "seg_head.classifier.block.conv"),
+            ("seg_head.aux_head.aux_projection", "seg_head.aux_head.aux_classifier.block.conv"),
+            ("seg_head.aux_head.0", "seg_head.aux_head.2.block.conv"),
+        ),
+        "detection": _name_ssdlite("encoder."),
+    },
+)

@@ -1,0 +1,22 @@
+"""The names of timm."""
+
+from kornia_mvit.weights.layouts.rules import Head, Layout
+
+__all__ = ["TIMM"]
+
+TIMM = Layout(
+    rules=(
+        (r"\.proj_in\.conv$", ".conv_1x1"),  # a convolution, which has a normalisation in one variant
+        (r"\.proj_in\.norm$", ".conv_1x1.bn"),
+        (r"(stem|head_conv|expand|depthwise|project|local|proj_out|fusion)\.norm$", r"\1.bn"),
+        (r"^head_conv", "final_conv"),
+        (r"\.expand\.", ".conv1_1x1."),
+        (r"\.depthwise\.", ".conv2_kxk."),
+        (r"\.project\.", ".conv3_1x1."),
+        (r"\.local\.", ".conv_kxk."),
+        (r"\.proj_out\.", ".conv_proj."),
+        (r"\.fusion\.", ".conv_fusion."),
+        (r"\.fc(\d)$", r".mlp.fc\1"),
+    ),
+    heads={"classification": Head("", {"classifier": ("head.fc",)})},
+)
