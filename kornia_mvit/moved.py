@@ -37,6 +37,7 @@ MOVED = {
     "models.optimize": "inference.engines.optimize",
     "training.detection_metrics": "evaluation.coco",
     "training.evaluation": "evaluation.classification",
+    "training.tasks": "training.classification",
     "visualize": "draw.images",
 }
 

@@ -36,10 +36,10 @@ _OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not wh
     "iou_threshold",
     "max_detections",
     "per_class",
-    "raw_weights",
     "score_threshold",
     "stride",
     "tta",
+    "use_ema_weights",
     "window",
 }
 _OF_NETWORK = {"mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels"}
@@ -338,12 +338,15 @@ def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
     Raises:
         CheckpointError: if the settings are no plain values of the class's arguments.
     """
+    from kornia_mvit.training.settings import present_settings
     from kornia_mvit.weights.files import read_checkpoint
     from kornia_mvit.weights.settings import check_counts, plain_settings
 
     module, _, name = model.class_path.rpartition(".")
     checkpoint = read_checkpoint(path, whole=True)
-    settings = plain_settings(getattr(import_module(module), name), checkpoint.get("hyper_parameters"), path)
+    owner = getattr(import_module(module), name)
+    asked = asked | {getattr(owner, "renamed", {}).get(one, one) for one in asked}
+    settings = plain_settings(owner, present_settings(owner, checkpoint.get("hyper_parameters")), path)
     if settings:
         check_counts(settings, checkpoint.get("state_dict"), path)
     for name, value in settings.items():
@@ -474,7 +477,7 @@ _FIT_OPTIONS = {
 }
 _EVALUATION_OPTIONS = {
     "--model.tta flip": "test-time augmentation",
-    "--model.raw_weights true": "the raw weights, not their average",
+    "--model.use_ema_weights false": "the trained weights, not their average",
     "--model.per_class true": "the accuracy, or IoU, of each class too",
 }
 _MORE_HELP = {
