@@ -39,7 +39,7 @@ _FLAGS = ("prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_data
 
 def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
     """Return the Trainer that a module is attached to, or None."""
-    return cast("pl.Trainer | None", module._trainer)
+    return module._trainer
 
 
 def own_callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

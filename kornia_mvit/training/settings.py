@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 
 from torch import nn
 
@@ -88,7 +88,7 @@ class TaskSettings:
             value = getattr(self, old)
             if value is None:
                 continue
-            warnings.warn(f"{old} is now {new}; the old name is removed in 0.3", DeprecationWarning, stacklevel=5)
+            warnings.warn(f"{old} is now {new}; the old name is removed in 0.3", DeprecationWarning, stacklevel=6)
             setattr(self, old, None)
             if getattr(self, new) == defaults[new]:
                 setattr(self, new, present_value(old, value))
@@ -140,6 +140,6 @@ def accepts(
         described.__signature__ = Signature([this, *arguments], return_annotation=None)
         described.__annotations__ = {argument.name: argument.annotation for argument in arguments} | {"return": None}
         vars(record)["__init__"].__qualname__ = build.__qualname__  # which errors about arguments name
-        return construct
+        return cast(Callable[Concatenate[Task, P], None], construct)
 
     return decorate
