@@ -40,7 +40,7 @@ def evaluate(checkpoint: Path, root: str, raw: bool, tta: str | None) -> dict[st
     # A run without an average has one kind of weights.
     if raw and "current_model_state" not in torch.load(checkpoint, weights_only=True, map_location="cpu"):
         return {}
-    task = ClassificationTask.load_from_checkpoint(checkpoint, raw_weights=raw, tta=tta, weights_only=True)
+    task = ClassificationTask.load_from_checkpoint(checkpoint, use_ema_weights=not raw, tta=tta, weights_only=True)
     look = Right()
     run = pl.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False, callbacks=[look, EMA()])
     data = FolderData(root, num_workers=0)

@@ -164,7 +164,7 @@ draw_batch(few, data.class_names, columns=20, cell=48)
 #
 # `train_backbone=False` leaves the backbone as it is, its batch statistics too. `freeze_epochs` lets the new head find
 # its place before anything else moves; after that `layer_decay` slows each layer down by a factor against the one after
-# it, and `head_factor` is how much faster the head learns. All are options of the command line as well, as in
+# it, and `head_lr_multiplier` is how much faster the head learns. All are options of the command line as well, as in
 # `kornia-mvit fit --config finetune`.
 
 # %%
@@ -174,7 +174,7 @@ ways = {
     "fine-tuning": {
         "weights": start,
         "learning_rate": 4e-3,
-        "head_factor": 5.0,
+        "head_lr_multiplier": 5.0,
         "layer_decay": 0.7,
         "freeze_epochs": 10,
     },
@@ -225,7 +225,7 @@ left.grid(alpha=0.3)
 # rates step by step: the head warms up alone, the others join it after ten epochs, and all fall along a cosine.
 
 # %%
-groups = parameter_groups(task.network, 4e-3, 0.01, head_factor=5.0, layer_decay=0.7)
+groups = parameter_groups(task.network, 4e-3, 0.01, head_lr_multiplier=5.0, layer_decay=0.7)
 rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
 layers = {next(iter(layer)): next(iter(layer.values())) for layer in find_layers(task.network)}
 names = [".".join(name.removeprefix("backbone.").split(".")[:2]) for name in layers]

@@ -85,9 +85,9 @@ task = SegmentationTask(
     policy_args={"short_side": (60, 100), "max_class_share": 1.0, "rotate": 10.0, "jitter": 0.2},
     output_stride=8,  # a finer map under the head than the default of 16
     aspp_channels=64,  # a narrower head than Apple's, for small data and little time
-    dropout=0.0,
+    head_dropout=0.0,
     learning_rate=4e-3,
-    head_factor=1.0,
+    head_lr_multiplier=1.0,
 )
 augmented, _ = task.pipeline.augment(few, seed=3)
 grey = augmented.image.mean(1, keepdim=True)

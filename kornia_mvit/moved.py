@@ -44,6 +44,7 @@ MOVED = {
     "training.report": "evaluation.report",
     "training.segmentation_evaluation": "evaluation.segmentation",
     "training.segmentation_report": "evaluation.report",
+    "training.tasks": "training.classification",
     "visualize": "draw.images",
     "weights.heads": "weights.layouts.heads",
 }

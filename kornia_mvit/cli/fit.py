@@ -145,7 +145,7 @@ _FIT_OPTIONS = {
 }
 _EVALUATION_OPTIONS = {
     "--model.tta flip": "test-time augmentation",
-    "--model.raw_weights true": "the raw weights, not their average",
+    "--model.use_ema_weights false": "the trained weights, not their average",
     "--model.per_class true": "the accuracy, or IoU, of each class too",
 }
 _MORE_HELP = {

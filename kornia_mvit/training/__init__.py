@@ -11,6 +11,7 @@ from kornia_mvit.evaluation.coco import CocoMetrics
 from kornia_mvit.evaluation.report import write_report
 from kornia_mvit.ops.intervals import wilson_interval
 from kornia_mvit.training.callbacks import EMA
+from kornia_mvit.training.classification import ClassificationTask
 from kornia_mvit.training.detection import DetectionTask
 from kornia_mvit.training.recipes import describe_recipe, find_recipe, list_recipes
 from kornia_mvit.training.reporting import CSVLog, LogPictures, Report
@@ -22,7 +23,6 @@ from kornia_mvit.training.resuming import (
     last_checkpoint,
 )
 from kornia_mvit.training.segmentation import SegmentationTask
-from kornia_mvit.training.tasks import ClassificationTask
 
 __all__ = [
     "EMA",

@@ -1,8 +1,9 @@
-"""What the tasks share: augmentation on the device, optimiser and schedule, and what a checkpoint says of itself."""
+"""The frame of all tasks: augmentation on the device, optimiser and schedule, evaluation, checkpoints."""
 
 import inspect
 import os
-import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -20,31 +21,86 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.seeds import multiscale_sizes
 from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.training.lightning_adapter import own_callbacks, trainer_of, transfer_in_module
 from kornia_mvit.training.loading import check_progress, class_names_of, confine_paths, load_task
 from kornia_mvit.training.networks import find_layers
 from kornia_mvit.training.optimization import parameter_groups, warmup_schedule
 from kornia_mvit.training.resuming import AtomicCheckpointIO
+from kornia_mvit.training.settings import TaskSettings
+from kornia_mvit.weights.cards import model_card
 from kornia_mvit.weights.checkpoints import CARD_KEY
 
-__all__ = ["ImageTask", "build_pipeline"]
+__all__ = ["ImageTask", "build_pipeline", "with_values_of"]
 
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 class ImageTask(pl.LightningModule):
-    """A network that learns from augmented batches.
+    """A network that learns from augmented batches. The base of the three tasks.
 
-    It reads its settings from ``self.hparams``, which its subclasses' arguments fill: ``learning_rate``,
-    ``weight_decay``, ``decay_norms``, ``head_factor``, ``layer_decay``, ``warmup_steps``, ``warmup_factor``,
-    ``final_factor``, ``train_backbone``, ``freeze_epochs``, ``freeze_norms``, ``compile``, ``channels_last``,
-    ``raw_weights`` and, where they have it, ``schedule``.
+    Batches are augmented on the device, after their transfer. A checkpoint carries the model's arguments, the class
+    names and the Preprocess, so that :func:`kornia_mvit.from_pretrained` needs nothing else. Precision, gradient
+    accumulation, gradient clipping and devices are the Trainer's.
+
+    A task has a record of its settings, a constructor that builds network and pipeline from it, ``training_step``,
+    ``predict_step`` and :meth:`evaluate_batch`, and :meth:`reset_scores` and :meth:`log_scores` where it has scores of
+    a whole epoch.
+
+    Args:
+        mode: size of the MobileViT that is built: ``'xxs'``, ``'xs'`` or ``'s'``.
+        num_classes: number of classes, without background; on the command line it is taken from the data.
+        network: the network, in place of the one built from ``mode``.
+        weights: what training starts from: published weights by name, or a checkpoint of any layout.
+        pipeline: augmentation and Preprocess, in place of those built from the arguments below.
+        image_size: side in pixels of the images that the network sees.
+        policy: augmentation in training: the name of a policy in :mod:`kornia_mvit.augmentation.policies`.
+        policy_args: arguments of the policy, besides the size.
+        variant: see :class:`~kornia_mvit.MobileViT`.
+        backbone_dropout: the ``dropout`` of :class:`~kornia_mvit.MobileViT`.
+        drop_path: see :class:`~kornia_mvit.MobileViT`.
+        learning_rate: the highest learning rate, for the whole batch.
+        warmup_steps: steps in which the learning rate rises from ``warmup_factor`` of its highest value to the whole.
+        warmup_factor: share of the learning rate at the first step.
+        final_factor: share of the learning rate at the last step.
+        schedule: how the learning rate falls: ``'cosine'`` or ``'poly'``.
+        weight_decay: weight decay of AdamW.
+        decay_norms: whether weight decay applies to norms and biases too.
+        head_lr_multiplier: learning-rate multiplier of the head, which is all that is not the backbone.
+        layer_decay: factor on the learning rate from each layer to the one before it.
+        train_backbone: False freezes the backbone for the whole run, and trains the head alone: a linear probe.
+        freeze_epochs: epochs at the beginning in which the backbone is frozen.
+        freeze_norms: freeze the statistics of batch normalisation, as small batches need.
+        label_smoothing: share of a target that is spread over all classes.
+        tta: test-time augmentation in validation and test, such as ``'flip'``; see
+            :class:`~kornia_mvit.TestTimeAugmentation`.
+        use_ema_weights: evaluate the averaged weights of a checkpoint that has them, such as those of
+            :class:`~kornia_mvit.training.EMA`; False evaluates the weights that were trained.
+        per_class: log the score of each class in evaluation.
+        compile: compile the network.
+        channels_last: keep the channels of a pixel side by side, which is faster on most devices.
+        gradient_checkpointing: trade time for memory: true or 'stages', or 'activations', which costs little time.
+        dropout: the former name of ``backbone_dropout``, and in segmentation of ``head_dropout``, until 0.3.
+        head_factor: the former name of ``head_lr_multiplier``, until 0.3.
+        raw_weights: the former name of ``use_ema_weights``, with the opposite meaning, until 0.3.
+
+    Raises:
+        ValueError: without ``num_classes``; for unknown names; for arguments that exclude each other; if data and
+            checkpoint differ in their classes.
     """
 
     task_name = "classification"
-    prepares = True  # for evaluation; False where a step does, which then can bring predictions back
+    prepares = True  # whether evaluation gets preprocessed batches; else the task preprocesses, and maps results back
+    renamed: Mapping[str, str] = TaskSettings.renamed
     network: nn.Module
     pipeline: AugmentationPipeline
     class_names: tuple[str, ...] | None
+
+    def _begin(self, settings: TaskSettings) -> None:
+        """Start the module, and keep its settings for checkpoints and loggers."""
+        super().__init__()
+        unsaved = [*settings.unsaved, *settings.renamed]
+        self.save_hyperparameters(ignore=unsaved)  # arguments of a subclass, and what the command line adds
+        self.save_hyperparameters(settings.plain())
 
     def _adopt(self, network: nn.Module, pipeline: AugmentationPipeline) -> None:
         """Take network and pipeline, and do to the network what the settings say."""
@@ -74,7 +130,7 @@ class ImageTask(pl.LightningModule):
         return self.pipeline.preprocess
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give what the network gives for preprocessed images (B, C, H, W).
+        """Return the network's output for preprocessed images (B, C, H, W).
 
         Raises:
             ValueError: where a training batch has too few pixels for batch normalisation.
@@ -87,13 +143,13 @@ class ImageTask(pl.LightningModule):
             count, _, height, width = image.shape
             raise ValueError(
                 f"batch normalisation needs more than {count} image of {height}x{width} pixels in a training batch; "
-                "give more images, a larger batch_size or larger images"
+                "use more images, a larger batch_size or larger images"
             ) from error
         return out
 
     def tell_classes(self, name: str, known: int) -> None:
-        """Say over how many classes a mean is, where it is not over all, once for each number."""
-        count, trainer = self.hparams["num_classes"], self._trainer
+        """Print over how many classes a mean is, where it is not over all; once for each number."""
+        count, trainer = self.hparams["num_classes"], trainer_of(self)
         if known < count and not (trainer is not None and trainer.sanity_checking) and self._told.get(name) != known:
             rank_zero_info(f"{name} is the mean over {known} of {count} classes, those that were there")
         self._told[name] = known
@@ -103,13 +159,17 @@ class ImageTask(pl.LightningModule):
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
 
     def setup(self, stage: str) -> None:
-        """Take the class names from the data, and have checkpoints read as data, whatever the Trainer's default is."""
+        """Take the class names from the data, and let checkpoints be read as data, whatever the Trainer's default is.
+
+        Raises:
+            ValueError: for a precision that tasks do not support, and for data of another number of classes.
+        """
         strategy, precision = self.trainer.strategy, self.trainer.precision
         if precision not in _PRECISIONS:
-            raise ValueError(f"a task cannot compute in precision {precision!r}; give {', '.join(_PRECISIONS)}")
+            raise ValueError(f"a task does not support precision {precision!r}; use {', '.join(_PRECISIONS)}")
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
             strategy.checkpoint_io = AtomicCheckpointIO()
-        warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer` in `LightningModule`")
+        transfer_in_module(self.trainer)
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         if names is not None:
             if len(names) != self.hparams["num_classes"]:
@@ -133,13 +193,13 @@ class ImageTask(pl.LightningModule):
         return out
 
     def on_train_epoch_start(self) -> None:
-        """Begin the pipeline's draws of an epoch, and put to rest what is not to learn."""
+        """Start the pipeline's random numbers of an epoch, and freeze what does not learn in it."""
         self.pipeline.train()  # whatever was done with the task before
         self.pipeline.set_epoch(self.current_epoch)
-        self.rest()
+        self.freeze_modules()
 
-    def rest(self) -> None:
-        """Put into eval mode what does not learn in this epoch: norms whose statistics stay, a frozen backbone."""
+    def freeze_modules(self) -> None:
+        """Put into eval mode what does not learn in this epoch: batch normalisation, the backbone, or neither."""
         h = self.hparams
         self.network.train()
         if h["freeze_norms"]:
@@ -147,10 +207,14 @@ class ImageTask(pl.LightningModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         if not h["train_backbone"] or self.current_epoch < h["freeze_epochs"]:
-            _rest(self.network, {id(parameter) for parameter in find_layers(self.network)[-1].values()})
+            _freeze(self.network, {id(parameter) for parameter in find_layers(self.network)[-1].values()})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Give AdamW over the groups of :func:`parameter_groups`, and its schedule by steps."""
+        """Return AdamW over the groups of :func:`parameter_groups`, and its schedule by steps.
+
+        Raises:
+            ValueError: for a Trainer without a length, or that accumulates fewer batches than one.
+        """
         h = self.hparams
         if self.trainer.accumulate_grad_batches < 1:
             raise ValueError(f"accumulate_grad_batches {self.trainer.accumulate_grad_batches} is not at least 1")
@@ -160,7 +224,7 @@ class ImageTask(pl.LightningModule):
             self.network,
             h["learning_rate"],
             h["weight_decay"],
-            head_factor=h["head_factor"],
+            head_lr_multiplier=h["head_lr_multiplier"],
             layer_decay=h["layer_decay"],
             decay_norms=h["decay_norms"],
         )
@@ -174,27 +238,77 @@ class ImageTask(pl.LightningModule):
             first=h["warmup_factor"],
             last=h["final_factor"],
             frozen=round(total * min(1.0, h["freeze_epochs"] / epochs)),
-            shape=h.get("schedule", "cosine"),
+            shape=h["schedule"],
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    # ----------------------------------------------------------------------------------------------------- evaluation
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Log the loss, and return what :meth:`evaluate_batch` does."""
+        return self.evaluate_batch(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Log the loss, and return what :meth:`evaluate_batch` does."""
+        return self.evaluate_batch(batch, "test")
+
+    def evaluate_batch(self, batch: Batch, stage: str) -> dict[str, Any]:
+        """Log the loss of a batch, and update the scores of the epoch.
+
+        Args:
+            batch: of the validation or test data.
+            stage: ``'val'`` or ``'test'``, under which the values are logged.
+
+        Returns:
+            The ``loss`` and the predictions, which callbacks take.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no evaluation")
+
+    def reset_scores(self) -> None:
+        """Reset the scores that :meth:`log_scores` computes."""
+
+    def log_scores(self, stage: str) -> None:
+        """Log the scores of an epoch of evaluation, over all processes."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Reset the scores."""
+        self.reset_scores()
+
+    def on_test_epoch_start(self) -> None:
+        """Reset the scores."""
+        self.reset_scores()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores."""
+        self.log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores."""
+        self.log_scores("test")
+
+    # ---------------------------------------------------------------------------------------------------- checkpoints
+
     def card(self) -> dict[str, Any]:
-        """Say in plain data what a checkpoint holds."""
-        raise NotImplementedError(f"{type(self).__name__} has no card")
+        """Return, as plain data, a description of what a checkpoint holds."""
+        return model_card(self.network, self.class_names, self.preprocess, self.task_name)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say in the checkpoint what it holds."""
+        """Add the card to the checkpoint."""
         checkpoint[CARD_KEY] = self.card()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the class names of the checkpoint, unless the data say otherwise, and the weights that are asked for."""
-        trainer = self._trainer
+        """Take the checkpoint's class names, and those of its weights that the settings ask for.
+
+        Raises:
+            ValueError: for other classes than the data have, and for weights that the checkpoint does not hold.
+        """
+        trainer = trainer_of(self)
         if trainer is not None:
             check_progress(checkpoint, trainer)
-            confine_paths(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
-        if self.hparams["raw_weights"] and (trainer is None or not trainer.training):
+            confine_paths(checkpoint, own_callbacks(trainer))
+        if not self.hparams["use_ema_weights"] and (trainer is None or not trainer.training):
             if "current_model_state" not in checkpoint:
-                raise ValueError("the checkpoint has no raw weights beside its average; leave raw_weights off")
+                raise ValueError("the checkpoint has no raw weights beside its average; leave use_ema_weights on")
             checkpoint["state_dict"] = checkpoint["current_model_state"]
         names = class_names_of(checkpoint)
         if names is None:
@@ -238,14 +352,21 @@ class ImageTask(pl.LightningModule):
         return load_task(cls, checkpoint_path, map_location, hparams_file, strict, **kwargs)
 
 
-def _rest(module: nn.Module, head: set[int]) -> None:
-    """Put into eval mode all that has none of the head's parameters; what is wholly the head's keeps its dropout."""
+def _freeze(module: nn.Module, head: set[int]) -> None:
+    """Put into eval mode all modules without parameters of the head; the head's own stay in train mode."""
     own = [id(parameter) in head for parameter in module.parameters()]
     if not any(own):
         module.eval()
     elif not all(own):
         for child in module.children():
-            _rest(child, head)
+            _freeze(child, head)
+
+
+def with_values_of(preprocess: Preprocess, given: Preprocess | None) -> Preprocess:
+    """Return a Preprocess with the channel order, mean and std of another, if there is one."""
+    if given is None:
+        return preprocess
+    return replace(preprocess, channel_order=given.channel_order, mean=given.mean, std=given.std)
 
 
 def build_pipeline(
@@ -261,17 +382,17 @@ def build_pipeline(
 ) -> AugmentationPipeline:
     """Build a pipeline from a policy's name.
 
-    What it draws depends on Lightning's ``seed_everything``.
+    Its random numbers depend on Lightning's ``seed_everything``.
 
     Args:
         policy: one of :mod:`kornia_mvit.augmentation.policies`.
         policy_args: its arguments, besides the size.
         image_size: side in pixels of the result, or its height and width.
-        preprocess: what comes after it, and alone in evaluation.
-        multi_scale: least and greatest side in pixels and their number, of the sizes that each step draws from.
-        ignore_index: number of the pixels to ignore in masks.
+        preprocess: applied after the policy in training, and alone in evaluation.
+        multi_scale: smallest and largest side in pixels and number of the sizes that each step samples from.
+        ignore_index: value of the pixels to ignore in masks.
         min_box_visibility: share of a box that has to stay in view.
-        defaults: further arguments of the policy, taken where it has such and they are not given.
+        defaults: further arguments of the policy, used where the policy has them and ``policy_args`` does not.
 
     Raises:
         ValueError: for an unknown policy or argument.

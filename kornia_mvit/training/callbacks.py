@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 __all__ = ["EMA"]
@@ -33,14 +34,14 @@ class EMA(WeightAveraging):
         self.decay = decay
 
     def state_dict(self) -> dict[str, Any]:
-        """Keep what Lightning keeps, and the decay."""
+        """Return what Lightning keeps, and the decay."""
         return {**super().state_dict(), "decay": self.decay}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take up the average in training; evaluation has it already, in the checkpoint's ``state_dict``."""
-        if self._average_model is not None:
+        """Restore the average in training; evaluation has it already, in the checkpoint's ``state_dict``."""
+        if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
 

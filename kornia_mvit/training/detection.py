@@ -1,13 +1,13 @@
 """Detection: boxes of objects, learned from augmented images and measured in the pixels of the original ones."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.batch import Batch
 from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
 from kornia_mvit.inference.detection import Found, bring_back, predict_boxes
@@ -16,78 +16,81 @@ from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.ops.boxes import assign_targets
 from kornia_mvit.ops.losses import multibox_loss
 from kornia_mvit.preprocess import Preprocess
-from kornia_mvit.training.base import ImageTask, build_pipeline
+from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
 from kornia_mvit.training.networks import find_start
-from kornia_mvit.training.optimization import SHAPES
-from kornia_mvit.weights.cards import model_card
+from kornia_mvit.training.settings import Size, TaskSettings, accepts
 from kornia_mvit.weights.checkpoints import load_checkpoint
 
-__all__ = ["DetectionTask"]
+__all__ = ["DetectionSettings", "DetectionTask"]
 
-Size = int | tuple[int, int]
+
+@dataclass(kw_only=True)
+class DetectionSettings(TaskSettings):
+    """The settings of :class:`DetectionTask`, which documents them.
+
+    Raises:
+        ValueError: for shares and counts out of range, and unknown test-time augmentation.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        **TaskSettings.renamed,
+        "dropout": "backbone_dropout",
+        "negatives": "negative_ratio",
+    }
+
+    network: nn.Module | None = None
+    image_size: Size = 320
+    policy: str = "detection_train"
+    letterbox: bool = False
+    min_box_visibility: float = 0.3
+    negative_ratio: int = 3
+    score_threshold: float = 0.01
+    iou_threshold: float = 0.5
+    max_detections: int = 100
+    negatives: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        for name in ("score_threshold", "iou_threshold", "label_smoothing", "min_box_visibility"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)} is not in [0, 1]")
+        for name, least in (("num_classes", 1), ("max_detections", 1), ("negative_ratio", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} {getattr(self, name)} is not at least {least}")
+        if self.tta is not None:
+            find_transforms(self.tta)
 
 
 class DetectionTask(ImageTask):
     """Train SSDLite, with cross-entropy over hard negatives and smooth L1, AdamW, warm-up and cosine or poly.
 
-    Batches are augmented on the device, after their transfer. In evaluation they stay as they are stored: each image
-    goes through the Preprocess, and the boxes that are found come back through it into the pixels of the image's file,
-    where they are compared with the truth as COCO does.
-
-    Its checkpoints carry the model's arguments, the class names and the Preprocess, so that
-    :func:`kornia_mvit.from_pretrained` needs nothing else. Precision, gradient accumulation, clipping and devices are
-    the Trainer's.
+    In evaluation batches stay as they are stored: each image goes through the Preprocess, and the boxes that are found
+    are mapped back through it into the pixels of the image's file, where they are compared with the targets as COCO
+    does.
 
     Logged are ``loss`` and, in evaluation, ``map`` (over IoUs from 0.5 to 0.95), ``map_50``, ``map_75``, ``map_small``,
-    ``map_medium``, ``map_large`` and ``mar_100``, those for which there are truths; with ``per_class`` also
+    ``map_medium``, ``map_large`` and ``mar_100``, those for which there are targets; with ``per_class`` also
     ``ap/NAME``.
 
-    Args:
-        mode: size of the MobileViT under the SSDLite that is built: ``'xxs'``, ``'xs'`` or ``'s'``.
-        num_classes: number of classes of objects, background not counted; on the command line it is taken from the
-            data.
-        network: a :class:`~kornia_mvit.SSDLite` of ``num_classes + 1``, in place of the one built from ``mode``.
-        weights: what training starts from: published weights by name, or a checkpoint of any layout. One for detection
-            gives all but the classifiers, one for classification the backbone. Their size, channel order, mean and std
-            are taken.
-        pipeline: augmentation and Preprocess, in place of the one built from the arguments below.
-        image_size: side in pixels of the network's input, or its height and width. Apple's is 320.
-        letterbox: keep the aspect of images in evaluation and leave the rest of the input black, in place of
-            stretching them.
-        policy: augmentation in training, one of :mod:`kornia_mvit.augmentation.policies`.
-        policy_args: its arguments, besides the size.
-        min_box_visibility: share of a box that an augmented image has to show, for the box to stay.
-        variant: see :class:`~kornia_mvit.MobileViT`.
-        dropout: the ``dropout`` of :class:`~kornia_mvit.MobileViT`.
-        drop_path: see :class:`~kornia_mvit.MobileViT`.
-        learning_rate: the peak, for the whole batch.
-        warmup_steps: steps from ``warmup_factor`` of the learning rate to the whole.
-        warmup_factor: share of the learning rate at the first step.
-        final_factor: share of the learning rate at the last step.
-        schedule: how the rate falls: ``'cosine'`` or ``'poly'``.
-        weight_decay: of AdamW.
-        decay_norms: whether norms and biases decay too.
-        head_factor: times the learning rate, for all that is not the backbone.
-        layer_decay: factor on the learning rate from each layer to the one before it.
-        train_backbone: False trains the head alone.
-        freeze_epochs: epochs at the beginning in which the head alone learns.
-        freeze_norms: leave the statistics of batch normalisation as they are, as small batches need.
-        label_smoothing: share of a target that is spread over all classes.
-        negatives: how many anchors without an object count for each with one.
-        score_threshold: boxes of lower scores are left out in evaluation.
-        iou_threshold: boxes of a class that overlap a better one by more are left out.
-        max_detections: boxes of an image at most, the best; COCO counts 100.
-        tta: test-time augmentation of validation and test, such as ``'flip'`` or ``'flip+scale'``, merged by
-            weighted fusion; see :class:`~kornia_mvit.TestTimeAugmentation`.
-        raw_weights: evaluate a checkpoint's raw weights, not their average.
-        per_class: log the average precision of each class in evaluation.
-        compile: compile the network.
-        channels_last: keep the channels of a pixel side by side, which is faster on most devices.
-        gradient_checkpointing: trade time for memory: true or 'stages', or 'activations', which costs little time.
+    Arguments that are not listed here are those of :class:`~kornia_mvit.training.base.ImageTask`.
 
-    Raises:
-        ValueError: without ``num_classes``; for unknown names; for arguments that exclude each other; if data and
-            checkpoint differ in their classes.
+    Args:
+        network: a :class:`~kornia_mvit.SSDLite` of ``num_classes + 1``, in place of the one built from ``mode``.
+        weights: what training starts from: published weights by name, or a checkpoint of any layout. All but the
+            classifiers of a detector is used, and the backbone of a classifier; and its size, channel order, mean and
+            std.
+        image_size: side in pixels of the network's input, or its height and width. Apple's is 320.
+        letterbox: keep the aspect ratio of images in evaluation and leave the rest of the input black, instead of
+            stretching them.
+        min_box_visibility: share of a box that an augmented image has to show, for the box to stay.
+        negative_ratio: negative-to-positive ratio: anchors without an object in the loss for each with one.
+        score_threshold: boxes of lower scores are left out in evaluation.
+        iou_threshold: boxes of a class that overlap one of a higher score by more are left out.
+        max_detections: the most boxes of an image, those of the highest scores; COCO counts 100.
+        tta: test-time augmentation in validation and test, such as ``'flip'`` or ``'flip+scale'``, merged by
+            weighted fusion; see :class:`~kornia_mvit.TestTimeAugmentation`.
+        negatives: the former name of ``negative_ratio``, until 0.3.
 
     Example:
         >>> task = DetectionTask('xxs', num_classes=3, image_size=64)
@@ -98,69 +101,29 @@ class DetectionTask(ImageTask):
 
     task_name = "detection"
     prepares = False
+    renamed = DetectionSettings.renamed
 
-    def __init__(
-        self,
-        mode: str = "xxs",
-        num_classes: int | None = None,
-        *,
-        network: nn.Module | None = None,
-        weights: str | None = None,
-        pipeline: AugmentationPipeline | None = None,
-        image_size: Size = 320,
-        letterbox: bool = False,
-        policy: str = "detection_train",
-        policy_args: dict[str, Any] | None = None,
-        min_box_visibility: float = 0.3,
-        variant: str = "apple",
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        learning_rate: float = 9e-4,
-        warmup_steps: int = 500,
-        warmup_factor: float = 0.1,
-        final_factor: float = 0.01,
-        schedule: str = "cosine",
-        weight_decay: float = 0.01,
-        decay_norms: bool = True,
-        head_factor: float = 1.0,
-        layer_decay: float = 1.0,
-        train_backbone: bool = True,
-        freeze_epochs: int = 0,
-        freeze_norms: bool = False,
-        label_smoothing: float = 0.0,
-        negatives: int = 3,
-        score_threshold: float = 0.01,
-        iou_threshold: float = 0.5,
-        max_detections: int = 100,
-        tta: str | None = None,
-        raw_weights: bool = False,
-        per_class: bool = False,
-        compile: bool = False,
-        channels_last: bool = True,
-        gradient_checkpointing: bool | str = False,
-    ) -> None:
-        super().__init__()
-        if num_classes is None:
-            raise ValueError("num_classes is missing; give the number of classes, such as data.num_classes")
-        self.save_hyperparameters(ignore=["network", "pipeline"])
-        if isinstance(image_size, tuple):  # tuples become lists, which are plain data
-            self.hparams["image_size"] = list(image_size)
-        self._check()
-        size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-        preprocess = Preprocess(size, letterbox=letterbox)
-        if network is not None and weights is not None:
-            raise ValueError("weights go into the network built from mode; give network or weights, not both")
+    @accepts(DetectionSettings)
+    def __init__(self, settings: DetectionSettings) -> None:
+        self._begin(settings)
+        classes, size = cast(int, settings.num_classes), settings.image_size
+        network, given = settings.network, None
         if network is None:
-            network, given = _ssdlite(self.hparams, weights)
-            if given is not None:
-                preprocess = replace(preprocess, **{k: getattr(given, k) for k in ("channel_order", "mean", "std")})
-        elif getattr(network, "num_classes", num_classes + 1) != num_classes + 1:
+            network, given = _ssdlite(self.hparams, settings.weights)
+        elif getattr(network, "num_classes", classes + 1) != classes + 1:
             raise ValueError(
-                f"the network has {getattr(network, 'num_classes', None)} classes; {num_classes} classes of objects "
-                f"and the background are {num_classes + 1}"
+                f"the network has {getattr(network, 'num_classes', None)} classes; {classes} classes of objects "
+                f"and the background are {classes + 1}"
             )
-        pipeline = pipeline or build_pipeline(
-            policy, policy_args, image_size, preprocess, min_box_visibility=min_box_visibility
+        preprocess = Preprocess(
+            (size, size) if isinstance(size, int) else (size[0], size[1]), letterbox=settings.letterbox
+        )
+        pipeline = settings.pipeline or build_pipeline(
+            settings.policy,
+            settings.policy_args,
+            size,
+            with_values_of(preprocess, given),
+            min_box_visibility=settings.min_box_visibility,
         )
         if pipeline.preprocess.output_size is None:
             raise ValueError(
@@ -170,21 +133,8 @@ class DetectionTask(ImageTask):
         self._adopt(network, pipeline)
         self.coco: CocoMetrics | None = None
 
-    def _check(self) -> None:
-        h = self.hparams
-        if h["schedule"] not in SHAPES:
-            raise ValueError(f"unknown schedule {h['schedule']!r}; available: {', '.join(map(repr, SHAPES))}")
-        for name in ("score_threshold", "iou_threshold", "label_smoothing", "min_box_visibility"):
-            if not 0 <= h[name] <= 1:
-                raise ValueError(f"{name} {h[name]} is not in [0, 1]")
-        for name, least in (("num_classes", 1), ("max_detections", 1), ("negatives", 0)):
-            if h[name] < least:
-                raise ValueError(f"{name} {h[name]} is not at least {least}")
-        if h["tta"] is not None:
-            find_transforms(h["tta"])
-
     def setup(self, stage: str) -> None:
-        """Take the class names from the data, and prepare to count."""
+        """Take the class names from the data, and prepare the scores."""
         super().setup(stage)
         names = self.class_names or tuple(map(str, range(self.hparams["num_classes"])))
         self.coco = CocoMetrics(names).to(self.device)
@@ -192,7 +142,7 @@ class DetectionTask(ImageTask):
     # ------------------------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Give the loss of an augmented batch."""
+        """Return the loss of an augmented batch."""
         classes, boxes = self.loss(batch)
         log = partial(self.log, on_step=False, on_epoch=True, batch_size=len(batch))
         log("train/class_loss", classes)
@@ -201,7 +151,7 @@ class DetectionTask(ImageTask):
         return classes + boxes
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give the losses of classes and of boxes of an augmented or preprocessed batch.
+        """Return the losses of classes and of boxes of an augmented or preprocessed batch.
 
         Raises:
             ValueError: for a batch without boxes.
@@ -210,7 +160,7 @@ class DetectionTask(ImageTask):
         return self._loss(logits, deltas, batch)
 
     def _loss(self, logits: Tensor, deltas: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Give the losses of classes and of boxes of what the network says of a batch of that size."""
+        """Return the losses of classes and of boxes of the network's output for a batch."""
         if batch.boxes is None or batch.box_label is None:
             raise ValueError("detection needs boxes; this batch has none")
         h, (height, width) = self.hparams, batch.image.shape[-2:]
@@ -221,7 +171,7 @@ class DetectionTask(ImageTask):
         labels = torch.where(labels >= 0, labels + 1, labels)
         targets = assign_targets(anchors, boxes, labels, batch.box_ignore)
         smoothing = h["label_smoothing"] if self.training else 0.0
-        loss = multibox_loss(logits, deltas, *targets, negative_ratio=h["negatives"], label_smoothing=smoothing)
+        loss = multibox_loss(logits, deltas, *targets, negative_ratio=h["negative_ratio"], label_smoothing=smoothing)
         return loss.classification, loss.regression
 
     # ----------------------------------------------------------------------------------------------------- evaluation
@@ -230,7 +180,7 @@ class DetectionTask(ImageTask):
         """Find the objects in preprocessed images (B, C, H, W), with test-time augmentation as the settings say.
 
         Returns:
-            For each image ``boxes`` (n, 4) in its pixels, ``scores`` and ``labels`` (n,), the best first.
+            For each image ``boxes`` (n, 4) in its pixels, ``scores`` and ``labels`` (n,), highest score first.
         """
         tta = self.hparams["tta"]
         found = self._detect(image) if tta is None else TestTimeAugmentation(self._detect, tta)(image)
@@ -253,31 +203,17 @@ class DetectionTask(ImageTask):
         )
         return [one._asdict() for one in found]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Log loss and count.
-
-        Gives ``loss``, and in ``detections`` for each image ``boxes`` (n, 4) in the pixels of its file, ``scores`` and
-        ``labels`` (n,).
-        """
-        return self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Do as :meth:`validation_step`."""
-        return self._evaluate(batch, "test")
-
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> list[Found]:
-        """Give for each image ``boxes`` (n, 4) in the pixels of its file, ``scores`` and ``labels`` (n,)."""
+        """Return for each image ``boxes`` (n, 4) in the pixels of its file, ``scores`` and ``labels`` (n,)."""
         return predict_boxes(self.detect, batch, self.pipeline)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of all images."""
-        self._log_scores("val")
+    def evaluate_batch(self, batch: Batch, stage: str) -> dict[str, Any]:
+        """Log the loss, and add the detections to the scores.
 
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of all images."""
-        self._log_scores("test")
-
-    def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
+        Returns:
+            ``loss``; ``detections``, for each image ``boxes`` (n, 4) in the pixels of its file, ``scores`` and
+            ``labels`` (n,); ``num_classes``.
+        """
         prepared, params = self.pipeline.prepare(batch)
         logits, deltas = self(prepared.image)
         classes, boxes = self._loss(logits, deltas, prepared)
@@ -292,7 +228,13 @@ class DetectionTask(ImageTask):
         self.log(f"{stage}/loss", loss, on_epoch=True, sync_dist=True, prog_bar=True, batch_size=len(batch))
         return {"loss": loss, "detections": found, "num_classes": self.hparams["num_classes"]}
 
-    def _log_scores(self, stage: str) -> None:
+    def reset_scores(self) -> None:
+        """Reset what COCO's metrics have collected."""
+        assert self.coco is not None
+        self.coco.reset()
+
+    def log_scores(self, stage: str) -> None:
+        """Log the average precisions of all images, and reset them."""
         assert self.coco is not None
         scores = self.coco.compute()
         self.tell_classes(f"{stage}/map", sum(name.startswith("ap/") for name in scores))
@@ -302,22 +244,18 @@ class DetectionTask(ImageTask):
                 if name == "map" or not value.isnan():
                     shown = name in ("map", "map_50")
                     self.log(f"{stage}/{name}", value.nan_to_num(0.0), prog_bar=shown, sync_dist=True)
-        self.coco.reset()
-
-    def card(self) -> dict[str, Any]:
-        """Say in plain data what a checkpoint holds."""
-        return model_card(self.network, self.class_names, self.preprocess, self.task_name)
+        self.reset_scores()  # the collected boxes need not stay in memory
 
 
 def _ssdlite(h: Any, weights: str | None) -> tuple[SSDLite, Preprocess | None]:
-    """Build the network of a task's settings, and give the Preprocess of the weights that it starts from."""
+    """Return the network of a task's settings, and the Preprocess of the weights that it starts from."""
     start, more = find_start(h, weights)
     if isinstance(start, SSDLite):
         more |= {"widths": start.widths, "aspect_ratios": start.aspect_ratios, "scales": start.scales}
     network = SSDLite(
         h["mode"],
         h["num_classes"] + 1,
-        backbone_dropout=h["dropout"],
+        backbone_dropout=h["backbone_dropout"],
         drop_path=h["drop_path"],
         variant=h["variant"],
         **more,

@@ -7,12 +7,13 @@ from typing import IO, Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.cloud_io import _load
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
 from torch import Tensor
 
 from kornia_mvit.parsing import cut
+from kornia_mvit.training.lightning_adapter import load_address
+from kornia_mvit.training.settings import present_settings
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
 from kornia_mvit.weights.settings import check_counts, check_data, plain_settings
 
@@ -37,7 +38,7 @@ def read_run(source: str | Path | IO[bytes], map_location: Any = None) -> dict[s
     """
     name = str(source) if isinstance(source, str | Path) else "the checkpoint"
     if not isinstance(source, str | Path) or "://" in name:
-        data = _load(source, map_location, weights_only=True)
+        data = load_address(source, map_location, weights_only=True)
     else:
         data = read_checkpoint(source, whole=True)  # for its errors
         if Path(source).suffix != ".safetensors":
@@ -56,7 +57,7 @@ def read_run(source: str | Path | IO[bytes], map_location: Any = None) -> dict[s
             )
         if int(written[1]) < 2:
             raise CheckpointError(
-                f"{name} is of Lightning {written[0]}; this package goes on from those of 2.0 or newer"
+                f"{name} is of Lightning {written[0]}; this package resumes from those of 2.0 or newer"
             )
     class_names_of(data, name)
     return data
@@ -91,7 +92,7 @@ def load_task(
             saved = load_hparams_from_tags_csv(hparams_file)
         else:
             saved = load_hparams_from_yaml(hparams_file, use_omegaconf=False)
-    settings = plain_settings(owner, saved, name)
+    settings = plain_settings(owner, present_settings(owner, saved), name)
     state = checkpoint.get("state_dict")
     check_counts({key: value for key, value in settings.items() if key not in arguments}, state, name)
     assert isinstance(state, dict)
@@ -128,7 +129,7 @@ def class_names_of(checkpoint: Mapping[str, Any], name: str = "the checkpoint") 
 
 
 def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
-    """See that what a checkpoint says of a run's progress is of the kind that Lightning's loops keep.
+    """Check that what a checkpoint says of a run's progress is of the kind that Lightning's loops keep.
 
     Args:
         checkpoint: what the file holds.
@@ -149,14 +150,14 @@ def check_progress(checkpoint: Mapping[str, Any], trainer: pl.Trainer) -> None:
 
 
 def _is_alike(given: object, own: object) -> bool:
-    """Say whether numbers and dictionaries stand where one's own do, as far as both have the places."""
+    """Return whether numbers and dictionaries stand where one's own do, as far as both have the places."""
     if isinstance(own, dict):
         return isinstance(given, dict) and all(_is_alike(given[name], own[name]) for name in own if name in given)
     return not isinstance(own, int) or isinstance(given, int)
 
 
 def confine_paths(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> None:
-    """Have a checkpoint's callbacks forget files outside the folders that this run writes checkpoints to.
+    """Let a checkpoint's callbacks forget files outside the folders that this run writes checkpoints to.
 
     Lightning's ModelCheckpoint keeps the names of its files in the checkpoint, and removes these files later on.
 
@@ -182,7 +183,7 @@ def confine_paths(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) 
 
 
 def _is_own(path: object, folders: Iterable[str]) -> bool:
-    """Say whether a path is that of a checkpoint in one of the folders."""
+    """Return whether a path is that of a checkpoint in one of the folders."""
     if not isinstance(path, str) or not path.isprintable() or Path(path).suffix != ModelCheckpoint.FILE_EXTENSION:
         return False
     for folder in folders:

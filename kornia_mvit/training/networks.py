@@ -1,4 +1,4 @@
-"""Networks, what they start from, and teachers, by name, and the order of a network's layers."""
+"""Networks by name, the weights they start from, teachers, and the order of a network's layers."""
 
 from collections.abc import Iterator, MutableMapping
 from copy import copy
@@ -52,10 +52,10 @@ def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
 
 
 class Teacher:
-    """A trained network whose answers another one learns from. It is no part of what is trained, averaged or saved.
+    """A trained network whose predictions another one learns from. It is not trained, averaged or saved.
 
     Args:
-        network: gives (B, K) logits.
+        network: returns (B, K) logits.
         preprocess: whose value part (channel order, mean, std) its images go through; sizes are the student's. The
             network's own when None, if it has one.
     """
@@ -70,22 +70,23 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, image: Tensor) -> Tensor:
-        """Give logits (B, K) of images (B, C, H, W) in [0, 1], on the device they are on."""
+        """Return logits (B, K) of images (B, C, H, W) in [0, 1], on the device they are on."""
         self.network.to(image.device)
         logits: Tensor = self.network(self.preprocess.values(image))
         return logits
 
 
 def find_teacher(teacher: nn.Module | str, num_classes: int) -> Teacher:
-    """Give a teacher: a module that takes what the student takes, or a name.
+    """Return a teacher, from a module or a name.
 
     Args:
-        teacher: a module; a checkpoint that ``fit`` wrote, of MobileViT or a network of timm's; ``'timm:NAME'`` for one
-            of timm's with its published weights; or what :func:`kornia_mvit.from_pretrained` takes.
+        teacher: a module that takes the images of the student; a checkpoint that ``fit`` wrote, of MobileViT or a
+            network of timm; ``'timm:NAME'`` for one of timm with its published weights; or what
+            :func:`kornia_mvit.from_pretrained` takes.
         num_classes: number of classes.
 
     Raises:
-        ValueError: if it gives another number of classes.
+        ValueError: if it has another number of classes.
     """
     if isinstance(teacher, str) and teacher.startswith(_TIMM):
         found = _published(teacher)
@@ -95,19 +96,19 @@ def find_teacher(teacher: nn.Module | str, num_classes: int) -> Teacher:
         found = Teacher(teacher)
     classes = getattr(found.network, "num_classes", num_classes)
     if classes != num_classes:
-        raise ValueError(f"the teacher tells {classes} classes apart, the task {num_classes}; they have to be the same")
+        raise ValueError(f"the teacher has {classes} classes, the task {num_classes}; they have to be the same")
     return found
 
 
 def _published(name: str) -> Teacher:
-    """Give a network of timm with its published weights, and so with the classes that these know."""
+    """Return a network of timm with its published weights, and with their classes."""
     config = cast(dict[str, Any], timm_network(name, 0).pretrained_cfg)
     network = timm_network(name, int(config["num_classes"]), pretrained=True)
     return Teacher(network, Preprocess(size=None, mean=config["mean"], std=config["std"]))
 
 
 def _fitted(path: Path) -> Teacher | None:
-    """Give the network of timm in a checkpoint that ``fit`` wrote; None where it holds none."""
+    """Return the network of timm in a checkpoint that ``fit`` wrote; None where it holds none."""
     data = read_checkpoint(path) if path.suffix == ".ckpt" else {}
     saved = data.get("hyper_parameters")
     if not isinstance(saved, dict) or saved.get("network") is None:
@@ -131,7 +132,7 @@ def _fitted(path: Path) -> Teacher | None:
 
 
 class _Named:
-    """The settings of a checkpoint that say which network of timm's it holds."""
+    """The settings of a checkpoint that name its network of timm."""
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
-"""What is learned at which rate: groups of parameters, and the schedule."""
+"""Which parameters learn at which rate: parameter groups, and the schedule."""
 
 import math
+import warnings
 from functools import partial
 from typing import Any
 
@@ -20,9 +21,10 @@ def parameter_groups(
     learning_rate: float,
     weight_decay: float,
     *,
-    head_factor: float = 1.0,
+    head_lr_multiplier: float = 1.0,
     layer_decay: float = 1.0,
     decay_norms: bool = True,
+    head_factor: float | None = None,
 ) -> list[dict[str, Any]]:
     """Sort a network's parameters by learning rate and weight decay, as PyTorch's optimisers take them.
 
@@ -31,9 +33,10 @@ def parameter_groups(
             that need no gradient are left out.
         learning_rate: of the last layer before the head.
         weight_decay: of what decays.
-        head_factor: times the learning rate, for the head.
+        head_lr_multiplier: learning-rate multiplier of the head.
         layer_decay: factor on the learning rate from each layer to the one before it.
         decay_norms: whether norms, biases and other parameters of fewer than two dimensions decay too.
+        head_factor: the former name of ``head_lr_multiplier``, until 0.3.
 
     Returns:
         Groups with ``params``, ``lr``, ``weight_decay`` and ``head``, whether it is the head's.
@@ -43,16 +46,21 @@ def parameter_groups(
 
     Example:
         >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
-        >>> [group['lr'] for group in parameter_groups(network, 0.1, 0.01, head_factor=10.0)]
+        >>> [group['lr'] for group in parameter_groups(network, 0.1, 0.01, head_lr_multiplier=10.0)]
         [0.1, 1.0]
     """
-    if head_factor <= 0 or not 0 < layer_decay <= 1:
-        raise ValueError(f"head_factor {head_factor} is not positive, or layer_decay {layer_decay} not in (0, 1]")
+    if head_factor is not None:
+        warnings.warn("head_factor is now head_lr_multiplier; the old name is removed in 0.3", DeprecationWarning, 2)
+        head_lr_multiplier = head_factor
+    if head_lr_multiplier <= 0:
+        raise ValueError(f"head_lr_multiplier {head_lr_multiplier} is not positive")
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay {layer_decay} is not in (0, 1]")
     layers = find_layers(network)
     groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
     for depth, layer in enumerate(layers):
         head = depth == len(layers) - 1
-        rate = learning_rate * (head_factor if head else layer_decay ** (len(layers) - 2 - depth))
+        rate = learning_rate * (head_lr_multiplier if head else layer_decay ** (len(layers) - 2 - depth))
         for parameter in layer.values():
             if not parameter.requires_grad:
                 continue
@@ -74,7 +82,7 @@ def warmup_schedule(
     frozen: int = 0,
     shape: str = "cosine",
 ) -> LambdaLR:
-    """Give the schedule of :func:`learning_rate_factor`, with the backbone at rest for the first steps.
+    """Return the schedule of :func:`learning_rate_factor`, with a learning rate of 0 for the backbone at first.
 
     Args:
         optimizer: over :func:`parameter_groups`.

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from kornia_mvit.files import printable
 from kornia_mvit.option_errors import OptionError, describe_option_error
 from kornia_mvit.training import AtomicCheckpointIO, ExactResume, SaveOnSignal, find_recipe, last_checkpoint
+from kornia_mvit.training.settings import present_settings
 from kornia_mvit.weights.files import read_checkpoint
 from kornia_mvit.weights.settings import check_counts, plain_settings
 
@@ -33,10 +34,10 @@ _OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not wh
     "iou_threshold",
     "max_detections",
     "per_class",
-    "raw_weights",
     "score_threshold",
     "stride",
     "tta",
+    "use_ema_weights",
     "window",
 }
 _OF_NETWORK = {"mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels"}
@@ -243,7 +244,9 @@ def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
     """
     module, _, name = model.class_path.rpartition(".")
     checkpoint = read_checkpoint(path, whole=True)
-    settings = plain_settings(getattr(import_module(module), name), checkpoint.get("hyper_parameters"), path)
+    owner = getattr(import_module(module), name)
+    asked = asked | {getattr(owner, "renamed", {}).get(one, one) for one in asked}
+    settings = plain_settings(owner, present_settings(owner, checkpoint.get("hyper_parameters")), path)
     if settings:
         check_counts(settings, checkpoint.get("state_dict"), path)
     for name, value in settings.items():

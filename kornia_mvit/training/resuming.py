@@ -1,4 +1,4 @@
-"""What lets a run be stopped at any time and go on as if it had not been."""
+"""Stopping a run at any time, and resuming it as if it had not been stopped."""
 
 import io
 import random
@@ -17,7 +17,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
 
 from kornia_mvit.files import printable, sweep, write_whole
-from kornia_mvit.training.epochs import EpochMetrics, is_within_epoch, leave_finished_epoch, resume_averaging
+from kornia_mvit.training.lightning_adapter import (
+    EpochMetrics,
+    ends_step,
+    is_validation_due,
+    is_within_epoch,
+    leave_finished_epoch,
+    own_callbacks,
+    resume_averaging,
+)
 from kornia_mvit.training.loading import confine_paths, read_run
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 
@@ -33,7 +41,7 @@ class ExactResume(pl.Callback):
     These are the states of Python's, NumPy's and PyTorch's generators (CUDA's included) on every process, the training
     metrics of the epoch so far, and the place in the training data. Lightning 2.6 has a loader's state in its
     checkpoints, but passes over it wherever the number of steps was asked for before, as a learning-rate schedule does.
-    Lightning's ``StochasticWeightAveraging`` goes on in the middle of an epoch, too.
+    Lightning's ``StochasticWeightAveraging`` resumes in the middle of an epoch, too.
 
     A run that resumes with another number of processes starts its generators and the epoch's metrics from scratch, and
     says so.
@@ -64,8 +72,8 @@ class ExactResume(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the states, to set them when all is built, and see that no file elsewhere is taken for the run's own."""
-        confine_paths(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
+        """Keep the states until all is built, and check that the files it names are the run's own."""
+        confine_paths(checkpoint, own_callbacks(trainer))
         self._loaded = checkpoint.get(_STATE)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -104,7 +112,7 @@ class ExactResume(pl.Callback):
         if len(states) != trainer.world_size:
             rank_zero_warn(
                 f"the checkpoint has the random states of {len(states)} processes, this run has {trainer.world_size}; "
-                "dropout goes on with numbers of its own, and the metrics of this epoch begin here"
+                "dropout continues with other random numbers, and the metrics of this epoch start here"
             )
             return
         if metrics is not None:
@@ -113,7 +121,7 @@ class ExactResume(pl.Callback):
 
 
 def _loaders(trainer: pl.Trainer) -> list[Any]:
-    """Give the training loaders that have a state."""
+    """Return the training loaders that have a state."""
     loaders = trainer.train_dataloader
     flat = [] if loaders is None else CombinedLoader(loaders).flattened
     return [loader for loader in flat if hasattr(loader, "load_state_dict")]
@@ -170,7 +178,7 @@ class Stopped(SystemExit):
 
     Args:
         number: the signal.
-        checkpoint: the file that the run goes on from.
+        checkpoint: the file that the run resumes from.
     """
 
     def __init__(self, number: int, checkpoint: Path) -> None:
@@ -179,7 +187,7 @@ class Stopped(SystemExit):
         self.checkpoint = checkpoint
 
     def __str__(self) -> str:
-        return f"stopped by {self.signal.name}; everything is in {self.checkpoint}; --ckpt_path last goes on from it"
+        return f"stopped by {self.signal.name}; everything is in {self.checkpoint}; --ckpt_path last resumes from it"
 
 
 class _BetweenSteps(pl.Callback):
@@ -193,14 +201,14 @@ class _BetweenSteps(pl.Callback):
         self._step = 0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Look at the order of the callbacks."""
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        """Check the order of the callbacks."""
+        callbacks = own_callbacks(trainer)
         after = callbacks[callbacks.index(self) + 1 :]
         if late := [type(callback).__name__ for callback in after if isinstance(callback, WeightAveraging)]:
             raise ValueError(f"{type(self).__name__} comes before {late[0]} in callbacks; put it behind")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the run begins."""
+        """Note the step at which the run starts."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
@@ -210,17 +218,14 @@ class _BetweenSteps(pl.Callback):
 
         A step that validation follows is passed over: a run that resumes there would leave the validation out.
         """
-        loop = trainer.fit_loop
-        learns = not loop._skip_backward  # else Lightning's SWA passes over the data for batch normalisation alone
-        if trainer.global_step == self._step and learns:
+        if not ends_step(trainer, self._step):
             return
         self._step = trainer.global_step
-        fetcher: Any = loop._data_fetcher
-        if not trainer.is_last_batch and not loop.epoch_loop._should_check_val_fx(fetcher):
+        if not trainer.is_last_batch and not is_validation_due(trainer):
             self._between(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do it after the validation."""
+        """Do it after the validation of the epoch."""
         self._at_epoch_end(trainer)
 
     def _between(self, trainer: pl.Trainer) -> None:
@@ -231,7 +236,7 @@ class _BetweenSteps(pl.Callback):
 
 
 class LastCheckpoint(_BetweenSteps):
-    """Keep ``last.ckpt``, which a run goes on from, beside the other checkpoints.
+    """Keep ``last.ckpt``, which a run resumes from, beside the other checkpoints.
 
     It is written every so many steps, and at the end of each epoch after its validation; and once more before the next
     epoch, when callbacks that look at a metric, such as EarlyStopping, and schedules have taken the epoch in.
@@ -248,7 +253,7 @@ class LastCheckpoint(_BetweenSteps):
         self._written = 0  # step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the run begins."""
+        """Note the step at which the run starts."""
         super().on_train_start(trainer, pl_module)
         self._written = self._step
 
@@ -272,7 +277,7 @@ class LastCheckpoint(_BetweenSteps):
 class SaveOnSignal(_BetweenSteps):
     """Write ``last.ckpt`` on SIGTERM or SIGINT, and end with exit status 143 or 130.
 
-    The step that runs is finished first, and so is a validation, since checkpoints go on exactly from between steps.
+    The step that runs is finished first, and so is a validation, since a run resumes exactly only between two steps.
     A second SIGINT stops at once, without a checkpoint of its own. All processes of a distributed run stop at the same
     step, whichever of them was told.
     """
@@ -285,7 +290,7 @@ class SaveOnSignal(_BetweenSteps):
         self._group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen, in the place of Lightning's own handlers."""
+        """Set signal handlers, in place of Lightning's own."""
         super().on_train_start(trainer, pl_module)
         self._received = self._stopped = None
         if trainer.world_size > 1:  # on the CPU, so that no device is waited for at each step
@@ -368,7 +373,7 @@ def _save_last(trainer: pl.Trainer, before_epoch: bool = False) -> Path:
 
 
 def _folder(trainer: pl.Trainer) -> Path:
-    """Give the folder of a run's checkpoints."""
+    """Return the folder of a run's checkpoints."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
             return Path(callback.dirpath)
@@ -418,7 +423,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def last_checkpoint(folder: str | Path) -> Path | None:
-    """Find the newest whole checkpoint that a run can go on from, in a folder and those below it.
+    """Find the newest complete checkpoint that a run can resume from, in a folder and those below it.
 
     Args:
         folder: such as the trainer's ``default_root_dir``.

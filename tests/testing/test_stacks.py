@@ -90,7 +90,7 @@ class TestAugmentations:
                 if name in carriers[task]:
                     pipeline.augment(batch, seed=0)
                 else:
-                    with pytest.raises(ValueError, match="boxes|keypoints|mask"):
+                    with pytest.raises(ValueError, match=r"boxes|keypoints|mask"):
                         pipeline.augment(batch, seed=0)
 
     @pytest.mark.parametrize("name", OPERATIONS)

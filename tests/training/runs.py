@@ -35,7 +35,7 @@ def write_recipe(
     recipe = {
         "model": {
             "class_path": "kornia_mvit.training.ClassificationTask",
-            "init_args": {"mode": "xxs", "image_size": 32, "dropout": 0.1, "policy": "classification_strong"}
+            "init_args": {"mode": "xxs", "image_size": 32, "backbone_dropout": 0.1, "policy": "classification_strong"}
             | (model or {}),
         },
         "data": {

@@ -99,7 +99,7 @@ class TestDetectionTask:
             ({"tta": "spin"}, "unknown transforms spin"),
             ({"score_threshold": 2.0}, "score_threshold 2.0 is not in [0, 1]"),
             ({"max_detections": 0}, "max_detections 0 is not at least 1"),
-            ({"negatives": -1}, "negatives -1 is not at least 0"),
+            ({"negative_ratio": -1}, "negative_ratio -1 is not at least 0"),
             ({"network": SSDLite("xxs", 3)}, "has 3 classes; 3 classes of objects and the background are 4"),
             ({"network": SSDLite("xxs", 4), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"pipeline": AugmentationPipeline(preprocess=Preprocess(64))}, "leaves images of several sizes"),

@@ -40,7 +40,7 @@ def recorded(folder: Path, batch_size: int, trainer: dict, **arguments) -> Path:
     return write_recipe(
         folder,
         model={
-            "dropout": 0.0,
+            "backbone_dropout": 0.0,
             "policy": "classification_train",
             "policy_args": {"scale": [1.0, 1.0], "ratio": [1.0, 1.0], "flip": 0.0},
             "freeze_norms": True,

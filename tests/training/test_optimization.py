@@ -49,7 +49,7 @@ class TestParameterGroups:
     def test_rates_fall_towards_the_image(self, name):
         build, count, _ = NETWORKS[name]
         network = build()
-        groups = parameter_groups(network, 1.0, 0.1, head_factor=10.0, layer_decay=0.5, decay_norms=False)
+        groups = parameter_groups(network, 1.0, 0.1, head_lr_multiplier=10.0, layer_decay=0.5, decay_norms=False)
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
         assert len(rates) == len(list(network.parameters()))
         for depth, layer in enumerate(find_layers(network)):

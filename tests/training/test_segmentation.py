@@ -46,7 +46,7 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("segmentation")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        task = SegmentationTask(**SMALL, aux_weight=0.4, aux_channels=8, resize_size=32, dropout=0.0)
+        task = SegmentationTask(**SMALL, aux_weight=0.4, aux_channels=8, resize_size=32, head_dropout=0.0)
         run = trainer(folder, max_epochs=2, callbacks=[EMA(0.5)])
         run.fit(task, ShapeData())
     run.save_checkpoint(folder / "a.ckpt")
@@ -215,7 +215,7 @@ class TestSegmentationTask:
             def on_train_start(self, trainer, module):
                 rates.update({g["head"]: g["initial_lr"] for g in trainer.optimizers[0].param_groups})
 
-        task = SegmentationTask(**SMALL, learning_rate=1e-3, head_factor=10.0)
+        task = SegmentationTask(**SMALL, learning_rate=1e-3, head_lr_multiplier=10.0)
         trainer(tmp_path, max_steps=1, callbacks=[Look()], limit_val_batches=0).fit(task, ShapeData())
         assert rates == {False: 1e-3, True: pytest.approx(1e-2)}
 
@@ -252,7 +252,7 @@ class TestSegmentationTask:
 
     def test_resumes(self, fitted, tmp_path):
         _, _, path = fitted
-        task = SegmentationTask(**SMALL, aux_weight=0.4, aux_channels=8, resize_size=32, dropout=0.0)
+        task = SegmentationTask(**SMALL, aux_weight=0.4, aux_channels=8, resize_size=32, head_dropout=0.0)
         run = trainer(tmp_path, max_epochs=3, callbacks=[EMA(0.5)])
         run.fit(task, ShapeData(), ckpt_path=path, weights_only=True)
         assert run.current_epoch == 3
@@ -271,9 +271,9 @@ class TestSegmentationTask:
             "model.policy_args": "{short_side: [64, 64], max_class_share: 1.0, flip: 0.0}",
             "model.output_stride": 8,
             "model.aspp_channels": 64,
-            "model.dropout": 0.0,
+            "model.head_dropout": 0.0,
             "model.learning_rate": 2.0e-3,
-            "model.head_factor": 1.0,
+            "model.head_lr_multiplier": 1.0,
             "trainer.max_epochs": 260,
             "trainer.check_val_every_n_epoch": 260,
             "trainer.accelerator": "cpu",

@@ -52,7 +52,7 @@ def fitted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        task = ClassificationTask(num_classes=2, image_size=32, learning_rate=3e-3, dropout=0.1)
+        task = ClassificationTask(num_classes=2, image_size=32, learning_rate=3e-3, backbone_dropout=0.1)
         run = trainer(folder, max_epochs=2, callbacks=[EMA(0.9)])
         run.fit(task, Tones())
     raw = {name: value.clone() for name, value in task.state_dict().items()}
@@ -152,7 +152,7 @@ class TestClassificationTask:
             ({"num_classes": 2, "network": Tiny(), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"num_classes": 2, "network": Tiny(), "gradient_checkpointing": True}, "Tiny has no gradient checkpoint"),
             ({"num_classes": 2, "layer_decay": 0.5, "temperature": 0.0}, "temperature 0.0 not > 0"),
-            ({"num_classes": 3, "teacher": MobileViTClassifier(num_classes=2)}, "the teacher tells 2 classes apart"),
+            ({"num_classes": 3, "teacher": MobileViTClassifier(num_classes=2)}, "the teacher has 2 classes"),
         ],
     )
     def test_exception(self, arguments, message):
@@ -245,7 +245,7 @@ class TestClassificationTask:
     def test_resumes(self, fitted, tmp_path):
         """Raw weights, not the average, are what training goes on with."""
         _, _, path = fitted
-        task = ClassificationTask(num_classes=2, image_size=32, learning_rate=3e-3, dropout=0.1)
+        task = ClassificationTask(num_classes=2, image_size=32, learning_rate=3e-3, backbone_dropout=0.1)
         run = trainer(tmp_path, max_epochs=3, callbacks=[EMA(0.9)], limit_train_batches=1)
         starts = {}
 
@@ -271,7 +271,7 @@ class TestClassificationTask:
             image_size=64,
             head_dropout=0.1,
             drop_path=0.1,
-            head_factor=10.0,
+            head_lr_multiplier=10.0,
             layer_decay=0.8,
             decay_norms=False,
             freeze_norms=True,
@@ -308,7 +308,8 @@ class TestClassificationTask:
     def test_a_frozen_backbone_stays_as_it_is(self, tmp_path):
         """Its weights and its statistics, with and without an average; the classifier learns."""
         torch.manual_seed(0)
-        task = ClassificationTask(num_classes=2, image_size=32, train_backbone=False, dropout=0.5, learning_rate=0.1)
+        settings = {"train_backbone": False, "backbone_dropout": 0.5, "learning_rate": 0.1}
+        task = ClassificationTask(num_classes=2, image_size=32, **settings)
         before = {name: value.clone() for name, value in task.network.state_dict().items()}
         trainer(tmp_path, max_epochs=2).fit(task, Tones())
         changed = {name for name, value in task.network.state_dict().items() if not torch.equal(value, before[name])}
@@ -359,7 +360,7 @@ class TestClassificationTask:
         path = tmp_path / "checkpoints" / "last.ckpt"
         found = []
         for raw in (True, False):
-            task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, raw_weights=raw)
+            task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32, use_ema_weights=not raw)
             run = trainer(tmp_path, callbacks=[EMA(0.9)])
             run.validate(task, Tones(), ckpt_path=path, weights_only=True, verbose=False)
             found.append(task.network[-1].weight)

@@ -8,12 +8,12 @@ _FOLDER = Path(__file__).parent
 
 
 def list_recipes() -> list[str]:
-    """List the names of the recipes that come with the package."""
+    """Return the names of the recipes that come with the package."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def find_recipe(name: str) -> Path:
-    """Give the file of a recipe: one of the package by its name, or any file by its path.
+    """Return the file of a recipe: one of the package by its name, or any file by its path.
 
     Raises:
         ValueError: if there is neither.
@@ -27,7 +27,7 @@ def find_recipe(name: str) -> Path:
 
 
 def describe_recipe(name: str) -> str:
-    """Give the first sentence of a recipe, which says what it is for.
+    """Return the first sentence of a recipe, which says what it is for.
 
     Raises:
         ValueError: if there is no such recipe.

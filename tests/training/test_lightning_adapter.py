@@ -17,6 +17,7 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from kornia_mvit.training import EMA, ClassificationTask, ExactResume, LastCheckpoint, Report, SaveOnSignal
+from kornia_mvit.training.lightning_adapter import trainer_of
 from kornia_mvit.training.resuming import Stopped
 from kornia_mvit.weights.files import CheckpointError
 from tests.training.test_tasks import Tones, trainer
@@ -278,3 +279,33 @@ class TestDamagedState:
         fit, rates, _ = run(tmp_path, list, ckpt_path=tmp_path / "old.ckpt")
         assert len(rates) == 10
         assert fit.global_step == 12
+
+
+class TestContract:
+    """What ``lightning_adapter`` expects of pytorch-lightning; it was tried with 2.6.6, and torchmetrics 1.9.0."""
+
+    def test_names(self):
+        run = pl.Trainer(logger=False, enable_checkpointing=False)
+        loop, connector = run.fit_loop, run._logger_connector
+        assert callable(loop.epoch_loop._should_check_val_fx)
+        assert isinstance(loop._skip_backward, bool)
+        assert hasattr(loop, "_data_fetcher")
+        assert isinstance(loop.epoch_loop._results, dict)
+        assert isinstance(connector._callback_metrics, dict)
+        assert isinstance(connector._first_loop_iter, bool | None)
+        assert {"total", "current"} <= set(vars(loop.epoch_progress))
+        assert {"ready", "started", "processed", "completed"} <= set(vars(loop.epoch_progress.current))
+        assert StochasticWeightAveraging(swa_lrs=0.1)._scheduler_state is None
+        assert {"_defaults", "_update_count", "_computed"} <= set(vars(MulticlassAccuracy(2)))
+
+    def test_trainer_of(self):
+        module = pl.LightningModule()
+        assert trainer_of(module) is None
+        module.trainer = run = pl.Trainer(logger=False, enable_checkpointing=False)
+        assert trainer_of(module) is run
+
+    def test_leaves_filters_alone(self, tmp_path):
+        """A task's own hook beside a data module's is no matter for a warning, and no filter stays."""
+        before = list(warnings.filters)
+        trainer(tmp_path, fast_dev_run=1).fit(ClassificationTask(num_classes=2, network=Net(), image_size=32), Tones())
+        assert warnings.filters == before

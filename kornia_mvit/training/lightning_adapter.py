@@ -1,25 +1,78 @@
-"""What Lightning's checkpoints leave out of an epoch in its middle: its metrics so far, and the averaging of weights.
+"""Everything that the package uses of Lightning, and of its loop's metrics, without a promise by Lightning.
 
-All of it is kept as plain data. Much of it stands in private places of Lightning, which this file alone knows.
+Tried with pytorch-lightning 2.6.6 and torchmetrics 1.9.0; ``tests/training/test_lightning_adapter.py`` holds what is
+expected of them. It serves to keep in a checkpoint what Lightning leaves out in the middle of an epoch: the metrics so
+far, and the averaging of weights. All of it is kept as plain data.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.cloud_io import _load as load_address
 from pytorch_lightning.callbacks import StochasticWeightAveraging
 from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["EpochMetrics", "is_within_epoch", "leave_finished_epoch", "resume_averaging"]
+__all__ = [
+    "EpochMetrics",
+    "ends_step",
+    "is_validation_due",
+    "is_within_epoch",
+    "leave_finished_epoch",
+    "load_address",
+    "own_callbacks",
+    "resume_averaging",
+    "trainer_of",
+    "transfer_in_module",
+]
 
 _REDUCTIONS = {
     "mean": torch.mean, "sum": torch.sum, "max": torch.max, "min": torch.min,
     "python sum": sum, "python max": max, "python min": min,
 }  # fmt: skip
 _FLAGS = ("prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+
+
+def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
+    """Return the Trainer that a module is attached to, or None."""
+    return module._trainer
+
+
+def own_callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Return the callbacks of a Trainer, in their order."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    return callbacks
+
+
+def transfer_in_module(trainer: pl.Trainer) -> None:
+    """Let a task's ``on_after_batch_transfer`` stand beside a data module's, without Lightning's warning.
+
+    Lightning warns once in a process, with the first batch. Here it does so early, where the warning is not shown.
+    """
+    hooks = trainer._data_connector._datahook_selector
+    if hooks is not None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer` in `LightningModule`")
+            hooks.get_instance("on_after_batch_transfer")
+
+
+def ends_step(trainer: pl.Trainer, before: int) -> bool:
+    """Return whether the batch that ended took a step of the optimiser since the step of a given number.
+
+    In its last pass Lightning's StochasticWeightAveraging takes none, and passes over the data for batch normalisation
+    alone: there each batch counts.
+    """
+    return trainer.global_step != before or trainer.fit_loop._skip_backward
+
+
+def is_validation_due(trainer: pl.Trainer) -> bool:
+    """Return whether validation follows the batch that ended."""
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    return bool(trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher))
 
 
 def is_within_epoch(trainer: pl.Trainer) -> bool:
@@ -29,9 +82,9 @@ def is_within_epoch(trainer: pl.Trainer) -> bool:
 
 
 def leave_finished_epoch(trainer: pl.Trainer) -> None:
-    """Have a run that resumes between epochs begin the next one.
+    """Let a run that resumes between two epochs start the next one.
 
-    With ``max_steps`` Lightning takes up the finished one, and leaves out the next or runs it under a wrong number.
+    With ``max_steps`` Lightning resumes the finished one, and leaves out the next or runs it under a wrong number.
     """
     trainer.fit_loop.epoch_loop.restarting = False
     progress: Any = trainer.fit_loop.epoch_progress
@@ -44,7 +97,7 @@ def leave_finished_epoch(trainer: pl.Trainer) -> None:
 class EpochMetrics:
     """The training metrics of the epoch that runs: what was logged with ``self.log``, and torchmetrics' own sums.
 
-    Metrics of the validation, which begins anew, are left out.
+    Metrics of the validation, which starts again, are left out.
     """
 
     def __init__(self) -> None:
@@ -87,7 +140,7 @@ class EpochMetrics:
         return state
 
     def load_state_dict(self, trainer: pl.Trainer, module: pl.LightningModule, state: Mapping[str, Any]) -> None:
-        """Take the metrics up, once the training is about to go on.
+        """Restore the metrics, once the training is about to resume.
 
         Raises:
             ValueError: if the state is not one of this run's metrics, saying which.
@@ -105,7 +158,7 @@ class EpochMetrics:
                 item = _new_result(trainer, metrics, saved)
                 if item is not None:
                     trainer.fit_loop.epoch_loop._results[saved["key"]] = item
-            connector._first_loop_iter = False  # or the next logging would begin the sums anew
+            connector._first_loop_iter = False  # or the next logging would reset the sums
         self._trained, self._counts = set(state["metrics"]), _counts(module)
 
 
@@ -151,7 +204,7 @@ def _logged(key: str, item: _ResultMetric) -> dict[str, Any]:
 
 
 def _new_result(trainer: pl.Trainer, metrics: Mapping[str, Metric], saved: Mapping[str, Any]) -> _ResultMetric | None:
-    """Return the entry that Lightning's log would have made; None of a metric that the task has no more."""
+    """Return the entry that Lightning's log would have made; None for a metric that the task no longer has."""
     words = {name: saved[name] for name in ("key", "fx", "name")}
     flags = {name: saved[name] for name in (*_FLAGS, "sync", "rank_zero_only")}
     index, attribute, values = saved["dataloader_idx"], saved["metric"], saved["values"]
@@ -201,14 +254,13 @@ def _set_values(metric: Metric, saved: Mapping[str, Any], name: str) -> None:
 
 
 def resume_averaging(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-    """Have Lightning's StochasticWeightAveraging go on where a checkpoint left it.
+    """Let Lightning's StochasticWeightAveraging resume where a checkpoint left it.
 
-    By itself it takes up its schedule at the start of the next epoch, and so leaves out a step of it; and it counts the
-    averaged epochs anew where there is none. In its last pass, which updates batch normalisation, it has to take no
-    steps of the optimiser, and to keep the statistics that it has counted.
+    By itself it resumes its schedule at the start of the next epoch, and so leaves out a step of it; and it counts the
+    averaged epochs from zero where there is none. In its last pass, which updates batch normalisation, it must take no
+    steps of the optimiser, and must keep the statistics that it has counted.
     """
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    for callback in callbacks:
+    for callback in own_callbacks(trainer):
         if not isinstance(callback, StochasticWeightAveraging) or callback._scheduler_state is None:
             continue
         progress: Any = trainer.fit_loop.epoch_progress.current
