@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kornia_mvit.draw.images import draw_batch
     from kornia_mvit.inference.engines.fuse import fuse
     from kornia_mvit.inference.engines.optimize import optimize
+    from kornia_mvit.inference.predictor import Predictor, predict
     from kornia_mvit.inference.tta import TestTimeAugmentation
     from kornia_mvit.models.deeplabv3 import DeepLabV3
     from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
@@ -33,6 +34,7 @@ _PLACES = {
     "MobileViT": "models.mobilevit",
     "MobileViTClassifier": "models.mobilevit",
     "MobileViTConfig": "models.mobilevit",
+    "Predictor": "inference.predictor",
     "Preprocess": "preprocess",
     "SSDLite": "models.ssdlite",
     "TestTimeAugmentation": "inference.tta",
@@ -43,6 +45,7 @@ _PLACES = {
     "load_checkpoint": "weights.checkpoints",
     "optimize": "inference.engines.optimize",
     "policies": "augmentation.policies",
+    "predict": "inference.predictor",
     "register_in_kornia": "models.registration",
     "save_checkpoint": "weights.checkpoints",
 }
@@ -55,6 +58,7 @@ __all__ = [
     "MobileViT",
     "MobileViTClassifier",
     "MobileViTConfig",
+    "Predictor",
     "Preprocess",
     "SSDLite",
     "TestTimeAugmentation",
@@ -65,6 +69,7 @@ __all__ = [
     "load_checkpoint",
     "optimize",
     "policies",
+    "predict",
     "register_in_kornia",
     "save_checkpoint",
 ]

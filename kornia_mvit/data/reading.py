@@ -25,6 +25,7 @@ __all__ = [
     "MaskFiles",
     "find_classes",
     "find_images",
+    "from_picture",
     "is_hidden",
     "read_image",
     "read_mask",
@@ -85,6 +86,29 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         rgb = _to_rgb(image)
+    return _to_tensor(rgb)
+
+
+def from_picture(picture: "Image.Image", name: str) -> Tensor:
+    """Return a PIL image as :func:`read_image` returns its file: turned upright, in RGB.
+
+    Args:
+        picture: of any mode.
+        name: what errors call it.
+
+    Returns:
+        (3, H, W), uint8.
+
+    Raises:
+        DataError: for pixels that cannot be converted.
+    """
+    from PIL import ImageOps
+
+    with _decoding(picture, name, "image"):
+        return _to_tensor(_to_rgb(ImageOps.exif_transpose(picture)))
+
+
+def _to_tensor(rgb: "Image.Image") -> Tensor:
     out = torch.empty(3, rgb.height, rgb.width, dtype=torch.uint8)
     step = max(1, _STRIP // rgb.width)
     for top in range(0, rgb.height, step):  # so that large images are not in memory several times

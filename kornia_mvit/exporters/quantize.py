@@ -20,8 +20,9 @@ from kornia_mvit.exporters.canvas import Canvas, lay_on_canvas, static_graph
 from kornia_mvit.exporters.executorch import lower, shared_provenance
 from kornia_mvit.exporters.graph import Suppression, deployable
 from kornia_mvit.exporters.onnx import to_onnx
-from kornia_mvit.exporters.tracing import Size, sides, silence
+from kornia_mvit.exporters.tracing import Size, sides
 from kornia_mvit.files import scratch, write_whole
+from kornia_mvit.inference.engines.exported import silence
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 

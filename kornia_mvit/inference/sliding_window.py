@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline, Params
 from kornia_mvit.augmentation.targets import MapsBack, way_back
 from kornia_mvit.batch import Batch
 
-__all__ = ["SlidingWindow", "predict_labels", "predict_maps"]
+__all__ = ["SlidingWindow", "predict_labels", "predict_maps", "read_labels"]
 
 _STRIP = 2**21  # numbers of a map that are at hand at a time
 _ROWS = 16  # of the result, at most
@@ -144,7 +144,20 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, pipeline:
         torch.Size([40, 50])
     """
     prepared, params = pipeline.prepare(Batch(image[None]))
-    maps = predict(prepared.image)
+    return read_labels(predict(prepared.image), params)
+
+
+@torch.no_grad()
+def read_labels(maps: Tensor, params: Params) -> Tensor:
+    """Return the class of each pixel of an image, from the maps of its prepared image; see :func:`predict_labels`.
+
+    Args:
+        maps: (1, K, h', w') of any stride, such as logits.
+        params: what :meth:`AugmentationPipeline.prepare` returned for the image.
+
+    Returns:
+        (H, W), uint8, or int32 where there are more than 256 classes.
+    """
     back = MapsBack(maps, way_back(params, maps))
     height, width = back.size
     out = torch.empty(height, width, dtype=torch.uint8 if maps.shape[1] <= 256 else torch.int32, device=maps.device)
