@@ -14,7 +14,7 @@ from torch import Tensor
 from kornia_mvit.files import check_local, printable
 from kornia_mvit.weights.cards import Model, task_of
 
-__all__ = ["FORMATS", "add_arguments", "run"]
+__all__ = ["FORMATS", "add_arguments", "main", "run"]
 
 _PICTURES = 8  # images that files are compared on, unless told otherwise
 DRAWN = "shapes"  # in place of a folder of calibration images
@@ -106,6 +106,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder with a subfolder of images for each class: accuracy before and after",
     )
     report.add_argument("--no-report", action="store_true", help="write the file and no more")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: ``export`` and its options.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(
+        prog="kornia-mvit export",
+        description="Write a checkpoint's model as a file for a phone, a browser or a server, and compare the two: "
+        "what they give, how large and how fast they are. Needs kornia-mvit[export].",
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv[1:]))
 
 
 def run(args: argparse.Namespace) -> int:

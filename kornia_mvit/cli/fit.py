@@ -1,7 +1,6 @@
 """The commands that train and evaluate: Lightning's command line over recipes."""
 
 import errno
-import inspect
 import logging
 import os
 import re
@@ -12,21 +11,16 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kornia_mvit.cli import COMMANDS
 from kornia_mvit.files import printable
+from kornia_mvit.option_errors import OptionError, describe_option_error
 
-__all__ = ["COMMANDS", "build_cli", "run_command"]
-
-COMMANDS = {
-    "fit": "train from a recipe",
-    "validate": "evaluate a checkpoint on the validation images",
-    "test": "evaluate a checkpoint on the test images",
-}
+__all__ = ["build_cli", "main"]
 
 _SHOWN = {  # where no class is named
     "--model.help": "kornia_mvit.training.ClassificationTask",
@@ -47,7 +41,7 @@ _CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightni
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
-def run_command(argv: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Train or evaluate, and end as shells expect of a program that a signal stopped.
 
     Args:
@@ -120,10 +114,6 @@ def _arose_in_restoring(error: BaseException) -> bool:
     """Tell whether an error arose where Lightning gives a checkpoint's states to what they are of."""
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(code.co_name.lstrip("_").startswith("restore") and "connector" in code.co_filename for code in frames)
-
-
-class _OptionError(Exception):
-    """An option that is wrong; no ValueError, which the parser would take for one of its own attempts."""
 
 
 def build_cli(argv: list[str], *, run: bool) -> Any:
@@ -224,7 +214,7 @@ def _plain_errors() -> Iterator[None]:
     """Turn errors about options into those that the commands tell in a line."""
     try:
         yield
-    except _OptionError as error:
+    except OptionError as error:
         raise ValueError(error) from error
     except (FileExistsError, NotADirectoryError) as error:
         place = Path(error.filename)
@@ -263,66 +253,7 @@ def _naming_full_disks(folders: set[str]) -> Iterator[None]:
 
 def _refuse(message: str, ex: Exception | None = None) -> NoReturn:
     """Say in a line which option is wrong, and what would do."""
-    raise _OptionError(describe_option_error(message))
-
-
-def describe_option_error(message: str) -> str:
-    """Give the heart of what jsonargparse says of a wrong option.
-
-    Example:
-        >>> describe_option_error("Problem with given class_path 'torch.nn.Linear': Option 'biass' is not accepted")
-        'there is no option --biass; did you mean --bias?'
-    """
-    if message.startswith("unrecognized arguments: "):
-        return _describe_unknown(message.partition(": ")[2])
-    keys = re.findall(r'Parser key "([\w.]+)"', message)
-    given = re.search(r"class_path '([\w.]+)'", message)
-    if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
-        text = f"there is no option --{'.'.join([*keys, unknown[1]])}"
-        near = get_close_matches(unknown[1], _arguments_of(given[1]) if given else (), 1, 0.6)
-        return text + (f"; did you mean --{'.'.join([*keys, near[0]])}?" if near else "")
-    if missing := re.search(r"arguments are required: ([\w.]+)", message):
-        return f"{given[1] if given else 'it'} needs --{'.'.join([*keys, missing[1]])}"
-    values = re.findall(r"(?:Got value|Given value): (.*)", message)
-    if values and (nested := re.match(r"NestedArg\(key='([\w.]+)', val=(.*)\)$", values[0])):
-        keys, values = [*keys, nested[1]], [nested[2].strip("'")]
-    wanted = _expected(message)
-    if keys and wanted and values:
-        return f"--{'.'.join(keys)} is {values[0]}; expected {' or '.join(wanted)}"
-    return " ".join(message.split())
-
-
-def _expected(message: str) -> list[str]:
-    """Return what jsonargparse says that it expected: types, words, or the name of a class."""
-    wanted = []
-    for line in re.findall(r"Expected an? (.*)", message):
-        if words := re.match(r"typing\.Literal\[(.*)\]", line):
-            wanted += [word.strip("'") for word in words[1].split(", ")]
-        elif kind := re.match(r"<class '([\w.]+)'>", line):
-            wanted.append(f"{kind[1]}, such as '[64, 80]'" if kind[1] in ("tuple", "list") else kind[1])
-        elif line.startswith("dot import path"):
-            wanted.append("the name of a class")
-    return [word for word in dict.fromkeys(wanted) if word != "NoneType"]
-
-
-def _describe_unknown(arguments: str) -> str:
-    """Say of what is no option what would be."""
-    name = arguments.split(maxsplit=1)[0]
-    if not name.startswith("-"):
-        return f"{arguments} is no option; the images are --data.root {name}"
-    name = name.partition("=")[0]
-    first, dot, rest = name.partition(".")
-    if first == "--trainer":
-        near = get_close_matches(rest, _arguments_of("pytorch_lightning.Trainer"), 1, 0.7)
-        return f"there is no option {name}" + (f"; did you mean --trainer.{near[0]}?" if near else "")
-    known = ["--model", "--data", "--trainer", "--config", "--checkpoint", "--ckpt_path", "--seed_everything"]
-    near = get_close_matches(first, known, 1, 0.7)
-    return f"there is no option {name}" + (f"; did you mean {near[0]}{dot}{rest}?" if near else "")
-
-
-def _arguments_of(path: str) -> list[str]:
-    module, _, name = path.rpartition(".")
-    return list(inspect.signature(getattr(import_module(module), name)).parameters)
+    raise OptionError(describe_option_error(message))
 
 
 def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
