@@ -86,7 +86,8 @@ class Network:
 
     def detect(self, x: Tensor) -> list[dict[str, Tensor]]:
         """Return the 100 objects of highest score in each prepared image, boxes in its pixels."""
-        return self.decode(*self(x), (x.shape[-2], x.shape[-1]))
+        logits, deltas = self(x)
+        return self.decode(logits, deltas, (x.shape[-2], x.shape[-1]))
 
     def decode(self, logits: Tensor, deltas: Tensor, size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """Return the 100 objects of highest score of raw outputs, for images of a height and width."""
@@ -148,7 +149,7 @@ def _output_size(record: Preprocess, task: str) -> tuple[int, int] | None:
 
 
 def _from_model(model: Any, name: str, device: str | torch.device | None, engine: str) -> Network:
-    known = model.model if isinstance(model, Optimized) else model
+    known: Any = model.model if isinstance(model, Optimized) else model
     task = task_of(known) if isinstance(known, nn.Module) else None
     if task is None:
         raise TypeError(

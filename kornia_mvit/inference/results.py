@@ -4,6 +4,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, overload
 
@@ -196,7 +197,7 @@ class SegmentationResult(Result):
 
     def to_supervision(self) -> Any:
         """Return ``supervision.Detections`` with a mask for each class that is in the image."""
-        classes = self.label_map.unique()
+        classes = torch.unique(self.label_map)
         masks = self.label_map == classes[:, None, None]
         boxes = []
         for mask in masks:
@@ -338,7 +339,6 @@ def _to_uint8(image: Tensor) -> Tensor:
 
 def _supervision() -> Any:
     try:
-        import supervision
+        return import_module("supervision")  # of no extra of this package
     except ImportError as error:
         raise ImportError("to_supervision needs the package supervision; pip install supervision") from error
-    return supervision

@@ -126,7 +126,7 @@ class Exported:
             )
         if self._read("graph")["layout"] == "nhwc":
             image = image.permute(0, 2, 3, 1)
-        parts = [self.run(part.contiguous()) for part in (image.split(1) if self.single else (image,))]
+        parts = [self.run(part.contiguous()) for part in (torch.split(image, 1) if self.single else (image,))]
         return tuple(torch.cat(outputs) for outputs in zip(*parts, strict=True))
 
     def _read(self, name: str) -> Any:
