@@ -424,7 +424,9 @@ class _Segment(_Locating):
         else:
             maps = out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
             labels = [
-                read_labels(one, read.params) for one, read in zip(torch.split(maps, 1), images, strict=True) if read.params
+                read_labels(one, read.params)
+                for one, read in zip(torch.split(maps, 1), images, strict=True)
+                if read.params
             ]
         colours = self.network.class_colours
         return [{"label_map": _smallest(one.cpu()), "class_colours": colours} for one in labels]

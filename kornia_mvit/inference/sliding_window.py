@@ -25,7 +25,7 @@ class SlidingWindow(nn.Module):
     Where a window covers the image, the result is that of ``predict`` alone.
 
     Args:
-        predict: takes images (B, C, h, w) and gives maps (B, K, h', w') of any stride, such as logits.
+        predict: takes images (B, C, h, w) and returns maps (B, K, h', w') of any stride, such as logits.
         window: height and width of a window in pixels, or one number for both.
         stride: pixels from one window to the next, down and across, or one number for both; two thirds of the window
             when None.
@@ -96,7 +96,7 @@ def predict_maps(
     sizes of the others in the batch.
 
     Args:
-        predict: takes preprocessed images (n, C, h, w) and gives maps (n, K, h', w') of any stride, such as logits.
+        predict: takes preprocessed images (n, C, h, w) and returns maps (n, K, h', w') of any stride, such as logits.
         batch: images as they were stored.
         pipeline: whose preprocessing they go through, and the maps back.
 
@@ -130,7 +130,7 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, pipeline:
     classes at the size of a large image are never in memory whole.
 
     Args:
-        predict: takes preprocessed images (n, C, h, w) and gives maps (n, K, h', w') of any stride, such as logits.
+        predict: takes preprocessed images (n, C, h, w) and returns maps (n, K, h', w') of any stride, such as logits.
         image: (C, H, W), as it was stored.
         pipeline: whose preprocessing it goes through, and the maps back.
 
@@ -172,7 +172,7 @@ def read_labels(maps: Tensor, params: Params) -> Tensor:
 
 
 def _classes_near(back: MapsBack, rows: slice) -> Tensor:
-    """Give the classes that can be highest somewhere in rows of the result, in order.
+    """Return the classes that can be highest somewhere in rows of the result, in order.
 
     Between four neighbours of a map, bilinear reading keeps each class between its lowest and its highest there: a
     class whose highest is below the lowest of another is nowhere the highest. What is not a number is never left out.
@@ -185,7 +185,7 @@ def _classes_near(back: MapsBack, rows: slice) -> Tensor:
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Give where windows begin along a side; the last one ends with it.
+    """Return where windows begin along a side; the last one ends with it.
 
     Example:
         >>> _starts(100, 40, 25)
