@@ -74,7 +74,7 @@ class Network:
         Raises:
             CheckpointError: for numbers that are not finite.
         """
-        out = self._run(x.to(self.device))
+        out = self._run(x)
         out = (out,) if isinstance(out, Tensor) else tuple(out)
         if not all(bool(torch.isfinite(one).all()) for one in out):
             raise CheckpointError(f"{self.name} gives numbers that are not finite; its weights are damaged")

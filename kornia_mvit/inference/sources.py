@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
@@ -95,7 +96,7 @@ class _Counter:
 
     def name(self) -> str:
         self.count += 1
-        return f"image {self.count - 1}"
+        return f"number {self.count - 1}"
 
 
 def _items(source: Any, counter: _Counter) -> Iterator[Item]:
@@ -137,14 +138,14 @@ def _of_file(file: Path) -> Item:
 
 
 def _find(source: str | Path) -> list[Path]:
-    """List the files of a path: those of a folder or a pattern, or the path itself."""
+    """List the files of a path: those of a folder or a pattern, or the path itself; a Path is no pattern."""
     if not str(source):
         raise DataError("the path of an image is empty; pass a file or a folder")
     check_local(source)
     path = Path(source)
     if is_folder(path):
         return find_images(path)
-    if is_file(path) or not _PATTERN.search(str(source)):
+    if isinstance(source, Path) or is_file(path) or not _PATTERN.search(source):
         return [path]
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]
@@ -176,6 +177,8 @@ def download_image(address: str) -> Tensor:
     except DataError:
         raise
     except Exception as error:  # of the address, the connection or its protocol
+        if isinstance(error, HTTPError):
+            error.close()
         reason = getattr(error, "reason", None)
         told = reason_of(reason) if isinstance(reason, BaseException) else reason_of(error)
         raise DataError(f"cannot fetch {address}: {told}") from None
@@ -287,23 +290,23 @@ def _is_picture(value: object) -> bool:
     return any(f"{kind.__module__}.{kind.__name__}" == "PIL.Image.Image" for kind in type(value).__mro__)
 
 
-def _check_tensor(image: Tensor, name: str) -> Tensor:
+def _check_tensor(image: Tensor, _: str) -> Tensor:
     if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(f"{name} has the shape {tuple(image.shape)}; tensors are (C, H, W) or (B, C, H, W)")
+        raise ValueError(f"it has the shape {tuple(image.shape)}; tensors are (C, H, W) or (B, C, H, W)")
     if image.shape[0] not in _CHANNELS and image.shape[2] in _CHANNELS:
-        raise ValueError(f"{name} has the shape {tuple(image.shape)}; pass image.permute(2, 0, 1), which is (C, H, W)")
+        raise ValueError(f"it has the shape {tuple(image.shape)}; pass image.permute(2, 0, 1), which is (C, H, W)")
     if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise TypeError(f"{name} is {image.dtype}; tensors are uint8, or floating point in [0, 1]")
+        raise TypeError(f"it is {image.dtype}; tensors are uint8, or floating point in [0, 1]")
     return image.detach().cpu()
 
 
 def _from_array(array: Any, name: str) -> Tensor:
     shape = tuple(array.shape)
     if str(array.dtype) != "uint8":
-        raise TypeError(f"{name} is an array of {array.dtype}; arrays are uint8, (H, W, 3), as image libraries have it")
+        raise TypeError(f"it is an array of {array.dtype}; arrays are uint8, (H, W, 3), as image libraries have it")
     if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] not in _CHANNELS):
         raise ValueError(
-            f"{name} is an array {shape}; arrays are (H, W, 3), (H, W, 4) or (H, W): for (C, H, W) pass "
+            f"it is an array {shape}; arrays are (H, W, 3), (H, W, 4) or (H, W): for (C, H, W) pass "
             "torch.from_numpy(array), for several images a list"
         )
     if len(shape) == 3 and shape[2] == 3:
