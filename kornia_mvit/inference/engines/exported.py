@@ -36,6 +36,8 @@ __all__ = [
 EXECUTORCH_METADATA = "kornia_mvit_metadata"  # the method of a program that returns what it says of itself
 TORCHEXPORT_METADATA = "kornia_mvit.json"  # the extra file of a .pt2 file that holds the same
 
+_ABOUT = ("task", "version", "num_classes", "class_names", "class_colours", "preprocess", "anchors", "graph")
+
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -247,9 +249,8 @@ def _openvino_model(path: str | Path, threads: int | None) -> tuple[Any, Run]:
 
 def _open_openvino(path: Path, threads: int | None) -> Exported:
     model, run = _openvino_model(path, threads)
-    about = {}
-    if model.has_rt_info("kornia_mvit"):
-        about = {name: str(value.value) for name, value in model.get_rt_info("kornia_mvit").value.items()}
+    places = {name: ["kornia_mvit", name] for name in _ABOUT}
+    about = {name: str(model.get_rt_info(place).value) for name, place in places.items() if model.has_rt_info(place)}
     shape = [dim.get_length() if dim.is_static else None for dim in model.input(0).partial_shape]
     return Exported(path, run, about, _fixed_size(shape, about))
 
