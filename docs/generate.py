@@ -34,6 +34,7 @@ EXTRAS = {
     "train": "data sets, Lightning's training, the commands that train, validate, predict and preview",
     "hub": "safetensors files, and repositories of the Hugging Face hub",
     "export": "ONNX, OpenVINO, ExecuTorch and Core ML",
+    "video": "prediction of videos",
     "testing": "Hypothesis strategies and ``check_backbone``",
     "examples": "the notebooks",
     "docs": "these pages",

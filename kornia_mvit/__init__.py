@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kornia_mvit.exporters.writing import export
     from kornia_mvit.inference.engines.fuse import fuse
     from kornia_mvit.inference.engines.optimize import optimize
+    from kornia_mvit.inference.predictor import Predictor, predict
     from kornia_mvit.inference.tta import TestTimeAugmentation
     from kornia_mvit.models.deeplabv3 import DeepLabV3
     from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
@@ -39,6 +40,7 @@ _PLACES = {
     "MobileViT": "models.mobilevit",
     "MobileViTClassifier": "models.mobilevit",
     "MobileViTConfig": "models.mobilevit",
+    "Predictor": "inference.predictor",
     "Preprocess": "preprocess",
     "SSDLite": "models.ssdlite",
     "TestTimeAugmentation": "inference.tta",
@@ -54,6 +56,7 @@ _PLACES = {
     "load_checkpoint": "weights.checkpoints",
     "optimize": "inference.engines.optimize",
     "policies": "augmentation.policies",
+    "predict": "inference.predictor",
     "preview": "training.preview",
     "register_in_kornia": "models.registration",
     "save_checkpoint": "weights.checkpoints",
@@ -67,6 +70,7 @@ __all__ = [
     "MobileViT",
     "MobileViTClassifier",
     "MobileViTConfig",
+    "Predictor",
     "Preprocess",
     "SSDLite",
     "TestTimeAugmentation",
@@ -82,6 +86,7 @@ __all__ = [
     "load_checkpoint",
     "optimize",
     "policies",
+    "predict",
     "preview",
     "register_in_kornia",
     "save_checkpoint",

@@ -110,6 +110,10 @@ WITHOUT_ANY = {
         "command('predict', str(folder / 'photo.png'), '--checkpoint', str(folder / 'model.ckpt'))",
         "train",
     ),
+    "read a video": (
+        "from kornia_mvit.inference.sources import read_source; next(read_source(folder / 'clip.mp4'))",
+        "video",
+    ),
     "export to ONNX": ("model.to_onnx(folder / 'model.onnx')", "export"),
     "run ONNX": ("import kornia_mvit.exporters as E; E.load_onnx(folder / 'model.onnx')", "export"),
     "quantise ONNX": ("import kornia_mvit.exporters as E; E.quantize_onnx(model, folder / 'model.onnx', [])", "export"),
@@ -178,10 +182,11 @@ TIMM = ("from kornia_mvit.training.networks import timm_network; timm_network('t
 # Functions that import from an extra and cannot be reached without it, and what says so before them.
 BEHIND = {
     "kornia_mvit.data.reading: _decoding": "kornia_mvit.data.reading: read_image",
+    "kornia_mvit.data.reading: from_picture": "kornia_mvit.data.reading: read_image",
+    "kornia_mvit.inference.sources: _from_array": "kornia_mvit.data.reading: read_image",
     "kornia_mvit.data.reading: _opened": "kornia_mvit.data.reading: read_image",
     "kornia_mvit.data.reading: _to_rgb": "kornia_mvit.data.reading: read_image",
     "kornia_mvit.exporters.executorch: lower": "kornia_mvit.exporters.executorch: _need_executorch",
-    "kornia_mvit.exporters.executorch: _load": "kornia_mvit.exporters.executorch: _need_executorch",
     "kornia_mvit.exporters.onnx: _translations": "kornia_mvit.exporters.onnx: to_onnx",
     "kornia_mvit.cli.fit: _run": "kornia_mvit.training: <module>",
     "kornia_mvit.cli.fit: _task_of_recipe": "kornia_mvit.training: <module>",

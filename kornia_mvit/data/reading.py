@@ -25,6 +25,7 @@ __all__ = [
     "ImageFiles",
     "find_classes",
     "find_images",
+    "from_picture",
     "is_hidden",
     "load",
     "opened",
@@ -78,6 +79,31 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
     with opened(source, name) as image:
         load(image)
         rgb = _to_rgb(image)
+    return _to_tensor(rgb)
+
+
+def from_picture(picture: "Image.Image", name: str) -> Tensor:
+    """Return a PIL image as :func:`read_image` returns its file: turned upright, in RGB.
+
+    Args:
+        picture: of any mode.
+        name: what errors call it.
+
+    Returns:
+        (3, H, W), uint8.
+
+    Raises:
+        DataError: for pixels that cannot be converted.
+    """
+    from PIL import ImageOps
+
+    try:
+        return _to_tensor(_to_rgb(ImageOps.exif_transpose(picture)))
+    except Exception as error:  # as in opened: a picture decodes when its pixels are first asked for
+        raise DataError(f"cannot read image {name}: {reason_of(error)}") from None
+
+
+def _to_tensor(rgb: "Image.Image") -> Tensor:
     out = torch.empty(3, rgb.height, rgb.width, dtype=torch.uint8)
     step = max(1, _STRIP // rgb.width)
     for top in range(0, rgb.height, step):  # so that large images are not in memory several times

@@ -17,6 +17,7 @@ from kornia_mvit.exporters.card import metadata
 from kornia_mvit.exporters.graph import Deployed, filter_weights
 from kornia_mvit.exporters.options import Options, sides
 from kornia_mvit.exporters.tracing import check_size, example_input
+from kornia_mvit.inference.engines.exported import lay_on_canvas
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.preprocess import Preprocess, round_ratio
 from kornia_mvit.weights.cards import Model
@@ -156,41 +157,6 @@ def _stretch_weights(source: Tensor, target: Tensor, count: int, longest: int) -
     place = (torch.arange(longest) + 0.5) * (source.float() / target.float()) - 0.5
     place = torch.minimum(place.clamp_min(0.0), source.float() - 1.0)
     return (1.0 - (torch.arange(count) - place[:, None]).abs()).clamp_min(0.0)
-
-
-def lay_on_canvas(image: Tensor, max_size: tuple[int, int], layout: str = "nchw") -> tuple[Tensor, Tensor]:
-    """Return the inputs of a :class:`Canvas` for an image.
-
-    Args:
-        image: (3, H, W), uint8, RGB.
-        max_size: height and width of the canvas in pixels.
-        layout: of the program's input, ``'nchw'`` or ``'nhwc'``.
-
-    Returns:
-        The canvas with the image in its upper left corner, (1, 3, H, W) or (1, H, W, 3), and the image's height and
-        width, int64.
-
-    Raises:
-        ValueError: if the image is larger than the canvas.
-
-    Example:
-        >>> canvas, size = lay_on_canvas(torch.ones(3, 2, 3, dtype=torch.uint8), (4, 4))
-        >>> canvas[0, 0], size
-        (tensor([[1, 1, 1, 0],
-                [1, 1, 1, 0],
-                [0, 0, 0, 0],
-                [0, 0, 0, 0]], dtype=torch.uint8), tensor([2, 3]))
-    """
-    _, height, width = image.shape
-    if height > max_size[0] or width > max_size[1]:
-        raise ValueError(
-            f"an image of {height}x{width} pixels is larger than the {max_size[0]}x{max_size[1]} that the graph was "
-            "exported for; shrink it, or export with a larger size"
-        )
-    canvas = image.new_zeros(1, 3, *max_size)
-    canvas[0, :, :height, :width] = image
-    size = torch.tensor([height, width])
-    return (canvas.permute(0, 2, 3, 1).contiguous() if layout == "nhwc" else canvas), size
 
 
 def static_graph(

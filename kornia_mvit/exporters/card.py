@@ -1,8 +1,10 @@
 """What an exported file says of itself."""
 
 import json
+from typing import Any
 
 from kornia_mvit.exporters.graph import Deployed
+from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.weights.cards import Model, task_of
 
 __all__ = ["metadata"]
@@ -17,8 +19,8 @@ def metadata(model: Model, graph: Deployed | None = None) -> dict[str, str]:
 
     Returns:
         Texts by name: ``task``, ``version`` of this package, and as JSON, where they are known, ``class_names``,
-        ``class_colours``, ``preprocess`` (see :meth:`Preprocess.to_dict`), and ``graph``, what stands around the
-        network: ``with_preprocess``, ``with_decode``, ``layout`` and ``nms``.
+        ``class_colours``, ``preprocess`` (see :meth:`Preprocess.to_dict`), ``anchors`` of a detector, and ``graph``,
+        what stands around the network: ``with_preprocess``, ``with_decode``, ``layout`` and ``nms``.
 
     Example:
         >>> from kornia_mvit import MobileViTClassifier
@@ -29,11 +31,13 @@ def metadata(model: Model, graph: Deployed | None = None) -> dict[str, str]:
     from kornia_mvit import __version__
 
     out = {"task": str(task_of(model)), "version": __version__, "num_classes": str(model.num_classes)}
-    known = {
+    known: dict[str, Any] = {
         "class_names": model.class_names,
         "class_colours": getattr(model, "class_colours", None),
         "preprocess": None if model.preprocess is None else model.preprocess.to_dict(),
     }
+    if isinstance(model, SSDLite):  # what its raw outputs are decoded with
+        known["anchors"] = {"aspect_ratios": model.aspect_ratios, "scales": model.scales}
     if graph is not None:
         known["graph"] = {name: getattr(graph, name) for name in ("with_preprocess", "with_decode", "layout", "nms")}
     return out | {name: json.dumps(value) for name, value in known.items() if value is not None}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from kornia_mvit.exporters.canvas import Canvas, static_graph
 from kornia_mvit.exporters.graph import Deployed
 from kornia_mvit.exporters.options import Options, takes_options
-from kornia_mvit.exporters.tracing import silence
 from kornia_mvit.files import scratch, write_whole
+from kornia_mvit.inference.engines.exported import silence
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["to_coreml"]

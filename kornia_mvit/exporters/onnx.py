@@ -1,19 +1,17 @@
 """ONNX: for ONNX Runtime on servers and in browsers, and on the way to OpenVINO. Needs ``kornia-mvit[export]``."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kornia_mvit.exporters.card import metadata
 from kornia_mvit.exporters.graph import Deployed
 from kornia_mvit.exporters.options import Options, Size, takes_options
-from kornia_mvit.exporters.tracing import check_size, dynamic_shapes, example_input, quiet
+from kornia_mvit.exporters.tracing import check_size, dynamic_shapes, example_input
 from kornia_mvit.files import write_whole
-from kornia_mvit.parsing import reading
+from kornia_mvit.inference.engines.exported import load_onnx, quiet
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["load_onnx", "to_onnx"]
@@ -108,30 +106,3 @@ def _name_dimensions(proto: Any, graph: Deployed) -> None:
         if hasattr(node, "metadata_props"):
             del node.metadata_props[:]
         node.doc_string = ""
-
-
-def load_onnx(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Return a function that runs an ONNX file in ONNX Runtime, on the CPU.
-
-    Args:
-        path: the file.
-        threads: how many; as many as PyTorch has when None.
-
-    Raises:
-        ImportError: where onnxruntime is missing.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("running ONNX needs onnxruntime; install kornia-mvit[export]") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    with reading(path, "an ONNX file"):
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(out) for out in session.run(None, {name: image.contiguous().numpy()}))
-
-    return run

@@ -1,18 +1,14 @@
 """OpenVINO, from ONNX. Needs ``kornia-mvit[export]``."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from kornia_mvit.exporters.card import metadata
 from kornia_mvit.exporters.onnx import to_onnx
 from kornia_mvit.exporters.options import Options, takes_options
 from kornia_mvit.files import scratch, write_whole
-from kornia_mvit.parsing import reading
+from kornia_mvit.inference.engines.exported import load_openvino
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["load_openvino", "to_openvino"]
@@ -49,32 +45,6 @@ def to_openvino(model: Model, path: str | Path, *, options: Options) -> Path:
     with write_whole(path) as beside:
         openvino.save_model(written, beside, compress_to_fp16=options.fp16)
     return path
-
-
-def load_openvino(path: str | Path, threads: int | None = None) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Return a function that runs an OpenVINO file on the CPU, in float32.
-
-    Args:
-        path: the ``.xml`` file.
-        threads: how many; as many as PyTorch has when None.
-
-    Raises:
-        ImportError: where openvino is missing.
-    """
-    openvino = _import()
-    settings = {
-        "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    with reading(path, "an OpenVINO file"):
-        compiled = openvino.Core().compile_model(path, "CPU", settings)
-
-    def run(image: Tensor) -> tuple[Tensor, ...]:
-        outputs = compiled([image.contiguous().numpy()])
-        return tuple(torch.from_numpy(outputs[port].copy()) for port in compiled.outputs)
-
-    return run
 
 
 def _import() -> Any:

@@ -21,8 +21,8 @@ from kornia_mvit.exporters.executorch import lower, shared_provenance
 from kornia_mvit.exporters.graph import deployable
 from kornia_mvit.exporters.onnx import to_onnx
 from kornia_mvit.exporters.options import Options, Size, sides, takes_options
-from kornia_mvit.exporters.tracing import silence
 from kornia_mvit.files import scratch, write_whole
+from kornia_mvit.inference.engines.exported import silence
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 

@@ -1,10 +1,5 @@
-"""What tracing a graph needs: the sizes of its images, examples of them, and quiet."""
+"""What tracing a graph needs: the sizes of its images, and examples of them."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +9,7 @@ from kornia_mvit.exporters.graph import Deployed
 from kornia_mvit.exporters.options import Size, sides
 from kornia_mvit.models.layers import MIN_SIDE
 
-__all__ = ["check_size", "dynamic_shapes", "example_input", "quiet", "silence"]
+__all__ = ["check_size", "dynamic_shapes", "example_input"]
 
 # Sides of the example that dynamic graphs are traced with: no side, and no map's, is one that makes a special case.
 _EXAMPLE = (333, 500)
@@ -60,33 +55,3 @@ def dynamic_shapes(graph: Deployed, size: Size, batch: bool = True) -> list[dict
     if isinstance(size, str):
         free |= dict.fromkeys((1, 2) if graph.layout == "nhwc" else (2, 3), Dim.DYNAMIC)
     return [free]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what the exporters tell of their progress from the terminal."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep all warnings and notes from the terminal: of converters that tell of their own parts in many ways."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -1,4 +1,4 @@
-"""Boxes of whole images, found in what a Preprocess made of them and brought back into the images' own pixels."""
+"""Boxes of whole images: predicted on preprocessed images, and brought back into the images' own pixels."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline, Params
+from kornia_mvit.augmentation.targets import inverse_boxes, way_back
 from kornia_mvit.batch import Batch
 
-__all__ = ["bring_back", "predict_boxes"]
+__all__ = ["Found", "bring_back", "predict_boxes", "to_image", "without_overlaps"]
 
 Found = dict[str, Tensor]  # of an image: boxes (n, 4), scores (n,) and labels (n,)
 
@@ -20,10 +21,10 @@ def predict_boxes(
     """Find the objects in a batch's images.
 
     Args:
-        predict: takes preprocessed images (B, C, h, w) and gives for each ``boxes`` (n, 4) in its pixels, ``scores``
+        predict: takes preprocessed images (B, C, h, w) and returns for each ``boxes`` (n, 4) in its pixels, ``scores``
             and ``labels`` (n,).
         batch: images as they were stored.
-        pipeline: whose preprocessing they go through, and the boxes back.
+        pipeline: whose preprocessing the images go through, and the boxes back.
 
     Returns:
         The same, boxes in the pixels of the images' files, see :func:`bring_back`.
@@ -47,7 +48,7 @@ def bring_back(found: Sequence[Found], batch: Batch, pipeline: AugmentationPipel
         found: for each image ``boxes`` (n, 4) in the pixels of the network's input, and what goes with them.
         batch: the images as they were stored, with ``size`` and ``original_size`` where they were resized.
         pipeline: what prepared them.
-        params: what its ``prepare`` gave.
+        params: what its ``prepare`` returned.
     """
     most = max((len(one["boxes"]) for one in found), default=0)
     padded = torch.stack([F.pad(one["boxes"], (0, 0, 0, most - len(one["boxes"]))) for one in found])
@@ -58,3 +59,41 @@ def bring_back(found: Sequence[Found], batch: Batch, pipeline: AugmentationPipel
     limit, stored = (sides.flip(-1).repeat(1, 2)[:, None].to(boxes) for sides in (original, size))
     boxes = (boxes * limit / stored).clamp_min(0).minimum(limit)
     return [one | {"boxes": rows[: len(one["boxes"])]} for one, rows in zip(found, boxes, strict=True)]
+
+
+@torch.no_grad()
+def to_image(found: Found, params: Params, size: tuple[int, int]) -> Found:
+    """Bring the boxes of one prepared image into its own pixels, as :func:`bring_back` does for a batch.
+
+    Args:
+        found: ``boxes`` (n, 4) in the pixels of the network's input, and what goes with them.
+        params: what ``prepare`` returned for a batch of this image alone.
+        size: height and width of the image.
+    """
+    boxes = found["boxes"][None]
+    limit = boxes.new_tensor([size[1], size[0]] * 2)
+    return found | {"boxes": inverse_boxes(boxes, way_back(params, boxes))[0].clamp_min(0).minimum(limit)}
+
+
+def without_overlaps(
+    found: Found, score_threshold: float = 0.01, iou_threshold: float = 0.5, max_detections: int = 100
+) -> Found:
+    """Return the boxes of each class that do not overlap, highest score first, as :meth:`SSDLite.decode` does.
+
+    Args:
+        found: ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,).
+        score_threshold: least score, exclusive.
+        iou_threshold: overlap above which the box of lower score is dropped.
+        max_detections: most boxes that are kept.
+
+    Raises:
+        ImportError: where torchvision is missing.
+    """
+    try:
+        from torchvision.ops import batched_nms  # type: ignore[import-untyped]  # it comes without stubs
+    except ImportError as error:
+        raise ImportError("suppressing overlapping boxes needs torchvision; install kornia-mvit[train]") from error
+    sure = (found["scores"] > score_threshold) & (found["labels"] >= 0)
+    found = {name: value[sure] for name, value in found.items()}
+    kept = batched_nms(found["boxes"], found["scores"], found["labels"], iou_threshold)[:max_detections]
+    return {name: value[kept] for name, value in found.items()}

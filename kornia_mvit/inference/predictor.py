@@ -1,452 +1,280 @@
-"""``kornia-mvit predict``: classes of images or of their pixels, or objects in them, as JSON lines and pictures."""
+"""Predict classes, label maps or boxes of images, in the images' own pixels."""
 
-import argparse
-import json
+import os
 import sys
+import time
 import warnings
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.batch import Batch
-from kornia_mvit.files import check_local, printable, write_whole
-from kornia_mvit.inference.detection import predict_boxes
-from kornia_mvit.inference.sliding_window import SlidingWindow, predict_labels
-from kornia_mvit.inference.tta import TestTimeAugmentation
-from kornia_mvit.models.deeplabv3 import DeepLabV3
-from kornia_mvit.models.mobilevit import MobileViTClassifier
-from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.data.reading import DataError
+from kornia_mvit.files import printable
+from kornia_mvit.inference.network import Network, load_network
+from kornia_mvit.inference.results import Result, Results
+from kornia_mvit.inference.sources import count_items, read_source
+from kornia_mvit.inference.tasks import TASKS, Read
 
-if TYPE_CHECKING:
-    from PIL import Image
+__all__ = ["Predictor", "predict"]
 
-    from kornia_mvit.weights.cards import Model
+_THREADS = 4  # that read images, at most
 
-__all__ = ["add_arguments", "run"]
-
-IGNORED = 255  # what label images hold where nothing is known
-_CHUNK = 2**22  # pixels whose classes are counted at a time
-_SURE = 0.3  # least score of boxes, unless another is asked for
-_OPTIONS = {  # that one task alone has
-    "classification": ("top", "batch_size"),
-    "segmentation": ("labels", "classes", "window", "stride"),
-    "detection": ("score", "coco", "annotations"),
-}
+AnyModel = nn.Module | str | Path | Network
+OnError = str | Callable[[DataError], None]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    parser.add_argument(
-        "--checkpoint",
-        "--weights",
-        required=True,
-        metavar="WEIGHTS",
-        help="a checkpoint that fit wrote, one of Apple, timm or transformers, or the name of published weights",
-    )
-    parser.add_argument("--draw", metavar="DIR", help="also write each picture, with what is in it, into this folder")
-    parser.add_argument("--tta", metavar="NAME", help="test-time augmentation, such as flip or flip+scale")
-    parser.add_argument(
-        "--on-error", choices=("raise", "skip"), default="raise", help="what to do about a file that cannot be read"
-    )
-    parser.add_argument(
-        "--max-pixels",
-        type=int,
-        metavar="N",
-        help="most pixels that an image may have when it is resized for the network; larger ones count as files that "
-        "cannot be read (default: as the checkpoint says, or 16,777,216)",
-    )
-    parser.add_argument("--device", default="cpu", help="where to compute, such as cpu or cuda (default cpu)")
-    labels = parser.add_argument_group("of classifiers")
-    labels.add_argument("--top", type=int, metavar="N", help="classes to list for each image (default 3)")
-    labels.add_argument("--batch-size", type=int, metavar="N", help="images at a time (default 32)")
-    pixels = parser.add_argument_group("of models for segmentation")
-    pixels.add_argument("--labels", metavar="DIR", help="write a label image of each image into this folder")
-    pixels.add_argument("--classes", metavar="FILE", help="names and colours of the classes, as YAML or JSON")
-    pixels.add_argument("--window", type=int, metavar="PIXELS", help="side of the windows to see large images in")
-    pixels.add_argument("--stride", type=int, metavar="PIXELS", help="from window to window (default 2/3 of one)")
-    boxes = parser.add_argument_group("of detectors")
-    boxes.add_argument("--score", type=float, metavar="SHARE", help=f"least score of a box (default {_SURE})")
-    boxes.add_argument("--coco", metavar="FILE", help="also write all boxes into this file, as COCO has results")
-    boxes.add_argument(
-        "--annotations", metavar="FILE", help="COCO annotations whose numbers of images and classes --coco is to use"
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Run the command.
-
-    Of a classifier the line of an image tells its likeliest classes, of a model for segmentation its height and width,
-    and the share of the pixels that each class has, of a detector its boxes: left, top, right and bottom edges in
-    pixels of the image.
+def predict(
+    model: AnyModel,
+    source: Any,
+    *,
+    tta: str | None = None,
+    window: int | None = None,
+    score: float = 0.3,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    engine: str = "eager",
+    stream: bool = False,
+    stride: int | None = None,
+    max_pixels: int | None = None,
+    on_error: OnError = "skip",
+) -> Any:
+    """Predict the classes of images, the class of each of their pixels, or the objects in them, as the model is for.
 
     Args:
-        args: what :func:`add_arguments` added.
+        model: a model of this package; a checkpoint, a folder or a name that
+            :func:`~kornia_mvit.from_pretrained` takes; or a file of ``kornia-mvit export``: ``.onnx``, ``.xml`` or its
+            folder, ``.pt2``, ``.pte``. A model in training mode or on another device is copied.
+        source: the path of an image, a folder or a video; a pattern such as ``'photos/*.jpg'``; an ``http(s)``
+            address; a PIL image; a NumPy array (H, W, 3), uint8; a tensor (C, H, W) or (B, C, H, W), uint8 or floating
+            point in [0, 1]; or a list or an iterator of these.
+        tta: test-time augmentation, such as ``'flip'`` or ``'flip+scale'``.
+        window: side in pixels of the windows that large images are segmented in; None for whole images.
+        score: least score of boxes.
+        batch_size: most images at a time.
+        device: where to compute; where the model is when None.
+        engine: ``'eager'``, or a mode of :func:`~kornia_mvit.optimize`: ``'auto'``, ``'compile'`` or
+            ``'reduce-overhead'``.
+        stream: return an iterator of results, in memory that does not grow with their number.
+        stride: pixels from window to window; two thirds of the window when None.
+        max_pixels: most pixels that an image may have when it is resized for the network; as the model says when None.
+        on_error: what happens with an image that cannot be read, among several: ``'skip'`` names it in a warning,
+            ``'raise'`` raises its error, and a function is called with the error.
 
     Returns:
-        The exit status.
+        A :class:`~kornia_mvit.inference.results.Results`, one result an image, or, for ``stream=True``, an iterator
+        of them. Boxes and label maps are in the images' own pixels.
 
     Raises:
-        DataError: for an image that cannot be read, or, where these are skipped, if none can.
-        CheckpointError: if the model gives numbers that are not finite.
+        DataError: for a source without images, or if none of them can be read.
+        CheckpointError: if the model cannot be read, or gives numbers that are not finite.
+        ImportError: where a package is missing that the source or the file needs.
+        ValueError: for options that do not fit the model.
+
+    Example:
+        >>> from kornia_mvit import MobileViTClassifier, Preprocess
+        >>> model = MobileViTClassifier('xxs', num_classes=2).eval()
+        >>> model.class_names, model.preprocess = ('cat', 'dog'), Preprocess((64, 64))
+        >>> results = predict(model, torch.rand(3, 3, 90, 120))
+        >>> len(results), results[0].size, len(results[0].top)
+        (3, (90, 120), 2)
     """
-    from kornia_mvit.weights.cards import task_of
-    from kornia_mvit.weights.registry import from_pretrained
-
-    for name in ("top", "batch_size", "window", "stride", "max_pixels"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {value} is not at least 1")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = from_pretrained(args.checkpoint)
-    task = task_of(model)
-    foreign = [name for other, names in _OPTIONS.items() if other != task for name in names]
-    if given := [f"--{name.replace('_', '-')}" for name in foreign if getattr(args, name) is not None]:
-        raise ValueError(f"{args.checkpoint} is for {task}; leave out {', '.join(given)}")
-    if not model.num_classes:
-        raise ValueError(f"{args.checkpoint} has no classes: it is a backbone, or one whose classifier was taken off")
-    try:
-        model.to(args.device)
-    except (RuntimeError, AssertionError) as error:  # unknown, or not compiled in, or no driver
-        raise ValueError(f"device {args.device!r} cannot be used here: {error}") from None
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
-        print(printable(f"kornia-mvit: warning: {message}"), file=sys.stderr)
-    model.register_forward_hook(lambda _module, _given, out: _check_finite(out, args.checkpoint))
-    with torch.inference_mode():
-        if isinstance(model, DeepLabV3):
-            _segment(model, args)
-        elif isinstance(model, SSDLite):
-            _detect(model, args)
-        else:
-            _classify(model, args)
-    return 0
+    predictor = Predictor(
+        model,
+        tta=tta,
+        window=window,
+        score=score,
+        batch_size=batch_size,
+        device=device,
+        engine=engine,
+        stride=stride,
+        max_pixels=max_pixels,
+    )
+    return predictor.stream(source, on_error=on_error) if stream else predictor(source, on_error=on_error)
 
 
-def _files(args: argparse.Namespace) -> list[tuple[Path, Path]]:
-    """List the images, each with its place below what was given."""
-    from kornia_mvit.data.reading import find_images
-
-    out = []
-    for given in args.images:
-        if not given:
-            raise ValueError("the path of an image is empty; give a file or a folder")
-        check_local(given)
-        path = Path(given)
-        found = find_images(path) if path.is_dir() else [path]
-        out += [(file, file.relative_to(path) if path.is_dir() else Path(file.name)) for file in found]
-    return out
-
-
-def _check_finite(out: Tensor | tuple[Tensor, ...], checkpoint: str) -> None:
-    from kornia_mvit.weights.files import CheckpointError
-
-    if not all(bool(torch.isfinite(one).all()) for one in ((out,) if isinstance(out, Tensor) else out)):
-        raise CheckpointError(f"{checkpoint} gives numbers that are not finite; its weights are damaged")
-
-
-class _Images:
-    """The images, read one after another; tells of those that are skipped.
+class Predictor:
+    """Predicts images, built once and called often.
 
     Args:
-        files: their paths.
-        args: the command's arguments.
-        preprocess: what they go through, whose bound on their size counts.
+        model: see :func:`predict`, as for the other arguments.
+        tta: test-time augmentation.
+        window: side in pixels of the windows that large images are segmented in.
+        score: least score of boxes.
+        batch_size: most images at a time.
+        device: where to compute.
+        engine: how to run a model.
+        stride: pixels from window to window.
+        max_pixels: most pixels that an image may have when it is resized for the network.
+
+    Attributes:
+        network: what is run.
 
     Raises:
-        DataError: at the end, if all were skipped.
+        CheckpointError: if the model cannot be read.
+        ValueError: for options that do not fit the model.
     """
 
-    def __init__(self, files: list[tuple[Path, Path]], args: argparse.Namespace, preprocess: Preprocess) -> None:
-        self.files = files
-        self.skip = args.on_error == "skip"
-        self.preprocess = preprocess
-        self.skipped = 0
+    def __init__(
+        self,
+        model: AnyModel,
+        *,
+        tta: str | None = None,
+        window: int | None = None,
+        score: float = 0.3,
+        batch_size: int = 32,
+        device: str | torch.device | None = None,
+        engine: str = "eager",
+        stride: int | None = None,
+        max_pixels: int | None = None,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("window", window), ("max_pixels", max_pixels)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} {value} is not at least 1")
+        if not 0 <= score <= 1:
+            raise ValueError(f"score {score} is not in [0, 1]")
+        if stride is not None and window is None:
+            raise ValueError(f"stride {stride} is from window to window; pass window too")
+        self.network: Network = load_network(model, device, engine)
+        self._task = TASKS[self.network.task](self.network, batch_size, score, max_pixels)
+        if window is not None:
+            self._task.use_windows(window, stride)
+        if tta is not None:
+            self._task.augment(tta)
 
-    def __iter__(self) -> Iterator[tuple[int, Path, Tensor]]:
-        """Give images with their numbers and paths."""
-        from kornia_mvit.data.reading import DataError, read_image
+    @property
+    def task(self) -> str:
+        """``'classification'``, ``'segmentation'`` or ``'detection'``."""
+        return self.network.task
 
-        for number, (file, _) in enumerate(self.files):
-            image = None
-            with self.refused(file):
-                read = read_image(file)
-                self.preprocess.crop_box(*self.preprocess.resized_size(*read.shape[1:]))
-                image = read
-            if image is not None:
-                yield number, file, image
-        if self.skipped == len(self.files):
-            raise DataError(f"none of the {len(self.files)} images could be read")
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, or their numbers where the names are not known."""
+        return self.network.class_names
 
-    @contextmanager
-    def refused(self, file: Path) -> Iterator[None]:
-        """Name the image in errors about it, and skip it if asked to."""
-        from kornia_mvit.data.reading import DataError
-        from kornia_mvit.weights.files import CheckpointError
+    def __call__(self, source: Any, *, on_error: OnError = "skip") -> Results:
+        """Predict the images of a source; see :func:`predict`.
 
-        try:
-            yield
-        except CheckpointError:
-            raise
-        except ValueError as error:
-            if not isinstance(error, DataError):
-                error = DataError(f"cannot take image {file}: {error}")
-            if not self.skip:
-                raise error from None
-            self.skipped += 1
-            print(printable(f"kornia-mvit: skipped: {' '.join(str(error).split())}"), file=sys.stderr)
+        Where standard error is a terminal, it shows how many are done.
+        """
+        skipped: list[str] = []
+        _check(on_error)
 
+        def skip(error: DataError) -> None:
+            skipped.append(str(error))
+            progress.clear()
+            _report(error, on_error)
 
-def _preprocess(model: "Model", args: argparse.Namespace, default: Preprocess) -> Preprocess:
-    record = model.preprocess or default
-    return record if args.max_pixels is None else replace(record, max_pixels=args.max_pixels)
+        with _Progress(source) as progress:
+            results = [progress.count(result) for result in self.stream(source, on_error=skip)]
+        return Results(results, skipped)
 
+    def stream(self, source: Any, *, on_error: OnError = "skip") -> Iterator[Any]:
+        """Predict the images of a source one after another, in memory that does not grow; see :func:`predict`.
 
-def _look(model: nn.Module, tta: str | None) -> nn.Module:
-    return model if tta is None else TestTimeAugmentation(model, tta)
+        Raises:
+            DataError: at the end, if none of several images could be read.
+        """
+        _check(on_error)
+        return self._stream(source, "raise" if count_items(source) == 1 else on_error)
 
+    def _stream(self, source: Any, on_error: OnError) -> Iterator[Result]:
+        total = skipped = 0
+        for answer in self._answers(source):
+            total += 1
+            if isinstance(answer, Result):
+                yield answer
+                continue
+            skipped += 1
+            _report(answer, on_error)
+        if total and skipped == total:
+            raise DataError(f"none of the {total} images could be read")
 
-def _print(line: dict[str, Any]) -> None:
-    """Print a line of JSON, in which what a terminal would not show is escaped."""
-    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
-    print("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text), flush=True)
-
-
-def _make_folder(path: str) -> None:
-    check_local(path)
-    if Path(path).exists() and not Path(path).is_dir():
-        raise ValueError(f"--draw {path} is a file; give a folder")
-    Path(path).mkdir(parents=True, exist_ok=True)
-
-
-def _draw(picture: "Image.Image", folder: str, number: int, file: Path) -> None:
-    with write_whole(Path(folder) / f"{number:04d}_{file.stem}.png") as beside:
-        picture.save(beside)
-
-
-# ---------------------------------------------------------------------------------------------------- classification
-
-_CELL = 320  # side of the pictures of classifiers
-
-
-def _classify(model: MobileViTClassifier, args: argparse.Namespace) -> None:
-    from kornia_mvit.draw.images import fit_image
-
-    record = _preprocess(model, args, Preprocess())
-    look, prepare = _look(model, args.tta), record.module()
-    images = _Images(_files(args), args, record)
-    if args.draw:
-        _make_folder(args.draw)
-    step = (args.batch_size or 32) if record.output_size is not None else 1
-    batch: list[tuple[int, Path, Tensor, Tensor | None]] = []
-    for number, file, image in images:
-        if len(batch) == step:
-            _rank(model, look, batch, args)
-            batch = []
-        with images.refused(file):  # small, as photographs may be large
-            batch.append((number, file, prepare(image), fit_image(image, _CELL) if args.draw else None))
-            if step == 1:  # of a size of its own, which the network may refuse
-                _rank(model, look, batch, args)
+    def _answers(self, source: Any) -> Iterator[Result | DataError]:
+        """Return the result of each image, or why there is none, in order."""
+        batch: list[Read] = []
+        for read in self._read_ahead(source):
+            if batch and not (isinstance(read, Read) and self._task.fits(batch, read)):
+                yield from self._task.answer(batch)
                 batch = []
-    if batch:
-        _rank(model, look, batch, args)
+            if isinstance(read, Read):
+                batch.append(read)
+            else:
+                yield read
+        if batch:
+            yield from self._task.answer(batch)
+
+    def _read_ahead(self, source: Any) -> Iterator["Read | DataError"]:
+        """Read and prepare images in threads, while the network is at others."""
+        threads = min(_THREADS, os.cpu_count() or 1)
+        ahead = self._task.batch_size if self._task.fixed_size else 2 * threads
+        waiting: deque[Future[Read | DataError]] = deque()
+        pool = ThreadPoolExecutor(threads, "kornia_mvit_read")
+        try:
+            for index, item in enumerate(read_source(source)):
+                waiting.append(pool.submit(self._task.read, index, item))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _rank(
-    model: MobileViTClassifier,
-    look: nn.Module,
-    batch: list[tuple[int, Path, Tensor, Tensor | None]],
-    args: argparse.Namespace,
-) -> None:
-    """Print the likeliest classes of images, and draw them if asked to."""
-    from kornia_mvit.draw.images import draw_predictions
-
-    names = model.class_names or tuple(map(str, range(model.num_classes)))
-    probabilities = look(torch.stack([image for _, _, image, _ in batch]).to(args.device)).float().softmax(-1).cpu()
-    for (number, file, _, small), row in zip(batch, probabilities, strict=True):
-        best = row.topk(min(args.top or 3, len(names)))
-        ranked = [
-            {"class": names[k], "probability": round(p, 6)}
-            for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
-        _print({"path": str(file), **ranked[0], "top": ranked})
-        if small is not None:
-            _draw(draw_predictions(small[None], row[None], class_names=names, cell=_CELL), args.draw, number, file)
+def _check(on_error: OnError) -> None:
+    if isinstance(on_error, str) and on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error {on_error!r} is none of 'raise', 'skip' and a function")
 
 
-# ------------------------------------------------------------------------------------------------------ segmentation
+def _report(error: DataError, on_error: OnError) -> None:
+    """Do about an image that cannot be read what the caller asked for."""
+    if callable(on_error):
+        on_error(error)
+    elif on_error == "raise":
+        raise error
+    else:
+        warnings.warn(printable(f"skipped: {error}"), stacklevel=2)
 
 
-def _segment(model: DeepLabV3, args: argparse.Namespace) -> None:
-    from kornia_mvit.draw.images import draw_overlay, label_image
-
-    names, colours = _classes(model, args.classes)
-    files = _files(args)
-    targets = _targets(files, args.labels)
-    # The whole image, which a crop would cut off.
-    preprocess = replace(_preprocess(model, args, Preprocess(size=None)), crop=None)
-    pipeline = AugmentationPipeline(preprocess=preprocess, ignore_index=IGNORED)
-    if args.stride is not None and args.window is None:
-        raise ValueError(f"--stride {args.stride} is that of windows; give --window too")
-    look = _look(model if args.window is None else SlidingWindow(model, args.window, args.stride), args.tta)
-    if args.draw:
-        _make_folder(args.draw)
-    images = _Images(files, args, preprocess)
-    for number, file, image in images:
-        mask = torch.empty(0)
-        with images.refused(file):
-            mask = predict_labels(look, image.to(args.device), pipeline).cpu()
-        if not mask.numel():
-            continue
-        strips = torch.split(mask.flatten(), _CHUNK)
-        counts = torch.stack([torch.bincount(strip, minlength=len(names)) for strip in strips]).sum(0).tolist()
-        line: dict[str, Any] = {
-            "path": str(file),
-            "height": image.shape[1],
-            "width": image.shape[2],
-            "share": {name: round(n / mask.numel(), 6) for name, n in zip(names, counts, strict=True)},
-        }
-        if args.labels:
-            with write_whole(targets[number]) as beside:
-                label_image(mask, colours).save(beside)
-            line["labels"] = str(targets[number])
-        if args.draw:
-            _draw(draw_overlay(image, mask, names, colours), args.draw, number, file)
-        _print(line)
+# ------------------------------------------------------------------------------------------------------------ progress
 
 
-def _classes(model: DeepLabV3, path: str | None) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...] | None]:
-    """Give the names of the classes, and their colours where a file or the checkpoint tells them."""
-    names = model.class_names or tuple(map(str, range(model.num_classes)))
-    if path is None:
-        return names, model.class_colours
-    from kornia_mvit.data.classes import read_classes
+class _Progress:
+    """Shows on a terminal how many images are done, on standard error.
 
-    found = read_classes(path)
-    if len(found.names) != model.num_classes:
-        raise ValueError(f"{path} has {len(found.names)} classes, the model {model.num_classes}")
-    return found.names, found.colours
-
-
-def _targets(files: list[tuple[Path, Path]], folder: str | None) -> list[Path]:
-    """Give where the label image of each image goes: as SegmentationFolderData looks for it."""
-    if folder is None:
-        return []
-    seen: dict[Path, Path] = {}
-    for file, inner in files:
-        target = (Path(folder) / inner).with_suffix(".png")
-        if target in seen:
-            raise ValueError(f"the label images of {seen[target]} and {file} would both be {target}")
-        if target.resolve() == file.resolve():
-            raise ValueError(f"the label image of {file} would overwrite it; give --labels another folder")
-        seen[target] = file
-    return list(seen)
-
-
-# --------------------------------------------------------------------------------------------------------- detection
-
-
-def _detect(model: SSDLite, args: argparse.Namespace) -> None:
-    from kornia_mvit.draw.images import draw_detections
-
-    sure = _SURE if args.score is None else args.score
-    if not 0 <= sure <= 1:
-        raise ValueError(f"--score {sure} is not in [0, 1]")
-    if args.annotations is not None and args.coco is None:
-        raise ValueError(f"--annotations {args.annotations} is for --coco; give that too")
-    if args.coco is not None and Path(args.coco).is_dir():
-        raise ValueError(f"--coco {args.coco} is a folder; give a file")
-    names = model.class_names or tuple(map(str, range(model.num_classes - 1)))
-    files = _files(args)
-    numbers = None if args.coco is None else _coco_numbers(args.annotations, files, names)
-    preprocess = _preprocess(model, args, Preprocess((320, 320)))
-    pipeline = AugmentationPipeline(preprocess=preprocess)
-
-    def find(image: Tensor) -> list[dict[str, Tensor]]:
-        logits, deltas = model(image)
-        found = model.decode(logits, deltas, (image.shape[-2], image.shape[-1]), max_detections=100)
-        return [one._asdict() for one in found]
-
-    look = find if args.tta is None else TestTimeAugmentation(find, args.tta)
-    if args.draw:
-        _make_folder(args.draw)
-    results: list[dict[str, Any]] = []
-    images = _Images(files, args, preprocess)
-    for number, file, image in images:
-        found: dict[str, Tensor] = {}
-        with images.refused(file):
-            (found,) = predict_boxes(look, Batch(image[None].to(args.device)), pipeline)
-        if not found:
-            continue
-        found = {name: value.cpu() for name, value in found.items()}
-        if numbers is not None:
-            results += _coco_rows(found, *numbers, number)
-        found = {name: value[found["scores"] >= sure] for name, value in found.items()}
-        boxes = [
-            {"class": names[label], "score": round(score, 6), "box": [round(v, 2) for v in box]}
-            for label, score, box in zip(*(found[k].tolist() for k in ("labels", "scores", "boxes")), strict=True)
-        ]
-        if args.draw:
-            picture = draw_detections(image, found["boxes"], found["labels"], found["scores"], names)
-            _draw(picture, args.draw, number, file)
-        _print({"path": str(file), "height": image.shape[1], "width": image.shape[2], "boxes": boxes})
-    if args.coco is not None:
-        with write_whole(args.coco) as beside:
-            beside.write_text(json.dumps(results), encoding="utf-8")
-
-
-def _coco_numbers(
-    annotations: str | None, files: list[tuple[Path, Path]], names: tuple[str, ...]
-) -> tuple[list[int], list[int]]:
-    """Give the number of each image and of each class, in COCO's results.
-
-    Those of an annotation file, found by the images' file names and the classes' names; else the images' own order
-    and the classes from 1.
+    Args:
+        source: the images.
     """
-    if annotations is None:
-        return list(range(len(files))), list(range(1, len(names) + 1))
-    from kornia_mvit.data.formats.coco import read_coco
 
-    known = read_coco(annotations)
-    known_files = [Path(name).name for name in known.files]
-    for kind, wanted, given in (
-        ("image", [f.name for f, _ in files], known_files),
-        ("class", names, known.class_names),
-    ):
-        counts = Counter(given)
-        if wrong := [name for name in wanted if counts[name] != 1]:
-            number = counts[wrong[0]]
-            raise ValueError(
-                f"{annotations} has the {kind} {wrong[0]!r} {number} times"
-                if number
-                else f"{annotations} has no {kind} {wrong[0]!r}"
-            )
-    seen: dict[str, Path] = {}
-    for file, _ in files:
-        if file.name in seen:
-            raise ValueError(f"{seen[file.name]} and {file} would both be image {file.name!r} of {annotations}")
-        seen[file.name] = file
-    images = dict(zip(known_files, known.image_ids, strict=True))
-    classes = dict(zip(known.class_names, known.category_ids, strict=True))
-    return [images[file.name] for file, _ in files], [classes[name] for name in names]
+    def __init__(self, source: Any) -> None:
+        self.shown = sys.stderr is not None and sys.stderr.isatty()
+        self.total = count_items(source) if self.shown else None
+        self.done = 0
+        self.began = self.last = time.monotonic()
 
+    def __enter__(self) -> "_Progress":
+        return self
 
-def _coco_rows(
-    found: dict[str, Tensor], images: list[int], classes: list[int], number: int
-) -> Iterator[dict[str, Any]]:
-    for box, label, score in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), strict=True):
-        left, top, right, bottom = box
-        sides = [round(v, 3) for v in (left, top, right - left, bottom - top)]
-        yield {
-            "image_id": images[number],
-            "category_id": classes[int(label)],
-            "bbox": sides,
-            "score": round(score, 6),
-        }
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def count(self, result: Result) -> Result:
+        """Count a result, and return it."""
+        self.done += 1
+        now = time.monotonic()
+        if self.shown and self.total != 1 and now - self.last > 0.2:
+            self.last = now
+            of = "" if self.total is None else f" of {self.total:,}"
+            sys.stderr.write(f"\r{self.done:,}{of} images, {self.done / (now - self.began):.1f} a second ")
+            sys.stderr.flush()
+        return result
+
+    def clear(self) -> None:
+        """Remove the line, so that another one can be written."""
+        if self.shown and self.last > self.began:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.augmentation.pipeline import AugmentationPipeline, Params
 from kornia_mvit.augmentation.targets import MapsBack, way_back
 from kornia_mvit.batch import Batch
 
-__all__ = ["SlidingWindow", "predict_labels", "predict_maps"]
+__all__ = ["SlidingWindow", "predict_labels", "predict_maps", "read_labels"]
 
 _STRIP = 2**21  # numbers of a map that are at hand at a time
 _ROWS = 16  # of the result, at most
@@ -25,7 +25,7 @@ class SlidingWindow(nn.Module):
     Where a window covers the image, the result is that of ``predict`` alone.
 
     Args:
-        predict: takes images (B, C, h, w) and gives maps (B, K, h', w') of any stride, such as logits.
+        predict: takes images (B, C, h, w) and returns maps (B, K, h', w') of any stride, such as logits.
         window: height and width of a window in pixels, or one number for both.
         stride: pixels from one window to the next, down and across, or one number for both; two thirds of the window
             when None.
@@ -96,7 +96,7 @@ def predict_maps(
     sizes of the others in the batch.
 
     Args:
-        predict: takes preprocessed images (n, C, h, w) and gives maps (n, K, h', w') of any stride, such as logits.
+        predict: takes preprocessed images (n, C, h, w) and returns maps (n, K, h', w') of any stride, such as logits.
         batch: images as they were stored.
         pipeline: whose preprocessing they go through, and the maps back.
 
@@ -130,7 +130,7 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, pipeline:
     classes at the size of a large image are never in memory whole.
 
     Args:
-        predict: takes preprocessed images (n, C, h, w) and gives maps (n, K, h', w') of any stride, such as logits.
+        predict: takes preprocessed images (n, C, h, w) and returns maps (n, K, h', w') of any stride, such as logits.
         image: (C, H, W), as it was stored.
         pipeline: whose preprocessing it goes through, and the maps back.
 
@@ -144,7 +144,20 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, pipeline:
         torch.Size([40, 50])
     """
     prepared, params = pipeline.prepare(Batch(image[None]))
-    maps = predict(prepared.image)
+    return read_labels(predict(prepared.image), params)
+
+
+@torch.no_grad()
+def read_labels(maps: Tensor, params: Params) -> Tensor:
+    """Return the class of each pixel of an image, from the maps of its prepared image; see :func:`predict_labels`.
+
+    Args:
+        maps: (1, K, h', w') of any stride, such as logits.
+        params: what :meth:`AugmentationPipeline.prepare` returned for the image.
+
+    Returns:
+        (H, W), uint8, or int32 where there are more than 256 classes.
+    """
     back = MapsBack(maps, way_back(params, maps))
     height, width = back.size
     out = torch.empty(height, width, dtype=torch.uint8 if maps.shape[1] <= 256 else torch.int32, device=maps.device)
@@ -159,7 +172,7 @@ def predict_labels(predict: Callable[[Tensor], Tensor], image: Tensor, pipeline:
 
 
 def _classes_near(back: MapsBack, rows: slice) -> Tensor:
-    """Give the classes that can be highest somewhere in rows of the result, in order.
+    """Return the classes that can be highest somewhere in rows of the result, in order.
 
     Between four neighbours of a map, bilinear reading keeps each class between its lowest and its highest there: a
     class whose highest is below the lowest of another is nowhere the highest. What is not a number is never left out.
@@ -172,7 +185,7 @@ def _classes_near(back: MapsBack, rows: slice) -> Tensor:
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Give where windows begin along a side; the last one ends with it.
+    """Return where windows begin along a side; the last one ends with it.
 
     Example:
         >>> _starts(100, 40, 25)

@@ -175,7 +175,17 @@ class TestTimeAugmentation(nn.Module):
         """Predict images (B, C, H, W), preprocessed as ``predict`` wants them; pipelines take them in [0, 1]."""
         if image.ndim != 4 or not image.is_floating_point():
             raise ValueError(f"images are (B, C, H, W) and floating point, got {image.dtype} {tuple(image.shape)}")
-        merger: _Merger | None = None
+        return self._run(image).result(len(self.transforms))
+
+    @torch.no_grad()
+    def predict_valid(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict dense maps, and say which pixels (B, 1, H, W) were in view under some transform."""
+        merger = _DenseMerger(self.merge)
+        self._run(image, merger)
+        return merger.result(len(self.transforms)), cast(Tensor, merger.weight) > 0
+
+    def _run(self, image: Tensor, merger: "_Merger | None" = None) -> "_Merger":
+        """Predict under each transform, into a merger that fits what the first prediction is unless one is given."""
         for number, transform in enumerate(self.transforms):
             seen, geometry = _look(transform, image, number)
             given = self.predict(seen)
@@ -183,16 +193,7 @@ class TestTimeAugmentation(nn.Module):
                 merger = self._merger(given, image)
             merger.add(given, geometry)
         assert merger is not None
-        return merger.result(len(self.transforms))
-
-    @torch.no_grad()
-    def predict_valid(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict dense maps, and say which pixels (B, 1, H, W) were in view under some transform."""
-        merger = _DenseMerger(self.merge)
-        for number, transform in enumerate(self.transforms):
-            seen, geometry = _look(transform, image, number)
-            merger.add(self.predict(seen), geometry)
-        return merger.result(len(self.transforms)), cast(Tensor, merger.weight) > 0
+        return merger
 
     def _merger(self, given: Any, image: Tensor) -> "_Merger":
         if isinstance(given, Tensor) and given.ndim == 2:
@@ -215,7 +216,7 @@ class TestTimeAugmentation(nn.Module):
 
 
 def find_transforms(transforms: Transforms) -> list[TestTimeTransform | AugmentationPipeline]:
-    """Give the transforms of a name, or check a list of them.
+    """Return the transforms of a name, or check a list of them.
 
     Example:
         >>> [t.scale for t in find_transforms('flip+scale')]
@@ -247,6 +248,10 @@ def _look(transform: TestTimeTransform | AugmentationPipeline, image: Tensor, nu
     return out.image, way_back(params, image)
 
 
+def _combine(total: Tensor, value: Tensor, merge: str) -> Tensor:
+    return total.maximum(value) if merge == "max" else total + value
+
+
 class _ClassMerger:
     """Merge (B, K) logits or probabilities."""
 
@@ -256,10 +261,7 @@ class _ClassMerger:
 
     def add(self, given: Any, geometry: Geometry) -> None:
         given = F.one_hot(given.argmax(1), given.shape[1]).to(given.dtype) if self.merge == "vote" else given
-        if self.total is None:
-            self.total = given.clone()
-        else:
-            self.total = self.total.maximum(given) if self.merge == "max" else self.total + given
+        self.total = given.clone() if self.total is None else _combine(self.total, given, self.merge)
 
     def result(self, count: int) -> Tensor:
         assert self.total is not None
@@ -283,7 +285,7 @@ class _DenseMerger:
         if self.total is None or self.weight is None:
             self.total, self.weight = maps, valid.to(maps.dtype)
         else:
-            self.total = self.total.maximum(maps) if self.merge == "max" else self.total + maps
+            self.total = _combine(self.total, maps, self.merge)
             self.weight = self.weight + valid
 
     def result(self, count: int) -> Tensor:
@@ -361,7 +363,7 @@ class _BoxMerger:
         return {"boxes": fused[order], "scores": score[order], "labels": labels[kept][order]}
 
     def _shown(self, boxes: Tensor) -> Tensor:
-        """Tell which transforms have boxes (n, 4) in view, whole: (count, n)."""
+        """Return which transforms have boxes (n, 4) in view, whole: (count, n)."""
         views = torch.stack(self.views)[:, None]
         return (boxes[:, :2] >= views[..., :2]).all(-1) & (boxes[:, 2:] <= views[..., 2:]).all(-1)
 

@@ -9,7 +9,7 @@ import torch
 
 from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite
 from kornia_mvit.exporters import file_size, to_coreml
-from kornia_mvit.exporters.tracing import silence
+from kornia_mvit.inference.engines.exported import silence
 from tests.exporters.scenes import NETWORKS, build
 from tests.models.networks import DEEP, TINY, randomize_norms
 
