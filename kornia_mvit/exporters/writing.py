@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -306,7 +307,7 @@ def _compare(
     if form.loader is not None:
         runs[kind] = _function(form.loader)(path)
         rows[1].comparison = compare(runs[kind], eager, batches)
-    times = time_in_turn({name: (lambda run=run: run(batches[0])) for name, run in runs.items()}, _ROUNDS)
+    times = time_in_turn({name: partial(run, batches[0]) for name, run in runs.items()}, _ROUNDS)
     for row in rows:
         row.latency = times.get(row.name)
     return Table(rows, note)

@@ -87,7 +87,7 @@ class TaskModel(nn.Module):
         """
         import kornia_mvit  # the root imports the exporters when they are used; a model's file imports none
 
-        return kornia_mvit.exporters.to_onnx(self, path, **options)  # type: ignore[arg-type]  # one of the three models
+        return kornia_mvit.exporters.to_onnx(self, path, **options)
 
 
 def renamed_arguments(
