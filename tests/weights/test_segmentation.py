@@ -237,7 +237,7 @@ class TestFromPretrained:
         model = ours()
         model.class_names, model.preprocess = tuple("abcdefg"), Preprocess((64, 64))
         save_checkpoint(model, tmp_path / "a.pt")
-        again = from_pretrained(tmp_path / "a.pt", num_classes=3, in_channels=1, dropout=0.3)
+        again = from_pretrained(tmp_path / "a.pt", num_classes=3, in_channels=1, head_dropout=0.3)
         assert again(torch.rand(2, 1, 64, 64)).shape == (2, 3, 64, 64)
         assert again.class_names is None
         assert again.head.dropout.p == 0.3
