@@ -108,9 +108,17 @@ WITHOUT_ANY = {
     "predict": (
         "save_checkpoint(model, folder / 'model.ckpt')\n"
         "command('predict', str(folder / 'photo.png'), '--checkpoint', str(folder / 'model.ckpt'))",
+        "cli",
+    ),
+    "boxes of an exported file": (
+        "from kornia_mvit.inference.detection import without_overlaps\n"
+        "without_overlaps({'boxes': torch.zeros(1, 4), 'scores': torch.ones(1), 'labels': torch.zeros(1)})",
         "train",
     ),
-    "read a video": ("from kornia_mvit.inference.sources import read_source; next(read_source(folder / 'clip.mp4'))", "video"),
+    "read a video": (
+        "from kornia_mvit.inference.sources import read_source; next(read_source(folder / 'clip.mp4'))",
+        "video",
+    ),
     "export to ONNX": ("model.to_onnx(folder / 'model.onnx')", "export"),
     "run ONNX": ("import kornia_mvit.exporters as E; E.load_onnx(folder / 'model.onnx')", "export"),
     "quantise ONNX": ("import kornia_mvit.exporters as E; E.quantize_onnx(model, folder / 'model.onnx', [])", "export"),
