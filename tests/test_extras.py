@@ -108,6 +108,11 @@ WITHOUT_ANY = {
     "predict": (
         "save_checkpoint(model, folder / 'model.ckpt')\n"
         "command('predict', str(folder / 'photo.png'), '--checkpoint', str(folder / 'model.ckpt'))",
+        "cli",
+    ),
+    "boxes of an exported file": (
+        "from kornia_mvit.inference.detection import without_overlaps\n"
+        "without_overlaps({'boxes': torch.zeros(1, 4), 'scores': torch.ones(1), 'labels': torch.zeros(1)})",
         "train",
     ),
     "read a video": (
