@@ -151,7 +151,7 @@ class TestClassificationTask:
             ),
             ({"num_classes": 2, "network": Tiny(), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"num_classes": 2, "network": Tiny(), "gradient_checkpointing": True}, "Tiny has no gradient checkpoint"),
-            ({"num_classes": 2, "layer_decay": 0.5, "temperature": 0.0}, "temperature 0.0 not > 0"),
+            ({"num_classes": 2, "layer_decay": 0.5, "temperature": 0.0}, "temperature 0.0 is not positive"),
             ({"num_classes": 3, "teacher": MobileViTClassifier(num_classes=2)}, "the teacher has 2 classes"),
         ],
     )
