@@ -72,7 +72,7 @@ class TestFormerNames:
     def test_on_the_command_line(self, tmp_path, capsys):
         model = {"class_path": "kornia_mvit.training.ClassificationTask", "init_args": {"head_factor": 4.0}}
         (tmp_path / "old.yaml").write_text(yaml.safe_dump({"model": model}))
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             main(["fit", "--config", str(tmp_path / "old.yaml"), "--model.dropout", "0.25", "--print_config"])
         shown = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
         assert (shown["head_factor"], shown["dropout"]) == (4.0, 0.25)
