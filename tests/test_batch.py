@@ -34,11 +34,11 @@ def everything(seed, count=3):
             {
                 "image": torch.rand(3, h, w, generator=generator),
                 "label": i,
-                "boxes": torch.rand(n, 4, generator=generator).cumsum(1) if n else [],
+                "boxes": torch.rand(n, 4, generator=generator).cumsum(1) * 0.5 + 1.1 if n else [],
                 "box_label": list(range(n)),
                 "box_ignore": [k == 1 for k in range(n)],
                 "mask": torch.randint(0, 5, (h, w), generator=generator),
-                "keypoints": torch.rand(m, 2, generator=generator) * 4 if m else [],
+                "keypoints": torch.rand(m, 2, generator=generator) * 2.5 + 1.1 if m else [],
                 "keypoint_visible": [True] * m,
                 "size": torch.tensor([h, w]),
                 "original_size": torch.tensor([2 * h, 2 * w]),

@@ -25,6 +25,7 @@ from kornia_mvit.augmentation.operations import (
 from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import sample_crop_in_view
+from kornia_mvit.augmentation.targets import filled_size
 from kornia_mvit.batch import Batch, hold_value
 from kornia_mvit.ops.geometry import gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
@@ -133,6 +134,8 @@ class Execution:
         else:
             self.image, matrix = fit_frames(image, self._frame, record)
         self.geometry.append(Step("resize", matrix, size, covers=not record.letterbox, aligned=True))
+        if record.letterbox and len(self.geometry) == 1:  # as in evaluation, where the image is upright in its corner
+            self.geometry.filled = filled_size(self.geometry)
         self._image_at = len(self.geometry)
 
     def finish(self) -> Tensor:

@@ -72,7 +72,8 @@ class Geometry:
         return len(self.steps)
 
     def append(self, step: Step) -> None:
-        """Add a step."""
+        """Add a step; which part of its canvas is image is not known yet."""
+        self.filled = None
         if step.matrix is not None:
             matrix = step.matrix.to(self.device, torch.float64, non_blocking=True).expand(self.batch, 3, 3)
             step = replace(step, matrix=matrix)
