@@ -31,6 +31,7 @@ NOTEBOOKS = (
 
 
 EXTRAS = {
+    "cli": "the command line",
     "train": "data sets, Lightning's training, the commands that train, validate, predict and preview",
     "hub": "safetensors files, and repositories of the Hugging Face hub",
     "export": "ONNX, OpenVINO, ExecuTorch and Core ML",

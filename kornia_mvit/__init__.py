@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from kornia_mvit.models.registration import register_in_kornia
     from kornia_mvit.models.ssdlite import SSDLite
     from kornia_mvit.preprocess import Preprocess
-    from kornia_mvit.training.demo import demo
-    from kornia_mvit.training.preview import preview
+    from kornia_mvit.training.demo import demo as demo
+    from kornia_mvit.training.preview import preview as preview
     from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
     from kornia_mvit.weights.conversion import convert
     from kornia_mvit.weights.info import info
@@ -62,6 +62,7 @@ _PLACES = {
     "save_checkpoint": "weights.checkpoints",
 }
 
+# What needs torch and kornia alone; of the other names, `import *` would ask for an extra.
 __all__ = [
     "AugmentationPipeline",
     "Batch",
@@ -75,7 +76,6 @@ __all__ = [
     "SSDLite",
     "TestTimeAugmentation",
     "convert",
-    "demo",
     "draw_batch",
     "export",
     "exporters",
@@ -87,7 +87,6 @@ __all__ = [
     "optimize",
     "policies",
     "predict",
-    "preview",
     "register_in_kornia",
     "save_checkpoint",
 ]

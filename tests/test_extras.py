@@ -140,9 +140,11 @@ WITHOUT_ANY = {
     "write .safetensors": ("save_checkpoint(model, folder / 'model.safetensors')", "hub"),
     "convert to .safetensors": (
         "save_checkpoint(model, folder / 'model.ckpt')\n"
-        "command('convert', str(folder / 'model.ckpt'), str(folder / 'a.safetensors'), '--to', 'timm')",
+        "convert(folder / 'model.ckpt', folder / 'a.safetensors', to='timm')",
         "hub",
     ),
+    "convert": ("command('convert', 'a.pt', 'b.pt', '--to', 'timm')", "cli"),
+    "info": ("command('info')", "cli"),
     "save_pretrained": (
         "from kornia_mvit.weights import save_pretrained; save_pretrained(model, folder / 'model')",
         "hub",
@@ -195,6 +197,7 @@ BEHIND = {
     "kornia_mvit.exporters.onnx: _translations": "kornia_mvit.exporters.onnx: to_onnx",
     "kornia_mvit.cli.fit: _run": "kornia_mvit.training: <module>",
     "kornia_mvit.cli.fit: _task_of_recipe": "kornia_mvit.training: <module>",
+    "kornia_mvit.training.preview: _check_picture": "kornia_mvit.training: <module>",
     "kornia_mvit.training.preview: _data": "kornia_mvit.training.datamodules: <module>",
     "kornia_mvit.training.preview: draw_preview": "kornia_mvit.draw.sheets: pillow",
     "kornia_mvit.draw.charts: _percent": "kornia_mvit.draw.charts: _figure",

@@ -14,7 +14,7 @@ import kornia_mvit
 for found in pkgutil.walk_packages(kornia_mvit.__path__, "kornia_mvit."):
     if not found.name.endswith("__main__"):
         import_module(found.name)
-kinds = {name: type(getattr(kornia_mvit, name)).__name__ for name in kornia_mvit.__all__}
+kinds = {name: type(getattr(kornia_mvit, name)).__name__ for name in kornia_mvit._PLACES}
 print(json.dumps(kinds))
 """
 MODULES = {"exporters", "policies"}
