@@ -162,10 +162,9 @@ def _describe_package() -> PackageInfo:
     from kornia_mvit import __version__
     from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier
 
-    parameters = {}
-    with torch.device("meta"):
-        for mode in VARIANTS["apple"]:
-            parameters[mode] = sum(p.numel() for p in MobileViTClassifier(mode).parameters())
+    with torch.random.fork_rng(devices=[]):  # real weights: on the meta device torch would import its compiler
+        models = {mode: MobileViTClassifier(mode) for mode in VARIANTS["apple"]}
+    parameters = {mode: sum(p.numel() for p in model.parameters()) for mode, model in models.items()}
     versions = {"kornia_mvit": __version__, "torch": str(torch.__version__), "kornia": str(kornia.__version__)}
     return PackageInfo(versions, parameters, tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml"))))
 
