@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.files import FileError
-from kornia_mvit.parsing import is_folder, reading
+from kornia_mvit.parsing import is_folder, reading, reason_of
 from kornia_mvit.preprocess import Preprocess
 
 __all__ = [
@@ -272,8 +272,11 @@ def _torchexport_program(path: str | Path) -> tuple[Any, dict[str, str], Run]:
         about: dict[str, str] = json.loads(extra[TORCHEXPORT_METADATA] or "{}")
 
     def run(image: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            out = module(image)
+        try:
+            with torch.no_grad():
+                out = module(image)
+        except AssertionError as error:  # a size that the program was not traced for
+            raise ValueError(f"{path} does not take images {tuple(image.shape)}: {reason_of(error)}") from None
         return tuple(out) if isinstance(out, tuple | list) else (out,)
 
     return program, about, run
