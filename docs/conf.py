@@ -34,6 +34,9 @@ nitpick_ignore_regex = [
         r"(torch|kornia|pytorch_lightning|torchmetrics|hypothesis|numpy|PIL|collections\.abc|pathlib|random)\..*",
     ),
     ("py:.*", r"Image\.Image|huggingface_hub\..*"),
+    # what stands in signatures, and is not documented by itself
+    ("py:class", r"kornia_mvit\.(training\.recipe_cli\.RecipeCLI|models\.base\.TaskModel|inference\.network\.Network)"),
+    ("py:class", r"kornia_mvit\.(evaluation\.(base\.BaseEvaluation|page\.Section)|weights\.layouts\.rules\.Head)"),
     ("py:class", r"P|kornia_mvit\.(inference\.engines\.fuse\.M|augmentation\.randomness\.[PT])"),  # type variables
 ]
 

@@ -80,6 +80,7 @@ def takes_options(*names: str, **defaults: Any) -> Callable[[Callable[..., Path]
         ]
         own = [one for one in inspect.signature(write).parameters.values() if one.name != "options"]
         own = [one for one in own if one.kind is not keyword] + known + [one for one in own if one.kind is keyword]
+        del write_with.__wrapped__  # tools would look for the defaults in its source, which has none
         write_with.__signature__ = inspect.Signature(own, return_annotation=Path)  # type: ignore[attr-defined]  # read by inspect
         return write_with
 

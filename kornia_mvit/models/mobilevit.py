@@ -371,7 +371,7 @@ class MobileViTClassifier(TaskModel):
 
     Attributes:
         num_classes: K.
-        class_names, preprocess: see :class:`~kornia_mvit.models.base.TaskModel`.
+        class_names, preprocess: names of the classes and the :class:`~kornia_mvit.Preprocess`, or None.
 
     Raises:
         ValueError: for a negative number of classes, and as :class:`MobileViT` says.

@@ -43,8 +43,8 @@ class ImageTask(pl.LightningModule):
     accumulation, gradient clipping and devices are the Trainer's.
 
     A task has a record of its settings, a constructor that builds network and pipeline from it, ``training_step``,
-    ``predict_step`` and :meth:`evaluate_batch`, and :meth:`reset_scores` and :meth:`log_scores` where it has scores of
-    a whole epoch.
+    ``predict_step`` and ``evaluate_batch``, and ``reset_scores`` and ``log_scores`` where it has scores of a whole
+    epoch.
 
     Args:
         mode: size of the MobileViT that is built: ``'xxs'``, ``'xs'`` or ``'s'``.

@@ -53,7 +53,7 @@ class Exported:
         single: whether it takes one image at a time.
 
     Raises:
-        FileError: for a file that does not say what it holds.
+        ValueError: for a file that does not say what it holds.
     """
 
     path: Path
@@ -142,7 +142,7 @@ def find_exported(path: str | Path) -> Path | None:
     """Return the file to load for a path: itself, the ``.xml`` file of an OpenVINO folder, or None for other paths.
 
     Raises:
-        FileError: for a folder with several ``.xml`` files, and for Core ML, which runs on Apple's systems alone.
+        ValueError: for a folder with several ``.xml`` files, and for Core ML, which runs on Apple's systems alone.
     """
     path = Path(path)
     if path.suffix == ".mlpackage":
@@ -165,7 +165,7 @@ def load_exported(path: str | Path, threads: int | None = None) -> Exported:
         threads: number of threads of ONNX Runtime and OpenVINO; as many as PyTorch has when None.
 
     Raises:
-        FileError: if the file is damaged, or does not say what it holds.
+        ValueError: if the file is damaged, or does not say what it holds.
         FileNotFoundError: if there is no such file.
         ImportError: where the package that runs it is missing.
     """
