@@ -255,10 +255,13 @@ NOT_FILES = {
     ("weights/files.py", "save"): "gives bytes",
     ("weights/registry.py", "torch.hub.download_url_to_file"): "called inside of write_whole",
     ("weights/registry.py", "save_pretrained"): "writes whole itself",
-    ("cli/__init__.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
+    ("cli/predict.py", "shown.save"): "writes whole itself",
+    ("inference/results.py", "result.save"): "writes whole itself",
+    ("training/demo.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
+    ("training/preview.py", "self.picture.save"): "into memory",
     ("training/resuming.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
     ("training/resuming.py", "super().save_checkpoint"): "to an address, by Lightning",
-    ("cli/__init__.py", "save_checkpoint"): "writes whole itself",
+    ("weights/conversion.py", "save_checkpoint"): "writes whole itself",
 }
 WRITERS = (
     "write_text write_bytes save savefig dump to_csv save_file save_model save_pretrained save_checkpoint "

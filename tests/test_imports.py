@@ -54,7 +54,7 @@ class TestContracts:
         ("file", "source", "told"),
         [
             ("batch.py", "from kornia_mvit.data import reading", "kornia_mvit.batch -> kornia_mvit.data.reading"),
-            ("models/layers.py", "def f():\n    from ..training.tasks import Task", "-> kornia_mvit.training.tasks"),
+            ("models/layers.py", "def f():\n    from ..training.base import Task", "-> kornia_mvit.training.base"),
             ("augmentation/mix.py", "from kornia_mvit.data import reading", "mix -> kornia_mvit.data.reading"),
             ("augmentation/mix.py", "from kornia_mvit import models", "mix -> kornia_mvit.models"),
             ("data/reading.py", "import kornia_mvit.weights.files", "reading -> kornia_mvit.weights.files"),

@@ -24,14 +24,64 @@ OLD: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / 
 SUCCESSORS = {"export": "exporters", "predict": "inference.predictor"}
 
 # Names that are gone, as `module:name` or `module:Class.member`, and what takes their place.
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    ":MobileViT.slice_size": "models.fast.slice_size",
+    "models.mobilevit:MobileViT.slice_size": "models.fast.slice_size",
+    "predict:add_arguments": "kornia_mvit.predict",
+    "predict:run": "kornia_mvit.predict",
+    "training:ClassificationTask.rest": "freeze_modules",
+    "training:CocoMetrics.restore": "evaluation.coco.coco_scores",
+    "training:DetectionTask.rest": "freeze_modules",
+    "training:SegmentationTask.rest": "freeze_modules",
+    "training.detection_metrics:CocoMetrics.restore": "evaluation.coco.coco_scores",
+    "training.evaluation:name_of": "Evaluation.name_classes",
+    "training.evaluation:name_of_image": "evaluation.base.image_names",
+    "training.tasks:ClassificationTask.rest": "freeze_modules",
+}
+
+_CLASSIFICATION = {
+    "dropout": "backbone_dropout",
+    "head_factor": "head_lr_multiplier",
+    "raw_weights": "use_ema_weights",
+}
+_DETECTION = _CLASSIFICATION | {"negatives": "negative_ratio"}
+_SEGMENTATION = _CLASSIFICATION | {"dropout": "head_dropout"}
 
 # Parameters that have another name, as `module:name` or `module:Class.member`: the old name and the new one.
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {
+    ":DeepLabV3": {"dropout": "head_dropout"},
+    ":MobileViTClassifier": {"dropout": "backbone_dropout"},
+    "models.deeplabv3:DeepLabV3": {"dropout": "head_dropout"},
+    "models.mobilevit:MobileViTClassifier": {"dropout": "backbone_dropout"},
+    "training:ClassificationTask": _CLASSIFICATION,
+    "training:DetectionTask": _DETECTION,
+    "training:SegmentationTask": _SEGMENTATION,
+    "training.evaluation:Collector.add": {"logits": "outputs"},
+    "training.optimization:parameter_groups": {"head_factor": "head_lr_multiplier"},
+    "training.tasks:ClassificationTask": _CLASSIFICATION,
+}
+
+_BY_NAME = {"mode", "output_stride", "aspp_channels", "in_channels", "dropout"}
+_RULES = (
+    "stem residuals residual blocks block layer parts closing_norm head_conv transformed_first rules heads".split()
+)
 
 # What else differs on purpose, as `module:name` or `module:Class.member`: the parameters that may differ in place, kind
 # or default, and why.
-CHANGED: dict[str, tuple[set[str], str]] = {}
+CHANGED: dict[str, tuple[set[str], str]] = {
+    ":DeepLabV3": (_BY_NAME, "by name, as in the other models; an old place works with a warning, as does no mode"),
+    ":MobileViTClassifier": ({"dropout"}, "by name; the old place works with a warning"),
+    ":SSDLite": ({"mode"}, "the default that is shown is that of the other models; without a mode it is s, as before"),
+    "models.deeplabv3:DeepLabV3": (_BY_NAME, "as above"),
+    "models.mobilevit:MobileViTClassifier": ({"dropout"}, "as above"),
+    "models.ssdlite:SSDLite": ({"mode"}, "as above"),
+    "training:ClassificationTask": ({"raw_weights"}, "the new name says the opposite"),
+    "training:DetectionTask": ({"raw_weights"}, "the new name says the opposite"),
+    "training:SegmentationTask": ({"raw_weights"}, "the new name says the opposite"),
+    "training.evaluation:thumbnail": ({"side"}, "a constant of the module in place of a number"),
+    "training.tasks:ClassificationTask": ({"raw_weights"}, "the new name says the opposite"),
+    "weights.layouts:Layout": (set(_RULES), "ordered rules in place of a field for each part"),
+}
 
 
 def find_module(old: str) -> Any:

@@ -69,7 +69,7 @@ class TestSegmentationTask:
             ({"network": Pixels(), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"resize_size": (48, 64)}, "resize_size (48, 64) is a height and a width, to which training crops would"),
             ({"resize_size": "image"}, "unknown resize_size 'image'; give a number of pixels, 'image_size' or None"),
-            ({"ignore_index": 3}, "ignore_index 3 is one of the 4 classes; take another number"),
+            ({"ignore_index": 3}, "ignore_index 3 is one of the 4 classes; use another number"),
             ({"class_weights": [1.0, 2.0]}, "class_weights [1.0, 2.0] are not 4 numbers from 0, one a class"),
             ({"dice_weight": -1.0}, "dice_weight -1.0 is negative"),
             ({"num_classes": 1, "lovasz_weight": 1.0}, "the Lovász loss needs two classes or more"),

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from kornia_mvit.weights.files import CheckpointError
 from kornia_mvit.weights.layouts import LAYOUTS
+from kornia_mvit.weights.layouts.rules import Head
 
-__all__ = ["HEADS", "find_head", "head_from_native", "head_name", "head_to_native", "their_module"]
+__all__ = ["HEADS", "Head", "find_head", "head_from_native", "head_name", "head_to_native", "their_module"]
 
 
 HEADS = {name: layout.heads for name, layout in LAYOUTS.items()}
