@@ -62,9 +62,7 @@ RENAMED: dict[str, dict[str, str]] = {
 }
 
 _BY_NAME = {"mode", "output_stride", "aspp_channels", "in_channels", "dropout"}
-_RULES = (
-    "stem residuals residual blocks block layer parts closing_norm head_conv transformed_first rules heads".split()
-)
+_RULES = "stem residuals residual blocks block layer parts closing_norm head_conv transformed_first rules heads".split()
 
 # What else differs on purpose, as `module:name` or `module:Class.member`: the parameters that may differ in place, kind
 # or default, and why.

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,4 +153,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-write_detection_report = write_segmentation_report = write_report  # names of 0.1.0
+# Names of 0.1.0.
+write_detection_report: Callable[..., Path] = write_report
+write_segmentation_report: Callable[..., Path] = write_report

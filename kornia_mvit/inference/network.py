@@ -48,7 +48,7 @@ class Network:
         self.task = task
         self.in_channels = in_channels
         self.device = device
-        self.exported = source if isinstance(source, Exported) else None
+        self.exported: Exported | None = source if isinstance(source, Exported) else None
         classes = source.num_classes - (task == "detection")
         if classes < 1:
             raise ValueError(f"{name} has no classes: it is a backbone, or one whose classifier was taken off")

@@ -56,7 +56,7 @@ class Task(ABC):
         self.network = network
         self.batch_size = batch_size
         self.score = score
-        self.record = self.shown(record)
+        self.record: Preprocess = self.shown(record)
         self.fixed_size: bool = self.record.output_size is not None and not network.takes_images
         self.look: Callable[[Tensor], Any] = self.raw()
 
@@ -151,7 +151,7 @@ def _refusal(item: Item, error: Exception) -> DataError:
 
 
 class Classify(Task):
-    result = ClassificationResult
+    result: type[Result] = ClassificationResult
 
     def raw(self) -> Callable[[Tensor], Any]:
         self._module = self.record.module()
@@ -169,7 +169,7 @@ class _Locating(Task):
     """A task whose answers have places in the image."""
 
     def raw(self) -> Callable[[Tensor], Any]:
-        self.pipeline = AugmentationPipeline(preprocess=self.record, ignore_index=IGNORED)
+        self.pipeline: AugmentationPipeline = AugmentationPipeline(preprocess=self.record, ignore_index=IGNORED)
         return self.network.first
 
     def prepare(self, image: Tensor) -> tuple[Tensor, Params | None]:
@@ -182,7 +182,7 @@ class _Locating(Task):
 
 
 class Segment(_Locating):
-    result = SegmentationResult
+    result: type[Result] = SegmentationResult
 
     def shown(self, record: Preprocess) -> Preprocess:
         """Return the preprocessing without its crop, which would leave pixels without a class."""
@@ -190,7 +190,7 @@ class Segment(_Locating):
 
     def use_windows(self, window: int, stride: int | None) -> None:
         self.need_raw("window")
-        self.look = SlidingWindow(self.look, window, stride)
+        self.look: Callable[[Tensor], Any] = SlidingWindow(self.look, window, stride)
 
     def fits(self, batch: list[Read], read: Read) -> bool:
         few = len(batch) < _PIXELS // (read.x.shape[-2] * read.x.shape[-1])  # as maps have many channels
@@ -219,7 +219,7 @@ class Segment(_Locating):
 
 
 class Detect(_Locating):
-    result = DetectionResult
+    result: type[Result] = DetectionResult
 
     def raw(self) -> Callable[[Tensor], Any]:
         super().raw()

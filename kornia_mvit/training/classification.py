@@ -89,7 +89,7 @@ class ClassificationTask(ImageTask):
         torch.Size([2, 10])
     """
 
-    renamed = ClassificationSettings.renamed
+    renamed: Mapping[str, str] = ClassificationSettings.renamed
 
     @accepts(ClassificationSettings)
     def __init__(self, settings: ClassificationSettings) -> None:

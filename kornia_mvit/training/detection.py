@@ -101,7 +101,7 @@ class DetectionTask(ImageTask):
 
     task_name = "detection"
     prepares = False
-    renamed = DetectionSettings.renamed
+    renamed: Mapping[str, str] = DetectionSettings.renamed
 
     @accepts(DetectionSettings)
     def __init__(self, settings: DetectionSettings) -> None:

@@ -68,7 +68,7 @@ class RecipeCLI(LightningCLI):
         self.folders: set[str] = set()  # that the run writes to
         arguments = _with_files(argv)
         options = (option.partition("=")[0].removeprefix("--model.") for option in arguments if "--model." in option)
-        self.asked = {option.removeprefix("init_args.").partition(".")[0] for option in options}
+        self.asked: set[str] = {option.removeprefix("init_args.").partition(".")[0] for option in options}
         with _naming_full_disks(self.folders), _plain_errors():
             super().__init__(
                 LightningModule,

@@ -126,7 +126,7 @@ class SegmentationTask(ImageTask):
 
     task_name = "segmentation"
     prepares = False
-    renamed = SegmentationSettings.renamed
+    renamed: Mapping[str, str] = SegmentationSettings.renamed
     class_colours: tuple[tuple[int, int, int], ...] | None = None
 
     @accepts(SegmentationSettings)
