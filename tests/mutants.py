@@ -31,8 +31,13 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     # models
-    Mutant("models/layers.py", "torch.rsqrt(variance + norm.eps)", "torch.rsqrt(variance)", "models/test_layers.py"),
-    Mutant("models/layers.py", "mean, scale, value=-1)", "mean, scale, value=1)", "models/test_layers.py"),
+    Mutant("models/fast.py", "torch.rsqrt(variance + norm.eps)", "torch.rsqrt(variance)", "models/test_layers.py"),
+    Mutant(
+        "models/fast.py",
+        "norm.bias, mean, scale, value=-1)",
+        "norm.bias, mean, scale, value=1)",
+        "models/test_layers.py",
+    ),
     Mutant("models/deeplabv3.py", "[96 * n //", "[64 * n //", "models/test_deeplabv3.py"),
     Mutant("models/ssdlite.py", "(scores > score_threshold)", "(scores >= score_threshold)", "models/test_ssdlite.py"),
     Mutant(
@@ -73,11 +78,11 @@ MUTANTS = (
     Mutant("augmentation/mix.py", '"mixup_lambdas": 1 - own', '"mixup_lambdas": own', "augmentation/test_mix.py"),
     # weights
     Mutant("weights/checkpoints.py", "body[STEM].flip(1)", "body[STEM].flip(0)", "weights"),
-    Mutant("weights/layouts.py", ".chunk(2, dim=1)[::-1]", ".chunk(2, dim=1)", "weights"),
+    Mutant("weights/layouts/__init__.py", ".chunk(2, dim=1)[::-1]", ".chunk(2, dim=1)", "weights"),
     Mutant("weights/registry.py", '"bgr" if processor.get', '"rgb" if processor.get', "weights/test_registry.py"),
     # export
-    Mutant("export/graph.py", "torch.where(x < 2.0, far", "torch.where(x < 1.5, far", "export/test_graph.py"),
-    Mutant("export/graph.py", "label] > score_threshold", "label] >= score_threshold", "export/test_graph.py"),
+    Mutant("exporters/graph.py", "torch.where(x < 2.0, far", "torch.where(x < 1.5, far", "exporters/test_graph.py"),
+    Mutant("exporters/graph.py", "label] > score_threshold", "label] >= score_threshold", "exporters/test_graph.py"),
 )
 
 
