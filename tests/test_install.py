@@ -33,16 +33,19 @@ OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONP
 
 # A package that is there with an extra, and with no other but those that contain it.
 SIGN = {
+    "cli": "jsonargparse",
     "train": "pytorch_lightning",
     "hub": "safetensors",
     "export": "onnxruntime",
     "testing": "hypothesis",
     "examples": "jupytext",
     "docs": "furo",
+    "video": "av",
 }
 WITHIN = {
-    "examples": {"train", "testing", "examples"},
-    "export": {"testing", "export"},  # executorch needs Hypothesis
+    "train": {"cli", "train"},
+    "examples": {"cli", "train", "testing", "examples"},
+    "export": {"cli", "testing", "export"},  # executorch needs Hypothesis
 }
 
 # What needs an extra, and which.
