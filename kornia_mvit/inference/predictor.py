@@ -184,15 +184,17 @@ class Predictor:
 
     def _stream(self, source: Any, on_error: OnError) -> Iterator[Result]:
         total = skipped = 0
+        error = None
         for answer in self._answers(source):
             total += 1
             if isinstance(answer, Result):
                 yield answer
                 continue
             skipped += 1
-            _report(answer, on_error)
+            error = answer
+            _report(error, on_error)
         if total and skipped == total:
-            raise DataError(f"none of the {total} images could be read")
+            raise error if error and total == 1 else DataError(f"none of the {total} images could be read")
 
     def _answers(self, source: Any) -> Iterator[Result | DataError]:
         """Return the result of each image, or why there is none, in order."""

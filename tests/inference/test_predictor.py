@@ -6,6 +6,7 @@ import sys
 import threading
 import types
 
+import av
 import numpy
 import pytest
 import torch
@@ -243,6 +244,28 @@ class TestVideo:
         assert results[2].to_dict()["frame"] == 2
         assert [int(result.load()[0, 0, 0]) for result in (*results, results[1])] == [0, 10, 20, 30, 40, 10]
         assert [path.name for path in results.save(tmp_path)] == [f"000{n}_clip.png" for n in range(5)]
+
+    def test_pyav(self, given, tmp_path):
+        path = tmp_path / "clip.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mpeg4", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+            for number in range(4):
+                grey = numpy.full((64, 96, 3), 60 * number, "uint8")
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            container.mux(stream.encode())
+        results = predict(given / "classification.ckpt", path)
+        assert [(result.frame, result.size) for result in results] == [(n, (64, 96)) for n in range(4)]
+        assert [float(result.load().float().mean()) for result in results] == pytest.approx([0, 60, 120, 180], abs=4)
+
+    def test_cut_off(self, given, tmp_path):
+        path = tmp_path / "clip.mp4"
+        path.write_bytes(b"ftyp" * 20)
+        with (
+            pytest.warns(UserWarning, match=r"skipped: cannot read video"),
+            pytest.raises(DataError, match=r"cannot read video .*clip\.mp4"),
+        ):
+            predict(given / "classification.ckpt", path)
 
 
 class TestResults:
