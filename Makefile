@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 PORT ?= 8000
 MINUTES ?= 10
+GPU_PYTHON ?= 3.12
 
 COMMA := ,
 BIN := $(VENV)/bin
@@ -20,7 +21,7 @@ EXPORT_READY := $(VENV)/.kornia-mvit-export
 TEST_READY := $(VENV)/.kornia-mvit-test
 DOCS_READY := $(VENV)/.kornia-mvit-docs
 
-.PHONY: help environment demo browser-demo test fuzz test-long test-install notebooks docs bench lint clean
+.PHONY: help environment demo browser-demo test fuzz test-long test-install notebooks docs gpu gpu-pack bench lint clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1@\2/p' Makefile | while IFS=@ read -r name text; do \
@@ -56,6 +57,19 @@ environment: $(DOCS_READY)  ## create the environment with every extra; run it b
 docs: $(DOCS_READY)  ## build the documentation in docs/_build/html and test its examples
 	$(SPHINX) -b html docs docs/_build/html
 	$(SPHINX) -b doctest docs docs/_build/doctest
+
+gpu:  ## on a machine with PyTorch and a GPU, without a network: test and measure on it, 6 minutes
+	@if ls .gpu-pack/*.whl >/dev/null 2>&1; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target .gpu-site .gpu-pack/*.whl; fi
+	PYTHONPATH="$(CURDIR)/.gpu-site:$(CURDIR)" $(PYTHON) benchmarks/gpu.py $(ARGS)
+
+gpu-pack: | $(BIN)/pip  ## put the wheels that `make gpu` needs beside PyTorch into .gpu-pack, for GPU_PYTHON=3.12
+	rm -rf .gpu-pack
+	$(BIN)/python -m pip download --quiet --constraint constraints.txt --no-deps --only-binary=:all: -d .gpu-pack \
+		--python-version $(GPU_PYTHON) $(foreach tag,2_17 2_28 2_34,--platform manylinux_$(tag)_x86_64) \
+		--platform manylinux2014_x86_64 kornia kornia_rs timm \
+		hypothesis sortedcontainers pytest pluggy iniconfig packaging pygments pyyaml safetensors
+	@du -sh .gpu-pack
 
 bench: compiler $(TEST_READY)  ## run the short benchmarks against timm, transformers and Kornia, 10 minutes
 	mkdir -p runs/bench

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, register_random, settings
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+ASKED = os.environ.get("KORNIA_MVIT_DEVICE")  # the device that `make gpu` tests
+DEVICES = [ASKED] if ASKED else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 # The same examples each time: what `make test` gives once it gives again, on a busy machine too. `make fuzz` looks for
@@ -20,7 +21,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a share of the long tests, such as the second of three where LONG_SHARE is 2/3; without it all of them."""
+    """Keep a share of the long tests, such as the second of three where LONG_SHARE is 2/3; without it all of them.
+
+    Where KORNIA_MVIT_DEVICE names a device, tests that take one are marked for ``-m gpu``.
+    """
+    for item in items:
+        if ASKED and "device" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.gpu)
     number, _, count = os.environ.get("LONG_SHARE", "1/1").partition("/")
     left_out = [
         item
