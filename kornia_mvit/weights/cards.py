@@ -103,7 +103,7 @@ def _arguments(model: Model) -> dict[str, Any]:
 
 
 def find_config(config: MobileViTConfig) -> tuple[str, str] | None:
-    """Find mode and variant of a row of the table."""
+    """Return the mode and variant of a configuration in the table, or None for another."""
     rows = ((mode, variant) for variant, modes in VARIANTS.items() for mode in modes if modes[mode] == config)
     return next(rows, None)
 
@@ -220,7 +220,7 @@ def build_model(
 
 
 class _Sketch(TorchFunctionMode):
-    """Leave out what fills weights with numbers, where there is no memory to fill."""
+    """Skip the initialisation of weights that have no memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -241,7 +241,7 @@ _Rule = tuple[Callable[[Any], bool], str]  # what a value is held against, and i
 
 
 def _check_fields(values: Any, rules: Mapping[str, _Rule], path: str | Path, prefix: str = "") -> None:
-    """Raise for a field that is not what it should be; those without a rule, of later versions, are passed over."""
+    """Raise for a field that breaks its rule; fields without a rule, of later versions, are skipped."""
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} says of itself that {prefix[:-1]} is {brief(values)}, no mapping; {_AGAIN}")
     for name, (holds, what) in rules.items():

@@ -173,7 +173,7 @@ def _name(source: str | Path | Mapping[str, Any]) -> str:
 
 
 def _identify(backbone: Mapping[str, Tensor]) -> tuple[str | None, str]:
-    """Find mode and variant by the shapes of the weights."""
+    """Return the mode and variant that the shapes of the weights tell; None for a mode that is not in the table."""
     variant = "kornia" if any(name.startswith("stages.2.1.proj_in.norm.") for name in backbone) else "apple"
     for mode, config in VARIANTS[variant].items():
         channels = (config.stem, *(stage.channels for stage in config.stages))
@@ -229,7 +229,7 @@ class LoadReport:
 
 
 def _in_short(names: list[str]) -> str:
-    """List names; many of one part as that part and their number."""
+    """Return names as a list; more than six of one part as that part and their number."""
     parts = Counter(name.partition(".")[0] for name in names)
     many = {part for part, count in parts.items() if count > 6}
     shown = dict.fromkeys(part if (part := name.partition(".")[0]) in many else name for name in names)
@@ -336,7 +336,7 @@ def _choose_head(
     new_head: bool,
     report: LoadReport,
 ) -> dict[str, Tensor]:
-    """Return the weights for what stands on the model's backbone, and say in the report what becomes of which."""
+    """Return the weights of the model's head; the report takes in which are fresh, and which are left out."""
     if isinstance(model, MobileViT) or not own:
         report.left_out += found.head
         return {}
@@ -366,7 +366,7 @@ def _choose_head(
 
 
 def _check_model(backbone: MobileViT, found: Weights, name: str) -> None:
-    """Tell a checkpoint of another size by its name rather than by its shapes."""
+    """Raise for a checkpoint of another size, naming the sizes instead of the shapes that differ."""
     own = find_config(backbone.config)
     if own is None or found.mode is None or own == (found.mode, found.variant):
         return
@@ -409,7 +409,7 @@ def _their_name(key: str, found: Weights) -> str:
 
 
 def _fit_stem(weight: Tensor, channels: int) -> Tensor:
-    """Fit the stem's weights to another number of input channels, so that grey images give the same sums."""
+    """Return the stem's weights for another number of input channels: grey images give the same sums."""
     given = weight.shape[1]
     if channels == 1:
         return weight.float().sum(1, keepdim=True).to(weight.dtype)

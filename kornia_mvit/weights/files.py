@@ -135,7 +135,7 @@ def _is(kind: Callable[[Path], bool], path: Path) -> bool:
 
 
 def _load(path: Path, mapped: bool, whole: bool) -> Any:
-    """Have PyTorch read a file, and turn whatever it raises on damaged bytes into one kind of error."""
+    """Return what PyTorch reads from a file; whatever it raises on damaged bytes becomes a CheckpointError."""
 
     def load() -> Any:
         with warnings.catch_warnings():
@@ -170,7 +170,7 @@ def _refused(error: pickle.UnpicklingError) -> str | None:
 
 
 def _check_archive(path: Path) -> bool:
-    """Look at the directory and the checksums of a zip archive that ``torch.save`` wrote.
+    """Check the directory and the checksums of a zip archive that ``torch.save`` wrote.
 
     Args:
         path: the file.

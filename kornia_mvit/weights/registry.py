@@ -177,8 +177,7 @@ def from_pretrained(
 
     Args:
         source: a name of :func:`list_weights`; a checkpoint of any layout; a folder that :func:`save_pretrained` or
-            transformers wrote; or the id of a hub repository with such files, as ``'owner/name'`` or
-            ``'hf-hub:owner/name'``.
+            transformers wrote; or the id of a hub repository with such files, as ``'owner/name'``.
         num_classes: number of classes, if another than the weights'; the last layer is fresh then, even for the same
             number as an explicit one.
         in_channels: channels of the image, if other than the weights'; the stem is fitted to them.
