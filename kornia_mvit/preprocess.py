@@ -1,12 +1,17 @@
 """What happens to an image before the network sees it, stated once for training, evaluation and deployment."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self, cast
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kornia_mvit.fields import check_image_values, check_layout, plain_tensor
+from kornia_mvit.pictures import array_to_tensor, is_array, is_picture, picture_to_tensor
 
 __all__ = ["MAX_PIXELS", "Preprocess", "PreprocessModule", "antialiased_resize", "round_ratio", "to_float"]
 
@@ -19,7 +24,8 @@ MAX_PIXELS = 4096 * 4096  # that an image may have when it is resized, unless to
 class Preprocess:
     """A record of how images become the network's input: resize, centre crop, channel order, mean and std.
 
-    The record is plain data, so that it travels inside a checkpoint; :meth:`module` builds what applies it.
+    The record is plain data, so that it travels inside a checkpoint. Called with an image, it returns the network's
+    input; :meth:`module` builds the module that it applies.
 
     Args:
         size: what the image is resized to, in pixels. One number is the length of the shorter side, the aspect kept;
@@ -45,6 +51,8 @@ class Preprocess:
         torch.Size([1, 3, 256, 256])
         >>> Preprocess.from_dict(apple.to_dict()) == apple
         True
+        >>> apple(torch.zeros(3, 480, 640, dtype=torch.uint8)).shape  # a PIL image or a NumPy array does as well
+        torch.Size([1, 3, 256, 256])
     """
 
     size: Size | None = 256
@@ -55,6 +63,10 @@ class Preprocess:
     std: tuple[float, ...] | None = None
     letterbox: bool = False
     max_pixels: int | None = field(default=MAX_PIXELS, repr=False)
+
+    # of the network whose record it is, see `bound_to`; no fields, as they are no part of what the record says
+    _device: ClassVar[torch.device | None] = None
+    _channels: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         for name in ("size", "crop", "mean", "std"):  # lists, as YAML and JSON have them, become tuples
@@ -132,6 +144,43 @@ class Preprocess:
                 f"an image of {height}x{width} pixels is smaller than the crop {h}x{w}; give Preprocess a size"
             )
         return round_ratio(height - h, 2), round_ratio(width - w, 2), h, w
+
+    def __call__(self, image: Any) -> Tensor:
+        """Return an image, or several, as the network takes them.
+
+        Args:
+            image: a tensor (C, H, W) or (B, C, H, W), uint8 or floating point in [0, 1]; a PIL image of any mode; a
+                NumPy array (H, W, 3), (H, W, 4) or (H, W), uint8; or a list of these.
+
+        Returns:
+            (B, C, h, w), floating point, on the device of the image; ``model.preprocess(image)`` returns it on the
+            model's, and repeats the one channel of a grey image where the model takes more.
+
+        Raises:
+            TypeError: for an image of another type or dtype.
+            ValueError: for an image of another shape or with values outside [0, 1], for images of a list that do not
+                come out in one size, and for a number of channels that the model does not take.
+            ImportError: for arrays other than (H, W, 3), where Pillow is missing.
+        """
+        if isinstance(image, list | tuple):
+            parts = [self(one) for one in image]
+            if len(sizes := {(part.shape[-2], part.shape[-1]) for part in parts}) != 1:
+                told = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+                raise ValueError(f"the images come out in {len(sizes)} sizes {told}; give size two numbers, or a crop")
+            return torch.cat(parts)
+        batch = _to_batch(image).to(self._device)
+        if self._channels is not None and batch.shape[1] != self._channels:
+            if batch.shape[1] != 1:
+                raise ValueError(f"the image has {batch.shape[1]} channels, and the model takes {self._channels}")
+            batch = batch.expand(-1, self._channels, -1, -1)
+        return self.module().to(batch.device)(batch)
+
+    def bound_to(self, device: torch.device, channels: int) -> Self:
+        """Return an equal record whose call returns images on a device, and with a network's number of channels."""
+        record = copy(self)
+        object.__setattr__(record, "_device", device)  # the dataclass is frozen
+        object.__setattr__(record, "_channels", channels)
+        return record
 
     def module(self) -> "PreprocessModule":
         """Build the module that applies the record."""
@@ -244,6 +293,23 @@ class PreprocessModule(nn.Module):
     def extra_repr(self) -> str:
         """Show the record."""
         return str(self.preprocess)
+
+
+def _to_batch(image: Any) -> Tensor:
+    """Return an image of any library as a tensor (B, C, H, W)."""
+    if is_picture(image):
+        return picture_to_tensor(image)[None]
+    if is_array(image):
+        return array_to_tensor(image)[None]
+    if not isinstance(image, Tensor):
+        hint = "; read_image(path) reads a file" if isinstance(image, str | PurePath) else ""
+        raise TypeError(f"expected a tensor, a PIL image or a NumPy array, got {type(image).__name__}{hint}")
+    image = plain_tensor("image", image)
+    if image.ndim not in (3, 4) or image.numel() == 0:
+        raise ValueError(f"the image is {tuple(image.shape)}; tensors are (C, H, W) or (B, C, H, W)")
+    check_layout(image.shape)
+    check_image_values(image)
+    return image if image.ndim == 4 else image[None]
 
 
 def antialiased_resize(batch: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:

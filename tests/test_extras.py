@@ -152,6 +152,9 @@ WITHOUT_ANY = {
     "weights of a hub by name": ("from_pretrained('mobilevit_xxs.timm_in1k')", "hub"),
     "weights of a hub by repository": ("from_pretrained('owner/name')", "hub"),
     "push_to_hub": ("from kornia_mvit.weights import push_to_hub; push_to_hub(model, 'owner/name')", "hub"),
+    "save_pretrained of a model": ("model.save_pretrained(folder / 'model')", "hub"),
+    "a task by its short name": ("from kornia_mvit import ClassificationTask", "train"),
+    "a data module by its short name": ("import kornia_mvit; kornia_mvit.FolderData", "train"),
     "strategies": ("from kornia_mvit.testing import strategies", "testing"),
     "check_backbone": ("from kornia_mvit.testing.properties import check_backbone", "testing"),
 }
@@ -184,14 +187,21 @@ WITHOUT_THE_REST = {
     ),
     "fit": ("command('fit', '--config', 'folder', '--data.root', '.')", "train"),
 }
-TIMM = ("from kornia_mvit.training.networks import timm_network; timm_network('timm:resnet18', 2)", "pip install timm")
+TIMM = {
+    "a network of timm": "from kornia_mvit.training.networks import timm_network; timm_network('timm:resnet18', 2)",
+    "register_in_timm": "register_in_timm()",
+}
+
+_IN_TIMM = "kornia_mvit.models.registration: register_in_timm"
 
 # Functions that import from an extra and cannot be reached without it, and what says so before them.
 BEHIND = {
-    "kornia_mvit.data.reading: _to_rgb": "kornia_mvit.data.reading: opened",
-    "kornia_mvit.data.reading: from_picture": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.pictures: to_rgb": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.pictures: picture_to_tensor": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.reading: load": "kornia_mvit.data.reading: opened",
-    "kornia_mvit.inference.sources: _from_array": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.pictures: array_to_tensor": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.models.timm_entry: TimmMobileViT.reset_classifier": _IN_TIMM,
+    "kornia_mvit.models.timm_entry: _create": _IN_TIMM,
     "kornia_mvit.exporters.executorch: lower": "kornia_mvit.exporters.executorch: _need_executorch",
     "kornia_mvit.exporters.onnx: _translations": "kornia_mvit.exporters.onnx: to_onnx",
     "kornia_mvit.cli.fit: _run": "kornia_mvit.training: <module>",
@@ -237,7 +247,7 @@ def without_any(folder) -> tuple[dict[str, str], set[str]]:
 
 @pytest.fixture(scope="module")
 def without_the_rest(folder) -> tuple[dict[str, str], set[str]]:
-    entries = {name: code for name, (code, _) in WITHOUT_THE_REST.items()} | {"timm": TIMM[0]}
+    entries = {name: code for name, (code, _) in WITHOUT_THE_REST.items()} | TIMM
     return probe(entries, folder, [name for name in packages_distributions() if name not in REST], LIGHTNING_ALONE)
 
 
@@ -256,8 +266,9 @@ def test_rest_of_an_extra_is_named(without_the_rest, name):
     check(without_the_rest[0][name], WITHOUT_THE_REST[name][1])
 
 
-def test_missing_timm_is_named(without_the_rest):
-    assert TIMM[1] in without_the_rest[0]["timm"]
+@pytest.mark.parametrize("name", TIMM)
+def test_missing_timm_is_named(without_the_rest, name):
+    assert "pip install timm" in without_the_rest[0][name]
 
 
 def outside_imports(node: ast.AST, within: str = "<module>", prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -254,7 +254,7 @@ NOT_FILES = {
     ("draw/sheets.py", "picture.save"): "into memory",
     ("weights/files.py", "save"): "gives bytes",
     ("weights/registry.py", "torch.hub.download_url_to_file"): "called inside of write_whole",
-    ("weights/registry.py", "save_pretrained"): "writes whole itself",
+    ("models/base.py", "kornia_mvit.save_pretrained"): "writes whole itself",
     ("cli/predict.py", "shown.save"): "writes whole itself",
     ("inference/results.py", "result.save"): "writes whole itself",
     ("training/demo.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",

@@ -1,10 +1,12 @@
 """Preprocess: the record, and the module that it builds."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
@@ -226,3 +228,54 @@ class TestOnePixelWide:
         out = Preprocess((4, 1)).module()(image)
         assert out.shape == (1, 2, 4, 1)
         torch.testing.assert_close(out.flatten(2), torch.tensor([[[0.25] * 4, [0.75] * 4]]))
+
+
+class TestCall:
+    """A record as a function of an image, whatever library the image is of."""
+
+    RECORD = Preprocess(40, crop=32, mean=(0.5,) * 3, std=(0.2,) * 3)
+    ARRAY = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+
+    def test_every_library_gives_the_same(self):
+        tensor = torch.from_numpy(self.ARRAY).permute(2, 0, 1)
+        expected = self.RECORD.module()(tensor[None])
+        assert expected.shape == (1, 3, 32, 32)
+        for image in (tensor, tensor[None], self.ARRAY, Image.fromarray(self.ARRAY), [self.ARRAY]):
+            assert torch.equal(self.RECORD(image), expected)
+        both = self.RECORD([Image.fromarray(self.ARRAY), tensor])
+        assert torch.equal(both, expected.expand(2, -1, -1, -1))
+
+    def test_floating_point(self):
+        image = torch.rand(2, 3, 50, 70)
+        assert torch.equal(self.RECORD(image), self.RECORD.module()(image))
+
+    def test_grey_and_turned_pictures(self):
+        grey = self.ARRAY[..., 0]
+        assert torch.equal(self.RECORD(grey), self.RECORD(np.stack([grey] * 3, -1)))
+        exif = Image.Exif()
+        exif[0x0112] = 6  # turned by a quarter
+        picture = Image.fromarray(self.ARRAY)
+        picture.info["exif"] = exif.tobytes()
+        assert torch.equal(self.RECORD(picture), self.RECORD(np.rot90(self.ARRAY, -1)))
+
+    @pytest.mark.parametrize(
+        ("image", "error", "told"),
+        [
+            (torch.rand(50, 70, 3), ValueError, "permute"),
+            (torch.rand(50, 70), ValueError, r"\(50, 70\)"),
+            (255 * torch.rand(3, 50, 70), ValueError, "uint8"),
+            (torch.full((3, 50, 70), torch.nan), ValueError, "NaN"),
+            (torch.zeros(3, 50, 70, dtype=torch.int64), TypeError, "int64"),
+            (ARRAY.astype(float), TypeError, "float64"),
+            (ARRAY.transpose(2, 0, 1), ValueError, "from_numpy"),
+            ("photo.jpg", TypeError, "read_image"),
+            (None, TypeError, "NoneType"),
+        ],
+    )
+    def test_exception(self, image, error, told):
+        with pytest.raises(error, match=told):
+            self.RECORD(image)
+
+    def test_exception_of_sizes(self):
+        with pytest.raises(ValueError, match=r"32x32, 32x64.*crop"):
+            Preprocess(32)([torch.rand(3, 50, 50), torch.rand(3, 50, 100)])

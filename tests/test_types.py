@@ -24,6 +24,10 @@ PROGRAM = {
     "AugmentationPipeline(policies.classification_train(64))(Batch(images))": "Batch",
     "AugmentationPipeline(policies.classification_train(64))(images, labels)": "tuple[Tensor, Tensor]",
     "Preprocess(64).module()(images)": "Tensor",
+    "Preprocess(64)(images)": "Tensor",
+    "read_image('photo.jpg')": "Tensor",
+    "MobileViT('xs').push_to_hub('owner/name')": "str",
+    "kornia_mvit.EMA(0.9)": "EMA",
     "list_weights()": "list[str]",
 }
 
@@ -46,7 +50,12 @@ def run_checker(*command: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("types") / "program.py"
-    lines = ["import torch", "from typing_extensions import reveal_type", "from kornia_mvit import *"]
+    lines = [
+        "import torch",
+        "from typing_extensions import reveal_type",
+        "import kornia_mvit",
+        "from kornia_mvit import *",
+    ]
     lines += ["images, labels = torch.rand(2, 3, 64, 64), torch.tensor([0, 1])"]
     path.write_text("\n".join([*lines, *(f"reveal_type({line})" for line in PROGRAM)]) + "\n")
     return path

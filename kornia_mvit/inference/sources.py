@@ -24,6 +24,7 @@ from kornia_mvit.data.reading import (
 )
 from kornia_mvit.files import check_local
 from kornia_mvit.parsing import is_file, is_folder, reason_of
+from kornia_mvit.pictures import array_to_tensor, is_array, is_picture
 
 __all__ = ["VIDEO_SUFFIXES", "Item", "count_items", "read_source"]
 
@@ -85,7 +86,7 @@ def count_items(source: Any) -> int | None:
         return None if None in counts else sum(filter(None, counts))
     if isinstance(source, Tensor):
         return len(source) if source.ndim == 4 else 1
-    return 1 if _is_array(source) or _is_picture(source) else None
+    return 1 if is_array(source) or is_picture(source) else None
 
 
 class _Counter:
@@ -105,9 +106,9 @@ def _items(source: Any, counter: _Counter) -> Iterator[Item]:
     elif isinstance(source, Tensor):
         for image in source if source.ndim == 4 else (source,):
             yield _in_memory(counter.name(), _check_tensor, image)
-    elif _is_array(source):
-        yield _in_memory(counter.name(), _from_array, source)
-    elif _is_picture(source):
+    elif is_array(source):
+        yield _in_memory(counter.name(), lambda array, _: array_to_tensor(array), source)
+    elif is_picture(source):
         yield _in_memory(counter.name(), from_picture, source)
     elif isinstance(source, Iterable) and not isinstance(source, bytes | dict):
         for part in source:
@@ -282,14 +283,6 @@ def _in_memory(name: str, convert: Callable[[Any, str], Tensor], image: Any) -> 
     return Item(name, lambda: convert(image, name))
 
 
-def _is_array(value: object) -> bool:
-    return type(value).__module__ == "numpy" and hasattr(value, "__array_interface__")
-
-
-def _is_picture(value: object) -> bool:
-    return any(f"{kind.__module__}.{kind.__name__}" == "PIL.Image.Image" for kind in type(value).__mro__)
-
-
 def _check_tensor(image: Tensor, _: str) -> Tensor:
     if image.ndim != 3 or 0 in image.shape:
         raise ValueError(f"it has the shape {tuple(image.shape)}; tensors are (C, H, W) or (B, C, H, W)")
@@ -298,21 +291,3 @@ def _check_tensor(image: Tensor, _: str) -> Tensor:
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise TypeError(f"it is {image.dtype}; tensors are uint8, or floating point in [0, 1]")
     return image.detach().cpu()
-
-
-def _from_array(array: Any, name: str) -> Tensor:
-    shape = tuple(array.shape)
-    if str(array.dtype) != "uint8":
-        raise TypeError(f"it is an array of {array.dtype}; arrays are uint8, (H, W, 3), as image libraries have it")
-    if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] not in _CHANNELS):
-        raise ValueError(
-            f"it is an array {shape}; arrays are (H, W, 3), (H, W, 4) or (H, W): for (C, H, W) pass "
-            "torch.from_numpy(array), for several images a list"
-        )
-    if len(shape) == 3 and shape[2] == 3:
-        return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("arrays other than (H, W, 3) need Pillow; install kornia-mvit[train]") from error
-    return from_picture(Image.fromarray(array.reshape(shape[:2]) if shape[-1:] == (1,) else array), name)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from kornia_mvit.models.layers import ConvNormAct
+from kornia_mvit.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from kornia_mvit.models.mobilevit import MobileViT
 
-__all__ = ["Recomputing", "TaskModel", "renamed_arguments"]
+__all__ = ["Recomputing", "Shareable", "TaskModel", "renamed_arguments"]
 
 S = TypeVar("S")
 P = ParamSpec("P")
@@ -54,18 +55,65 @@ class Recomputing(nn.Module):
                 module.recompute_act = kinds[enabled] == "activations"
 
 
-class TaskModel(nn.Module):
+class Shareable(nn.Module):
+    """A network that is written into a folder, or uploaded to the Hugging Face hub."""
+
+    def save_pretrained(self, folder: str | Path, **about: Any) -> None:
+        """Write the network into a folder, with a model card; :func:`~kornia_mvit.from_pretrained` reads it.
+
+        Needs ``kornia-mvit[hub]``.
+
+        Args:
+            folder: where the files go; made if missing.
+            about: what the model card says: ``score``, ``score_source`` and ``licence``, see
+                :func:`kornia_mvit.save_pretrained`.
+        """
+        import kornia_mvit  # the root imports the rest when it is used; a model's file imports none
+
+        kornia_mvit.save_pretrained(self, folder, **about)  # type: ignore[arg-type]  # the classes below are models
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the network to the Hugging Face hub, with a model card. Needs ``kornia-mvit[hub]``.
+
+        Args:
+            repo_id: id of the repository, as ``'owner/name'``; made if missing.
+            options: those of :func:`kornia_mvit.push_to_hub`, such as ``private``, ``token`` or ``licence``.
+
+        Returns:
+            The address of the commit.
+        """
+        import kornia_mvit
+
+        return kornia_mvit.push_to_hub(self, repo_id, **options)  # type: ignore[arg-type]  # as above
+
+
+class TaskModel(Shareable):
     """A backbone with a head, and what a checkpoint says of it.
 
     Attributes:
         backbone: the network under the head.
         class_names: names of the classes in the order of the logits, where a checkpoint has them.
-        preprocess: what images go through before the network, where a checkpoint has it.
     """
 
     backbone: "MobileViT"
     class_names: tuple[str, ...] | None = None
-    preprocess: Any = None
+
+    @property
+    def preprocess(self) -> Any:
+        """What images go through before the network: a :class:`~kornia_mvit.Preprocess`, or None where not known.
+
+        ``model.preprocess(image)`` returns the model's input on its device, see :meth:`Preprocess.__call__`. A model
+        that was built by hand has none until one is given: ``model.preprocess = Preprocess(256)``.
+        """
+        record = self.__dict__.get("preprocess")
+        weight = next(self.parameters(), None)
+        if weight is None or not isinstance(record, Preprocess):
+            return record
+        return record.bound_to(weight.device, self.backbone.in_channels)
+
+    @preprocess.setter
+    def preprocess(self, record: Any) -> None:
+        self.__dict__["preprocess"] = record
 
     def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
         """Return the backbone's maps; see :meth:`MobileViT.forward_features`."""

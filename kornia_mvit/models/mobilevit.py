@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.models import fast
-from kornia_mvit.models.base import Recomputing, TaskModel, renamed_arguments
+from kornia_mvit.models.base import Recomputing, Shareable, TaskModel, renamed_arguments
 from kornia_mvit.models.graph import resize, to_map, to_tokens
 from kornia_mvit.models.layers import ConvNormAct, DropPath, InvertedResidual, check_image, init_weights, recompute
 from kornia_mvit.models.tokens import fold, unfold
@@ -220,7 +220,7 @@ class MobileViTBlock(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ models
 
 
-class MobileViT(Recomputing):
+class MobileViT(Recomputing, Shareable):
     r"""MobileViT backbone.
 
     Takes images of any height and width from 32 px up. Where a patch does not divide a map, the map is resized
@@ -364,6 +364,7 @@ class MobileViTClassifier(TaskModel):
         drop_path: see :class:`MobileViT`.
         variant: see :class:`MobileViT`.
         output_stride: see :class:`MobileViT`.
+        head_conv: see :class:`MobileViT`.
 
     Shape:
         - Input: :math:`(B, C, H, W)`, see :class:`MobileViT`
@@ -394,6 +395,7 @@ class MobileViTClassifier(TaskModel):
         drop_path: float = 0.0,
         variant: str = "apple",
         output_stride: int = 32,
+        head_conv: bool = True,
     ) -> None:
         super().__init__()
         self.backbone: MobileViT = MobileViT(
@@ -404,6 +406,7 @@ class MobileViTClassifier(TaskModel):
             variant=variant,
             output_stride=output_stride,
             drop_path=drop_path,
+            head_conv=head_conv,
         )
         self.dropout: nn.Dropout = nn.Dropout(head_dropout)
         self.reset_classifier(num_classes)

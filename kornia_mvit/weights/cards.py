@@ -97,11 +97,13 @@ def _arguments(model: Model) -> dict[str, Any]:
             "align_corners": model.align_corners,
             "aux_channels": model.aux_channels,
         }
+    elif isinstance(model.backbone.head_conv, nn.Identity):
+        arguments["head_conv"] = False  # which earlier versions do not know
     return arguments
 
 
 def find_config(config: MobileViTConfig) -> tuple[str, str] | None:
-    """Find mode and variant of a row of the table."""
+    """Return the mode and variant of a configuration in the table, or None for another."""
     rows = ((mode, variant) for variant, modes in VARIANTS.items() for mode in modes if modes[mode] == config)
     return next(rows, None)
 
@@ -200,8 +202,9 @@ def build_model(
         CheckpointError: if the arguments do not make a model, or one that is larger than the weights.
     """
     config = arguments["mode"] if isinstance(arguments["mode"], MobileViTConfig) else None
+    values = [v for given in arguments.values() for v in (given if isinstance(given, list | tuple) else (given,))]
     try:
-        if config is not None or max(_numbers(arguments)) > _ORDINARY:
+        if config is not None or any(isinstance(v, int | float) and abs(v) > _ORDINARY for v in values):
             count, held = stored_bytes(checkpoint)
             if config is not None and 10 * sum(s.repeat + s.depth for s in config.stages) > max(count, _FEW):
                 raise ValueError(f"it has more layers than the file's {count} weights are of")
@@ -217,20 +220,13 @@ def build_model(
 
 
 class _Sketch(TorchFunctionMode):
-    """Leave out what fills weights with numbers, where there is no memory to fill."""
+    """Skip the initialisation of weights that have no memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], Tensor):
             return args[0]
         return func(*args, **(kwargs or {}))
-
-
-def _numbers(arguments: Mapping[str, Any]) -> list[float]:
-    out: list[float] = [0]
-    for value in arguments.values():
-        out += [abs(v) for v in (value if isinstance(value, list | tuple) else (value,)) if isinstance(v, int | float)]
-    return out
 
 
 # ---------------------------------------------------------------------------------------------------------- checking
@@ -245,7 +241,7 @@ _Rule = tuple[Callable[[Any], bool], str]  # what a value is held against, and i
 
 
 def _check_fields(values: Any, rules: Mapping[str, _Rule], path: str | Path, prefix: str = "") -> None:
-    """Raise for a field that is not what it should be; those without a rule, of later versions, are passed over."""
+    """Raise for a field that breaks its rule; fields without a rule, of later versions, are skipped."""
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} says of itself that {prefix[:-1]} is {brief(values)}, no mapping; {_AGAIN}")
     for name, (holds, what) in rules.items():
@@ -256,74 +252,56 @@ def _check_fields(values: Any, rules: Mapping[str, _Rule], path: str | Path, pre
 
 
 def _check_config(config: dict[str, Any], path: str | Path) -> None:
-    needed = {"stem", "expand", "stages", "head_channels"}
-    waiting: list[tuple[dict[str, Any], dict[str, _Rule], set[str]]] = [(config, _CONFIG, needed)]
-    for values, rules, least in waiting:  # those of the stages join when it is known that they are there
-        if missing := sorted(least - values.keys()):
-            raise CheckpointError(f"{path} does not say {missing[0]} of its network; {_AGAIN}")
-        if unknown := sorted(map(cut, values.keys() - rules.keys())):
-            raise CheckpointError(f"{path} says {unknown[0]} of its network, which is unknown; update")
-        _check_fields(values, rules, path, "model.mode.")
-        if rules is _CONFIG:
-            waiting += [(stage, _STAGE, {"channels"}) for stage in config["stages"]]
+    _check_part(config, _CONFIG, {"stem", "expand", "stages", "head_channels"}, path)
+    for stage in config["stages"]:
+        _check_part(stage, _STAGE, {"channels"}, path)
 
 
-def _is_whole(value: Any, least: int, most: int) -> bool:
-    return type(value) is int and least <= value <= most
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e9 and math.isfinite(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+def _check_part(values: dict[str, Any], rules: Mapping[str, _Rule], needed: set[str], path: str | Path) -> None:
+    if missing := sorted(needed - values.keys()):
+        raise CheckpointError(f"{path} does not say {missing[0]} of its network; {_AGAIN}")
+    if unknown := sorted(map(cut, values.keys() - rules.keys())):
+        raise CheckpointError(f"{path} says {unknown[0]} of its network, which is unknown; update")
+    _check_fields(values, rules, path, "model.mode.")
 
 
 def _whole(least: int, most: int) -> _Rule:
-    return lambda value: _is_whole(value, least, most), f"a whole number from {least} to {most:,}"
+    return lambda value: type(value) is int and least <= value <= most, f"a whole number from {least} to {most:,}"
 
 
 def _one_of(*known: Any) -> _Rule:
     return lambda value: type(value) is type(known[0]) and value in known, f"one of {', '.join(map(repr, known))}"
 
 
-def _list(holds: Callable[[Any], bool], what: str, least: int = 0, most: int = 10**7) -> _Rule:
+def _either(what: str, *rules: _Rule) -> _Rule:
+    return lambda value: any(holds(value) for holds, _ in rules), what
+
+
+def _or_none(rule: _Rule) -> _Rule:
+    return _either(f"{rule[1]}, or nothing", rule, (lambda value: value is None, ""))
+
+
+def _list(item: _Rule, what: str, least: int = 0, most: int = 10**7) -> _Rule:
     def check(value: Any) -> bool:
-        return isinstance(value, list | tuple) and least <= len(value) <= most and all(map(holds, value))
+        return isinstance(value, list | tuple) and least <= len(value) <= most and all(map(item[0], value))
 
     return check, what
 
 
-def _or_none(rule: _Rule) -> _Rule:
-    holds, what = rule
-    return lambda value: value is None or holds(value), f"{what}, or nothing"
-
-
 _TRUTH: _Rule = (lambda value: isinstance(value, bool), "true or false")
-_TEXT: _Rule = (_is_text, "a text")
-_NOTHING_OR_MAPPING: _Rule = (lambda value: value is None or isinstance(value, dict), "a mapping, or nothing")
-_VALUES = _or_none(_list(_is_number, "numbers, one for each channel", 1, _WIDE))
-_SIZE: _Rule = (
-    lambda value: (
-        value is None
-        or _is_whole(value, 1, _WIDE)
-        or (isinstance(value, list | tuple) and len(value) == 2 and all(_is_whole(v, 1, _WIDE) for v in value))
-    ),
-    f"one or two numbers of pixels up to {_WIDE:,}, or nothing",
-)
+_TEXT: _Rule = (lambda value: isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value), "a text")
+_NUMBER: _Rule = (lambda v: type(v) in (int, float) and abs(v) < 1e9 and math.isfinite(v), "a number")
+_MAPPING: _Rule = (lambda value: isinstance(value, dict), "a mapping")
+_WIDTH = _whole(1, _WIDE)
+_VALUES = _or_none(_list(_NUMBER, "numbers, one for each channel", 1, _WIDE))
+_SIZE = _or_none(_either(f"one or two numbers of pixels up to {_WIDE:,}", _WIDTH, _list(_WIDTH, "", 2, 2)))
 _CARD: dict[str, _Rule] = {
     "version": _or_none(_TEXT),
     "task": _TEXT,
-    "model": _NOTHING_OR_MAPPING,
-    "class_names": _or_none(_list(_is_text, "a list of texts")),
-    "class_colours": _or_none(
-        _list(
-            lambda c: isinstance(c, list | tuple) and len(c) == 3 and all(_is_whole(v, 0, 255) for v in c),
-            "a list of colours",
-        )
-    ),
-    "preprocess": _NOTHING_OR_MAPPING,
+    "model": _or_none(_MAPPING),
+    "class_names": _or_none(_list(_TEXT, "a list of texts")),
+    "class_colours": _or_none(_list(_list(_whole(0, 255), "", 3, 3), "a list of colours")),
+    "preprocess": _or_none(_MAPPING),
     "channel_order": _one_of("rgb", "bgr"),
 }
 _PREPROCESS: dict[str, _Rule] = {
@@ -335,41 +313,34 @@ _PREPROCESS: dict[str, _Rule] = {
     "std": _VALUES,
     "letterbox": _TRUTH,
 }
-_WIDTH = _whole(1, _WIDE)
 _COMMON: dict[str, _Rule] = {
-    "mode": (lambda value: _is_text(value) or isinstance(value, dict), "the name of a size, or a mapping"),
+    "mode": _either("the name of a size, or a mapping", _TEXT, _MAPPING),
     "variant": _TEXT,
     "num_classes": _whole(0, 10**7),
     "in_channels": _WIDTH,
-    "patch_size": _list(lambda v: _is_whole(v, 1, 256), "two numbers of pixels", 2, 2),
+    "patch_size": _list(_whole(1, 256), "two numbers of pixels", 2, 2),
 }
 _STRIDE: dict[str, _Rule] = {"output_stride": _one_of(8, 16, 32)}
+_SEGMENTATION: dict[str, _Rule] = {
+    "aspp_channels": _WIDTH,
+    "rates": _list(_whole(1, 4096), "up to 16 dilations", 1, 16),
+    "align_corners": _TRUTH,
+    "aux_channels": _whole(0, _WIDE),
+}
+_DETECTION: dict[str, _Rule] = {
+    "widths": _list(_WIDTH, "six numbers of channels", 6, 6),
+    "aspect_ratios": _list(_list(_NUMBER, "", 0, 16), "six lists of up to 16 ratios", 6, 6),
+    "scales": _list(_NUMBER, "two shares of the image", 2, 2),
+}
 _MODEL: dict[str, dict[str, _Rule]] = {
-    "classification": _COMMON | _STRIDE,
-    "segmentation": _COMMON
-    | _STRIDE
-    | {
-        "aspp_channels": _WIDTH,
-        "rates": _list(lambda v: _is_whole(v, 1, 4096), "up to 16 dilations", 1, 16),
-        "align_corners": _TRUTH,
-        "aux_channels": _whole(0, _WIDE),
-    },
-    "detection": _COMMON
-    | {
-        "widths": _list(lambda v: _is_whole(v, 1, _WIDE), "six numbers of channels", 6, 6),
-        "aspect_ratios": _list(
-            lambda ratios: isinstance(ratios, list | tuple) and len(ratios) <= 16 and all(map(_is_number, ratios)),
-            "six lists of up to 16 ratios",
-            6,
-            6,
-        ),
-        "scales": _list(_is_number, "two shares of the image", 2, 2),
-    },
+    "classification": _COMMON | _STRIDE | {"head_conv": _TRUTH},
+    "segmentation": _COMMON | _STRIDE | _SEGMENTATION,
+    "detection": _COMMON | _DETECTION,
 }
 _CONFIG: dict[str, _Rule] = {
     "stem": _WIDTH,
     "expand": _whole(1, 256),
-    "stages": _list(lambda value: isinstance(value, dict), "up to 32 mappings", 1, 32),
+    "stages": _list(_MAPPING, "up to 32 mappings", 1, 32),
     "head_channels": _WIDTH,
     "heads": _whole(1, 1024),
     "head_dim": _or_none(_WIDTH),

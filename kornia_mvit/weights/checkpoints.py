@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTConfig
+from kornia_mvit.models.mobilevit import VARIANTS, MobileViT
 from kornia_mvit.parsing import cut
 from kornia_mvit.weights.cards import Model, build_model, find_config, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
@@ -42,6 +43,7 @@ STEM = "stem.conv.weight"
 # What stands on a backbone, by task.
 _PARTS = {"classification": "classifier", "segmentation": "segmentation head", "detection": "detection head"}
 _NAMES = {"segmentation": "DeepLabV3 on MobileViT", "detection": "SSDLite on MobileViT"}
+_LAST = {"segmentation": "head.classifier.", "detection": "heads.0.classifier."}  # layer
 
 
 @dataclass
@@ -71,9 +73,7 @@ class Weights:
     @property
     def classifier(self) -> dict[str, Tensor]:
         """Weight and bias of the last layer, if there is one; of a detector's, those of the first level."""
-        prefix = {"segmentation": "head.classifier.", "detection": "heads.0.classifier."}.get(
-            str(self.task), "classifier."
-        )
+        prefix = _LAST.get(str(self.task), "classifier.")
         return {key.removeprefix(prefix): value for key, value in self.head.items() if key.startswith(prefix)}
 
     @property
@@ -173,20 +173,17 @@ def _name(source: str | Path | Mapping[str, Any]) -> str:
 
 
 def _identify(backbone: Mapping[str, Tensor]) -> tuple[str | None, str]:
-    """Find mode and variant by the shapes of the weights."""
+    """Return the mode and variant that the shapes of the weights tell; None for a mode that is not in the table."""
     variant = "kornia" if any(name.startswith("stages.2.1.proj_in.norm.") for name in backbone) else "apple"
     for mode, config in VARIANTS[variant].items():
+        channels = (config.stem, *(stage.channels for stage in config.stages))
         widths = {
-            f"stages.{i}.0.project.conv.weight": (stage.channels, (config.stem, *_channels(config))[i] * config.expand)
-            for i, stage in enumerate(config.stages)
+            f"stages.{i}.0.project.conv.weight": (after, before * config.expand)
+            for i, (before, after) in enumerate(pairwise(channels))
         }
         if all(name in backbone and tuple(backbone[name].shape[:2]) == shape for name, shape in widths.items()):
             return mode, variant
     return None, variant
-
-
-def _channels(config: MobileViTConfig) -> tuple[int, ...]:
-    return tuple(stage.channels for stage in config.stages)
 
 
 # ---------------------------------------------------------------------------------------------------------- loading
@@ -232,7 +229,7 @@ class LoadReport:
 
 
 def _in_short(names: list[str]) -> str:
-    """List names; many of one part as that part and their number."""
+    """Return names as a list; more than six of one part as that part and their number."""
     parts = Counter(name.partition(".")[0] for name in names)
     many = {part for part, count in parts.items() if count > 6}
     shown = dict.fromkeys(part if (part := name.partition(".")[0]) in many else name for name in names)
@@ -275,8 +272,7 @@ def load_checkpoint(
             missing or left over, each with its nearest match.
         ValueError: for an unknown layout or channel order.
     """
-    if channel_order not in ("rgb", "bgr"):
-        raise ValueError(f"unknown channel order {channel_order!r}; available: 'rgb', 'bgr'")
+    _check_order(channel_order)
     name = name or _name(source)
     found = read_weights(source, layout, name=name)
     backbone = model if isinstance(model, MobileViT) else model.backbone
@@ -318,6 +314,11 @@ def load_checkpoint(
     return report
 
 
+def _check_order(channel_order: str) -> None:
+    if channel_order not in ("rgb", "bgr"):
+        raise ValueError(f"unknown channel order {channel_order!r}; available: 'rgb', 'bgr'")
+
+
 def _split(model: MobileViT | Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights of the backbone, without prefix, and those of what stands on it."""
     if isinstance(model, MobileViT):
@@ -335,7 +336,7 @@ def _choose_head(
     new_head: bool,
     report: LoadReport,
 ) -> dict[str, Tensor]:
-    """Return the weights for what stands on the model's backbone, and say in the report what becomes of which."""
+    """Return the weights of the model's head; the report takes in which are fresh, and which are left out."""
     if isinstance(model, MobileViT) or not own:
         report.left_out += found.head
         return {}
@@ -343,8 +344,7 @@ def _choose_head(
     given = found.head if found.task == task else {}
     if not new_head:
         if not given:
-            part = _PARTS[str(task)]
-            raise CheckpointError(f"{name} has no {part}; pass new_head=True to leave the model's fresh")
+            raise CheckpointError(f"{name} has no {_PARTS[str(task)]}; pass new_head=True to leave the model's fresh")
         if found.num_classes not in (0, model.num_classes):
             raise CheckpointError(
                 f"{name} has {found.num_classes} classes, the model {model.num_classes}; "
@@ -366,7 +366,7 @@ def _choose_head(
 
 
 def _check_model(backbone: MobileViT, found: Weights, name: str) -> None:
-    """Tell a checkpoint of another size by its name rather than by its shapes."""
+    """Raise for a checkpoint of another size, naming the sizes instead of the shapes that differ."""
     own = find_config(backbone.config)
     if own is None or found.mode is None or own == (found.mode, found.variant):
         return
@@ -409,7 +409,7 @@ def _their_name(key: str, found: Weights) -> str:
 
 
 def _fit_stem(weight: Tensor, channels: int) -> Tensor:
-    """Fit the stem's weights to another number of input channels, so that grey images give the same sums."""
+    """Return the stem's weights for another number of input channels: grey images give the same sums."""
     given = weight.shape[1]
     if channels == 1:
         return weight.float().sum(1, keepdim=True).to(weight.dtype)
@@ -440,8 +440,7 @@ def save_checkpoint(
         ValueError: for an unknown layout or channel order, or a model that the layout has no names for.
         ImportError: for a ``.safetensors`` file where safetensors is missing.
     """
-    if channel_order not in ("rgb", "bgr"):
-        raise ValueError(f"unknown channel order {channel_order!r}; available: 'rgb', 'bgr'")
+    _check_order(channel_order)
     module_map(layout)
     task = task_of(model)
     backbone = model if isinstance(model, MobileViT) else model.backbone

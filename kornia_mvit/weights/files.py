@@ -12,7 +12,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,10 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
             head = file.read(2)
     except OSError as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {reason_of(error)}") from None
-    if head == b"PK" and not _has_directory(path):
+    if head == b"PK" and not _is(zipfile.is_zipfile, path):  # its directory is at its end
         raise CheckpointError(f"checkpoint {path} is truncated: its end is missing; {_REMEDY}")
-    if (head != b"PK" and head[:1] != b"\x80") or _is_tar(path):  # neither a zip archive nor a pickle
+    # neither a zip archive nor a pickle, or an archive of PyTorch before 0.1.12, which its reader would unpack
+    if (head != b"PK" and head[:1] != b"\x80") or _is(tarfile.is_tarfile, path):
         raise CheckpointError(f"{path} is not a PyTorch checkpoint")
     data = _load(path, mapped=head == b"PK" and _check_archive(path), whole=whole)
     if not isinstance(data, dict):
@@ -125,24 +126,16 @@ def stored_bytes(data: Any) -> tuple[int, int]:
     return count, sum(memory.values())
 
 
-def _has_directory(path: Path) -> bool:
-    """Return whether a zip archive has its directory, which is at its end."""
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Return what a look at a file says; False where it fails, as on damaged directories and headers."""
     try:
-        return zipfile.is_zipfile(path)
-    except Exception:  # of damaged directories, in some versions of Python
-        return False
-
-
-def _is_tar(path: Path) -> bool:
-    """Return whether it is an archive of PyTorch's before 0.1.12, which its reader would unpack into a folder."""
-    try:
-        return tarfile.is_tarfile(path)
-    except Exception:  # of damaged headers
+        return kind(path)
+    except Exception:  # of many kinds
         return False
 
 
 def _load(path: Path, mapped: bool, whole: bool) -> Any:
-    """Have PyTorch read a file, and turn whatever it raises on damaged bytes into one kind of error."""
+    """Return what PyTorch reads from a file; whatever it raises on damaged bytes becomes a CheckpointError."""
 
     def load() -> Any:
         with warnings.catch_warnings():
@@ -177,7 +170,7 @@ def _refused(error: pickle.UnpicklingError) -> str | None:
 
 
 def _check_archive(path: Path) -> bool:
-    """Look at the directory and the checksums of a zip archive that ``torch.save`` wrote.
+    """Check the directory and the checksums of a zip archive that ``torch.save`` wrote.
 
     Args:
         path: the file.

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,9 +17,10 @@ from kornia_mvit.data.class_lists import class_names
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.parsing import brief, is_file, is_folder, read_json, read_text, reason_of
 from kornia_mvit.preprocess import Preprocess
-from kornia_mvit.weights.cards import Model, build_model, from_card, model_card
+from kornia_mvit.weights.cards import Model, build_model, from_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
-from kornia_mvit.weights.files import CARD_KEY, CheckpointError, in_folder, read_checkpoint, write_checkpoint
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError, in_folder, read_checkpoint
+from kornia_mvit.weights.hub import WEIGHTS_NAME, push_to_hub, save_pretrained
 
 __all__ = [
     "WeightsRecord",
@@ -36,11 +36,10 @@ __all__ = [
 APPLE_EVALUATION = Preprocess(size=288, crop=256)
 APPLE_SEGMENTATION = Preprocess(size=(512, 512))
 APPLE_DETECTION = Preprocess(size=(320, 320))
-_ASSUMED = {"segmentation": APPLE_SEGMENTATION, "detection": APPLE_DETECTION}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _RATES, _FARTHEST = 16, 4096  # branches of a pyramid, and pixels between their taps
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # errors of the disk written to
-_WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_WEIGHT_FILES = (WEIGHTS_NAME, "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -87,34 +86,30 @@ _APPLE_TASKS = (
     ("segmentation", "voc", 21, APPLE_SEGMENTATION, "mIoU", (72.8, 77.1, 79.3)),
     ("detection", "coco", 81, APPLE_DETECTION, "mAP", (19.9, 24.8, 27.9)),
 )
-_APPLE_FILES = {
-    "classification": "classification/mobilevit_{}",
-    "segmentation": "segmentation/deeplabv3_mobilevit_{}",
-    "detection": "detection/ssd_mobilevit_{}_320",
+# What the weights are called: by us, as Apple's file, and as transformers' repository.
+_NAMES = {
+    "classification": ("mobilevit_{}.{}_in1k", "classification/mobilevit_{}", "apple/{}"),
+    "segmentation": ("deeplabv3_mobilevit_{}.{}_voc", "segmentation/deeplabv3_mobilevit_{}", "apple/deeplabv3-{}"),
+    "detection": ("ssdlite_mobilevit_{}.{}_coco", "detection/ssd_mobilevit_{}_320", None),
 }
 _LICENCES = {
     "apple": "Apple's own, the file LICENSE of cvnets",
     "transformers": "Apple's sample code licence or apple-amlr, as the model's card says",
     "timm": "cvnets-license, which is Apple's own; see the model's card",
 }
-_HUB_IDS = {"classification": "apple/mobilevit-{}", "segmentation": "apple/deeplabv3-mobilevit-{}"}
-_NAMES = {
-    "classification": "mobilevit_{}.{}_in1k",
-    "segmentation": "deeplabv3_mobilevit_{}.{}_voc",
-    "detection": "ssdlite_mobilevit_{}.{}_coco",
-}
 
 
 def _records() -> dict[str, WeightsRecord]:
     records = []
     for task, classes, count, preprocess, metric, scores in _APPLE_TASKS:
+        name, file, repository = _NAMES[task]
         for mode, score in zip(_LONG, scores, strict=True):
-            places = {"apple": _APPLE.format(_APPLE_FILES[task].format(mode))}
-            if task in _HUB_IDS:
-                places["transformers"] = _HUB_IDS[task].format(_LONG[mode])
+            places = {"apple": _APPLE.format(file.format(mode))}
+            if repository:
+                places["transformers"] = repository.format(f"mobilevit-{_LONG[mode]}")
             records += [
                 WeightsRecord(
-                    name=_NAMES[task].format(mode, layout),
+                    name=name.format(mode, layout),
                     source=source,
                     mode=mode,
                     task=task,
@@ -222,7 +217,7 @@ def from_pretrained(
             raise CheckpointError(
                 f"{spec.path} has {found.num_classes} classes, but {len(spec.class_names)} names of them are beside it"
             )
-        assumed = _ASSUMED.get(task, APPLE_EVALUATION)
+        assumed = next(row[3] for row in _APPLE_TASKS if row[0] == task)
         model.class_names, model.preprocess = spec.class_names, spec.preprocess or assumed
         if spec.preprocess is None:
             warnings.warn(
@@ -267,8 +262,8 @@ def _locate(source: str | Path) -> _Spec:
         record = find_weights(source)
         names = class_names(record.classes)
         return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names)
-    if _HUB_ID.fullmatch(source):
-        return _read_folder(_fetch_repository(source))
+    if _HUB_ID.fullmatch(repository := source.removeprefix("hf-hub:")):
+        return _read_folder(_fetch_repository(repository))
     find_weights(source)  # for its error
     raise AssertionError(source)
 
@@ -339,8 +334,7 @@ def _fetch(record: WeightsRecord) -> Path:
     if "://" in record.source:
         path = Path(torch.hub.get_dir()) / "checkpoints" / f"{record.name}.pt"
         return download(record.source, path, record.sha256)
-    folder = _fetch_repository(record.source)
-    return _weights_of(folder)
+    return _weights_of(_fetch_repository(record.source))
 
 
 def download(address: str, path: Path, sha256: str | None = None) -> Path:
@@ -404,52 +398,3 @@ def _fetch_repository(repository: str) -> Path:
             f"cannot fetch {repository} from the Hugging Face hub ({reason}); fetch it where there is a network, and "
             "give its folder instead of its id"
         ) from None
-
-
-# ------------------------------------------------------------------------------------------------------------ saving
-
-
-def save_pretrained(model: Model, folder: str | Path) -> None:
-    """Write a model into a folder that :func:`from_pretrained` reads, and that can be uploaded to a hub as it is.
-
-    Args:
-        model: the model, with its ``class_names`` and ``preprocess`` if they are to be known.
-        folder: where ``model.safetensors`` and ``config.json`` go; made if missing.
-
-    Raises:
-        ImportError: if safetensors is missing.
-        OSError: if it cannot be written, naming the file; both files that were there before stay.
-    """
-    card = model_card(model, model.class_names, model.preprocess)
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    config = json.dumps({"library_name": "kornia_mvit", **card}, indent=2) + "\n"
-    with write_whole(Path(folder) / _WEIGHT_FILES[0]) as beside:
-        write_checkpoint(state, beside, card)
-        beside.with_name("config.json").write_text(config, encoding="utf-8")
-
-
-def push_to_hub(model: Model, repository: str, **arguments: Any) -> str:
-    """Upload a model to the Hugging Face hub.
-
-    Args:
-        model: the model.
-        repository: id of the repository, as ``'owner/name'``; made if missing.
-        arguments: further arguments of :meth:`huggingface_hub.HfApi.upload_folder`, such as ``token``.
-
-    Returns:
-        The address of the commit.
-
-    Raises:
-        ImportError: if huggingface_hub or safetensors is missing.
-    """
-    try:
-        from huggingface_hub import HfApi
-    except ImportError as error:
-        raise ImportError("the Hugging Face hub needs huggingface_hub; install kornia-mvit[hub]") from error
-    from tempfile import TemporaryDirectory
-
-    api = HfApi(token=arguments.pop("token", None))
-    api.create_repo(repository, exist_ok=True)
-    with TemporaryDirectory() as folder:
-        save_pretrained(model, folder)
-        return str(api.upload_folder(repo_id=repository, folder_path=folder, **arguments))

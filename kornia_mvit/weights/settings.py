@@ -115,7 +115,7 @@ def constructor_types(owner: type) -> dict[str, Any]:
 
 
 def _fit(value: object, kind: Any, left: list[int], depth: int = 0) -> Any:
-    """Return a value as its type asks for it; the type's classes that are no plain data take none."""
+    """Return a value as its type asks for it; a type that is no plain data takes none."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return _fit_one_of(value, parts, left, depth)
@@ -173,12 +173,10 @@ def _fit_items(
     value: Sequence[object], origin: Any, parts: Sequence[Any], left: list[int], depth: int
 ) -> list[Any] | tuple[Any, ...]:
     _take(left, len(value), depth)
-    kinds = list(parts) if parts else [Any]
-    if origin is tuple and (not parts or parts[-1] is not Ellipsis):
-        if parts and len(parts) != len(value):
-            raise _Misfit(f"{_show(value)} does not have {len(parts)} entries")
-    if len(kinds) != len(value) or origin is not tuple:
-        kinds = [kinds[0]] * len(value)
+    fixed = origin is tuple and parts and parts[-1] is not Ellipsis
+    if fixed and len(parts) != len(value):
+        raise _Misfit(f"{_show(value)} does not have {len(parts)} entries")
+    kinds = parts if fixed else [parts[0] if parts else Any] * len(value)
     fitted = [_fit(item, kind, left, depth + 1) for item, kind in zip(value, kinds, strict=True)]
     return tuple(fitted) if origin is tuple else fitted
 
@@ -244,7 +242,7 @@ def _show(value: object) -> str:
 
 
 def check_counts(settings: Mapping[str, Any], state: object, path: str | Path) -> None:
-    """See that the settings ask for no more classes or channels than the weights have, before memory is taken for them.
+    """Check that settings ask for no more classes or channels than the weights have, before memory is taken for them.
 
     Args:
         settings: the settings of a task.
@@ -266,7 +264,7 @@ def check_counts(settings: Mapping[str, Any], state: object, path: str | Path) -
 
 
 def check_data(checkpoint: Mapping[Any, Any], path: str | Path) -> None:
-    """See that a checkpoint holds no function and no class: the restricted unpickler gives those that it knows.
+    """Check that a checkpoint holds no function and no class: the restricted unpickler gives those that it knows.
 
     Args:
         checkpoint: what the file holds.

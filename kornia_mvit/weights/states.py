@@ -146,7 +146,7 @@ def _is_plain(value: Tensor) -> bool:
 
 @contextmanager
 def fitting(name: str) -> Iterator[None]:
-    """Tell weights of shapes that make no sense together by the file's name."""
+    """Turn the errors of weights whose shapes do not fit together into one that names the file."""
     try:
         yield
     except (RuntimeError, LookupError, ArithmeticError, TypeError) as error:

@@ -1,10 +1,13 @@
-"""Arguments of 0.1.0 that have other names now."""
+"""What the models for a task have in common: preprocessing, and arguments of 0.1.0 that have other names now."""
 
+import copy
 import inspect
+import pickle
 
 import pytest
+import torch
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier, SSDLite
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite
 
 
 class TestRenamedArguments:
@@ -44,3 +47,36 @@ class TestRenamedArguments:
             parameters = inspect.signature(kind).parameters
             assert [name for name in parameters if name in shared] == list(shared)
             assert parameters["mode"].default == "xxs"
+
+
+class TestPreprocess:
+    RECORD = Preprocess(72, crop=64)
+
+    def build(self, in_channels=3):
+        model = MobileViTClassifier("xxs", 2, in_channels).eval()
+        model.preprocess = self.RECORD
+        return model
+
+    def test_record(self):
+        model = self.build()
+        assert MobileViTClassifier("xxs", 2).preprocess is None
+        for record in (model.preprocess, copy.deepcopy(model).preprocess, pickle.loads(pickle.dumps(model)).preprocess):
+            assert record == self.RECORD
+            assert hash(record) == hash(self.RECORD)
+            assert record.to_dict() == self.RECORD.to_dict()
+
+    def test_call_gives_what_the_model_takes(self):
+        model = self.build()
+        image = torch.randint(0, 256, (1, 80, 90), dtype=torch.uint8)
+        x = model.preprocess(image)
+        assert torch.equal(x, self.RECORD(image.expand(3, -1, -1)))
+        assert model(x).shape == (1, 2)
+
+    def test_device(self):
+        """Where the model is, wherever the image is."""
+        model = self.build().to("meta")
+        assert model.preprocess(torch.zeros(3, 80, 90, dtype=torch.uint8)).device.type == "meta"
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match=r"3 channels.*takes 1"):
+            self.build(in_channels=1).preprocess(torch.rand(3, 80, 90))
