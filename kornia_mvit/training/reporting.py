@@ -77,8 +77,9 @@ class Report(_Collects):
     a resumed run is about all of it.
 
     Reports of fits are in the folder ``report`` of the run, those of ``validate`` and ``test`` in ``report-validate``
-    and ``report-test``. The run's folder is that of ``RunFolder``, or else that of the log. With several loaders the first is reported. A sampler that repeats images to even out
-    processes, as Lightning's own does, has them counted twice.
+    and ``report-test``. The run's folder is that of ``RunFolder``, or else that of the log. With several loaders the
+    first is reported. A sampler that repeats images to even out processes, as Lightning's own does, has them counted
+    twice.
 
     Args:
         folder: where fits are reported, in place of the run's folder.
