@@ -22,6 +22,7 @@ from kornia_mvit.training.resuming import (
     SaveOnSignal,
     last_checkpoint,
 )
+from kornia_mvit.training.runs import RunFolder
 from kornia_mvit.training.segmentation import SegmentationTask
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "LastCheckpoint",
     "LogPictures",
     "Report",
+    "RunFolder",
     "SaveOnSignal",
     "SegmentationTask",
     "classification_metrics",

@@ -71,8 +71,6 @@ def demo(output: str | Path = "runs/demo", *, epochs: int | None = None) -> Demo
     """
     began, folder = time.perf_counter(), Path(output)
     argv = ["--config", "digits", "--trainer.default_root_dir", str(folder), "--trainer.enable_model_summary", "false"]
-    argv += ["--trainer.logger.class_path", "pytorch_lightning.loggers.CSVLogger"]
-    argv += ["--trainer.logger.save_dir", str(folder), "--trainer.logger.name", "log"]
     if epochs is not None:
         argv += ["--trainer.max_epochs", str(epochs)]
     with quiet_lightning():
@@ -81,6 +79,7 @@ def demo(output: str | Path = "runs/demo", *, epochs: int | None = None) -> Demo
         data: Any = cli.datamodule
         trainer: Any = cli.trainer
         trainer.fit(task, data)
+        folder = Path(trainer.default_root_dir)  # another where that one holds a run
         augmented = task.pipeline.train()(next(iter(data.train_dataloader())))
         sheet = draw_batch(augmented[:32], data.class_names, preprocess=task.preprocess, cell=96)
         _save(sheet, folder / "augmented.png")
@@ -102,7 +101,7 @@ def demo(output: str | Path = "runs/demo", *, epochs: int | None = None) -> Demo
         count=len(labels),
         epochs=trainer.max_epochs,
         seconds=time.perf_counter() - began,
-        report=Path(trainer.log_dir) / "report" / "index.html",
+        report=folder / "report" / "index.html",
     )
 
 

@@ -7,12 +7,13 @@ far, and the averaging of weights. All of it is kept as plain data.
 
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.cloud_io import _load as load_address
-from pytorch_lightning.callbacks import StochasticWeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
 from torchmetrics import Metric
@@ -22,10 +23,13 @@ __all__ = [
     "ends_step",
     "is_validation_due",
     "is_within_epoch",
+    "keep_one_file",
     "leave_finished_epoch",
     "load_address",
+    "move_run",
     "own_callbacks",
     "resume_averaging",
+    "steps_done",
     "trainer_of",
     "transfer_in_module",
 ]
@@ -46,6 +50,28 @@ def own_callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     """Return the callbacks of a Trainer, in their order."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     return callbacks
+
+
+def move_run(trainer: pl.Trainer, folder: Path) -> None:
+    """Set the folder of a run after its Trainer was made."""
+    trainer._default_root_dir = str(folder)
+
+
+def keep_one_file(callback: ModelCheckpoint, name: str) -> None:
+    """Let a ModelCheckpoint write under one name, though there may be a file that it does not know of."""
+    callback.filename, callback._enable_version_counter = name, False
+
+
+def steps_done(trainer: pl.Trainer) -> int:
+    """Return how many batches have taken a step, which is the number of the next row in a log.
+
+    Lightning counts a batch after the hooks that may write a checkpoint, which then has one too few: the log of a run
+    that resumes from it would be a step behind.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.batch_progress
+    uncounted = progress.current.processed > progress.current.completed and not progress.is_last_batch
+    return loop._batches_that_stepped + int(uncounted and not loop._should_accumulate())
 
 
 def transfer_in_module(trainer: pl.Trainer) -> None:

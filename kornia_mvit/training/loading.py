@@ -14,7 +14,7 @@ from torch import Tensor
 from kornia_mvit.parsing import cut
 from kornia_mvit.training.lightning_adapter import load_address
 from kornia_mvit.training.settings import present_settings
-from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError, checkpoint_in, read_checkpoint
 from kornia_mvit.weights.settings import check_counts, check_data, plain_settings
 
 __all__ = ["check_progress", "class_names_of", "confine_paths", "load_task", "read_run"]
@@ -40,6 +40,7 @@ def read_run(source: str | Path | IO[bytes], map_location: Any = None) -> dict[s
     if not isinstance(source, str | Path) or "://" in name:
         data = load_address(source, map_location, weights_only=True)
     else:
+        source = checkpoint_in(source)
         data = read_checkpoint(source, whole=True)  # for its errors
         if Path(source).suffix != ".safetensors":
             data = torch.load(source, map_location, weights_only=True)  # its own memory: the file may be replaced

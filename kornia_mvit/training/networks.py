@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kornia_mvit.preprocess import Preprocess, PreprocessModule
 from kornia_mvit.weights.cards import Model, find_config, read_card
-from kornia_mvit.weights.files import CheckpointError, read_checkpoint
+from kornia_mvit.weights.files import CheckpointError, checkpoint_in, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from kornia_mvit.weights.settings import check_counts, constructor_types, plain_settings
 
@@ -109,6 +109,7 @@ def _published(name: str) -> Teacher:
 
 def _fitted(path: Path) -> Teacher | None:
     """Return the network of timm in a checkpoint that ``fit`` wrote; None where it holds none."""
+    path = checkpoint_in(path)
     data = read_checkpoint(path) if path.suffix == ".ckpt" else {}
     saved = data.get("hyper_parameters")
     if not isinstance(saved, dict) or saved.get("network") is None:

@@ -14,9 +14,17 @@ from typing import Any, NoReturn
 
 from kornia_mvit.files import printable
 from kornia_mvit.option_errors import OptionError, describe_option_error
-from kornia_mvit.training import AtomicCheckpointIO, ExactResume, SaveOnSignal, find_recipe, last_checkpoint
+from kornia_mvit.training import (
+    AtomicCheckpointIO,
+    ExactResume,
+    RunFolder,
+    SaveOnSignal,
+    find_recipe,
+    last_checkpoint,
+)
+from kornia_mvit.training.runs import family_of
 from kornia_mvit.training.settings import present_settings
-from kornia_mvit.weights.files import read_checkpoint
+from kornia_mvit.weights.files import checkpoint_in, read_checkpoint
 from kornia_mvit.weights.settings import check_counts, plain_settings
 
 try:
@@ -24,7 +32,7 @@ try:
     from lightning_fabric.plugins import TorchCheckpointIO
     from pytorch_lightning import LightningDataModule, LightningModule, Trainer
     from pytorch_lightning.callbacks import ModelCheckpoint
-    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 except ImportError as _error:
     raise ImportError(f"the command line needs {_error.name}; install kornia-mvit[train]") from _error
 
@@ -56,6 +64,21 @@ _MEANT = (  # warnings of Lightning and jsonargparse about each other, and about
 )
 
 
+class _SaveConfig(SaveConfigCallback):
+    """Write ``config.yaml`` into the run's folder, whatever the loggers; an evaluation does not replace it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, save_to_log_dir=False)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the settings; that a run was resumed is none."""
+        config = self.config.clone()
+        config.ckpt_path = None if stage == "fit" else config.ckpt_path
+        path = Path(trainer.default_root_dir, "config.yaml" if stage == "fit" else f"config-{stage}.yaml")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
+
+
 class RecipeCLI(LightningCLI):
     """Lightning's command line, with recipes by their names and checkpoints that are data.
 
@@ -67,6 +90,7 @@ class RecipeCLI(LightningCLI):
     def __init__(self, argv: Sequence[str], *, run: bool) -> None:
         self.folders: set[str] = set()  # that the run writes to
         arguments = _with_files(argv)
+        self.places_asked = any(argument.startswith("--trainer.default_root_dir") for argument in arguments)
         options = (option.partition("=")[0].removeprefix("--model.") for option in arguments if "--model." in option)
         self.asked: set[str] = {option.removeprefix("init_args.").partition(".")[0] for option in options}
         with _naming_full_disks(self.folders), _plain_errors():
@@ -79,6 +103,7 @@ class RecipeCLI(LightningCLI):
                 trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
                 save_config_kwargs={"overwrite": True},
                 args=arguments,
+                save_config_callback=_SaveConfig,
                 run=run,
             )
 
@@ -126,7 +151,14 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, whose checkpoints replace the last one only when they are whole."""
-        trainer = super().instantiate_trainer(**kwargs)
+        config = self.config if self.subcommand is None else self.config[self.subcommand]
+        own = config.trainer.logger in (None, True) and "://" not in str(config.trainer.default_root_dir)
+        trainer = super().instantiate_trainer(**({"logger": False} if own else {}), **kwargs)
+        checkpoint = config.get("ckpt_path")
+        if self.subcommand != "fit" and self.places_asked:
+            checkpoint = None
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        callbacks.insert(0, RunFolder(checkpoint, log=own))
         self.folders.update(str(place) for logger in trainer.loggers if (place := logger.save_dir) is not None)
         self.folders.add(trainer.default_root_dir)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
@@ -261,8 +293,9 @@ def _build_as_saved(model: Any, path: str, asked: set[str]) -> None:
 
 
 def _last(folder: Path, command: str) -> str | None:
-    """Return the path of the newest last checkpoint under a folder; None if training is to start from scratch."""
-    path = last_checkpoint(folder)
+    """Return the path of the newest last checkpoint of a folder's runs; None if training is to start from scratch."""
+    found = [path for one in family_of(folder) if (path := last_checkpoint(one)) is not None]
+    path = max(found, key=lambda one: one.stat().st_mtime, default=None)
     if path is not None:
         print(f"resuming from {printable(path)}" if command == "fit" else f"checkpoint: {printable(path)}")
         return str(path)
@@ -283,6 +316,8 @@ def _with_files(argv: Sequence[str]) -> list[str]:
         value = value if equals else next(rest, "")
         if name in ("--ckpt_path", "--checkpoint"):
             if value not in _CHECKPOINT_WORDS:
+                run = last_checkpoint(value) if argv[0] == "fit" and Path(value).is_dir() else None
+                value = str(run or checkpoint_in(value))
                 read_checkpoint(value, whole=True)  # for its errors
             args.append(f"--ckpt_path={value}")
         else:

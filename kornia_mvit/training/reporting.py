@@ -23,6 +23,7 @@ from kornia_mvit.evaluation.segmentation import SegmentationCollector
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
+from kornia_mvit.training.runs import RunTable, first_step, run_folder
 
 __all__ = ["CSVLog", "LogPictures", "Report"]
 
@@ -34,7 +35,38 @@ _COLLECTORS: dict[str, type[BaseCollector[Any]]] = {
 }
 
 
-class Report(pl.Callback):
+class _Collects(pl.Callback):
+    """Something that looks at the predictions of validation: it knows the run's folder, and collects from batches."""
+
+    def __init__(self) -> None:
+        self._folder = Path()
+        self._collector: BaseCollector[Any] | None = None  # while there is something to collect
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ask for the folder while all processes are here to agree on it."""
+        self._folder = run_folder(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Take in a batch."""
+        if self._collector is None or dataloader_idx:
+            return
+        if self._is_known(pl_module, outputs, batch):
+            self._collector.add(outputs, batch, _preprocess(pl_module))
+
+    def _is_known(self, module: pl.LightningModule, outputs: Any, batch: Any) -> bool:
+        """Return whether a step returned what is collected."""
+        return isinstance(batch, Batch) and isinstance(outputs, dict) and _collector_of(module).output in outputs
+
+
+class Report(_Collects):
     """Write a report at the end of a fit, and of a validation or test run by itself.
 
     It is about the validation with the best value of what the trainer's first ModelCheckpoint monitors, and so about
@@ -44,12 +76,13 @@ class Report(pl.Callback):
     of the worst ones small pictures. They go into checkpoints, as do the metrics of all epochs, so that the report of
     a resumed run is about all of it.
 
-    Reports of fits are in the folder ``report`` of the log, those of ``validate`` and ``test`` in ``report-validate``
-    and ``report-test``. With several loaders the first is reported. A sampler that repeats images to even out
-    processes, as Lightning's own does, has them counted twice.
+    Reports of fits are in the folder ``report`` of the run, those of ``validate`` and ``test`` in ``report-validate``
+    and ``report-test``. The run's folder is that of ``RunFolder``, or else that of the log. With several loaders the
+    first is reported. A sampler that repeats images to even out processes, as Lightning's own does, has them counted
+    twice.
 
     Args:
-        folder: where fits are reported, in place of the log's folder.
+        folder: where fits are reported, in place of the run's folder.
         worst: mistakes to show; of segmentation a third as many images, and as many of
             the best; of detection half as many images.
 
@@ -65,22 +98,21 @@ class Report(pl.Callback):
     def __init__(self, folder: str | None = None, worst: int = 24) -> None:
         if worst < 0:
             raise ValueError(f"worst {worst} is negative; 0 shows no mistakes")
+        super().__init__()
         self.folder = folder
         self.worst = worst
-        self._log = Path()
-        self._collector: BaseCollector[Any] | None = None
         self._latest: BaseEvaluation | None = None
         self._best: dict[str, Any] | None = None  # evaluation, epoch, monitor and score, as plain data
         self._history: list[dict[str, float]] = []
         self._resumed_at = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Look at the order of the callbacks, and ask for the folder while all processes are here to agree on it."""
+        """Look at the order of the callbacks, and ask for the folder."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         before = callbacks[: callbacks.index(self)]
         if early := [type(one).__name__ for one in before if isinstance(one, LastCheckpoint | SaveOnSignal)]:
             raise ValueError(f"Report comes after {early[0]} in callbacks, whose checkpoints miss it; put it before")
-        self._log = _log_folder(trainer)
+        super().setup(trainer, pl_module, stage)
 
     def state_dict(self) -> dict[str, Any]:
         """Keep the curves, and what was best."""
@@ -98,19 +130,6 @@ class Report(pl.Callback):
         """Start collecting."""
         self._collector = None if trainer.sanity_checking else _collector_of(pl_module)(self.worst)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in a batch."""
-        if self._collector is not None and dataloader_idx == 0:
-            _collect(self._collector, pl_module, outputs, batch)
-
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Join the evaluations of the processes."""
         if self._collector is not None:
@@ -127,7 +146,7 @@ class Report(pl.Callback):
             self._write_evaluation(trainer, pl_module, "validation images", "validate")
 
     on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = _Collects.on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -158,14 +177,23 @@ class Report(pl.Callback):
                 about.append(f"Checkpoint: {kept.best_model_path}")
             elif best["epoch"] <= self._resumed_at:
                 about.append("That was before the run was resumed; the checkpoint lies with the log of that time.")
-        folder = self._log / "report" if self.folder is None else Path(self.folder)
+        folder = self._folder / "report" if self.folder is None else Path(self.folder)
         self._write(trainer, pl_module, folder, evaluation, about)
+
+    def _is_known(self, module: pl.LightningModule, outputs: Any, batch: Any) -> bool:
+        if not super()._is_known(module, outputs, batch):
+            raise TypeError(
+                f"a report needs a Batch, and steps that return {{'{_collector_of(module).output}': …}} as the "
+                f"project's tasks do; {type(module).__name__} returned {type(outputs).__name__} for a "
+                f"{type(batch).__name__}"
+            )
+        return True
 
     def _write_evaluation(self, trainer: pl.Trainer, pl_module: pl.LightningModule, images: str, command: str) -> None:
         assert self._latest is not None
         path = trainer.ckpt_path
         about = [f"{len(self._latest):,} {images}, {_weights(trainer)}{f' in {path}' if path else ' at hand'}."]
-        self._write(trainer, pl_module, self._log / f"report-{command}", self._latest, about)
+        self._write(trainer, pl_module, self._folder / f"report-{command}", self._latest, about)
 
     def _write(
         self,
@@ -229,10 +257,10 @@ class Report(pl.Callback):
         self._best = {"evaluation": latest.to_dict(), "epoch": epoch, "monitor": monitor, "score": score}
 
 
-class LogPictures(pl.Callback):
+class LogPictures(_Collects):
     """Put pictures of augmented batches and of the worst mistakes into the log.
 
-    TensorBoard's log gets them as images. They are also written as PNG files into the folder ``pictures`` of the log.
+    TensorBoard's log gets them as images. They are also written as PNG files into the folder ``pictures`` of the run.
     Mistakes are shown where validation gives predictions, those of the main process's share of the images.
 
     Args:
@@ -246,14 +274,9 @@ class LogPictures(pl.Callback):
     def __init__(self, every_n_epochs: int = 5, count: int = 32) -> None:
         if every_n_epochs < 1 or count < 1:
             raise ValueError(f"every_n_epochs {every_n_epochs} and count {count} are not at least 1")
+        super().__init__()
         self.every_n_epochs = every_n_epochs
         self.count = count
-        self._log = Path()
-        self._collector: BaseCollector[Any] | None = None
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Ask for the folder while all processes are here to agree on it."""
-        self._log = _log_folder(trainer)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -269,20 +292,6 @@ class LogPictures(pl.Callback):
         due = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self._is_due(trainer)
         self._collector = _collector_of(pl_module)(self.count) if due else None
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Take in a batch."""
-        known = isinstance(outputs, dict) and _collector_of(pl_module).output in outputs
-        if self._collector is not None and dataloader_idx == 0 and known:
-            _collect(self._collector, pl_module, outputs, batch)
-
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the worst mistakes, if there are any."""
         found = None if self._collector is None else self._collector.evaluation()
@@ -296,7 +305,7 @@ class LogPictures(pl.Callback):
         return trainer.is_global_zero and trainer.current_epoch % self.every_n_epochs == 0
 
     def _put(self, trainer: pl.Trainer, name: str, picture: Any) -> None:
-        path = self._log / "pictures" / f"epoch-{trainer.current_epoch:04d}-{name}.png"
+        path = self._folder / "pictures" / f"epoch-{trainer.current_epoch:04d}-{name}.png"
         with write_whole(path) as beside:
             picture.save(beside)
         for logger in trainer.loggers:
@@ -307,22 +316,30 @@ class LogPictures(pl.Callback):
 
 
 class CSVLog(pl.Callback):
-    """Write what is logged into a table too: ``csv/metrics.csv`` in the folder of the log.
+    """Write what is logged into a table too: ``metrics.csv``, with a row for each step, beside the report.
 
-    Lightning's CSVLogger, given to the trainer beside another logger, counts versions by itself and writes into a
-    folder of another number. Nothing is done without a logger, or where there is a CSVLogger already.
+    A run that resumes in the same folder goes on with its table. Nothing is done without a logger, where there is a
+    CSVLogger already, or in an evaluation.
     """
 
+    def __init__(self) -> None:
+        self._folder = Path()
+        self._first: int | None = None
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ask for the folder while all processes are here to agree on it."""
+        self._folder = run_folder(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note where the run resumes."""
+        self._first = first_step(checkpoint)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the logger."""
-        folder = _log_folder(trainer)
         if trainer.loggers and not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, CSVLogger(folder, name="", version="csv")]
-
-
-def _log_folder(trainer: pl.Trainer) -> Path:
-    """Return the folder of a run's log, or of the run where there is no log. All processes have to ask."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+            trainer.loggers = [*trainer.loggers, RunTable(self._folder, self._first)]
 
 
 def _preprocess(module: pl.LightningModule) -> Preprocess | None:
@@ -332,16 +349,6 @@ def _preprocess(module: pl.LightningModule) -> Preprocess | None:
 
 def _collector_of(module: pl.LightningModule) -> type[BaseCollector[Any]]:
     return _COLLECTORS[getattr(module, "task_name", "classification")]
-
-
-def _collect(collector: BaseCollector[Any], module: pl.LightningModule, outputs: Any, batch: Any) -> None:
-    output = collector.output
-    if not isinstance(outputs, dict) or output not in outputs or not isinstance(batch, Batch):
-        raise TypeError(
-            f"a report needs a Batch, and steps that return {{'{output}': …}} as the project's tasks do; "
-            f"{type(module).__name__} returned {type(outputs).__name__} for a {type(batch).__name__}"
-        )
-    collector.add(outputs, batch, _preprocess(module))
 
 
 def _gather(trainer: pl.Trainer, collector: BaseCollector[Any]) -> BaseEvaluation | None:

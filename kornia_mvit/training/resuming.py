@@ -25,8 +25,10 @@ from kornia_mvit.training.lightning_adapter import (
     leave_finished_epoch,
     own_callbacks,
     resume_averaging,
+    steps_done,
 )
 from kornia_mvit.training.loading import confine_paths, read_run
+from kornia_mvit.training.runs import RunFolder
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 
 __all__ = ["AtomicCheckpointIO", "ExactResume", "LastCheckpoint", "SaveOnSignal", "Stopped", "last_checkpoint"]
@@ -68,6 +70,8 @@ class ExactResume(pl.Callback):
             "metrics": [metrics for _, metrics in shares],
             "loaders": [loader.state_dict() for loader in _loaders(trainer)],
         }
+        if "loops" in checkpoint:
+            checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_done(trainer)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -260,7 +264,7 @@ class LastCheckpoint(_BetweenSteps):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what the last epoch has left."""
         if trainer.current_epoch and self._written == trainer.global_step:
-            _save_last(trainer, before_epoch=True)
+            self._write(trainer, before_epoch=True)
 
     def _between(self, trainer: pl.Trainer) -> None:
         if self._step // self.every_n_train_steps > self._written // self.every_n_train_steps:
@@ -269,9 +273,10 @@ class LastCheckpoint(_BetweenSteps):
     def _at_epoch_end(self, trainer: pl.Trainer) -> None:
         self._write(trainer)
 
-    def _write(self, trainer: pl.Trainer) -> None:
+    def _write(self, trainer: pl.Trainer, before_epoch: bool = False) -> None:
         self._written = trainer.global_step
-        _save_last(trainer)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            _save_last(trainer, before_epoch)
 
 
 class SaveOnSignal(_BetweenSteps):
@@ -374,7 +379,9 @@ def _save_last(trainer: pl.Trainer, before_epoch: bool = False) -> Path:
 
 def _folder(trainer: pl.Trainer) -> Path:
     """Return the folder of a run's checkpoints."""
-    for callback in trainer.checkpoint_callbacks:
+    for callback in own_callbacks(trainer):
+        if isinstance(callback, RunFolder) and callback.folder is not None:
+            return callback.checkpoints
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
             return Path(callback.dirpath)
     return Path(trainer.default_root_dir) / "checkpoints"

@@ -22,7 +22,15 @@ from torch import Tensor
 from kornia_mvit.files import FileError, check_local, write_whole
 from kornia_mvit.parsing import brief, is_file, is_folder, parse_json, reason_of
 
-__all__ = ["CARD_KEY", "CheckpointError", "in_folder", "read_checkpoint", "stored_bytes", "write_checkpoint"]
+__all__ = [
+    "CARD_KEY",
+    "CheckpointError",
+    "checkpoint_in",
+    "in_folder",
+    "read_checkpoint",
+    "stored_bytes",
+    "write_checkpoint",
+]
 
 CARD_KEY = "kornia_mvit"  # where a checkpoint of ours says what it holds
 _HASH_KEY = "kornia_mvit.sha256"  # and a safetensors file, which has no checksums of its own, the hash of what it holds
@@ -63,8 +71,8 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
     """Read a checkpoint on the CPU without running code from it.
 
     Args:
-        path: a file that ``torch.save``, Lightning or safetensors wrote. Of a safetensors file the metadata that we
-            wrote stand beside the tensors, as in our other checkpoints.
+        path: a file that ``torch.save``, Lightning or safetensors wrote, or the folder of a run. Of a safetensors file
+            the metadata that we wrote stand beside the tensors, as in our other checkpoints.
         whole: refuse a file with settings or numbers that are objects of argparse, NumPy or pathlib. Else nothing is
             read of these, since weights do not need them.
 
@@ -73,7 +81,7 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
         ImportError: for a ``.safetensors`` file where safetensors is missing.
     """
     check_local(path)
-    path = Path(path)
+    path = checkpoint_in(path)
     if not is_file(path):
         raise CheckpointError(
             f"{path} is a folder{in_folder(path)}" if is_folder(path) else f"no such checkpoint: {path}"
@@ -94,6 +102,12 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint")
     return data
+
+
+def checkpoint_in(path: str | Path) -> Path:
+    """Return the checkpoint to use of a run's folder, the best or else the last; any other path as it is."""
+    path = Path(path)
+    return next((path / name for name in ("best.ckpt", "last.ckpt") if is_folder(path) and is_file(path / name)), path)
 
 
 def in_folder(folder: Path) -> str:

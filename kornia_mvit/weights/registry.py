@@ -19,7 +19,7 @@ from kornia_mvit.parsing import brief, is_file, is_folder, read_json, read_text,
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.cards import Model, build_model, from_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
-from kornia_mvit.weights.files import CARD_KEY, CheckpointError, in_folder, read_checkpoint
+from kornia_mvit.weights.files import CARD_KEY, CheckpointError, checkpoint_in, in_folder, read_checkpoint
 from kornia_mvit.weights.hub import WEIGHTS_NAME, push_to_hub, save_pretrained
 
 __all__ = [
@@ -176,8 +176,9 @@ def from_pretrained(
     """Build a model with weights: published ones, those of a checkpoint, a folder or a hub repository.
 
     Args:
-        source: a name of :func:`list_weights`; a checkpoint of any layout; a folder that :func:`save_pretrained` or
-            transformers wrote; or the id of a hub repository with such files, as ``'owner/name'``.
+        source: a name of :func:`list_weights`; a checkpoint of any layout; a run's folder, for its ``best.ckpt`` or
+            else its ``last.ckpt``; a folder that :func:`save_pretrained` or transformers wrote; or the id of a hub
+            repository with such files, as ``'owner/name'``.
         num_classes: number of classes, if another than the weights'; the last layer is fresh then, even for the same
             number as an explicit one.
         in_channels: channels of the image, if other than the weights'; the stem is fitted to them.
@@ -282,8 +283,8 @@ def _read_folder(folder: Path) -> _Spec:
 
 
 def _weights_of(folder: Path) -> Path:
-    path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
-    if path is None:
+    path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), checkpoint_in(folder))
+    if path == folder:
         raise CheckpointError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}{in_folder(folder)}")
     return path
 

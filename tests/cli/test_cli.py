@@ -1,6 +1,7 @@
 """The command line: what it prints, and that errors take one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -58,7 +59,7 @@ class TestFit:
     def test_smoke(self, trained):
         _, checkpoint = trained
         assert checkpoint.is_file()
-        assert (checkpoint.parents[1] / "config.yaml").is_file()
+        assert (checkpoint.parent / "config.yaml").is_file()
 
     @pytest.mark.parametrize("command", ["validate", "test"])
     def test_evaluation_needs_a_checkpoint(self, command, capsys):
@@ -176,28 +177,30 @@ class TestFit:
         assert run(capsys, "fit", *folder, *FAST)[0] == 0
         fast = [option for option in FAST if "image_size" not in option]
         fast = [option.replace("max_epochs=1", "max_epochs=2") for option in fast]
-        with pytest.warns(UserWarning, match="The dirpath has changed"):
-            status, _, err = run(capsys, "fit", *folder, *fast, "--ckpt_path=last")
+        status, _, err = run(capsys, "fit", *folder, *fast, "--ckpt_path=last")
         assert status == 0, err
-        saved = torch.load(max((tmp_path / "run").rglob("last*.ckpt")), weights_only=True)
+        saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
         assert saved["epoch"] == 1
         assert saved["hyper_parameters"]["image_size"] == 32
 
     def test_resumes(self, trained, tmp_path):
+        """In the folder of the checkpoint, wherever a new run would go."""
         data, checkpoint = trained
-        recipe = str(without_report("folder", tmp_path))
-        arguments = [f"--data.root={data}", f"--ckpt_path={checkpoint}", f"--trainer.default_root_dir={tmp_path}"]
-        with pytest.warns(UserWarning, match="The dirpath has changed"):
-            assert main(["fit", "--config", recipe, *arguments, *FAST, "--trainer.max_epochs=2"]) == 0
-        (resumed,) = tmp_path.rglob("last.ckpt")
-        assert torch.load(resumed, weights_only=True)["epoch"] == 1
+        recipe, copy = str(without_report("folder", tmp_path)), tmp_path / "run"
+        shutil.copytree(checkpoint.parent, copy, ignore=shutil.ignore_patterns("data"))
+        arguments = [
+            f"--data.root={data}",
+            f"--ckpt_path={copy / 'last.ckpt'}",
+            f"--trainer.default_root_dir={tmp_path}",
+        ]
+        assert main(["fit", "--config", recipe, *arguments, *FAST, "--trainer.max_epochs=2"]) == 0
+        assert torch.load(copy / "last.ckpt", weights_only=True)["epoch"] == 1
+        assert not (tmp_path / "last.ckpt").exists()
 
     def test_resumes_a_finished_run(self, trained, capsys):
         data, checkpoint = trained
-        root = checkpoint.parents[3]  # of lightning_logs/version_0/checkpoints
-        arguments = [f"--data.root={data}", "--ckpt_path=last", f"--trainer.default_root_dir={root}"]
-        with pytest.warns(UserWarning, match="The dirpath has changed"):
-            status, out, err = run(capsys, "fit", "--config=folder", *arguments, *FAST)
+        arguments = [f"--data.root={data}", "--ckpt_path=last", f"--trainer.default_root_dir={checkpoint.parent}"]
+        status, out, err = run(capsys, "fit", "--config=folder", *arguments, *FAST)
         assert status == 0, err
         assert f"resuming from {checkpoint}" in out
 

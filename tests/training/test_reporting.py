@@ -241,7 +241,7 @@ class TestCSVLog:
         """One folder for both logs, and the same numbers in the table and the report."""
         run, _ = fitted
         folder = log_folder(run)
-        with (folder / "csv" / "metrics.csv").open(newline="") as file:
+        with (folder / "metrics.csv").open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["val/loss"]]
         history = numbers(folder / "report")["history"]
         assert [float(row["val/loss"]) for row in rows] == pytest.approx([row["val/loss"] for row in history])
