@@ -131,6 +131,11 @@ class BoxTable:
         """Number of images."""
         return len(self.starts) - 1
 
+    def count(self) -> Tensor:
+        """Return the number of boxes of each image (M,), int64, without those to ignore."""
+        images = torch.arange(len(self)).repeat_interleave(self.starts.diff())
+        return torch.bincount(images[~self.ignore], minlength=len(self))
+
     def select(self, images: Sequence[int]) -> "BoxTable":
         """Return the table of the chosen images, in their order."""
         chosen = torch.tensor(images, dtype=torch.long)

@@ -1,17 +1,40 @@
 """A look at the label images of a split before training: what they hold, and what they should not."""
 
+import os
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
-from kornia_mvit.data.masks import MaskFiles
+from kornia_mvit.data.masks import MaskFiles, mask_values
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.parsing import cut
 
-__all__ = ["look_at_labels"]
+__all__ = ["find_values", "look_at_labels"]
 
 _LOOK = 50  # label images that are read before a run
 _MOST = 0.5  # share of pixels to ignore, above which a warning is due
+
+
+def find_values(files: Sequence[Path], expected: AbstractSet[int] | None = None) -> set[int]:
+    """Return the values that label images hold.
+
+    Args:
+        files: all label images.
+        expected: no more of them are read once there is another value.
+
+    Raises:
+        DataError: naming the file, as :func:`~kornia_mvit.data.masks.mask_values`.
+    """
+    found: set[int] = set()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(files), _LOOK):
+            found.update(*pool.map(mask_values, files[start : start + _LOOK]))
+            if expected is not None and not found <= expected:
+                break
+    return found
 
 
 def look_at_labels(data: MaskFiles, split: str, class_names: Sequence[str]) -> Iterator[tuple[bool, str]]:

@@ -12,7 +12,7 @@ from kornia_mvit.data.reading import DataError, FileSamples, Transform, load, op
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MaskFiles", "read_mask"]
+__all__ = ["MaskFiles", "mask_values", "read_mask"]
 
 Colours = Mapping[tuple[int, int, int], int]  # the number of each colour, red, green and blue from 0 to 255
 
@@ -46,9 +46,7 @@ def read_mask(
         ImportError: if Pillow is missing.
     """
     with opened(path, what="label image") as image:
-        load(image)
-        if image.format == "JPEG":
-            raise DataError(f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files")
+        _load(image, path)
         if colours is not None and (image.mode in _COLOURED or _greys_are_colours(image, colours, reserved)):
             return _mask_of_colours(image, path, colours, reserved)
         if image.mode not in (*_GREY, "P"):
@@ -64,6 +62,28 @@ def read_mask(
         )
         mask = data.view(image.height, image.width).long()
     return (mask > 0).long() if image.mode == "1" else mask
+
+
+def _load(image: "Image.Image", path: str | Path) -> None:
+    load(image)
+    if image.format == "JPEG":
+        raise DataError(f"{path} is a JPEG, which changes values; label images are PNGs or other lossless files")
+
+
+def mask_values(path: str | Path) -> set[int]:
+    """Return the values that a label image holds; of a black and white one in colour or with a palette, 0 and 255.
+
+    Raises:
+        DataError: as :func:`read_mask` without colours.
+    """
+    with opened(path, what="label image") as image:
+        _load(image, path)
+        if image.mode in _COLOURED:
+            there = {colour for _, colour in image.convert("RGB").getcolors(2) or ()}
+            if there and there <= {(0, 0, 0), (255, 255, 255)}:
+                return {colour[0] for colour in there}
+        ignored = {255} if image.mode == "P" else set()  # of a palette, unless it is white
+    return {*read_mask(path).unique().tolist()} - ignored
 
 
 def _greys_are_colours(image: "Image.Image", colours: Colours, reserved: Collection[int]) -> bool:

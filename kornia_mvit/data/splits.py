@@ -1,14 +1,18 @@
 """The names of splits, and lists of images."""
 
+import os
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-from kornia_mvit.data.reading import IMAGE_SUFFIXES, DataError
-from kornia_mvit.parsing import read_lines
+import torch
 
-__all__ = ["SPLITS", "find_splits", "read_list", "split_of"]
+from kornia_mvit.data.reading import IMAGE_SUFFIXES, DataError, is_hidden
+from kornia_mvit.parsing import either_case, is_file, is_folder, read_lines
 
+__all__ = ["SPLITS", "find_places", "find_splits", "folders_of", "read_list", "split_of", "split_off", "target_file"]
+
+IMAGE_FOLDERS = ("images", "JPEGImages")
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -48,6 +52,70 @@ def find_splits(names: Iterable[str], place: str) -> dict[str, str]:
         if len(several) > 1:
             raise DataError(f"{place} has {' and '.join(several)}, which both stand for {split}; keep one of them")
     return {split: found[split][0] for split in SPLITS if split in found}
+
+
+def folders_of(place: Path) -> list[str]:
+    """Return the names of the folders in a folder, without hidden ones; none where there is no such folder."""
+    if not is_folder(place):
+        return []
+    with os.scandir(place) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
+
+
+def find_places(root: Path) -> dict[str, Path]:
+    """Return the folder with the images of each split.
+
+    ``images/train``, ``JPEGImages/train``, ``train/images`` or ``train``, and so on for val and test; or, without such
+    folders, ``images``, ``JPEGImages``, or the root itself for train.
+
+    Raises:
+        DataError: for folders of splits without train, or two for one split.
+    """
+    places = [root / name for name in IMAGE_FOLDERS if is_folder(root / name)]
+    for place in (*places, root):
+        if found := find_splits(folders_of(place), str(place)):
+            if "train" not in found:
+                raise DataError(f"{place} has {', '.join(found.values())}, but no train folder")
+            folders = {split: place / name for split, name in found.items()}
+            return {split: _images_in(folder) for split, folder in folders.items()}
+    return {"train": _images_in(root)}
+
+
+def _images_in(folder: Path) -> Path:
+    return next((folder / name for name in IMAGE_FOLDERS if is_folder(folder / name)), folder)
+
+
+def target_file(image: Path, suffix: str, folders: Sequence[str]) -> Path:
+    """Return the path of an image's annotation: in a folder beside the images' one, or beside the image.
+
+    Args:
+        image: the image; the last folder of its path that is named ``images`` or ``JPEGImages`` is that of the images.
+        suffix: of the annotation.
+        folders: names that the annotations' folder may have; the first is returned where there is no annotation.
+    """
+    file = image.with_suffix(suffix)
+    parts = list(file.parts)
+    places = [n for n, part in enumerate(parts[:-1]) if part in IMAGE_FOLDERS][-1:]
+    paths = [Path(*parts[:n], folder, *parts[n + 1 :]) for n in places for folder in folders] + [file]
+    paths = [either_case(path) for path in paths]
+    return next((path for path in paths if is_file(path)), paths[0])
+
+
+def split_off(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the numbers of the items that stay, and of those that are split off, at least one of two items.
+
+    Args:
+        count: number of items.
+        fraction: share that is split off.
+        seed: of the random choice.
+
+    Example:
+        >>> split_off(10, 0.2, 0)
+        ([0, 1, 2, 3, 5, 6, 7, 9], [4, 8])
+    """
+    wanted = max(0, min(max(round(count * fraction), 1), count - 1))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return sorted(order[wanted:]), sorted(order[:wanted])
 
 
 def read_list(file: Path, known: Container[str]) -> list[str]:

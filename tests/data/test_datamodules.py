@@ -312,7 +312,7 @@ class TestVOCData:
             VOCData(str(tmp_path), class_names=["cat"], on_bad_box="raise")
 
     def test_exception(self, tmp_path):
-        with pytest.raises(DataError, match=r"list.*train.txt; .*root"):
+        with pytest.raises(DataError, match=r"train.txt in .*root.*no image"):
             VOCData(str(tmp_path))
         with pytest.raises(ValueError, match="on_bad_box 'keep'"):
             VOCData(str(tmp_path), on_bad_box="keep")
@@ -396,9 +396,11 @@ class TestSegmentationFolderData:
         assert data.num_classes == 2
 
     def test_exception(self, tmp_path):
-        with pytest.raises(ValueError, match="the number of classes is missing"):
+        with pytest.raises(DataError, match=r"no image in .*test_exception"):
             SegmentationFolderData(str(tmp_path))
         make_masks(tmp_path)
+        with pytest.raises(ValueError, match=r"the number of classes is missing.*--data.num_classes.* 0, 1, 11"):
+            SegmentationFolderData(str(tmp_path))
         data = SegmentationFolderData(str(tmp_path), num_classes=2, num_workers=0)
         data.setup()
         with pytest.raises(DataError, match=r"0.png.*class 11.*2 classes"):

@@ -394,7 +394,7 @@ class TestYOLOData:
             ("names: 3", "data.yaml: names is 3, not a list of names"),
             ("names: [a, a, b]", "data.yaml: a name occurs twice among a, a, b"),
             ("names: {1: a, 2: b}", "data.yaml: the classes have the numbers 1, 2, not those from 0"),
-            ("names: [a]\ntrain: images/train", "data.yaml names no val images"),
+            ("names: [a]\nval: images/train", "data.yaml names no train images"),
             (
                 "names: [a]\ntrain: {}\nval: images/val\ntraining: {a: 1}",
                 "data.yaml: training is {{'a': 1}}, not a folder",

@@ -252,13 +252,13 @@ class TestSegmentationFolderData:
         """0 and 255: training is refused, evaluation warns, and a split without a labelled pixel is refused."""
         root = make_pairs(tmp_path, Image.fromarray(np.array([[0, 0, 255], [0, 0, 0]], dtype=np.uint8)))
         with pytest.raises(DataError, match=r"train .*class 0 and pixels of 255.*of the 2 classes.*--data.values"):
-            SegmentationFolderData(str(root), num_classes=2).setup("fit")
+            SegmentationFolderData(str(root), num_classes=2, ignore_label=255).setup("fit")
         with pytest.warns(UserWarning, match=r"val .*class 0 and pixels of 255.*--data.values"):
-            SegmentationFolderData(str(root), num_classes=2).setup("validate")
+            SegmentationFolderData(str(root), num_classes=2, ignore_label=255).setup("validate")
         for path in (root / "val_labels").rglob("*.png"):
             Image.new("L", (3, 2), 255).save(path)
         with pytest.raises(DataError, match=r"3 label images of val .*no labelled pixel.*255"):
-            SegmentationFolderData(str(root), num_classes=2).setup("validate")
+            SegmentationFolderData(str(root), num_classes=2, ignore_label=255).setup("validate")
 
     def test_what_the_labels_hold_is_told(self, tmp_path, caplog):
         root = make_pairs(tmp_path, Image.fromarray(np.array([[0, 255, 255], [1, 255, 255]], dtype=np.uint8)))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from kornia_mvit.data.boxes import Annotation, parse_number
 from kornia_mvit.data.reading import DataError, find_images
-from kornia_mvit.data.splits import read_list
-from kornia_mvit.parsing import brief, either_case, reason_of
+from kornia_mvit.data.splits import read_list, target_file
+from kornia_mvit.parsing import brief, either_case, is_folder, reason_of
 
-__all__ = ["VOCFolder", "read_voc"]
+__all__ = ["VOCFolder", "annotation_file", "read_voc"]
 
 _LONGEST = 2**31 - 1  # side of an image, in pixels
 
@@ -33,6 +33,10 @@ class VOCFolder:
     def images(self) -> dict[str, Path]:
         """The images by their names without suffix."""
         return {path.stem: path for path in find_images(self.root / "JPEGImages")}
+
+    def has_lists(self) -> bool:
+        """Return whether there is a folder of lists."""
+        return is_folder(self.root / "ImageSets")
 
     def list_file(self, name: str) -> Path:
         """Return the path of a list."""
@@ -72,6 +76,11 @@ class VOCFolder:
     def annotation(self, name: str) -> Path:
         """Return the path of an image's boxes."""
         return either_case(self.root / self.targets / f"{name}.xml")
+
+
+def annotation_file(image: Path) -> Path:
+    """Return the path of an image's XML file, in a folder of annotations or beside the image."""
+    return target_file(image, ".xml", ("Annotations", "annotations", "labels"))
 
 
 def read_voc(path: str | Path, *, origin: int = 1) -> Annotation:

@@ -1,7 +1,7 @@
 """YOLO's layout: a data.yaml, folders of images, and a text file with the boxes of each image."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from typing import Any
 from kornia_mvit.data.boxes import Annotation, parse_number
 from kornia_mvit.data.classes import by_number, parse_file
 from kornia_mvit.data.reading import DataError, find_images
-from kornia_mvit.data.splits import find_splits
-from kornia_mvit.parsing import brief, cut, either_case, is_file, is_folder, read_lines, repeated
+from kornia_mvit.data.splits import find_places, find_splits, target_file
+from kornia_mvit.parsing import brief, cut, is_file, is_folder, read_lines, repeated
 
 __all__ = ["YOLOLayout", "check_keypoints", "find_layout", "label_file", "list_images", "name_classes", "read_yolo"]
 
@@ -86,12 +86,24 @@ def name_classes(annotation: Annotation, names: Sequence[str]) -> None:
 
 
 def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
-    """Find the images, and the names of their classes unless these are given."""
+    """Find the images, and the names of their classes unless these are given.
+
+    Args:
+        root: the folder.
+        name: the file that describes them; ``data.yaml`` or ``data.yml`` when None, if there is one.
+        named: whether names are given.
+
+    Raises:
+        DataError: naming the file or folder, if one is missing or wrong.
+    """
     if not root.is_dir():
         raise DataError(f"no such folder: {root}; root (--data.root) has images and labels, or a data.yaml")
-    file = root / (name or "data.yaml")
-    if name is None and not file.is_file():
-        return YOLOLayout(root, _usual_places(root))
+    described = [root / name] if name else [root / "data.yaml", root / "data.yml"]
+    file = next((file for file in described if name or file.is_file()), None)
+    if file is None:
+        places = find_places(root)
+        listed = {split: [str(place.relative_to(root))] for split, place in places.items()}
+        return YOLOLayout(root, listed, () if named else _list_names(root, places.values()))
     data = parse_file(file)
     if not isinstance(data, Mapping):
         raise DataError(f"{file} is not a mapping with names, train and val")
@@ -105,9 +117,11 @@ def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
         if not all(type(place) in (str, int) for place in places):
             raise DataError(f"{file}: {key} is {brief(data[key])}, not a folder, a file or a list of them")
         splits[split] = [str(place) for place in places]
-    if splits and (lacking := [split for split in ("train", "val") if split not in splits]):
-        raise DataError(f"{file} names no {lacking[0]} images")
-    names = () if named else _read_names(file, data.get("names"))
+    if splits and "train" not in splits:
+        raise DataError(f"{file} names no train images")
+    places = {} if splits else find_places(folder)
+    splits = splits or {split: [str(place.relative_to(folder))] for split, place in places.items()}
+    names = () if named else _read_names(file, data.get("names")) or _list_names(root, places.values())
     count = data.get("nc")
     if names and count is not None and str(count) != str(len(names)):
         raise DataError(
@@ -115,7 +129,7 @@ def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
         )
     shape = data.get("kpt_shape")
     keypoints = None if shape is None else check_keypoints(f"{file}: kpt_shape", shape)
-    return YOLOLayout(folder, splits or _usual_places(folder), names, keypoints)
+    return YOLOLayout(folder, splits, names, keypoints)
 
 
 def check_keypoints(place: str, shape: Any) -> tuple[int, int]:
@@ -128,11 +142,15 @@ def check_keypoints(place: str, shape: Any) -> tuple[int, int]:
     return count, values
 
 
-def _usual_places(root: Path) -> dict[str, list[str]]:
-    folder = root / "images"
-    there = [path.name for path in folder.iterdir() if path.is_dir()] if is_folder(folder) else []
-    names = {"train": "train", "val": "val"} | find_splits(there, str(folder))
-    return {split: [f"images/{name}"] for split, name in names.items()}
+def _list_names(root: Path, places: Iterable[Path]) -> tuple[str, ...]:
+    """Return the names that LabelImg and like tools write into ``classes.txt``, beside or above the labels."""
+    labels = [label_file(place / "classes.txt") for place in places]
+    files = dict.fromkeys([root / "classes.txt", root / "labels" / "classes.txt", *labels])
+    lines = {file: "\n".join(read_lines(file, DataError)).rstrip().split("\n") for file in files if is_file(file)}
+    found = {_read_names(file, [name.strip() for name in names]): file for file, names in lines.items()}
+    if len(found) > 1:
+        raise DataError(f"{' and '.join(map(str, found.values()))} differ; keep one of them, or give class_names")
+    return next(iter(found), ())
 
 
 def _read_names(file: Path, names: Any) -> tuple[str, ...]:
@@ -171,9 +189,5 @@ def list_images(folder: Path, place: str) -> list[Path]:
 
 
 def label_file(image: Path) -> Path:
-    """Return the path of an image's labels: the last folder named images becomes labels."""
-    parts = list(image.with_suffix(".txt").parts)
-    places = [n for n, part in enumerate(parts[:-1]) if part == "images"]
-    if places:
-        parts[places[-1]] = "labels"
-    return either_case(Path(*parts))
+    """Return the path of an image's labels: the last folder named images becomes labels; or it is beside the image."""
+    return target_file(image, ".txt", ("labels",))

@@ -16,9 +16,12 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.data.loading.loaders import ResumableLoader
 from kornia_mvit.data.loading.samplers import EpochBatchSampler, MultiScaleBatchSampler
 from kornia_mvit.data.reading import DataError
+from kornia_mvit.data.splits import split_off
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
 from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.training.datamodules.settings import DataSettings, SplitSettings, check_choice, check_on_error
+from kornia_mvit.training.settings import accepts
 from kornia_mvit.weights.files import read_checkpoint
 from kornia_mvit.weights.settings import plain_settings
 
@@ -28,6 +31,7 @@ __all__ = ["STAGES", "ImageData", "Samples", "check_choice", "check_on_error", "
 # Splits that a stage of Lightning uses; all others use train and val.
 STAGES = {"validate": ("val",), "test": ("test",)}
 Attribute = TypeVar("Attribute")
+Item = TypeVar("Item")
 
 
 class Samples(Protocol):
@@ -41,27 +45,44 @@ class Samples(Protocol):
 class ImageData(pl.LightningDataModule):
     """What the data modules share: loaders over ``self.splits``, and the storage size that the task asks for.
 
+    Images of detection and segmentation are brought to the storage size in training alone. Those of other splits keep
+    their size, at which they are scored; in detection not where ``storage_size`` is given.
+
     Args:
-        batch_size: images in a batch.
-        num_workers: processes that load.
+        root: the folder.
+        batch_size: images in a batch, on each process.
+        num_workers: processes that read and decode.
         storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
-            when None.
+            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
+        val_fraction: share of the training images that is used for validation where none are given for it; of each
+            class, or of the images with boxes and of those without.
+        seed: seed of the split.
+        on_error: ``'raise'`` stops at an image that cannot be read and names it; ``'skip'`` tries every image before
+            the start, which takes about as long as an epoch of reading, and counts and lists those that it leaves out.
+        on_bad_box: boxes without an area, outside their image, incomplete, or of an unknown class or image: ``'drop'``
+            counts and lists them with their place in the files, ``'raise'`` refuses the dataset.
 
     Raises:
-        ValueError: for a batch size below 1, or a negative number of processes.
+        ValueError: for a batch size below 1, a negative number of processes, or a value that is none of the choices.
     """
 
     _TEST = "add a folder named test"  # what makes a test split
     _class_names: tuple[str, ...] = ()
     ignore_index = 255  # what masks are padded with
 
-    def __init__(self, batch_size: int, num_workers: int, storage_size: int | None) -> None:
+    @accepts(DataSettings)
+    def __init__(self, settings: DataSettings) -> None:
+        self._begin(settings)
+
+    def _begin(self, settings: DataSettings) -> None:
+        """Start the module with the settings that are shared."""
         super().__init__()
-        if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size {batch_size} and num_workers {num_workers} are not at least 1 and 0")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.storage_size = storage_size
+        self.batch_size = settings.batch_size
+        self.num_workers = settings.num_workers
+        self.storage_size = settings.storage_size
+        if isinstance(settings, SplitSettings):
+            self.val_fraction = settings.val_fraction
+            self.seed = settings.seed
         self.splits: dict[str, Dataset[dict[str, Any]]] = {}
         self._notes: list[str] = []  # what was found and what was left out, for the log
 
@@ -142,6 +163,26 @@ class ImageData(pl.LightningDataModule):
         self._TEST = f"{why}"
         self._notes.append(f"test is left out: {why}")
 
+    def _split_off(self, place: object, *groups: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+        """Share the training images among train and val, each group by itself, and note it.
+
+        Raises:
+            DataError: if no group has two images.
+        """
+        kept: list[Item] = []
+        taken: list[Item] = []
+        for group in groups:
+            for part, chosen in zip((kept, taken), split_off(len(group), self.val_fraction, self.seed), strict=True):
+                part += [group[n] for n in chosen]
+        if not taken:
+            raise DataError(f"{place} has {len(kept)} image for train and val; give one more")
+        self._note_split(len(taken))
+        return kept, taken
+
+    def _note_split(self, count: int) -> None:
+        told = f"val_fraction {self.val_fraction}, seed {self.seed}"
+        self._notes.append(f"there is no val split: {count} of the train images are split off for it ({told})")
+
     def _tell(self, place: str | Path, counts: Iterable[str]) -> None:
         """Log the classes, the numbers of images in the splits, and the notes."""
         rank_zero_info(f"{printable(place)}: {list_classes(self.class_names)}, {', '.join(counts)}")
@@ -207,17 +248,6 @@ class ImageData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
-
-
-def check_on_error(on_error: str) -> None:
-    """Raise a ValueError unless it says what to do about images that cannot be read."""
-    check_choice("on_error", on_error, ("raise", "skip"))
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError that names the choices, unless a value is among them."""
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; available: {', '.join(map(repr, choices))}")
 
 
 def list_classes(names: Sequence[str], limit: int = 20) -> str:

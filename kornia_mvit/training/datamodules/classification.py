@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,19 @@ from kornia_mvit.data.splits import find_splits, split_of
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.datamodules.base import ImageData
 from kornia_mvit.training.datamodules.labelled import Classes, LabelledFiles
+from kornia_mvit.training.datamodules.settings import DataSettings, LabelledSettings, RootSettings
+from kornia_mvit.training.settings import accepts
 
-__all__ = ["DigitsData", "FolderData"]
+__all__ = ["DigitsData", "DigitsSettings", "FolderData", "FolderSettings"]
+
+
+@dataclass
+class DigitsSettings(DataSettings):
+    """The settings of :class:`DigitsData`."""
+
+    batch_size: int = 64
+    num_workers: int = 0
+    seed: int = 0
 
 
 class DigitsData(ImageData):
@@ -24,11 +36,7 @@ class DigitsData(ImageData):
 
     Split by class and seed into 70 % train, 10 % val and 20 % test, and resized to the storage size.
 
-    Args:
-        batch_size: images in a batch.
-        num_workers: processes that load.
-        storage_size: side in pixels that the digits are enlarged to; what the task's Preprocess says when None.
-        seed: seed of the split.
+    Arguments are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
 
     References:
         E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI Machine Learning Repository.
@@ -36,11 +44,10 @@ class DigitsData(ImageData):
 
     _class_names = tuple("0123456789")
 
-    def __init__(
-        self, batch_size: int = 64, num_workers: int = 0, storage_size: int | None = None, seed: int = 0
-    ) -> None:
-        super().__init__(batch_size, num_workers, storage_size)
-        self.seed = seed
+    @accepts(DigitsSettings)
+    def __init__(self, settings: DigitsSettings) -> None:
+        self._begin(settings)
+        self.seed = settings.seed
 
     def setup(self, stage: str | None = None) -> None:
         """Load, resize and split the digits."""
@@ -59,6 +66,15 @@ class DigitsData(ImageData):
             )
 
 
+@dataclass
+class FolderSettings(LabelledSettings, RootSettings):
+    """The settings of :class:`FolderData`, also by place."""
+
+    val_fraction: float = 0.2
+    seed: int = 0
+    on_error: str = "raise"
+
+
 class FolderData(LabelledFiles):
     """Images in a folder for each class.
 
@@ -67,33 +83,16 @@ class FolderData(LabelledFiles):
     ``validation`` for val, ``testing`` for test, in upper or lower case. Links to folders are followed; hidden files
     and folders are left out. What was taken for what, and what else was left out, is told at the start.
 
-    Args:
-        root: the folder.
-        batch_size: images in a batch.
-        num_workers: processes that decode.
-        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
-            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
-        val_fraction: share of each class that is kept for validation where there is no folder for it.
-        seed: seed of that split.
-        on_error: ``'raise'`` stops at an image that cannot be read and names it; ``'skip'`` tries every image before
-            the start, which takes about as long as an epoch of reading, and counts and lists those that it leaves out.
+    Arguments are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
 
     Raises:
         DataError: if a folder is missing or empty, a class has no image, or train and val differ in their classes.
     """
 
-    def __init__(
-        self,
-        root: str,
-        batch_size: int = 64,
-        num_workers: int = 2,
-        storage_size: int | None = None,
-        val_fraction: float = 0.2,
-        seed: int = 0,
-        on_error: str = "raise",
-    ) -> None:
-        super().__init__(batch_size, num_workers, storage_size, val_fraction=val_fraction, seed=seed, on_error=on_error)
-        self.root: Path = Path(root)
+    @accepts(FolderSettings)
+    def __init__(self, settings: FolderSettings) -> None:
+        self._begin_labelled(settings)
+        self.root: Path = Path(settings.root)
         self._list(self._find(), self.root)
 
     def _find(self) -> dict[str, Classes]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,14 +11,17 @@ from torch import Tensor
 
 from kornia_mvit.data.boxes import Annotation, BoxFiles, BoxTable, build_table, collect_rows
 from kornia_mvit.data.formats.coco import CocoFile, read_coco
-from kornia_mvit.data.formats.voc import VOCFolder, read_voc
-from kornia_mvit.data.reading import DataError, read_size
+from kornia_mvit.data.formats.voc import VOCFolder, annotation_file, read_voc
+from kornia_mvit.data.reading import DataError, find_images, read_size
+from kornia_mvit.data.splits import find_places
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
 from kornia_mvit.parsing import brief, cut, is_file, repeated
-from kornia_mvit.training.datamodules.base import STAGES, ImageData, Samples, check_choice
+from kornia_mvit.training.datamodules.base import STAGES, ImageData, Samples
+from kornia_mvit.training.datamodules.settings import RootSettings, check_choice
+from kornia_mvit.training.settings import accepts
 
-__all__ = ["BoxData", "COCOData", "VOCData"]
+__all__ = ["BoxData", "BoxSettings", "COCOData", "COCOSettings", "VOCData", "VOCSettings"]
 
 _LISTED = 20  # faults that a message lists
 
@@ -32,26 +35,46 @@ class _Part:
     image_ids: Sequence[int] | None = None
     bad: Sequence[str] = ()
 
+    def select(self, numbers: Sequence[int]) -> "_Part":
+        """Return the part of the chosen images."""
+        ids = None if self.image_ids is None else [self.image_ids[n] for n in numbers]
+        return replace(self, files=[self.files[n] for n in numbers], table=self.table.select(numbers), image_ids=ids)
+
+
+@dataclass
+class BoxSettings(RootSettings):
+    """The settings of data modules of images with boxes.
+
+    Raises:
+        ValueError: for an unknown ``on_bad_box``.
+    """
+
+    _: KW_ONLY
+    on_bad_box: str = "drop"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_choice("on_bad_box", self.on_bad_box, ("drop", "raise"))
+
 
 class BoxData(ImageData):
     """What data modules of images with boxes share.
 
-    Training images are brought to the storage size. Those of other splits keep the file's, at which they are scored,
-    unless ``storage_size`` is given; their boxes are scaled with them, and ``original_size`` leads back.
+    Boxes are scaled with their images, and ``original_size`` leads back.
 
     Attributes:
         bad_boxes: boxes that were left out, each with its file and what is wrong with it.
         clipped_boxes: number of boxes that reached out of their image.
     """
 
-    def __init__(self, root: str, batch_size: int, num_workers: int, storage_size: int | None, on_bad_box: str) -> None:
-        super().__init__(batch_size, num_workers, storage_size)
-        check_choice("on_bad_box", on_bad_box, ("drop", "raise"))
-        self._on_bad_box = on_bad_box
+    def _begin_boxes(self, settings: BoxSettings) -> None:
+        self._begin(settings)
+        self._on_bad_box = settings.on_bad_box
         self.bad_boxes: list[str] = []
         self.clipped_boxes: int = 0
-        self.root: Path = Path(root)
-        self._place = str(root)
+        self.root: Path = Path(settings.root)
+        self._place = str(settings.root)
         self._parts: dict[str, _Part] = {}
 
     def count_boxes(self, split: str) -> dict[str, int]:
@@ -127,7 +150,7 @@ class BoxData(ImageData):
             its = {*chosen}
             own = [text for text, image in zip(bad, images, strict=True) if image in its]
             self._parts[split] = _Part([*files], table.select(chosen), bad=own)
-        self._check_boxes()
+        self._finish()
 
     def _note(self, faults: Mapping[int, str], clipped: int, given: Mapping[int, str] | Sequence[str]) -> list[str]:
         """Count bad boxes, and return what is wrong with each, as messages show it."""
@@ -136,8 +159,14 @@ class BoxData(ImageData):
         self.clipped_boxes += clipped
         return bad
 
-    def _check_boxes(self) -> None:
-        """Raise a DataError if a box is bad and the user wants no such data."""
+    def _finish(self) -> None:
+        """Split val off train where there is none; raise a DataError for bad boxes where the user wants none."""
+        if "train" in self._parts and "val" not in self._parts:
+            part = self._parts["train"]
+            counts = part.table.count()
+            groups = ((counts > 0).nonzero().flatten().tolist(), (counts == 0).nonzero().flatten().tolist())
+            for split, numbers in zip(("train", "val"), self._split_off(self._place, *groups), strict=True):
+                self._parts[split] = part.select(sorted(numbers))
         if self.bad_boxes and self._on_bad_box == "raise":
             raise DataError(
                 f"{len(self.bad_boxes)} boxes in {self._place} cannot be used:\n{_list(self.bad_boxes, indent='')}"
@@ -150,6 +179,11 @@ def _list(faults: Sequence[str], indent: str = "  ") -> str:
     return "\n".join(indent + printable(line) for line in lines)
 
 
+def shorten(path: Path, *folders: Path) -> str:
+    """Return a path as it is below the first of some folders that it is in."""
+    return str(next((path.relative_to(folder) for folder in folders if path.is_relative_to(folder)), path))
+
+
 def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """Raise a ValueError if a name of a class occurs twice, by which its boxes could not be told apart."""
     if again := repeated(names):
@@ -157,22 +191,35 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+@dataclass
+class VOCSettings(BoxSettings):
+    """The settings of :class:`VOCData`, which documents them."""
+
+    _: KW_ONLY
+    class_names: Sequence[str] | None = None
+    origin: int = 1
+    train_list: str = "train"
+    val_list: str = "val"
+    test_list: str = "test"
+
+    def lists(self) -> dict[str, str]:
+        """Return the name of each split's list."""
+        return {"train": self.train_list, "val": self.val_list, "test": self.test_list}
+
+
 class VOCData(BoxData):
-    """Images with boxes in the layout of Pascal VOC.
+    """Images with boxes in XML files, in the layout of Pascal VOC, or in that of LabelImg and like tools.
 
     ``root/JPEGImages/NAME.*``, ``root/Annotations/NAME.xml``, and ``root/ImageSets/Main/{train,val,test}.txt`` with a
-    name in each line, which may have spaces. The list of test, its images and its annotations may be missing. Images
-    without a box stay, as background; difficult objects are left out of loss and score.
+    name in each line, which may have spaces. The list of test, its images and its annotations may be missing. Without
+    ``ImageSets``, the images of a place :func:`~kornia_mvit.data.splits.find_places` names, each with its XML file
+    beside it or in the folder of annotations; images without one are left out. Where there is no val, it is split off
+    train. Images without a box stay, as background; difficult objects are left out of loss and score.
+
+    Arguments that are not listed here are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
 
     Args:
-        root: the folder.
-        batch_size: images in a batch.
-        num_workers: processes that decode.
-        storage_size: of training images, see :class:`FolderData`. Others keep their size, at which they are scored,
-            unless it is given.
         class_names: names of the classes in the order of their labels; those found in train, sorted, when None.
-        on_bad_box: boxes without an area, outside their image, incomplete, or of an unknown class: ``'drop'`` counts
-            and lists them with their files, ``'raise'`` refuses the dataset.
         origin: number of the first pixel in the annotations.
         train_list: name of the list to train on.
         val_list: name of the list to validate on.
@@ -185,49 +232,88 @@ class VOCData(BoxData):
         M. Everingham et al.: The Pascal Visual Object Classes Challenge. http://host.robots.ox.ac.uk/pascal/VOC/
     """
 
-    def __init__(
-        self,
-        root: str,
-        batch_size: int = 16,
-        num_workers: int = 2,
-        storage_size: int | None = None,
-        *,
-        class_names: Sequence[str] | None = None,
-        on_bad_box: str = "drop",
-        origin: int = 1,
-        train_list: str = "train",
-        val_list: str = "val",
-        test_list: str = "test",
-    ) -> None:
-        super().__init__(root, batch_size, num_workers, storage_size, on_bad_box)
+    @accepts(VOCSettings)
+    def __init__(self, settings: VOCSettings) -> None:
+        self._begin_boxes(settings)
         folder = VOCFolder(self.root, "Main", "Annotations")
-        found = {split: folder.find_listed(name) for split, name in (("train", train_list), ("val", val_list))}
-        found["test"] = {}
-        try:
-            if folder.list_file(test_list).is_file() and folder.read_names(test_list):
-                test = folder.find_listed(test_list)
-                if lost := [stem for stem in test if not is_file(folder.annotation(stem))]:
-                    raise DataError(
-                        f"{test_list}.txt names {len(lost)} images without an annotation, such as {cut(lost[0])}"
-                    )
-                found["test"] = test
-        except DataError as error:  # as of VOC 2012, whose test images are not for all
-            self._leave_out_test(error)
-        splits = {split: files for split, files in found.items() if files}
-        images = {path: stem for files in splits.values() for stem, path in files.items()}
-        annotations = {path: read_voc(folder.annotation(stem), origin=origin) for path, stem in sorted(images.items())}
+        listed = folder.has_lists() or settings.lists() != VOCSettings("").lists()
+        splits = self._find_listed(folder, settings.lists()) if listed else self._find_all()
+        files = {image: file for part in splits.values() for image, file in part.items()}
+        annotations = {image: read_voc(file, origin=settings.origin) for image, file in sorted(files.items())}
         for path, annotation in annotations.items():
             if annotation.size == (0, 0):
                 annotation.size = read_size(path)
-        seen = {name for path in splits["train"].values() for name in annotations[path].names if name}
-        self._class_names = check_names(class_names or sorted(seen))
+        seen = {name for path in splits["train"] for name in annotations[path].names if name}
+        self._class_names = check_names(settings.class_names or sorted(seen))
         if not self._class_names:
             raise DataError(f"no object is annotated in the train images of {self.root}; give class_names")
-        self._fill(
-            {split: [*files.values()] for split, files in splits.items()},
-            annotations,
-            {path: f"{stem}.xml" for path, stem in images.items()},
-        )
+        places = {image: shorten(file, folder.root / folder.targets, self.root) for image, file in files.items()}
+        self._fill({split: [*part] for split, part in splits.items()}, annotations, places)
+
+    def _find_listed(self, folder: VOCFolder, lists: Mapping[str, str]) -> dict[str, dict[Path, Path]]:
+        """Return the images of each list, with their annotations."""
+        splits: dict[str, dict[Path, Path]] = {}
+        for split, name in lists.items():
+            file = folder.list_file(name)
+            try:
+                if (split == "test" or (split, name) == ("val", VOCSettings.val_list)) and not file.is_file():
+                    continue
+                if split == "test" and not folder.read_names(name):
+                    continue
+                files = {image: folder.annotation(stem) for stem, image in folder.find_listed(name).items()}
+                if split == "test" and (lost := [file for file in files.values() if not is_file(file)]):
+                    raise DataError(
+                        f"{name}.txt names {len(lost)} images without an annotation, such as {cut(lost[0].stem)}"
+                    )
+            except DataError as error:
+                if split != "test":
+                    raise
+                self._leave_out_test(error)  # as of VOC 2012, whose test images are not for all
+            else:
+                splits[split] = files
+        return splits
+
+    def _find_all(self) -> dict[str, dict[Path, Path]]:
+        """Return the images of each split that have an annotation, with it."""
+        splits: dict[str, dict[Path, Path]] = {}
+        for split, place in find_places(self.root).items():
+            try:
+                images = find_images(place)
+            except DataError as error:
+                raise DataError(f"no ImageSets/Main/train.txt in {self.root} (--data.root), and {error}") from None
+            splits[split] = {image: file for image in images if is_file(file := annotation_file(image))}
+            if lost := len(images) - len(splits[split]):
+                self._notes.append(f"left out {lost} of the {len(images)} images in {place}: they have no .xml file")
+            if not splits[split]:
+                raise DataError(
+                    f"no image of {place} has an annotation; that of {images[0].name} would be "
+                    f"{annotation_file(images[0])}"
+                )
+        return splits
+
+
+@dataclass
+class COCOSettings(BoxSettings):
+    """The settings of :class:`COCOData`, which documents them.
+
+    Raises:
+        ValueError: for a file of test annotations without a folder.
+    """
+
+    _: KW_ONLY
+    train_file: str | None = "annotations/instances_train2017.json"
+    train_images: str = "train2017"
+    val_file: str | None = "annotations/instances_val2017.json"
+    val_images: str = "val2017"
+    test_file: str | None = None
+    test_images: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        if (self.test_file is None) != (self.test_images is None):
+            given = f"test_file {self.test_file!r} and test_images {self.test_images!r}"
+            raise ValueError(f"{given} go together; give both")
 
 
 class COCOData(BoxData):
@@ -237,20 +323,16 @@ class COCOData(BoxData):
     stay, as background. Boxes around crowds are left out of the loss, and scored as COCO does; small, medium and large
     objects are told apart by the file's ``area``, that of the outline where there is one.
 
+    Arguments that are not listed here are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
+
     Args:
-        root: the folder.
-        batch_size: images in a batch.
-        num_workers: processes that decode.
-        storage_size: of training images, see :class:`FolderData`. Others keep their size, at which they are scored,
-            unless it is given.
         train_file: annotations to train on, below the root; None for data that are only evaluated.
         train_images: folder of their images, below the root.
-        val_file: annotations to validate on.
+        val_file: annotations to validate on. When None, and where the file of that default name is missing, val is
+            split off train.
         val_images: folder of their images.
         test_file: annotations to test on, if there are some.
         test_images: folder of their images.
-        on_bad_box: boxes without an area, outside their image, incomplete, or of an image or a category that the file
-            does not have: ``'drop'`` counts and lists them with file and number, ``'raise'`` refuses the dataset.
 
     Attributes:
         category_ids: the file's number of each class, in the order of labels.
@@ -266,33 +348,27 @@ class COCOData(BoxData):
 
     _TEST = "give test_file and test_images"
 
-    def __init__(
-        self,
-        root: str,
-        batch_size: int = 16,
-        num_workers: int = 2,
-        storage_size: int | None = None,
-        *,
-        train_file: str | None = "annotations/instances_train2017.json",
-        train_images: str = "train2017",
-        val_file: str = "annotations/instances_val2017.json",
-        val_images: str = "val2017",
-        test_file: str | None = None,
-        test_images: str | None = None,
-        on_bad_box: str = "drop",
-    ) -> None:
-        super().__init__(root, batch_size, num_workers, storage_size, on_bad_box)
+    @accepts(COCOSettings)
+    def __init__(self, settings: COCOSettings) -> None:
+        self._begin_boxes(settings)
         self.category_ids: tuple[int, ...] = ()
-        if (test_file is None) != (test_images is None):
-            raise ValueError(f"test_file {test_file!r} and test_images {test_images!r} go together; give both")
-        sources = {"train": (train_file, train_images), "val": (val_file, val_images), "test": (test_file, test_images)}
+        val_file = settings.val_file
+        if settings.train_file is not None and val_file == COCOSettings.val_file and not is_file(self.root / val_file):
+            val_file = None
+        sources = {
+            "train": (settings.train_file, settings.train_images),
+            "val": (val_file, settings.val_images),
+            "test": (settings.test_file, settings.test_images),
+        }
         parts: dict[tuple[str, str], _Part] = {}
         for split, (file, folder) in sources.items():
             if file is not None and folder is not None:
                 if (file, folder) not in parts:
                     parts[file, folder] = self._read(file, folder)
                 self._parts[split] = parts[file, folder]
-        self._check_boxes()
+        if not self._parts:
+            raise DataError(f"{self.root} has no annotations to read; give train_file or val_file")
+        self._finish()
 
     def _read(self, file: str, folder: str) -> _Part:
         found = read_coco(self.root / file)

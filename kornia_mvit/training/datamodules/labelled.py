@@ -4,12 +4,13 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit.data.reading import DataError, ImageFiles, read_image
+from kornia_mvit.data.splits import split_off
 from kornia_mvit.files import printable
-from kornia_mvit.training.datamodules.base import ImageData, check_on_error
+from kornia_mvit.training.datamodules.base import ImageData
+from kornia_mvit.training.datamodules.settings import LabelledSettings
 
 __all__ = ["Classes", "LabelledFiles"]
 
@@ -17,28 +18,11 @@ Classes = dict[str, list[Path]]  # the files of each class
 
 
 class LabelledFiles(ImageData):
-    """What data modules of labelled image files share: a val split where none is given, and unreadable images.
+    """What data modules of labelled image files share: a val split where none is given, and unreadable images."""
 
-    The arguments are those of :class:`FolderData`.
-    """
-
-    def __init__(
-        self,
-        batch_size: int,
-        num_workers: int,
-        storage_size: int | None,
-        *,
-        val_fraction: float,
-        seed: int,
-        on_error: str,
-    ) -> None:
-        super().__init__(batch_size, num_workers, storage_size)
-        check_on_error(on_error)
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction {val_fraction} is not between 0 and 1")
-        self.val_fraction = val_fraction
-        self.seed = seed
-        self.on_error = on_error
+    def _begin_labelled(self, settings: LabelledSettings) -> None:
+        self._begin(settings)
+        self.on_error = settings.on_error
         self.skipped: list[Path] = []
         self._looked = False
 
@@ -47,7 +31,8 @@ class LabelledFiles(ImageData):
         self._files = files
         self._source = source
         self._class_names = tuple(files["train"])
-        self._split(files)
+        if "val" not in files:
+            self._note_split(sum(map(len, self._split(files)["val"].values())))
 
     def setup(self, stage: str | None = None) -> None:
         """Leave out images that cannot be read, if asked to, and split the rest."""
@@ -66,17 +51,13 @@ class LabelledFiles(ImageData):
         """Split val off train where there is none."""
         if "val" in splits:
             return splits
-        train: Classes = {}
-        val: Classes = {}
+        parts: dict[str, Classes] = {"train": {}, "val": {}}
         for name, files in splits["train"].items():
             if len(files) == 1:
                 raise DataError(f"class {name!r} in {self._source} has one image, too few for a train and a val split")
-            count = max(0, min(max(round(len(files) * self.val_fraction), 1), len(files) - 1))
-            order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
-            chosen = set(order[:count])
-            val[name] = [file for i, file in enumerate(files) if i in chosen]
-            train[name] = [file for i, file in enumerate(files) if i not in chosen]
-        return {**splits, "train": train, "val": val}
+            for part, chosen in zip(parts.values(), split_off(len(files), self.val_fraction, self.seed), strict=True):
+                part[name] = [files[n] for n in chosen]
+        return splits | parts
 
     def _leave_out_unreadable(self) -> None:
         files = [file for classes in self._files.values() for images in classes.values() for file in images]

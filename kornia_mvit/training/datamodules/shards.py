@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -14,9 +15,42 @@ from kornia_mvit.data.loading.streams import ShardBatches, ShardLoader
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.files import printable
 from kornia_mvit.parsing import read_lines, repeated
-from kornia_mvit.training.datamodules.base import ImageData, check_on_error, list_classes
+from kornia_mvit.training.datamodules.base import ImageData, list_classes
+from kornia_mvit.training.datamodules.settings import DataSettings, check_on_error
+from kornia_mvit.training.settings import accepts
 
-__all__ = ["ShardData"]
+__all__ = ["ShardData", "ShardSettings"]
+
+
+@dataclass
+class _Shards:
+    train: str | list[str]
+    val: str | list[str]
+
+
+@dataclass
+class ShardSettings(DataSettings, _Shards):
+    """The settings of :class:`ShardData`, which documents them.
+
+    Raises:
+        ValueError: for an unknown ``on_error``, and a buffer without a sample.
+    """
+
+    batch_size: int = 64
+    _: KW_ONLY
+    test: str | list[str] | None = None
+    class_names: str | list[str] | None = None
+    num_classes: int | None = None
+    sizes: str | None = None
+    shuffle_buffer: int = 1000
+    on_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        super().__post_init__()
+        check_on_error(self.on_error)
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer {self.shuffle_buffer} is not at least one sample")
 
 
 class ShardData(ImageData):
@@ -34,15 +68,13 @@ class ShardData(ImageData):
     steps that are left of that epoch see its first batches again, and Lightning warns of it. Folders and tables resume
     in the middle.
 
+    Arguments that are not listed here are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
+
     Args:
         train: names of the training shards, with braces or globs, or a list of them, such as
             ``'shards/train-{00000..00127}.tar'`` or ``'shards/train-*.tar'``. What begins with ``https://`` and the
             like, or with ``pipe:`` and a command, which runs in a shell, is left to webdataset and needs ``sizes``.
         val: names of the validation shards.
-        batch_size: images in a batch, on each process.
-        num_workers: processes that read and decode.
-        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
-            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
         test: names of the test shards.
         class_names: names of the classes in the order of their numbers, or a file with one in each line.
         num_classes: their number, where they have no names.
@@ -73,33 +105,19 @@ class ShardData(ImageData):
 
     _TEST = "name shards for it as test"
 
-    def __init__(
-        self,
-        train: str | list[str],
-        val: str | list[str],
-        batch_size: int = 64,
-        num_workers: int = 2,
-        storage_size: int | None = None,
-        *,
-        test: str | list[str] | None = None,
-        class_names: str | list[str] | None = None,
-        num_classes: int | None = None,
-        sizes: str | None = None,
-        shuffle_buffer: int = 1000,
-        on_error: str = "raise",
-    ) -> None:
-        super().__init__(batch_size, num_workers, storage_size)
-        check_on_error(on_error)
-        if shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer {shuffle_buffer} is not at least one sample")
-        self.on_error = on_error
-        self.shuffle_buffer = shuffle_buffer
-        self._class_names = _find_names(class_names, num_classes)
+    @accepts(ShardSettings)
+    def __init__(self, settings: ShardSettings) -> None:
+        self._begin(settings)
+        self.on_error = settings.on_error
+        self.shuffle_buffer = settings.shuffle_buffer
+        self._class_names = _find_names(settings.class_names, settings.num_classes)
         self._broken: list[str] = []
         self._skipped: list[list[str]] = []  # those of the loaders, which are not kept alive for them
-        given = {"train": train, "val": val, "test": test}
+        given = {"train": settings.train, "val": settings.val, "test": settings.test}
         self._counts = {
-            split: self._count(find_shards(shards), sizes) for split, shards in given.items() if shards is not None
+            split: self._count(find_shards(shards), settings.sizes)
+            for split, shards in given.items()
+            if shards is not None
         }
         for split, counts in self._counts.items():
             if not sum(counts.values()):

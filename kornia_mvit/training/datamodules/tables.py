@@ -1,6 +1,7 @@
 """Images listed in a table, with a label each."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from kornia_mvit.data.formats.tables import Row, find_names, number_labels, read_table
@@ -8,8 +9,29 @@ from kornia_mvit.data.reading import DataError
 from kornia_mvit.data.splits import SPLITS, split_of
 from kornia_mvit.parsing import cut, is_file, repeated
 from kornia_mvit.training.datamodules.labelled import Classes, LabelledFiles
+from kornia_mvit.training.datamodules.settings import LabelledSettings
+from kornia_mvit.training.settings import accepts
 
-__all__ = ["TableData"]
+__all__ = ["TableData", "TableSettings"]
+
+
+@dataclass
+class _Train:
+    train: str
+
+
+@dataclass
+class TableSettings(LabelledSettings, _Train):
+    """The settings of :class:`TableData`, which documents them."""
+
+    _: KW_ONLY
+    val: str | None = None
+    test: str | None = None
+    root: str | None = None
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str | None = None
+    class_names: Sequence[str] | None = None
 
 
 class TableData(LabelledFiles):
@@ -19,12 +41,10 @@ class TableData(LabelledFiles):
     (``valid``, ``validation``) or ``test``; without it, a part of each class is used for validation. A run that was
     stopped resumes in the middle of an epoch.
 
+    Arguments that are not listed here are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
+
     Args:
         train: table of the training images, or of all.
-        batch_size: images in a batch.
-        num_workers: processes that decode.
-        storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
-            when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
         val: table of the validation images.
         test: table of the test images.
         root: folder that paths in the tables start from; that of each table when None.
@@ -33,8 +53,6 @@ class TableData(LabelledFiles):
         split_column: name of the column of splits in a single table.
         class_names: names of the classes in the order of their numbers; labels are these names, or else these
             numbers. When None, the labels of the training images, sorted if they are text; integers count from 0.
-        val_fraction: share of each class that is kept for validation where no images are given for it.
-        seed: seed of that split.
         on_error: ``'raise'`` looks for every file before the start, stops at an image that cannot be read, and names
             it; ``'skip'`` tries every image before the start, which takes about as long as an epoch of reading, and
             counts and lists those that it leaves out, missing ones included.
@@ -59,33 +77,20 @@ class TableData(LabelledFiles):
 
     _TEST = "give a table for it"
 
-    def __init__(
-        self,
-        train: str,
-        batch_size: int = 64,
-        num_workers: int = 2,
-        storage_size: int | None = None,
-        *,
-        val: str | None = None,
-        test: str | None = None,
-        root: str | None = None,
-        path_column: str = "path",
-        label_column: str = "label",
-        split_column: str | None = None,
-        class_names: Sequence[str] | None = None,
-        val_fraction: float = 0.2,
-        seed: int = 0,
-        on_error: str = "raise",
-    ) -> None:
-        super().__init__(batch_size, num_workers, storage_size, val_fraction=val_fraction, seed=seed, on_error=on_error)
-        given = {"train": train, "val": val, "test": test}
+    @accepts(TableSettings)
+    def __init__(self, settings: TableSettings) -> None:
+        self._begin_labelled(settings)
+        root, split_column = settings.root, settings.split_column
+        given = {"train": settings.train, "val": settings.val, "test": settings.test}
         tables = {split: Path(file) for split, file in given.items() if file is not None}
         if split_column is not None and len(tables) > 1:
             raise ValueError("split_column is for a single table, given as train; leave it, or val and test, out")
-        rows = {split: read_table(file, path_column, label_column, split_column) for split, file in tables.items()}
+        columns = settings.path_column, settings.label_column, split_column
+        rows = {split: read_table(file, *columns) for split, file in tables.items()}
         if split_column is not None:
             rows = _part(rows["train"], tables["train"], split_column)
-        names = tuple(find_names(rows["train"]) if class_names is None else class_names)
+        given_names = settings.class_names
+        names = tuple(find_names(rows["train"]) if given_names is None else given_names)
         if repeated(names) or len(names) < 2:
             raise DataError(f"class_names are {', '.join(map(repr, names))}; give two or more, each once")
         folders = {split: Path(root) if root else tables.get(split, tables["train"]).parent for split in rows}
