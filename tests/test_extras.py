@@ -188,8 +188,8 @@ TIMM = ("from kornia_mvit.training.networks import timm_network; timm_network('t
 
 # Functions that import from an extra and cannot be reached without it, and what says so before them.
 BEHIND = {
-    "kornia_mvit.data.reading: _to_rgb": "kornia_mvit.data.reading: opened",
-    "kornia_mvit.data.reading: from_picture": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.pictures: to_rgb": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.pictures: upright": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.reading: load": "kornia_mvit.data.reading: opened",
     "kornia_mvit.inference.sources: _from_array": "kornia_mvit.data.reading: opened",
     "kornia_mvit.exporters.executorch: lower": "kornia_mvit.exporters.executorch: _need_executorch",

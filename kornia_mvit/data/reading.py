@@ -1,18 +1,17 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from kornia_mvit.files import FileError, check_local
 from kornia_mvit.parsing import brief, cut, is_folder, other_kind, reason_of
+from kornia_mvit.pictures import ORIENTATION, to_rgb, to_tensor, upright
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,10 +35,7 @@ __all__ = [
 
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
-_WIDTH, _HEIGHT, _BITS, _GREATEST = 256, 257, 258, 281  # tags of TIFF
-_ORIENTATION = 274  # tag of EXIF
-_DARK: list[int] = []  # greatest value of an image that was told of: one is enough
-_STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
+_WIDTH, _HEIGHT = 256, 257  # tags of TIFF
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in "jpg jpeg jpe jfif png bmp gif tif tiff webp avif ppm pgm pbm pnm jp2 tga".split()
@@ -78,8 +74,8 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
     """
     with opened(source, name) as image:
         load(image)
-        rgb = _to_rgb(image)
-    return _to_tensor(rgb)
+        rgb = to_rgb(image)
+    return to_tensor(rgb)
 
 
 def from_picture(picture: "Image.Image", name: str) -> Tensor:
@@ -95,22 +91,10 @@ def from_picture(picture: "Image.Image", name: str) -> Tensor:
     Raises:
         DataError: for pixels that cannot be converted.
     """
-    from PIL import ImageOps
-
     try:
-        return _to_tensor(_to_rgb(ImageOps.exif_transpose(picture)))
+        return upright(picture)
     except Exception as error:  # as in opened: a picture decodes when its pixels are first asked for
         raise DataError(f"cannot read image {name}: {reason_of(error)}") from None
-
-
-def _to_tensor(rgb: "Image.Image") -> Tensor:
-    out = torch.empty(3, rgb.height, rgb.width, dtype=torch.uint8)
-    step = max(1, _STRIP // rgb.width)
-    for top in range(0, rgb.height, step):  # so that large images are not in memory several times
-        strip = rgb.crop((0, top, rgb.width, min(top + step, rgb.height)))
-        pixels = torch.frombuffer(bytearray(strip.tobytes()), dtype=torch.uint8)
-        out[:, top : top + step] = pixels.view(strip.height, strip.width, 3).permute(2, 0, 1)
-    return out
 
 
 def load(image: "Image.Image") -> None:
@@ -129,7 +113,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
         ImportError: if Pillow is missing.
     """
     with opened(path) as image:
-        turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
         # Pillow turns TIFFs by itself, and some of its versions have their size turned before that
         tags: Mapping[int, Any] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
         width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else (image.width, image.height)
@@ -172,42 +156,6 @@ def opened(source: str | Path | IO[bytes], name: str | None = None, what: str = 
         raise DataError(f"not an image, or of a format that Pillow cannot read: {name}") from None
     except Exception as error:  # decoders raise struct.error, IndexError, TypeError and others on damaged bytes
         raise DataError(f"cannot read {what} {name}: {reason_of(error)}") from None
-
-
-def _to_rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
-    if image.mode.startswith("I"):
-        return _grey_to_rgb(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range; convert the file to 8 or 16 bit")
-    if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _grey_to_rgb(image: "Image.Image") -> "Image.Image":
-    """Scale grey of 16 bits, or as many as the file says, to 8; Pillow's own conversion clips instead of scaling."""
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
-    bits, greatest = (
-        value[0] if isinstance(value, tuple) else value for value in (tags.get(_BITS, 16), tags.get(_GREATEST, 0))
-    )
-    numbers = image.convert("I")
-    low, high = cast(tuple[int, int], numbers.getextrema())
-    if low < 0 or high >= 2**16:
-        raise ValueError(f"grey values from {low} to {high} are none of 16 bits; convert the file to 8 or 16 bit")
-    used = max(8, min(bits, int(greatest).bit_length() or 16, 16))
-    if high >= 2**used:
-        used = 16
-    if used == 16 and 0 < high < 2**12 and not _DARK:
-        _DARK.append(high)
-        warnings.warn(
-            f"a grey image of 16 bits has no value above {high:,} and turns nearly black; if its data have fewer bits, "
-            "scale them to 16, or save as TIFF with MaxSampleValue",
-            stacklevel=2,
-        )
-    return numbers.point([min(v >> (used - 8), 255) for v in range(65536)], "L").convert("RGB")
 
 
 def is_hidden(name: str) -> bool:

@@ -156,7 +156,7 @@ class TestReaders:
         if says != "nothing":
             assert read_image(path)[0].tolist() == (grey >> 4).tolist()
             return
-        monkeypatch.setattr("kornia_mvit.data.reading._DARK", [])
+        monkeypatch.setattr("kornia_mvit.pictures._DARK", [])
         with pytest.warns(UserWarning, match="no value above 4,094"):
             assert read_image(path)[0].tolist() == (grey >> 8).tolist()
         assert read_image(path).max() == 15  # told of once
