@@ -2,9 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from kornia_mvit.fields import (
     read_sample,
     widen,
 )
+from kornia_mvit.samples import name_fields, open_batch
 
 __all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "replace_checked"]
 
@@ -283,27 +285,39 @@ class Batch:
         return self._map(lambda v: v.pin_memory())
 
     @classmethod
-    def collate(cls, samples: Sequence[Mapping[str, Any]], *, ignore_index: int = 255) -> Self:
-        """Make a batch from dictionaries with the fields of a batch, less the batch dimension.
+    def collate(cls, samples: Iterable[Any], *, ignore_index: int = 255) -> Self:
+        """Make a batch of samples, one for each image.
 
         Images of several sizes are laid on one canvas as large as the largest height and width, padded right and
         below with zeros, their masks with ``ignore_index``, and ``size`` says which part is image. Lists of boxes and
         keypoints of any length, none included, are padded to the longest. Each target is checked against its image
         before that, and values here, on the CPU.
 
-        Lists, numbers and NumPy arrays are taken, as are torchvision's TVTensors: their boxes and keypoints are
-        brought to corners in pixels of the image from their ``format`` and ``canvas_size``. Masks become int64 where
-        their dtype cannot hold ``ignore_index``.
+        A sample is a dictionary with the fields of a batch, less the batch dimension, or what datasets give:
+
+        - an image alone, or a pair ``(image, label)`` or ``(image, mask)``;
+        - ``(image, {'boxes': ..., 'labels': ...})`` of torchvision, boxes being corners;
+        - ``(image, annotations)`` of torchvision's CocoDetection, and rows of Hugging Face's datasets, with ``image``
+          and ``label``, or ``objects`` of ``bbox`` and ``category``, boxes being x, y, width and height.
+
+        Classes keep their numbers. ``iscrowd`` becomes ``box_ignore``, and ``image_id``, ``file_name`` and other
+        strings go into ``meta``; areas, outlines and masks of single objects are left out.
+
+        Images are tensors (C, H, W), PIL images, which become RGB and are turned as their EXIF data tell, or NumPy
+        arrays, channels first or last. Targets are lists, numbers, arrays, tensors or torchvision's TVTensors, whose
+        boxes and keypoints are brought to corners in pixels of the image from their ``format`` and ``canvas_size``;
+        masks may be PIL images of one channel. Masks become int64 where their dtype cannot hold ``ignore_index``.
 
         Args:
-            samples: dictionaries such as ``{'image': (C, H, W), 'boxes': (n, 4), 'box_label': (n,)}``.
+            samples: such as ``{'image': (C, H, W), 'boxes': (n, 4), 'box_label': (n,)}``.
             ignore_index: what masks are padded with.
 
         Raises:
             ValueError: if samples differ in their fields or in the channels of their images, if a target does not fit
-                its image, or for values as :meth:`check_values` says.
-            TypeError: for samples that are not dictionaries, and fields that cannot become tensors of their kind.
+                its image, for arrays whose channels may be first or last, or for values as :meth:`check_values` says.
+            TypeError: for samples of another form, and fields that cannot become tensors of their kind.
         """
+        samples = list(samples)
         if not samples:
             raise ValueError("cannot make a batch of no samples")
         columns = _read_columns(samples, [field.name for field in fields(cls)])
@@ -333,6 +347,35 @@ class Batch:
         batch = cls(**values)
         if get_worker_info() is None:  # otherwise each worker would, at each epoch; pipelines look, too
             batch.warn_of_shares()
+        return batch
+
+    @classmethod
+    def read(cls, loaded: Any, *, ignore_index: int = 255) -> Self:
+        """Return what any DataLoader gave as a batch, such as the pair of stacked images and labels of PyTorch's own.
+
+        Args:
+            loaded: a batch, which is returned; images (B, C, H, W), alone or in a pair with labels (B,), soft labels
+                (B, K) or masks (B, H, W); a dictionary of such; a pair of images and of as many targets; or a list of
+                samples as :meth:`collate` takes them.
+            ignore_index: what masks are padded with.
+
+        Raises:
+            TypeError: for other forms, saying what was given and what would do.
+            ValueError: as :meth:`collate`.
+
+        Example:
+            >>> Batch.read([torch.rand(2, 3, 8, 8), torch.tensor([0, 1])])
+            Batch(image=(2, 3, 8, 8) float32, label=(2,) int64)
+        """
+        if isinstance(loaded, Batch):
+            return cast(Self, loaded)
+        found = open_batch(loaded)
+        if isinstance(found, list):
+            return cls.collate(found, ignore_index=ignore_index)
+        batch = cls(found["image"], found.get("label"), mask=found.get("mask"))
+        check_layout(batch.image.shape)
+        if batch.image.device.type == "cpu":
+            check_image_values(batch.image)
         return batch
 
     def _map(
@@ -370,29 +413,36 @@ def _pad(image: Tensor, height: int, width: int, fill: int) -> Tensor:
     return F.pad(image, (0, right, 0, below), value=fill) if below or right else image
 
 
-def _read_columns(samples: Sequence[Mapping[str, Any]], known: list[str]) -> dict[str, list[Any]]:
+def _read_columns(samples: Sequence[Any], known: list[str]) -> dict[str, list[Any]]:
     """Read samples, and put what they have of each field together."""
+    columns: dict[str, list[Any]] = {}
     for i, sample in enumerate(samples):
-        if not isinstance(sample, Mapping):
-            raise TypeError(
-                f"sample {i} is a {type(sample).__name__}, not a dictionary such as {{'image': image, 'label': label}}"
-            )
-    names = list(samples[0])
-    if unknown := sorted({str(name) for name in names} - set(known)):
-        raise ValueError(f"a batch has no field {', '.join(unknown)}; it has {', '.join(known)}")
-    if "image" not in names:
-        raise ValueError(f"a sample has no image; it has {', '.join(names) or 'nothing'}")
-    columns: dict[str, list[Any]] = {name: [] for name in names}
-    for i, sample in enumerate(samples):
-        if set(sample) != set(names):
-            raise ValueError(f"sample {i} has the fields {list(sample)}, sample 0 has {names}")
-        try:
-            read = read_sample(sample)
-        except (TypeError, ValueError) as error:
-            meta = sample.get("meta")
-            path = f" ({meta['path']})" if isinstance(meta, Mapping) and "path" in meta else ""
-            kind = TypeError if isinstance(error, TypeError) else ValueError
-            raise kind(f"sample {i}{path}: {error}") from None
-        for name in names:
-            columns[name].append(read[name])
+        with _numbered(i, sample):
+            named = name_fields(sample)
+        if i == 0:
+            if unknown := sorted({str(name) for name in named} - set(known)):
+                raise ValueError(
+                    f"a batch has no field {', '.join(unknown)}; it has {', '.join(known)}: leave it out, or put it "
+                    "into meta"
+                )
+            if "image" not in named:
+                raise ValueError(f"a sample has no image; it has {', '.join(named) or 'nothing'}")
+            columns = {name: [] for name in named}
+        if named.keys() != columns.keys():
+            raise ValueError(f"sample {i} has the fields {list(named)}, sample 0 has {list(columns)}")
+        with _numbered(i, named):
+            for name, value in read_sample(named).items():
+                columns[name].append(value)
     return columns
+
+
+@contextmanager
+def _numbered(number: int, sample: Any) -> Iterator[None]:
+    """Tell the number of a sample in errors about it, and its path where that is known."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        meta = sample.get("meta") if isinstance(sample, Mapping) else None
+        path = f" ({meta['path']})" if isinstance(meta, Mapping) and "path" in meta else ""
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"sample {number}{path}: {error}") from None

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kornia_mvit.pictures import ORIENTATION, is_picture, picture_to_tensor, read_numbers
+
 __all__ = [
+    "as_image",
     "check_image_values",
     "check_layout",
     "hold_value",
@@ -41,7 +44,7 @@ def plain_tensor(name: str, value: Tensor) -> Tensor:
         TypeError: for what is no tensor, or a sparse or nested one.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {_kind(value)}, not a torch.Tensor; {_remedy(name, value)}")
+        raise TypeError(f"{name} is a {_kind(value)}, not a torch.Tensor; torch.as_tensor({name}) makes one")
     if value.layout != torch.strided or value.is_nested:
         raise TypeError(f"{name} is a sparse or nested tensor; give a dense one")
     return value.as_subclass(Tensor) if _kind(value).startswith("torchvision.") else value
@@ -93,8 +96,8 @@ def check_layout(shape: Sequence[int]) -> None:
 def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Read an image and its targets as tensors, and check each target against the image.
 
-    Lists, numbers and NumPy arrays become tensors; torchvision's boxes and keypoints are brought from their format and
-    canvas to corners in pixels of the image.
+    Lists, numbers, NumPy arrays and PIL images become tensors; torchvision's boxes and keypoints are brought from their
+    format and canvas to corners in pixels of the image.
 
     Args:
         sample: fields of a :class:`~kornia_mvit.Batch` without the batch dimension.
@@ -108,7 +111,7 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: for what cannot become a tensor, and numbers of a wrong kind.
     """
     out = dict(sample)
-    image = out["image"] = _as_tensor("image", sample["image"])
+    image = out["image"] = as_image(sample["image"], turn=not sample.keys() & {"boxes", "keypoints", "mask"})
     if image.ndim != 3:
         raise ValueError(f"image is {tuple(image.shape)}; expected (C, H, W), for grey ones (1, H, W)")
     if image.dtype != torch.uint8 and not is_float(image):
@@ -155,12 +158,46 @@ def check_image_values(image: Tensor) -> None:
         raise ValueError(f"floating-point images must lie in [0, 1], got values from {low:g} to {high:g}; {hint}")
 
 
+def as_image(value: Any, *, turn: bool = True) -> Tensor:
+    """Return an image as a tensor.
+
+    A PIL image becomes RGB, (3, H, W) of uint8, turned as its EXIF data tell. Arrays of NumPy whose last dimension
+    alone is 1, 3 or 4 have their channels last; they are brought to the front.
+
+    Args:
+        value: a tensor (C, H, W), a PIL image, or an array.
+        turn: False where targets in pixels go with the image: they may be of the image turned or not.
+
+    Raises:
+        ValueError: for arrays whose channels may be first or last, and pictures that are turned while ``turn`` is
+            False.
+        TypeError: for what cannot become a tensor.
+    """
+    if is_picture(value):
+        if not turn and (told := value.getexif().get(ORIENTATION, 1)) != 1:
+            raise ValueError(
+                f"the image's EXIF orientation is {told}, and its targets may be of the image turned or as stored; "
+                "take PIL.ImageOps.exif_transpose(image), or delete image.getexif()[274] and save"
+            )
+        return picture_to_tensor(value)
+    if isinstance(value, str):
+        raise TypeError(f"image is a str, {value!r}; kornia_mvit.data.reading.read_image reads an image file")
+    image = _as_tensor("image", value)
+    if isinstance(value, Tensor) or image.ndim != 3:
+        return image
+    first, last = (image.shape[k] in (1, 3, 4) for k in (0, 2))
+    if (first and last) or (not (first or last) and image.shape[2] < min(image.shape[:2])):
+        raise ValueError(
+            f"an array {tuple(image.shape)} may have its channels first or last; give "
+            "torch.from_numpy(image) if first, .permute(2, 0, 1) of it if last"
+        )
+    return image.permute(2, 0, 1).contiguous() if last else image
+
+
 def _as_tensor(name: str, value: Any) -> Tensor:
     """Make a tensor of what is none yet."""
     if isinstance(value, Tensor):
         return plain_tensor(name, value)
-    if _kind(value).startswith("PIL."):
-        raise TypeError(f"{name} is a {_kind(value)}, not a tensor; {_remedy(name, value)}")
     try:
         # A copy, since arrays of Pillow are read-only, and flipped ones run backwards.
         return torch.as_tensor(value.__array__().copy() if hasattr(value, "__array__") else value)
@@ -199,10 +236,21 @@ def _as_rows(name: str, value: Any, size: Size) -> Tensor:
 
 def _as_mask(value: Any, size: Size) -> Tensor:
     """Read a mask of the size of its image."""
-    mask = _as_tensor("mask", value)
+    if is_picture(value):
+        try:
+            mask = read_numbers(value)
+        except ValueError as error:
+            raise ValueError(f"mask is {error}") from None
+    else:
+        mask = _as_tensor("mask", value)
+    mask = mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
     if mask.ndim != 2:
-        hint = "mask[0]" if mask.ndim == 3 and len(mask) == 1 else "one class for each pixel"
-        raise ValueError(f"mask is {tuple(mask.shape)}; expected (H, W): {hint}")
+        raise ValueError(f"mask is {tuple(mask.shape)}; expected (H, W), one class for each pixel")
+    if mask.is_floating_point():
+        raise TypeError(
+            f"mask is {mask.dtype}; expected integers, the class of each pixel: mask.long() of whole numbers, and "
+            "PILToTensor in place of ToTensor, which divides by 255"
+        )
     if tuple(mask.shape) != size:
         raise ValueError(f"mask is {name_size(mask.shape)}, but its image is {name_size(size)} (height x width)")
     return _without_loss("mask", mask) if mask.dtype in _UNSIGNED else widen("mask", mask)
@@ -210,6 +258,8 @@ def _as_mask(value: Any, size: Size) -> Tensor:
 
 def _as_label(value: Any) -> Tensor:
     """Read a class, or the shares of all classes."""
+    if isinstance(value, str):
+        raise TypeError(f"label is a str, {value!r}; give the number of its class, from 0")
     label = _as_tensor("label", value)
     if label.dtype == torch.bool or label.is_complex():
         raise TypeError(f"expected label to be a class or shares of classes, got {label.dtype}")
@@ -258,12 +308,6 @@ def _kind(value: object) -> str:
     """Name a value's type, with the library that it is from."""
     home = type(value).__module__.partition(".")[0]
     return type(value).__name__ if home == "builtins" else f"{home}.{type(value).__name__}"
-
-
-def _remedy(name: str, value: object) -> str:
-    if _kind(value).startswith("PIL."):
-        return f"torchvision.transforms.v2.functional.pil_to_tensor({name}){'[0]' if name == 'mask' else ''} makes one"
-    return f"torch.as_tensor({name}) makes one"
 
 
 def name_size(size: Sequence[int]) -> str:

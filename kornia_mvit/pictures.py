@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -10,8 +10,18 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["array_to_tensor", "is_array", "is_picture", "picture_to_tensor", "rgb_to_tensor", "to_rgb"]
+__all__ = [
+    "ORIENTATION",
+    "array_to_tensor",
+    "is_array",
+    "is_picture",
+    "picture_to_tensor",
+    "read_numbers",
+    "rgb_to_tensor",
+    "to_rgb",
+]
 
+ORIENTATION = 274  # tag of EXIF
 _BITS, _GREATEST = 258, 281  # tags of TIFF
 _DARK: list[int] = []  # greatest value of an image that was told of: one is enough
 _STRIP = 2**22  # pixels of an image that are at hand in several forms at a time
@@ -23,7 +33,7 @@ def is_array(value: object) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "__array_interface__")
 
 
-def is_picture(value: object) -> bool:
+def is_picture(value: object) -> "TypeGuard[Image.Image]":
     """Return whether a value is a PIL image, without importing Pillow."""
     return any(f"{kind.__module__}.{kind.__name__}" == "PIL.Image.Image" for kind in type(value).__mro__)
 
@@ -68,6 +78,21 @@ def picture_to_tensor(picture: "Image.Image") -> Tensor:
     from PIL import ImageOps
 
     return rgb_to_tensor(to_rgb(ImageOps.exif_transpose(picture)))
+
+
+def read_numbers(picture: "Image.Image") -> Tensor:
+    """Return the numbers of a label image: (H, W), uint8 or int32.
+
+    Raises:
+        ValueError: for a picture of colours.
+    """
+    image = picture.convert("I") if picture.mode.startswith("I") else picture
+    if image.mode not in ("1", "L", "P", "I"):
+        raise ValueError(f"{image.mode}, colours; a label image holds a class a pixel, in one channel or a palette")
+    data = (image.convert("L") if image.mode == "1" else image).tobytes()
+    numbers = torch.frombuffer(bytearray(data), dtype=torch.int32 if image.mode == "I" else torch.uint8)
+    numbers = numbers.view(image.height, image.width)
+    return (numbers > 0).to(torch.uint8) if image.mode == "1" else numbers
 
 
 def rgb_to_tensor(rgb: "Image.Image") -> Tensor:

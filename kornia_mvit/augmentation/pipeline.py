@@ -1,6 +1,6 @@
 """One object that augments a batch with its targets, on its device, tells what it did, does it again and undoes it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -77,8 +77,9 @@ class AugmentationPipeline(nn.Module):
             the CPU they are always looked at.
 
     Shape:
-        - Input: a :class:`~kornia_mvit.Batch`, or images :math:`(B, C, H, W)`, alone or followed by labels
-        - Output: what was put in: a batch, images, or a pair of images and labels
+        - Input: a :class:`~kornia_mvit.Batch`, or images :math:`(B, C, H, W)`, alone or followed by labels; or what a
+          DataLoader gave, as :meth:`Batch.read` takes it
+        - Output: what was put in: images, or a pair of images and labels; else a batch
 
     Raises:
         ValueError: for values that :meth:`Batch.check_values` refuses, as images with NaN or outside [0, 1] and boxes
@@ -157,7 +158,7 @@ class AugmentationPipeline(nn.Module):
 
     def forward(
         self,
-        batch: Batch | Tensor,
+        batch: Batch | Tensor | Sequence[Any] | Mapping[str, Any],
         label: Tensor | None = None,
         *,
         seed: int | None = None,
@@ -166,24 +167,30 @@ class AugmentationPipeline(nn.Module):
         """Augment in train mode, preprocess alone in eval mode.
 
         Args:
-            batch: a batch, or images (B, C, H, W).
+            batch: a batch, images (B, C, H, W), or what a DataLoader gave.
             label: labels of images that are given alone.
             seed: what is drawn depends on it alone; without, on the pipeline's own counter.
             generator: what the seed is drawn from, in place of ``seed``.
         """
-        given = _as_batch(batch, label)
+        given = _as_batch(batch, label, self.ignore_index)
         out = self.augment(given, seed=seed, generator=generator)[0] if self.training else self.prepare(given)[0]
-        if isinstance(batch, Batch):
+        if not isinstance(batch, Tensor):
             return out
         return out.image if out.label is None else (out.image, out.label)
 
     if TYPE_CHECKING:
 
         @overload
-        def __call__(self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None) -> Batch: ...
+        def __call__(self, batch: Tensor, *, seed: int | None = None, generator: Generator | None = None) -> Tensor: ...
 
         @overload
-        def __call__(self, batch: Tensor, *, seed: int | None = None, generator: Generator | None = None) -> Tensor: ...
+        def __call__(
+            self,
+            batch: Batch | Sequence[Any] | Mapping[str, Any],
+            *,
+            seed: int | None = None,
+            generator: Generator | None = None,
+        ) -> Batch: ...
 
         @overload
         def __call__(
@@ -421,16 +428,12 @@ class AugmentationPipeline(nn.Module):
         )
 
 
-def _as_batch(batch: Batch | Tensor, label: Tensor | None) -> Batch:
+def _as_batch(batch: Any, label: Tensor | None, ignore_index: int) -> Batch:
     if isinstance(batch, Tensor):
         return Batch(batch, label)
-    if not isinstance(batch, Batch):
-        raise TypeError(
-            f"expected a Batch or a tensor of images, got {type(batch).__name__}; Batch.collate makes a batch"
-        )
     if label is not None:
-        raise TypeError("a Batch carries its labels; give none beside it")
-    return batch
+        raise TypeError(f"labels go beside a tensor of images, not a {type(batch).__name__}; leave them out")
+    return Batch.read(batch, ignore_index=ignore_index)
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[None]:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from kornia_mvit.files import FileError, check_local
 from kornia_mvit.parsing import brief, cut, is_folder, other_kind, reason_of
-from kornia_mvit.pictures import picture_to_tensor, rgb_to_tensor, to_rgb
+from kornia_mvit.pictures import ORIENTATION, picture_to_tensor, rgb_to_tensor, to_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,7 +36,6 @@ __all__ = [
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 _WIDTH, _HEIGHT = 256, 257  # tags of TIFF
-_ORIENTATION = 274  # tag of EXIF
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in "jpg jpeg jpe jfif png bmp gif tif tiff webp avif ppm pgm pbm pnm jp2 tga".split()
@@ -114,7 +113,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
         ImportError: if Pillow is missing.
     """
     with opened(path) as image:
-        turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+        turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
         # Pillow turns TIFFs by itself, and some of its versions have their size turned before that
         tags: Mapping[int, Any] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
         width, height = (tags[_WIDTH], tags[_HEIGHT]) if tags else (image.width, image.height)

@@ -7,11 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.utilities import rank_zero_info
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW
@@ -22,6 +18,13 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.ops.seeds import multiscale_sizes
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.lightning_adapter import own_callbacks, trainer_of, transfer_in_module
+from kornia_mvit.training.lightning_names import (
+    OptimizerLRScheduler,
+    TorchCheckpointIO,
+    pl,
+    rank_zero_info,
+    warn_of_other_lightning,
+)
 from kornia_mvit.training.loading import check_progress, class_names_of, confine_paths, load_task
 from kornia_mvit.training.networks import find_layers
 from kornia_mvit.training.optimization import parameter_groups, warmup_schedule
@@ -38,7 +41,8 @@ _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 class ImageTask(pl.LightningModule):
     """A network that learns from augmented batches. The base of the three tasks.
 
-    Batches are augmented on the device, after their transfer. A checkpoint carries the model's arguments, the class
+    Loaders may give whatever :meth:`Batch.read` takes, such as pairs of images and labels. Batches are augmented on the
+    device, after their transfer. A checkpoint carries the model's arguments, the class
     names and the Preprocess, so that :func:`kornia_mvit.from_pretrained` needs nothing else. Precision, gradient
     accumulation, gradient clipping and devices are the Trainer's.
 
@@ -98,6 +102,7 @@ class ImageTask(pl.LightningModule):
     def _begin(self, settings: TaskSettings) -> None:
         """Start the module, and keep its settings for checkpoints and loggers."""
         super().__init__()
+        warn_of_other_lightning()
         unsaved = [*settings.unsaved, *settings.renamed]
         self.save_hyperparameters(ignore=unsaved)  # arguments of a subclass, and what the command line adds
         self.save_hyperparameters(settings.plain())
@@ -176,20 +181,41 @@ class ImageTask(pl.LightningModule):
                 raise ValueError(f"the data have {len(names)} classes, the task {self.hparams['num_classes']}")
             self.class_names = tuple(names)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        """Return what a loader gave as a batch, and check that its classes are those of the task.
+
+        Raises:
+            TypeError: for what :meth:`Batch.read` does not take, saying what would do.
+            ValueError: for classes that the task does not have.
+        """
+        out = Batch.read(batch, ignore_index=self.pipeline.ignore_index)
+        trainer = trainer_of(self)
+        if trainer is None or not trainer.predicting:
+            self._check_classes(out)
+        return out
+
+    def _check_classes(self, batch: Batch) -> None:
+        count = self.hparams["num_classes"]
+        for name, value, least in (("label", batch.label, 0), ("box_label", batch.box_label, -1)):
+            if value is None or value.is_floating_point() or value.device.type != "cpu" or not len(value.flatten()):
+                continue
+            low, high = (int(end) for end in value.aminmax())
+            if low < least or high >= count:
+                raise ValueError(
+                    f"{name} has {high if high >= count else low}, and the task has num_classes={count}, counted from "
+                    "0; where classes count from 1, as in torchvision's detection and COCO, subtract 1"
+                )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
         """Augment or preprocess the batch, where it is.
 
         Raises:
-            TypeError: for what is no batch, such as the pairs of a loader of your own.
+            TypeError: for what :meth:`Batch.read` does not take, saying what would do.
         """
-        if not isinstance(batch, Batch):
-            raise TypeError(
-                f"expected a kornia_mvit.Batch, got {type(batch).__name__}; give the DataLoader "
-                "collate_fn=Batch.collate and samples such as {'image': image, 'label': label}"
-            )
+        read = Batch.read(batch, ignore_index=self.pipeline.ignore_index)  # a data module may have hooks of its own
         if not self.prepares and not self.pipeline.training:
-            return batch
-        out: Batch = self.pipeline(batch)
+            return read
+        out: Batch = self.pipeline(read)
         return out
 
     def on_train_epoch_start(self) -> None:

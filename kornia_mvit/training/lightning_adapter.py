@@ -10,13 +10,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.cloud_io import _load as load_address
-from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
-from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
 from torchmetrics import Metric
+
+from kornia_mvit.training.lightning_names import (
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    _Metadata,
+    _ResultMetric,
+    _Sync,
+    load_address,
+    pl,
+)
 
 __all__ = [
     "EpochMetrics",
@@ -75,15 +81,16 @@ def steps_done(trainer: pl.Trainer) -> int:
 
 
 def transfer_in_module(trainer: pl.Trainer) -> None:
-    """Let a task's ``on_after_batch_transfer`` stand beside a data module's, without Lightning's warning.
+    """Let a task's hooks around the transfer of a batch stand beside a data module's, without Lightning's warning.
 
     Lightning warns once in a process, with the first batch. Here it does so early, where the warning is not shown.
     """
     hooks = trainer._data_connector._datahook_selector
     if hooks is not None:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer` in `LightningModule`")
-            hooks.get_instance("on_after_batch_transfer")
+            warnings.filterwarnings("ignore", r"You have overridden `on_\w+_batch_transfer` in `LightningModule`")
+            for name in ("on_before_batch_transfer", "on_after_batch_transfer"):
+                hooks.get_instance(name)
 
 
 def ends_step(trainer: pl.Trainer, before: int) -> bool:

@@ -98,6 +98,7 @@ class TestClassificationTask:
         ("arguments", "message"),
         [
             ({"precision": "bf16-true"}, "bf16-mixed"),
+            ({"precision": "16-true"}, "16-mixed"),
             ({"precision": "64-true"}, "32-true"),
             ({"accumulate_grad_batches": 0}, "accumulate_grad_batches 0"),
         ],
@@ -113,8 +114,8 @@ class TestClassificationTask:
         lone = DataLoader([{"image": torch.rand(3, 40, 40), "label": 0}], collate_fn=Batch.collate)
         with pytest.raises(ValueError, match=r"1 image of 32x32 .* batch_size"):
             trainer(tmp_path).fit(task, lone)
-        with pytest.raises(TypeError, match=r"got Tensor.*Batch\.collate"):
-            trainer(tmp_path).predict(task, DataLoader(torch.rand(2, 3, 40, 40)))
+        with pytest.raises(TypeError, match=r"Tensor \(1,\).*Batch\.collate"):
+            trainer(tmp_path).predict(task, DataLoader([1, 2]))
 
     @pytest.mark.filterwarnings("ignore:Found .* in eval mode")
     def test_trains_with_augmentation_after_evaluation(self, tmp_path):
@@ -167,11 +168,12 @@ class TestClassificationTask:
         with pytest.raises(ValueError, match="needs labels"):
             trainer(tmp_path).validate(ClassificationTask(num_classes=2, network=Tiny(), image_size=32), loader)
 
-    @pytest.mark.parametrize("batch", [[torch.rand(2, 3, 32, 32), torch.zeros(2)], torch.rand(2, 3, 32, 32)])
+    @pytest.mark.parametrize("batch", [{"pixels": torch.rand(2, 3, 32, 32)}, torch.rand(3, 32, 32)])
     def test_exception_of_what_is_no_batch(self, batch):
         task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
-        with pytest.raises(TypeError, match=rf"got {type(batch).__name__}; .*collate_fn=Batch.collate"):
-            task.on_after_batch_transfer(batch, 0)
+        for hook in (task.on_before_batch_transfer, task.on_after_batch_transfer):
+            with pytest.raises(TypeError, match=rf"{type(batch).__name__}.*collate_fn=Batch.collate"):
+                hook(batch, 0)
 
     def test_learns(self, tmp_path):
         """Two tones apart: whatever is wired wrongly keeps it from there."""
