@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "confused_pairs",
     "draw_confusion",
     "draw_curves",
     "draw_per_class",
@@ -259,15 +260,20 @@ def most_confused(confusion: Tensor, count: int = 20) -> list[int]:
         >>> most_confused(torch.tensor([[5, 0, 0, 1], [0, 9, 0, 0], [0, 0, 9, 0], [2, 0, 0, 7]]), 2)
         [0, 3]
     """
+    chosen: set[int] = set()
+    for pair in confused_pairs(confusion):
+        if len(chosen.union(pair)) > count:
+            break
+        chosen.update(pair)
+    return sorted(chosen)
+
+
+def confused_pairs(confusion: Tensor) -> list[tuple[int, int]]:
+    """Return truth and prediction of all confusions that (K, K) counts hold, the most frequent first."""
     off = confusion.clone().fill_diagonal_(0)
     pairs = off.nonzero()
-    chosen: set[int] = set()
-    for i in off[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True).tolist():
-        pair = set(pairs[i].tolist())
-        if len(chosen | pair) > count:
-            break
-        chosen |= pair
-    return sorted(chosen)
+    order = off[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)
+    return [(truth, predicted) for truth, predicted in pairs[order].tolist()]
 
 
 def shorten(name: str, letters: int = _LONGEST) -> str:

@@ -16,10 +16,9 @@ from kornia_mvit.preprocess import Preprocess, antialiased_resize
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["BaseCollector", "BaseEvaluation", "Colours", "Pictures", "image_names", "thumbnail"]
+__all__ = ["BaseCollector", "BaseEvaluation", "Colours", "image_names", "thumbnail"]
 
 Colours = Sequence[tuple[int, int, int]]
-Pictures = Mapping[str, bytes | None]
 
 
 class BaseEvaluation(ABC):
@@ -29,7 +28,9 @@ class BaseEvaluation(ABC):
 
     Attributes:
         num_classes: K.
-        example_type: dataclass of an image that is shown; it has ``image``, ``name`` and ``score``.
+        example_type: dataclass of an image that is shown; it has ``name`` and ``score``, ``draw(names, colours)``,
+            which returns its picture, and ``caption(names)``, which returns what that shows, for those who do not see
+            it, and lines to stand below.
         example_lists: the fields that hold examples, each with 1 for the lowest score first, -1 for the highest.
         examples_share: each of these lists holds one of so many of the images that are asked for.
     """
@@ -120,14 +121,8 @@ class BaseEvaluation(ABC):
         return []
 
     @abstractmethod
-    def pictures(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> Pictures:
-        """Return the PNG files of the report by their names; None for those that this evaluation does not have."""
-
-    @abstractmethod
-    def sections(
-        self, metrics: Mapping[str, Any], pictures: Pictures, names: Sequence[str], colours: Colours | None
-    ) -> list[Section]:
-        """Return the sections of the page."""
+    def sections(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> list[Section]:
+        """Return the sections of the page, with their pictures."""
 
     @abstractmethod
     def examples(self, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -137,7 +132,6 @@ class BaseEvaluation(ABC):
         """Return the rows of the CSV files by their names."""
         return {"per_class": metrics["per_class"]}
 
-    @abstractmethod
     def draw_worst(
         self, class_names: Sequence[str] | None = None, colours: Colours | None = None
     ) -> "Image.Image | None":
@@ -150,6 +144,18 @@ class BaseEvaluation(ABC):
         Raises:
             ImportError: if Pillow is missing.
         """
+        return self.draw_list(next(iter(self.example_lists)), class_names, colours)
+
+    def draw_list(
+        self, name: str, class_names: Sequence[str] | None = None, colours: Colours | None = None
+    ) -> "Image.Image | None":
+        """Draw a list of examples in one picture, as :meth:`draw_worst` does."""
+        examples = getattr(self, name)
+        return self._draw(examples, class_names, colours) if examples else None
+
+    @abstractmethod
+    def _draw(self, examples: Sequence[Any], names: Sequence[str] | None, colours: Colours | None) -> "Image.Image":
+        """Draw one or more examples in one picture."""
 
 
 E = TypeVar("E", bound=BaseEvaluation)

@@ -1,5 +1,6 @@
 """What a classifier predicted for labelled images, in little memory, and the numbers and pictures made of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -18,10 +19,10 @@ from torchmetrics.functional.classification import (
 from kornia_mvit.batch import Batch
 from kornia_mvit.draw import charts
 from kornia_mvit.draw.images import draw_predictions
-from kornia_mvit.draw.sheets import png
+from kornia_mvit.draw.sheets import to_picture
 from kornia_mvit.evaluation import parts
-from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, Pictures, thumbnail
-from kornia_mvit.evaluation.page import Gallery, Picture, Section, Text
+from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, thumbnail
+from kornia_mvit.evaluation.page import Part, Picture, Section, Text
 from kornia_mvit.evaluation.parts import number, percent
 from kornia_mvit.ops.intervals import wilson_interval
 from kornia_mvit.preprocess import Preprocess
@@ -67,6 +68,18 @@ class Mistake:
     def score(self) -> float:
         """The confidence, by which mistakes are sorted."""
         return self.confidence
+
+    def draw(self, names: Sequence[str], colours: Colours | None = None) -> "Image.Image":
+        """Return the image as a Pillow image."""
+        return to_picture(self.image)
+
+    def caption(self, names: Sequence[str]) -> tuple[str, list[str]]:
+        """Return what the image shows, and lines on what was predicted and what is true."""
+        truth, predicted, share = names[self.label], names[self.predicted], self.probabilities.tolist()
+        lines = [f"{predicted}: {percent(self.confidence)}", f"is {truth} ({percent(share[self.label])})"]
+        others = [i for i in self.probabilities.topk(min(3, len(names))).indices.tolist() if i != self.label]
+        lines += [f"or {names[i]} ({percent(share[i])})" for i in others[1:2]]
+        return f"An image of {truth} taken for {predicted}", lines
 
 
 @dataclass
@@ -182,45 +195,27 @@ class Evaluation(BaseEvaluation):
         text = f"The loss of {count:,} images is not finite: the training diverged, or an image is broken."
         return [text] if count else []
 
-    def pictures(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> Pictures:
-        """Draw the charts, and the mistakes in one picture."""
-        mistakes = self.draw_worst(names)
-        return {
-            **parts.confusion_pictures(torch.tensor(metrics["confusion"]), names, "images"),
-            "reliability": charts.draw_reliability(metrics["reliability"]),
-            "per_class": charts.draw_per_class(parts.weakest(metrics["per_class"], "f1")[: parts.NAMED]),
-            "mistakes": None if mistakes is None else png(mistakes),
-        }
-
-    def sections(
-        self, metrics: Mapping[str, Any], pictures: Pictures, names: Sequence[str], colours: Colours | None
-    ) -> list[Section]:
+    def sections(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> list[Section]:
         """Show confusions, classes, reliability and the worst mistakes."""
         confusion = torch.tensor(metrics["confusion"])
         return [
-            parts.confusion_matrix(pictures, confusion, names, "images", "Numbers are images."),
-            _classes(pictures["per_class"] or b"", metrics),
-            _reliability(pictures["reliability"] or b"", metrics),
+            parts.confusion_matrix(confusion, names, "images", "Numbers are images."),
+            _classes(metrics),
+            _reliability(metrics),
             Section("Worst mistakes", self._mistakes(metrics, names)),
         ]
 
-    def _mistakes(self, metrics: Mapping[str, Any], names: Sequence[str]) -> list[Text | Gallery]:
+    def _mistakes(self, metrics: Mapping[str, Any], names: Sequence[str]) -> list[Part]:
         count, shown = metrics["mistakes"], len(self.mistakes)
         if not count:
             return [Text([f"There is none: all {metrics['images']:,} images were classified rightly."])]
         if not shown:
             return [Text([f"No pictures of the {count:,} mistakes were kept."])]
-        pictures = []
-        for one in self.mistakes:
-            truth, predicted, share = names[one.label], names[one.predicted], one.probabilities.tolist()
-            lines = [f"{predicted}: {percent(one.confidence)}", f"is {truth} ({percent(share[one.label])})"]
-            others = [i for i in one.probabilities.topk(min(3, len(names))).indices.tolist() if i != one.label]
-            lines += [f"or {names[i]} ({percent(share[i])})" for i in others[1:2]]
-            pictures.append(parts.example(one.image, f"An image of {truth} taken for {predicted}", lines, one.name))
         which = f"The most confident {shown} of {count:,} mistakes"
         which = "All mistakes, the most confident first" if shown == count else which
         text = f"{which}: what was predicted, what it is, and the probability of each. "
-        return [Text([text + "Look for wrong labels here first."]), Gallery(pictures)]
+        text += "Look for wrong labels here first."
+        return parts.gallery(text, self.mistakes, names, wide=False)
 
     def examples(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Return the names, classes and probabilities of the worst mistakes."""
@@ -235,18 +230,13 @@ class Evaluation(BaseEvaluation):
             for one in self.mistakes
         ]
 
-    def draw_worst(
-        self, class_names: Sequence[str] | None = None, colours: Colours | None = None
-    ) -> "Image.Image | None":
-        """Draw the mistakes in a grid, with what was predicted and what is true; return None where there are none."""
-        if not self.mistakes:
-            return None
-        side = max(max(one.image.shape[1:]) for one in self.mistakes)
-        images = torch.stack([_square(one.image, side) for one in self.mistakes])
-        probabilities = torch.stack([one.probabilities for one in self.mistakes])
-        label = torch.tensor([one.label for one in self.mistakes])
-        names = None if class_names is None else [charts.shorten(name, 14) for name in class_names]
-        return draw_predictions(images, probabilities, label, names)
+    def _draw(self, examples: Sequence[Mistake], names: Sequence[str] | None, colours: Colours | None) -> "Image.Image":
+        """Draw the mistakes in a grid, with what was predicted and what is true."""
+        side = max(max(one.image.shape[1:]) for one in examples)
+        images = torch.stack([_square(one.image, side) for one in examples])
+        probabilities = torch.stack([one.probabilities for one in examples])
+        label = torch.tensor([one.label for one in examples])
+        return draw_predictions(images, probabilities, label, names and [charts.shorten(name, 14) for name in names])
 
 
 class Collector(BaseCollector[Evaluation]):
@@ -311,43 +301,44 @@ def classification_metrics(evaluation: Evaluation, class_names: Sequence[str] | 
     """
     count, k = len(evaluation), evaluation.num_classes
     names = evaluation.name_classes(class_names)
-    predicted, label = evaluation.predicted, evaluation.label
+    predicted, label, right = evaluation.predicted, evaluation.label, evaluation.right
     confusion = multiclass_confusion_matrix(predicted, label, k)
+    support, said, found = confusion.sum(1), confusion.sum(0), confusion.diagonal()
     scores = {"precision": multiclass_precision, "recall": multiclass_recall, "f1": multiclass_f1_score}
     means = {name: number(score(predicted, label, k, average="macro")) for name, score in scores.items()}
-    columns = {name: score(predicted, label, k, average=None).tolist() for name, score in scores.items()}
-    per_class = []
-    for i in range(k):
-        support, said, right = int(confusion[i].sum()), int(confusion[:, i].sum()), int(confusion[i, i])
-        defined = {"precision": said > 0, "recall": support > 0, "f1": said + support > 0}
-        low, high = wilson_interval(right, support) if support else (None, None)
-        per_class.append(
-            {"class": names[i], "support": support, "predicted": said, "right": right}
-            | {name: round(columns[name][i], 6) if defined[name] else None for name in columns}
-            | {"recall_low": low, "recall_high": high}
-        )
+    defined = {"precision": said > 0, "recall": support > 0, "f1": said + support > 0}
+    columns = {
+        name: score(predicted, label, k, average=None).where(defined[name], math.nan) for name, score in scores.items()
+    }
+    per_class = parts.class_rows(names, support=support, predicted=said, right=found, **columns)
+    for row in per_class:
+        low, high = wilson_interval(row["right"], row["support"]) if row["support"] else (None, None)
+        row |= {"recall_low": low, "recall_high": high}
     confidence = evaluation.confidence.clamp(0, 1)
-    accuracies = {"top1": int(evaluation.right.sum())}
+    shares = {"top1": _share(right)}
     if k > _TOP:
-        accuracies["top5"] = int((evaluation.top_class == label[:, None]).any(1).sum())
-    shares = {}
-    for name, right in accuracies.items():
-        low, high = wilson_interval(right, count)
-        shares[name] = {"right": right, "value": right / count, "low": low, "high": high}
+        shares["top5"] = _share((evaluation.top_class == label[:, None]).any(1))
     return {
         "images": count,
         "classes": k,
-        "mistakes": count - accuracies["top1"],
+        "mistakes": count - shares["top1"]["right"],
         "not_finite": int((~evaluation.loss.isfinite()).sum()),
         **shares,
         "loss": number(evaluation.loss.double().mean()),
-        "calibration_error": number(binary_calibration_error(confidence, evaluation.right.long(), n_bins=_BINS)),
+        "calibration_error": number(binary_calibration_error(confidence, right.long(), n_bins=_BINS)),
         **means,
         "mean_classes": sum(row["f1"] is not None for row in per_class),
         "per_class": per_class,
-        "reliability": _bins(confidence, evaluation.right),
+        "reliability": _bins(confidence, right),
         "confusion": confusion.tolist(),
     }
+
+
+def _share(right: Tensor) -> dict[str, float]:
+    """Return how many images are right, their share, and its interval."""
+    count = int(right.sum())
+    low, high = wilson_interval(count, len(right))
+    return {"right": count, "value": count / len(right), "low": low, "high": high}
 
 
 def _bins(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
@@ -357,14 +348,13 @@ def _bins(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
     bins = []
     for i in range(_BINS):
         chosen = place == i
-        some = bool(chosen.any())
         bins.append(
             {
                 "low": round(float(edges[i]), 6),
                 "high": round(float(edges[i + 1]), 6),
                 "images": int(chosen.sum()),
-                "confidence": number(confidence[chosen].mean()) if some else None,
-                "accuracy": number(right[chosen].float().mean()) if some else None,
+                "confidence": number(confidence[chosen].mean()),
+                "accuracy": number(right[chosen].float().mean()),
             }
         )
     return bins
@@ -373,20 +363,25 @@ def _bins(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------------- sections
 
 
-def _classes(picture: bytes, metrics: Mapping[str, Any]) -> Section:
-    head = ["class", "images", "right", "recall", "95 % interval", "precision", "F1", "predicted"]
-    rows = []
-    for row in parts.weakest(metrics["per_class"], "f1"):
-        interval = f"{percent(row['recall_low'])} – {percent(row['recall_high'])}" if row["support"] else "–"
-        shares = [percent(row[name]) for name in ("precision", "f1")]
-        images, right, predicted = (f"{row[name]:,}" for name in ("support", "right", "predicted"))
-        rows.append([row["class"], images, right, percent(row["recall"]), interval, *shares, predicted])
+def _classes(metrics: Mapping[str, Any]) -> Section:
+    rows = parts.weakest(metrics["per_class"], "f1")
+    columns: parts.Columns = {
+        "class": "class",
+        "images": "support",
+        "right": "right",
+        "recall": "recall",
+        "95 % interval": ("recall_low", "recall_high"),
+        "precision": "precision",
+        "F1": "f1",
+        "predicted": "predicted",
+    }
     text = "Recall is the accuracy among a class's own images. Precision is the share of the images taken for a class "
     text += "that are of it. F1 is their harmonic mean."
-    return parts.classes([text], Picture(picture, "Precision, recall and F1 of classes"), "F1", head, rows)
+    chart = Picture(charts.draw_per_class(rows[: parts.NAMED]), "Precision, recall and F1 of classes")
+    return parts.classes([text], chart, "F1", rows, columns)
 
 
-def _reliability(picture: bytes, metrics: Mapping[str, Any]) -> Section:
+def _reliability(metrics: Mapping[str, Any]) -> Section:
     full = [one for one in metrics["reliability"] if one["images"]]
     mean = sum(one["confidence"] * one["images"] for one in full) / metrics["images"]
     accuracy = metrics["top1"]["value"]
@@ -398,4 +393,6 @@ def _reliability(picture: bytes, metrics: Mapping[str, Any]) -> Section:
         f"Mean confidence {percent(mean)}, accuracy {percent(accuracy)}: on the whole {how} right. "
         f"Expected calibration error {percent(metrics['calibration_error'])}.",
     ]
-    return Section("Reliability", [Text(text), Picture(picture, "Accuracy and number of images by confidence")])
+    data = charts.draw_reliability(metrics["reliability"])
+    chart = Picture(data, "Accuracy and number of images by confidence", file="reliability")
+    return Section("Reliability", [Text(text), chart])

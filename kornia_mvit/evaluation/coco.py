@@ -33,9 +33,7 @@ def truths_of(batch: Batch) -> list[dict[str, Any]]:
     """
     if batch.boxes is None or batch.box_label is None:
         raise ValueError("the batch has no boxes, against which predictions could be measured")
-    canvas = torch.tensor(batch.image.shape[2:], device=batch.boxes.device).expand(len(batch), 2)
-    size = canvas if batch.size is None else batch.size
-    original = size if batch.original_size is None else batch.original_size
+    size, original = sizes_of(batch)
     factor = (original / size).flip(-1).repeat(1, 2)
     out = []
     for i in range(len(batch)):
@@ -59,6 +57,13 @@ def truths_of(batch: Batch) -> list[dict[str, Any]]:
             truth["image_id"] = meta["image_id"]
         out.append(truth)
     return out
+
+
+def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return (B, 2) height and width of the images of a batch, and of their files."""
+    canvas = torch.tensor(batch.image.shape[2:], device=batch.image.device).expand(len(batch), 2)
+    size = canvas if batch.size is None else batch.size
+    return size, size if batch.original_size is None else batch.original_size
 
 
 # N predictions, T truths, K classes, I IoU thresholds, R recalls, S ranges of areas, M most boxes of an image

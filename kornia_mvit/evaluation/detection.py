@@ -13,11 +13,11 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.data.formats.coco import distinct_names
 from kornia_mvit.draw import charts
 from kornia_mvit.draw.images import draw_detections
-from kornia_mvit.draw.sheets import png, side_by_side, stack_rows
+from kornia_mvit.draw.sheets import side_by_side, stack_rows
 from kornia_mvit.evaluation import parts
-from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, Pictures, thumbnail
-from kornia_mvit.evaluation.coco import CocoMetrics, coco_scores, truths_of
-from kornia_mvit.evaluation.page import Gallery, Picture, Section, Table, Text
+from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, thumbnail
+from kornia_mvit.evaluation.coco import CocoMetrics, coco_scores, sizes_of, truths_of
+from kornia_mvit.evaluation.page import Picture, Section, Text
 from kornia_mvit.evaluation.parts import number, percent
 from kornia_mvit.ops.geometry import box_iou
 from kornia_mvit.preprocess import Preprocess
@@ -53,12 +53,18 @@ class DetectionExample:
     score: float
     name: str
 
-    def draw(self, class_names: Sequence[str] | None) -> "Image.Image":
+    def draw(self, names: Sequence[str] | None, colours: Colours | None = None) -> "Image.Image":
         """Draw the image with its truths, and beside it with what was found."""
         truth, found = self.truth, self.found
-        left = draw_detections(self.image, truth["boxes"], truth["labels"], None, class_names, ignore=truth["ignore"])
-        right = draw_detections(self.image, found["boxes"], found["labels"], found["scores"], class_names)
+        left = draw_detections(self.image, truth["boxes"], truth["labels"], None, names, ignore=truth["ignore"])
+        right = draw_detections(self.image, found["boxes"], found["labels"], found["scores"], names)
         return side_by_side([left, right])
+
+    def caption(self, names: Sequence[str]) -> tuple[str, list[str]]:
+        """Return what the picture shows, and lines on the score and the numbers of boxes."""
+        counts = f"{len(self.truth['labels'])} objects, {len(self.found['labels'])} found"
+        alt = f"An image with what is in it, and with what was found: {self.name}"
+        return alt, [f"F1 {percent(self.score)}", counts]
 
 
 @dataclass
@@ -108,53 +114,28 @@ class DetectionEvaluation(BaseEvaluation):
             ("Images", f"{metrics['images']:,}", f"{metrics['truths']:,} objects of {count:,} classes"),
         ]
 
-    def pictures(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> Pictures:
-        """Draw the charts, and the worst images in one picture."""
-        weakest, precision = parts.weakest(metrics["per_class"], "ap"), metrics["precision"]
-        drawn = [row["class"] for row in weakest if row["ap"] is not None][:_LINES]
-        lines = {name: precision["classes"][name] for name in drawn}
-        worst = self.draw_worst(names)
-        return {
-            "precision_recall": charts.draw_precision_recall(lines, precision["mean"]),
-            "per_class": charts.draw_scores(weakest[: parts.NAMED], "ap", "average precision, IoU 0.5 to 0.95"),
-            "worst": None if worst is None else png(worst),
-        }
-
-    def sections(
-        self, metrics: Mapping[str, Any], pictures: Pictures, names: Sequence[str], colours: Colours | None
-    ) -> list[Section]:
+    def sections(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> list[Section]:
         """Show precision and recall, classes, sizes and the worst images."""
-        return [
-            _precision(pictures["precision_recall"] or b"", metrics),
-            _classes(pictures["per_class"] or b"", metrics),
-            _sizes(metrics),
-            Section("Worst images", self._worst_images(names)),
-        ]
-
-    def _worst_images(self, names: Sequence[str]) -> list[Text | Gallery]:
-        if not self.worst:
-            return [Text(["No pictures were kept."])]
+        weakest = parts.weakest(metrics["per_class"], "ap")
         text = f"What is in the image, and what was found with a score of {SURE:.0%} at least, of the images where the "
         text += "two fit least: F1 is twice the right boxes over all boxes of both. Ignored truths are grey. Look for "
         text += "wrong or missing labels here first."
-        pictures = []
-        for one in self.worst:
-            counts = f"{len(one.truth['labels'])} objects, {len(one.found['labels'])} found"
-            alt = f"An image with what is in it, and with what was found: {one.name}"
-            pictures.append(parts.example(one.draw(names), alt, [f"F1 {percent(one.score)}", counts], one.name))
-        return [Text([text]), Gallery(pictures, wide=True)]
+        return [
+            _precision(metrics["precision"], weakest),
+            _classes(weakest),
+            _sizes(metrics["per_size"]),
+            Section("Worst images", parts.gallery(text, self.worst, names)),
+        ]
 
     def examples(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Return the names and scores of the worst images."""
         return [{"image": one.name, "f1": one.score} for one in self.worst]
 
-    def draw_worst(
-        self, class_names: Sequence[str] | None = None, colours: Colours | None = None
-    ) -> "Image.Image | None":
-        """Draw images with what is in them, and with what was found, side by side; return None where none were kept."""
-        if not self.worst:
-            return None
-        return stack_rows([one.draw(class_names) for one in self.worst], ("truth", f"found at {SURE:.0%}"))
+    def _draw(
+        self, examples: Sequence[DetectionExample], names: Sequence[str] | None, colours: Colours | None
+    ) -> "Image.Image":
+        """Draw images with what is in them, and with what was found, side by side."""
+        return stack_rows([one.draw(names) for one in examples], ("truth", f"found at {SURE:.0%}"))
 
 
 class DetectionCollector(BaseCollector[DetectionEvaluation]):
@@ -190,12 +171,7 @@ def _example(
     batch: Batch, index: int, found: Mapping[str, Tensor], truth: Mapping[str, Any], score: float, name: str
 ) -> DetectionExample:
     image = thumbnail(batch, index, None, _SIDE)
-    if batch.original_size is not None:
-        height, width = batch.original_size[index].tolist()
-    elif batch.size is not None:
-        height, width = batch.size[index].tolist()
-    else:
-        height, width = batch.image.shape[-2:]
+    height, width = sizes_of(batch)[1][index].tolist()
     factor = torch.tensor([image.shape[-1] / width, image.shape[-2] / height]).repeat(2)
     sure = found["scores"] >= SURE
     return DetectionExample(
@@ -281,17 +257,9 @@ def detection_metrics(evaluation: DetectionEvaluation, class_names: Sequence[str
     counted = kinds == 0
     areas = evaluation.rows["truths"][:, 4]
     said = evaluation.rows["prediction_labels"][evaluation.rows["predictions"][:, 4] >= SURE]
-    truths, found = labels[counted].bincount(minlength=k).tolist(), said.bincount(minlength=k).tolist()
-    per_class = [
-        {
-            "class": names[i],
-            "ap": number(scores.get(f"ap/{i}")),
-            "ap_50": number(scores.get(f"ap_50/{i}")),
-            "truths": truths[i],
-            "found": found[i],
-        }
-        for i in range(k)
-    ]
+    ap, ap_50 = (torch.tensor([scores.get(f"{name}/{i}", math.nan) for i in range(k)]) for name in ("ap", "ap_50"))
+    truths, found = labels[counted].bincount(minlength=k), said.bincount(minlength=k)
+    per_class = parts.class_rows(names, ap=ap, ap_50=ap_50, truths=truths, found=found)
     per_size = [
         {
             "size": size,
@@ -321,29 +289,27 @@ def _rounded(values: Tensor) -> list[float]:
 # ---------------------------------------------------------------------------------------------------------- sections
 
 
-def _precision(picture: bytes, metrics: Mapping[str, Any]) -> Section:
+def _precision(precision: Mapping[str, Any], weakest: parts.Rows) -> Section:
+    curves = precision["classes"]
+    drawn = [row["class"] for row in weakest if row["ap"] is not None][:_LINES]
+    data = charts.draw_precision_recall({name: curves[name] for name in drawn}, precision["mean"])
     text = "Boxes are taken in the order of their scores. Recall is the share of the objects that were found so far, "
     text += "precision the share of the boxes that are right, at IoU 0.5; the area below a curve is AP50."
-    known = len(metrics["precision"]["classes"])
-    caption = f"The {_LINES} weakest of {known:,} classes." if known > _LINES else "All classes."
-    return Section("Precision and recall", [Text([text]), Picture(picture, "Precision over recall", [caption])])
+    caption = f"The {_LINES} weakest of {len(curves):,} classes." if len(curves) > _LINES else "All classes."
+    chart = Picture(data, "Precision over recall", [caption], file="precision_recall")
+    return Section("Precision and recall", [Text([text]), chart])
 
 
-def _classes(picture: bytes, metrics: Mapping[str, Any]) -> Section:
-    head = ["class", "mAP", "AP50", "objects", f"found at {SURE:.0%}"]
-    rows = [
-        [row["class"], percent(row["ap"]), percent(row["ap_50"]), f"{row['truths']:,}", f"{row['found']:,}"]
-        for row in parts.weakest(metrics["per_class"], "ap")
-    ]
+def _classes(weakest: parts.Rows) -> Section:
+    columns = {"class": "class", "mAP": "ap", "AP50": "ap_50", "objects": "truths", f"found at {SURE:.0%}": "found"}
     text = f"The last column counts the boxes with a score of {SURE:.0%} at least, right or wrong."
-    chart = Picture(picture, "Average precision of classes")
-    return parts.classes([text], chart, "average precision", head, rows, _ROWS)
+    data = charts.draw_scores(weakest[: parts.NAMED], "ap", "average precision, IoU 0.5 to 0.95")
+    chart = Picture(data, "Average precision of classes")
+    return parts.classes([text], chart, "average precision", weakest, columns, _ROWS)
 
 
-def _sizes(metrics: Mapping[str, Any]) -> Section:
+def _sizes(per_size: parts.Rows) -> Section:
     what = {"small": "below 32×32 pixels", "medium": "to 96×96", "large": "above"}
-    rows = [
-        [f"{row['size']}, {what[row['size']]}", percent(row["ap"]), f"{row['truths']:,}"] for row in metrics["per_size"]
-    ]
+    rows = [{**row, "size": f"{row['size']}, {what[row['size']]}"} for row in per_size]
     text = "Areas are of the objects, in pixels of the original images."
-    return Section("Sizes", [Text([text]), Table(["size", "mAP", "objects"], rows)])
+    return Section("Sizes", [Text([text]), parts.table(rows, {"size": "size", "mAP": "ap", "objects": "truths"})])

@@ -120,12 +120,14 @@ class Picture:
         alt: what it shows, for those who do not see it.
         caption: lines below it.
         chart: may be turned over where dark is preferred, and has 144 pixels to an inch of 96 on the page.
+        file: name, without its ending, of the PNG file that a report writes of it; none for "".
     """
 
     data: bytes
     alt: str
     caption: Sequence[str] = ()
     chart: bool = True
+    file: str = ""
 
     def html(self) -> str:
         """Render.

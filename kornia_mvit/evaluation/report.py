@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kornia_mvit.draw.charts import draw_curves
-from kornia_mvit.evaluation.base import BaseEvaluation, Colours, Pictures
+from kornia_mvit.draw.sheets import png
+from kornia_mvit.evaluation.base import BaseEvaluation, Colours
 from kornia_mvit.evaluation.page import Part, Picture, Section, Table, Text, Tiles, render_page
 from kornia_mvit.files import cell, write_whole
 
@@ -71,12 +72,17 @@ def write_report(
     metrics = evaluation.metrics(class_names)
     names = evaluation.name_classes(class_names)
     curves = draw_curves(history, best) if any(len(row) > 1 for row in history) else None
-    pictures = {"curves": curves, **evaluation.pictures(metrics, names, class_colours)}
     sections = [
         *([] if curves is None else [_curves(curves, best)]),
-        *evaluation.sections(metrics, pictures, names, class_colours),
+        *evaluation.sections(metrics, names, class_colours),
         *([_settings(settings)] if settings else []),
     ]
+    pictures: dict[str, bytes | None] = {"curves": None, "confusion_part": None}
+    pictures |= {part.file: part.data for one in sections for part in one.parts if isinstance(part, Picture)}
+    for name in evaluation.example_lists:
+        sheet = evaluation.draw_list(name, names, class_colours)
+        pictures[name] = None if sheet is None else png(sheet)
+    pictures.pop("", None)
     lead: list[Part] = [Text([*about, *evaluation.warnings(metrics)]), Tiles(evaluation.summary(metrics))]
     data = {**metrics, "worst": evaluation.examples(names), "about": list(about)}
     data["history"] = [dict(row) for row in history]
@@ -91,7 +97,7 @@ def _curves(picture: bytes, best: float | None) -> Section:
     ]
     if best is not None:
         text.append(f"The dashed line marks what this report is about: the weights after epoch {best:g}.")
-    return Section("Curves", [Picture(picture, "Metrics and learning rate over the epochs"), Text(text)])
+    return Section("Curves", [Picture(picture, "Metrics and learning rate over the epochs", file="curves"), Text(text)])
 
 
 def _settings(settings: Mapping[str, Any]) -> Section:
@@ -103,7 +109,7 @@ def write_files(
     folder: Path,
     page: str,
     data: Mapping[str, Any],
-    pictures: Pictures,
+    pictures: Mapping[str, bytes | None],
     tables: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Path:
     """Write a report's files into a folder, and remove those of an earlier one.

@@ -14,8 +14,8 @@ from kornia_mvit.draw import charts
 from kornia_mvit.draw.images import add_legend, classes_in, draw_segmentation
 from kornia_mvit.draw.sheets import png, stack_rows, to_picture
 from kornia_mvit.evaluation import parts
-from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, Pictures, thumbnail
-from kornia_mvit.evaluation.page import Gallery, Picture, Section, Text
+from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, thumbnail
+from kornia_mvit.evaluation.page import Part, Picture, Section
 from kornia_mvit.evaluation.parts import number, percent
 from kornia_mvit.preprocess import Preprocess
 
@@ -58,7 +58,7 @@ class SegmentationExample:
     score: float
     name: str
 
-    def draw(self, colours: Colours | None) -> "Image.Image":
+    def draw(self, names: Sequence[str] | None, colours: Colours | None) -> "Image.Image":
         """Draw the image, its labels and the prediction side by side, small ones enlarged by a whole number."""
         times = max(1, round(_WIDTH / self.image.shape[-1]))
         image, truth, predicted = (
@@ -66,6 +66,13 @@ class SegmentationExample:
             for each in (self.image, self.truth, self.predicted)
         )
         return draw_segmentation(image, [truth, predicted], colours, ignore_index=_NONE)
+
+    def caption(self, names: Sequence[str]) -> tuple[str, list[str]]:
+        """Return what the picture shows, and lines on how much of it is right."""
+        right = (self.truth == self.predicted)[self.truth != _NONE]
+        accuracy = percent(float(right.float().mean())) if len(right) else "–"
+        alt = f"An image, its labels and what was predicted: {self.name}"
+        return alt, [f"mean IoU {percent(self.score)}", f"{accuracy} of the pixels"]
 
 
 @dataclass
@@ -141,24 +148,12 @@ class SegmentationEvaluation(BaseEvaluation):
             ("Images", f"{metrics['images']:,}", f"{count:,} classes, {known:,} of them seen"),
         ]
 
-    def pictures(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> Pictures:
-        """Draw the charts, and the worst and the best images in one picture each."""
-        weakest = parts.weakest(metrics["per_class"], "iou")[: parts.NAMED]
-        sheets = {name: _sheet(getattr(self, name), names, colours) for name in self.example_lists}
-        return {
-            **parts.confusion_pictures(self.confusion, names, "pixels"),
-            "per_class": charts.draw_scores(weakest, "iou", "intersection over union"),
-            **{name: None if sheet is None else png(sheet) for name, sheet in sheets.items()},
-        }
-
-    def sections(
-        self, metrics: Mapping[str, Any], pictures: Pictures, names: Sequence[str], colours: Colours | None
-    ) -> list[Section]:
+    def sections(self, metrics: Mapping[str, Any], names: Sequence[str], colours: Colours | None) -> list[Section]:
         """Show classes, confusions, and the worst and best images."""
         numbers = "Numbers are percentages of the row; those below one half are left out."
         return [
-            _classes(pictures["per_class"] or b"", metrics),
-            parts.confusion_matrix(pictures, self.confusion, names, "pixels", numbers),
+            _classes(metrics),
+            parts.confusion_matrix(self.confusion, names, "pixels", numbers),
             Section("Worst images", _gallery(self.worst, "lowest", names, colours)),
             Section("Best images", _gallery(self.best, "highest", names, colours)),
         ]
@@ -180,11 +175,12 @@ class SegmentationEvaluation(BaseEvaluation):
             rows.append(row)
         return {**super().tables(metrics, names), "per_image": rows}
 
-    def draw_worst(
-        self, class_names: Sequence[str] | None = None, colours: Colours | None = None
-    ) -> "Image.Image | None":
-        """Draw the worst images, their labels and predictions side by side; return None where none were kept."""
-        return _sheet(self.worst, class_names, colours)
+    def _draw(
+        self, examples: Sequence[SegmentationExample], names: Sequence[str] | None, colours: Colours | None
+    ) -> "Image.Image":
+        """Draw images, their labels and predictions, a row each, with a legend below."""
+        sheet = stack_rows([one.draw(names, colours) for one in examples], ("image", "labels", "predicted"))
+        return add_legend(sheet, _shown(examples), names, colours)
 
 
 class SegmentationCollector(BaseCollector[SegmentationEvaluation]):
@@ -328,22 +324,18 @@ def segmentation_metrics(
     right, truth, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     iou, recall, precision = class_iou(confusion), right / truth, right / said
     ends, mean_ends = bootstrap_intervals(evaluation.right, evaluation.union)
-    images = (evaluation.truth > 0).sum(0)
-    per_class = [
-        {
-            "class": names[i],
-            "iou": number(iou[i]),
-            "iou_low": number(ends[i, 0]),
-            "iou_high": number(ends[i, 1]),
-            "recall": number(recall[i]),
-            "precision": number(precision[i]),
-            "pixels": int(truth[i]),
-            "share": number(truth[i] / max(total, 1)),
-            "predicted_share": number(said[i] / max(total, 1)),
-            "images": int(images[i]),
-        }
-        for i in range(k)
-    ]
+    per_class = parts.class_rows(
+        names,
+        iou=iou,
+        iou_low=ends[:, 0],
+        iou_high=ends[:, 1],
+        recall=recall,
+        precision=precision,
+        pixels=truth.long(),
+        share=truth / max(total, 1),
+        predicted_share=said / max(total, 1),
+        images=(evaluation.truth > 0).sum(0),
+    )
     return {
         "images": len(evaluation),
         "classes": k,
@@ -361,50 +353,38 @@ def segmentation_metrics(
 # ---------------------------------------------------------------------------------------------------------- sections
 
 
-def _classes(picture: bytes, metrics: Mapping[str, Any]) -> Section:
-    head = ["class", "IoU", "95 % interval", "recall", "precision", "of the pixels", "predicted", "images"]
-    rows = []
-    for row in parts.weakest(metrics["per_class"], "iou"):
-        interval = "–" if row["iou_low"] is None else f"{percent(row['iou_low'])} – {percent(row['iou_high'])}"
-        shares = [percent(row[name]) for name in ("recall", "precision", "share", "predicted_share")]
-        rows.append([row["class"], percent(row["iou"]), interval, *shares, f"{row['images']:,}"])
+def _classes(metrics: Mapping[str, Any]) -> Section:
+    rows = parts.weakest(metrics["per_class"], "iou")
+    columns: parts.Columns = {
+        "class": "class",
+        "IoU": "iou",
+        "95 % interval": ("iou_low", "iou_high"),
+        "recall": "recall",
+        "precision": "precision",
+        "of the pixels": "share",
+        "predicted": "predicted_share",
+        "images": "images",
+    }
     text = [
         "IoU is the share of right pixels among those that are of a class or were taken for it. Recall is the share of "
         "a class's pixels that were found, precision that of the pixels taken for it that are of it.",
         "Intervals are over images, sampled with replacement: they tell how far the numbers would vary with other "
         "images of the same kind, not with another training run.",
     ]
-    return parts.classes(text, Picture(picture, "IoU of classes"), "IoU", head, rows)
+    chart = Picture(charts.draw_scores(rows[: parts.NAMED], "iou", "intersection over union"), "IoU of classes")
+    return parts.classes(text, chart, "IoU", rows, columns)
 
 
 def _gallery(
     examples: Sequence[SegmentationExample], which: str, names: Sequence[str], colours: Colours | None
-) -> list[Text | Picture | Gallery]:
-    if not examples:
-        return [Text(["No pictures were kept."])]
+) -> list[Part]:
     text = f"The image, its labels and what was predicted, of the {len(examples)} images with the {which} mean IoU "
     text += "over the classes in them. Ignored pixels are hatched."
     text += " Look for wrong labels here first." if which == "lowest" else ""
-    pictures = []
-    for one in examples:
-        right = (one.truth == one.predicted)[one.truth != _NONE]
-        accuracy = percent(float(right.float().mean())) if len(right) else "–"
-        lines = [f"mean IoU {percent(one.score)}", f"{accuracy} of the pixels"]
-        alt = f"An image, its labels and what was predicted: {one.name}"
-        pictures.append(parts.example(one.draw(colours), alt, lines, one.name))
     blank = to_picture(torch.full((3, 1, 900), 255, dtype=torch.uint8))
-    legend = png(add_legend(blank, _shown(examples), names, colours))
-    return [Text([text]), Picture(legend, "The colours of the classes", chart=False), Gallery(pictures, wide=True)]
-
-
-def _sheet(
-    examples: Sequence[SegmentationExample], names: Sequence[str] | None, colours: Colours | None
-) -> "Image.Image | None":
-    """Draw images, their labels and predictions, a row each, with a legend below."""
-    if not examples:
-        return None
-    sheet = stack_rows([one.draw(colours) for one in examples], ("image", "labels", "predicted"))
-    return add_legend(sheet, _shown(examples), names, colours)
+    data = png(add_legend(blank, _shown(examples), names, colours))
+    legend = Picture(data, "The colours of the classes", chart=False)
+    return parts.gallery(text, examples, names, colours, legend=legend)
 
 
 def _shown(examples: Sequence[SegmentationExample]) -> list[int]:
