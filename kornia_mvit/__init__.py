@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from kornia_mvit.models.ssdlite import SSDLite
     from kornia_mvit.preprocess import Preprocess
     from kornia_mvit.training.demo import demo as demo
+    from kornia_mvit.training.fit import Run as Run
+    from kornia_mvit.training.fit import evaluate as evaluate
+    from kornia_mvit.training.fit import fit as fit
     from kornia_mvit.training.preview import preview as preview
     from kornia_mvit.weights.checkpoints import load_checkpoint, save_checkpoint
     from kornia_mvit.weights.conversion import convert
@@ -42,13 +45,16 @@ _PLACES = {
     "MobileViTConfig": "models.mobilevit",
     "Predictor": "inference.predictor",
     "Preprocess": "preprocess",
+    "Run": "training.fit",
     "SSDLite": "models.ssdlite",
     "TestTimeAugmentation": "inference.tta",
     "convert": "weights.conversion",
     "demo": "training.demo",
     "draw_batch": "draw.images",
+    "evaluate": "training.fit",
     "export": "exporters.writing",
     "exporters": "exporters",
+    "fit": "training.fit",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
     "info": "weights.info",

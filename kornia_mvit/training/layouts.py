@@ -9,8 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kornia_mvit.data.masks import read_mask
-from kornia_mvit.data.reading import IMAGE_SUFFIXES, DataError, find_images, is_hidden
+from kornia_mvit.data.reading import IMAGE_SUFFIXES, DataError, is_hidden
 from kornia_mvit.data.splits import SPLITS, split_of
 from kornia_mvit.files import check_local
 from kornia_mvit.parsing import cut, is_file, is_folder, read_lines, read_text
@@ -27,10 +26,11 @@ _KNOWN = {  # layouts, as errors name them
 }
 _TABLES = (".csv", ".tsv", ".jsonl")
 _YAML = (".yaml", ".yml")
-_PARTS = frozenset("images labels masks annotations jpegimages imagesets".split())  # folders that are no classes
+_PARTS = frozenset(("images", "jpegimages"))  # folders beside which others are no classes
 _HEAD = 2**16  # bytes of a JSON file that are looked at
 _LOOK = 1000  # files that are looked at to tell what a folder holds
-_MASKS = 500  # label images that are read for their classes
+_LABELS, _LABELS_END = ("labels", "masks", "annotations"), ("_labels", "_masks", "annot")  # folders of label images
+_MARK = re.compile(r"[-_. ](masks?|labels?)$", re.IGNORECASE)  # of the name of a label image beside its image
 _SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(name for names in SPLITS.values() for name in names)})(?![a-z])")
 
 
@@ -44,7 +44,6 @@ class Layout:
         data: name of the class in :mod:`kornia_mvit.training.datamodules` that reads it.
         options: the arguments of that class.
         train: folders of the training images.
-        labels: folder of their label images, if they have some.
         split_off: whether a part of these is kept for validation.
     """
 
@@ -53,17 +52,12 @@ class Layout:
     data: str
     options: Mapping[str, Any]
     train: Sequence[Path] = field(default=())
-    labels: Path | None = None
     split_off: bool = False
 
     @property
     def recipe(self) -> str:
         """Name of the recipe that trains on it."""
         return RECIPES[self.task]
-
-    def read_classes(self) -> dict[str, Any]:
-        """Return the arguments that tell the classes of label images: from a file, or from the values they hold."""
-        return {} if self.labels is None else _classes_of(self.labels)
 
     def count_images(self, most: int) -> int:
         """Return about how many images there are to train on, and no more than ``most``."""
@@ -139,11 +133,10 @@ def _coco(root: Path) -> Iterator[Layout]:
             raise DataError(f"{root} has several COCO files for {split}: {names}; keep one of them there")
         options[f"{split}_file"] = str(own[0].relative_to(root))
         options[f"{split}_images"] = str(_images_of(own[0], root, split).relative_to(root))
-    if missing := [split for split in ("train", "val") if f"{split}_file" not in options]:
-        raise DataError(
-            f"{root} has COCO annotations, but none for {missing[0]}: no .json with {missing[0]} in its name"
-        )
-    yield Layout("COCO's annotations", "detection", "COCOData", options, (root / options["train_images"],))
+    if "train" not in parts:
+        options["train_file"] = None
+    train = root / options.get("train_images", ".")
+    yield Layout("COCO's annotations", "detection", "COCOData", options, (train,), "val" not in parts)
 
 
 def _is_coco(file: Path) -> bool:
@@ -174,15 +167,13 @@ def _images_of(file: Path, root: Path, split: str) -> Path:
 def _yolo(root: Path, file: Path | None = None) -> Iterator[Layout]:
     options: dict[str, Any] = {"root": str(root)}
     file = file or _data_yaml(root)
-    images = next((path for name, path in _folders(root / "images").items() if split_of(name) == "train"), None)
-    train = [path for name, path in _folders(root).items() if split_of(name) == "train"] if images is None else [images]
+    train = [folder for folder in _train_folders(root) if _has_images(folder)][:1]
     if file is not None:
         if file.name != "data.yaml":
             options["file"] = file.name
-        yield Layout(f"YOLO's {file.name}", "detection", "YOLOData", options, train or [root / "images"])
+        yield Layout(f"YOLO's {file.name}", "detection", "YOLOData", options, train)
     elif is_folder(root / "images") and _suffixes(root / "labels")[".txt"]:
-        found, options = "YOLO's images and labels", options | _named(root)
-        yield Layout(found, "detection", "YOLOData", options, train or [root / "images"])
+        yield Layout("YOLO's images and labels", "detection", "YOLOData", options, train)
 
 
 def _data_yaml(root: Path) -> Path | None:
@@ -197,42 +188,60 @@ def _data_yaml(root: Path) -> Path | None:
     return None
 
 
-def _named(root: Path) -> dict[str, Any]:
-    """Return the names of the classes in a ``classes.txt``, as annotation tools write it."""
-    for file in (root / "classes.txt", root / "labels" / "classes.txt"):
-        if is_file(file):
-            return {"class_names": [line.strip() for line in read_lines(file, DataError) if line.strip()]}
-    return {}
+def _beside(root: Path) -> Iterator[Layout]:
+    """Tell boxes in files beside the images, or in a folder beside theirs, as LabelImg writes them."""
+    places = [place for place in _train_folders(root) if _has_images(place)]
+    folders = [place / name for place in (root, *places) for name in ("annotations", "Annotations", "labels")]
+    if any(path.suffix.lower() == ".xml" for place in (*places, *folders) for path in _entries(place)):
+        yield Layout("images and VOC's .xml files", "detection", "VOCData", {"root": str(root)}, places[:1], True)
+    for place in places:
+        stems = {path.stem for path in _entries(place) if path.suffix.lower() == ".txt"}
+        if any(path.stem in stems and path.suffix.lower() in IMAGE_SUFFIXES for path in _entries(place)):
+            yield Layout("images and YOLO's .txt files", "detection", "YOLOData", {"root": str(root)}, [place], True)
 
 
 # ------------------------------------------------------------------------------------------------------- segmentation
 
 
 def _label_images(root: Path) -> Iterator[Layout]:
-    folders = _folders(root)
-    pairs = {name: f"{name}_labels" for name in folders if split_of(name) and f"{name}_labels" in folders}
-    train = next((name for name in pairs if split_of(name) == "train"), None)
-    if train is not None:
-        found = f"images and label images ({train}, {pairs[train]})"
-        labels = root / pairs[train]
+    found = _pairs(root)
+    if found is not None:
+        images, labels = found
+        inside = f"{images.relative_to(root)}, {labels.relative_to(root)}"
+        told = "NAME_mask beside NAME" if images == labels else inside
         yield Layout(
-            found, "segmentation", "SegmentationFolderData", {"root": str(root)}, (root / train,), labels=labels
+            f"images and label images ({told})",
+            "segmentation",
+            "SegmentationFolderData",
+            {"root": str(root), **_classes_of(root)},
+            (images,),
         )
 
 
-def _classes_of(labels: Path) -> dict[str, Any]:
-    root = labels.parent
+def _pairs(root: Path) -> tuple[Path, Path] | None:
+    """Return the folders of the training images and of their label images, the same where these are beside them."""
+    for images in _train_folders(root):
+        beside = [images.with_name(images.name + end) for end in _LABELS_END] if images != root else []
+        parts = images.relative_to(root).parts
+        if "images" in parts:
+            beside += [Path(root, *(name if part == "images" else part for part in parts)) for name in _LABELS]
+        for labels in beside:
+            if _has_images(labels) and _has_images(images):
+                return images, labels
+        names = {path.stem for path in _entries(images) if path.suffix.lower() in IMAGE_SUFFIXES}
+        if any(_MARK.sub("", name) in names for name in names if _MARK.search(name)):
+            return images, images
+    return None
+
+
+def _classes_of(root: Path) -> dict[str, Any]:
+    """Return what names the classes: a file beside the images, if there is one."""
     for suffix in (*_YAML, ".json"):
         if is_file(file := root / f"classes{suffix}"):
             return {"classes": str(file)}
-    if named := _named(root):
-        return named
-    values: set[int] = set()
-    for file in find_images(labels)[:_MASKS]:
-        values.update(read_mask(file).unique().tolist())
-    if values == {0, 255}:
-        return {"values": [0, 255]}
-    return {"num_classes": max(values - {255}, default=0) + 1}
+    if is_file(file := root / "classes.txt"):
+        return {"class_names": [line.strip() for line in read_lines(file, DataError) if line.strip()]}
+    return {}
 
 
 # ----------------------------------------------------------------------------------------------------- classification
@@ -256,7 +265,7 @@ def _class_folders(root: Path) -> Iterator[Layout]:
     )
 
 
-_LOOKS: tuple[Callable[[Path], Iterator[Layout]], ...] = (_voc, _coco, _yolo, _label_images, _class_folders)
+_LOOKS: tuple[Callable[[Path], Iterator[Layout]], ...] = (_voc, _coco, _yolo, _label_images, _beside, _class_folders)
 
 
 # ------------------------------------------------------------------------------------------------------ what is there
@@ -266,6 +275,18 @@ def _folders(root: Path) -> dict[str, Path]:
     if not is_folder(root):
         return {}
     return {path.name: path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path.name)}
+
+
+def _train_folders(root: Path) -> list[Path]:
+    """Return the folders that training images may be in, those of a split first."""
+    splits = [folder for place in (root / "images", root) for folder in _folders(place).items()]
+    trains = [path for name, path in splits if split_of(name) == "train"]
+    inner = [path / "images" for path in trains if is_folder(path / "images")]
+    return [*inner, *trains, *([root / "images"] if is_folder(root / "images") else []), root]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [] if not is_folder(folder) else [path for path in folder.iterdir() if not is_hidden(path.name)]
 
 
 def _files(folder: Path) -> Iterator[Path]:

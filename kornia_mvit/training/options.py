@@ -224,11 +224,10 @@ def data_options(
         workers: whether processes may read the images.
     """
     own: dict[str, Any] = dict(layout.options)
-    if not any(name in given for name in _CLASSES):
-        own |= layout.read_classes()
-        if class_names is not None and {"num_classes", "values"} & {*own}:
-            own.pop("num_classes", None)
-            own["class_names"] = list(class_names)
+    if any(name in given for name in _CLASSES):
+        own = {name: value for name, value in own.items() if name not in _CLASSES}
+    elif class_names is not None and layout.data == "SegmentationFolderData":
+        own = {name: value for name, value in own.items() if name != "classes"} | {"class_names": list(class_names)}
     own |= _sizes(layout, usual, workers)
     return {name: value for name, value in own.items() if name not in given}
 
@@ -264,7 +263,7 @@ def expand(argv: Sequence[str]) -> list[str]:
     """
     command, *words = argv
     rest, plain, places = _sort(words)
-    if not places and not plain:
+    if (not places and not plain) or {"--help", "-h"} & {*words}:
         return list(argv)
     named = {name: value for name, value in rest if value is not None}
     if len(places) > 1:
