@@ -65,6 +65,11 @@ if TYPE_CHECKING:  # `as` marks, for type checkers, the public names that are no
         YOLOData as YOLOData,
     )
     from kornia_mvit.training.demo import demo as demo
+    from kornia_mvit.training.fit import (
+        Run as Run,
+        evaluate as evaluate,
+        fit as fit,
+    )
     from kornia_mvit.training.preview import preview as preview
     from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights, save_checkpoint
     from kornia_mvit.weights.conversion import convert
@@ -106,6 +111,7 @@ _PLACES = {
     "Report": "training",
     "Result": "inference.results",
     "Results": "inference.results",
+    "Run": "training.fit",
     "SSDLite": "models.ssdlite",
     "SaveOnSignal": "training",
     "SegmentationFolderData": "training.datamodules",
@@ -132,10 +138,12 @@ _PLACES = {
     "draw_predictions": "draw.images",
     "draw_reliability": "draw.charts",
     "draw_segmentation": "draw.images",
+    "evaluate": "training.fit",
     "export": "exporters.writing",
     "exporters": "exporters",
     "find_recipe": "training",
     "find_weights": "weights.registry",
+    "fit": "training.fit",
     "from_pretrained": "weights.registry",
     "fuse": "inference.engines.fuse",
     "info": "weights.info",

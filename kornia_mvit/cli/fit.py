@@ -1,7 +1,6 @@
 """``kornia-mvit fit``, ``validate`` and ``test``: Lightning's command line over recipes."""
 
 import re
-import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from io import StringIO
 from kornia_mvit.cli import COMMANDS
 from kornia_mvit.files import printable
 from kornia_mvit.training import describe_recipe, find_recipe, list_recipes
+from kornia_mvit.training.options import expand
 
 __all__ = ["main"]
 
@@ -40,35 +40,27 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    command = argv[0]
     if len(argv) > 1 and argv[1] in ("-h", "--help") and argv[2:] != ["all"]:
-        print(_help(argv[0]))
+        print(_help(command))
         return 0
-    if len(argv) == 1:
+    names = {name for name, _ in _options(argv)}
+    asks = names & {"--help", "-h", "--model.help", "--data.help", "--print_config"}
+    if argv[1:] and command != "fit" and not asks and not names & {"--ckpt_path", "--checkpoint"}:
+        raise ValueError(f"{command} needs a checkpoint: --checkpoint FILE, one that fit wrote")
+    argv = expand(argv)
+    if not {"--help", "-h", *_SHOWN, "--config", "-c", "--model", "--data"} & {name for name, _ in _options(argv)}:
+        told = "" if command == "fit" else ", the one that was trained with"
         raise ValueError(
-            f"{argv[0]} needs a recipe: kornia-mvit {argv[0]} --config RECIPE, with a file or one of "
-            f"{', '.join(list_recipes())}; --help lists the options"
+            f"{command} needs a folder of images or a recipe{told}: kornia-mvit {command} {_CALLS[command][0]}, or "
+            f"--config RECIPE, a file or one of {', '.join(list_recipes())}; --help lists the options"
         )
-    options = {argument.partition("=")[0] for argument in argv}
-    if argv[0] == "fit" and (photos := next((a for a in argv[1:2] if not a.startswith("-")), None)):
-        raise ValueError(f"{photos} is no option; kornia-mvit fit --config RECIPE --data.root {shlex.quote(photos)}")
-    if not options & {"--config", "-c", "--model", "--data", "--help", "-h", "--model.help", "--data.help"}:
-        told = "" if argv[0] == "fit" else ", the one that was trained with"
-        raise ValueError(
-            f"{argv[0]} needs a recipe{told}: kornia-mvit {argv[0]} --config RECIPE, with a "
-            f"file or one of {', '.join(list_recipes())}"
-        )
-    if argv[0] != "fit" and not options & {"--ckpt_path", "--checkpoint", "--help", "-h", "--print_config"}:
-        raise ValueError(f"{argv[0]} needs a checkpoint: --checkpoint FILE, one that fit wrote")
-    if options & set(_SHOWN) or argv[1:] == ["--help", "all"]:
+    if names & set(_SHOWN) or argv[1:] == ["--help", "all"]:
         return _show_help(argv)
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
     from kornia_mvit.training.recipe_cli import build_cli
 
     try:
         build_cli(argv, run=True)
-    except MisconfigurationException as error:
-        raise ValueError(error) from error
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         if not _arose_in_restoring(error):
             raise
@@ -106,24 +98,44 @@ def _task_of_recipe(argv: Sequence[str]) -> str | None:
 # -------------------------------------------------------------------------------------------------------------- help
 
 
+_FIT = (
+    "DIR",
+    "photos --epochs 30",
+    "says which recipe suits the folder, trains, and writes checkpoints, curves and a report of the mistakes into\n"
+    "  runs/folder. A folder for each class, images and label images, YOLO, COCO or VOC: all will do.",
+)
+_EVALUATED = ("DIR --checkpoint FILE", "photos --checkpoint best.ckpt")
+_CALLS = {  # what a command is given, an example, and what comes out
+    "fit": _FIT,
+    "validate": (
+        "DIR --checkpoint FILE",
+        "photos --checkpoint best.ckpt",
+        "prints the scores on the validation images",
+    ),
+    "test": ("DIR --checkpoint FILE", "photos --checkpoint best.ckpt", "prints the scores on the test images"),
+}
+
+
 def _help(command: str) -> str:
     """Say in one page what most runs need, and where the rest is told."""
-    needed = "--config RECIPE" if command == "fit" else "--config RECIPE --checkpoint FILE"
+    needed, example, result = _CALLS[command]
     own = _FIT_OPTIONS if command == "fit" else _EVALUATION_OPTIONS
     recipes = "\n".join(f"  {name:<19} {describe_recipe(name)}" for name in list_recipes())
     lines = [
         f"usage: kornia-mvit {command} {needed} [options]",
+        f"       kornia-mvit {command} --config RECIPE {needed.replace('DIR', '--data.root DIR')} [options]",
         f"\n{COMMANDS[command].capitalize()}. A recipe is one of these names, or a YAML file of your own:\n\n{recipes}",
-        "\nmost used options (all of a recipe's settings are options):",
+        "\nmost used options (all of a recipe's settings are options; those of one word need no prefix):",
         *(f"  {name:<40} {text}" for name, text in (_OPTIONS | own).items()),
         "\nall options:",
         *(f"  kornia-mvit {f'{command} {name}':<42} {text}" for name, text in _MORE_HELP.items()),
+        f"\nexample:\n  kornia-mvit {command} {example}\n  {result}",
     ]
     return "\n".join(lines)
 
 
 _OPTIONS = {
-    "--data.root DIR": "the images",
+    "--data.root DIR": "the images, where a recipe is given",
     "--data.batch_size N": "images at a time, on each process",
     "--data.num_workers N": "processes that read images",
     "--data.num_classes N": "of label images; or --data.classes FILE, with their names and colours",
@@ -137,9 +149,9 @@ _FIT_OPTIONS = {
     "--model.image_size PIXELS": "side of the images that the network sees",
     "--model.learning_rate RATE": "its peak, for the whole batch",
     "--model.policy classification_strong": "augmentation; --model.policy_args has its arguments",
-    "--trainer.max_epochs N": "length of the run",
+    "--epochs N": "length of the run: --trainer.max_epochs",
     "--trainer.num_nodes N": "machines",
-    "--trainer.default_root_dir DIR": "where checkpoints, logs and the report go",
+    "--out DIR": "where checkpoints, logs and the report go: --trainer.default_root_dir",
     "--ckpt_path last": "go on where the last run stopped, or begin",
     "--seed_everything N": "another run of the same recipe",
 }

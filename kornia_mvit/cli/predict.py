@@ -14,6 +14,7 @@ from kornia_mvit.files import check_local, printable, write_whole
 from kornia_mvit.inference.network import Network, load_network
 from kornia_mvit.inference.predictor import Predictor
 from kornia_mvit.inference.results import ClassificationResult, DetectionResult, Result, SegmentationResult
+from kornia_mvit.inference.sources import file_name, is_address
 
 __all__ = ["COMMAND", "main", "run"]
 
@@ -24,7 +25,7 @@ _OPTIONS = {  # that one task alone has
     "detection": ("score", "coco", "annotations"),
 }
 
-Files = list[tuple[Path, Path]]  # each with its place below what was given
+Files = list[tuple[str, Path]]  # the path or address of each image, and its place below what was given
 
 
 def run(
@@ -49,7 +50,7 @@ def run(
     """Classify images or their pixels, or find objects, as the checkpoint is for: a JSON line each.
 
     Args:
-        images: image files, or folders of them.
+        images: image files, folders of them, or http(s) addresses.
         checkpoint: a checkpoint of fit, Apple, timm or transformers, the name of published weights, or a file that
             export wrote.
         draw: write a picture of each image, with what is predicted, into this folder too.
@@ -172,10 +173,13 @@ def _files(images: Sequence[str]) -> Files:
     for given in images:
         if not given:
             raise ValueError("the path of an image is empty; give a file or a folder")
+        if is_address(given):
+            out.append((given, Path(file_name(given) or "image")))
+            continue
         check_local(given)
         path = Path(given)
         found = find_images(path) if path.is_dir() else [path]
-        out += [(file, file.relative_to(path) if path.is_dir() else Path(file.name)) for file in found]
+        out += [(str(file), file.relative_to(path) if path.is_dir() else Path(file.name)) for file in found]
     return out
 
 
@@ -252,12 +256,12 @@ class _LabelOutput(_Output):
 
 def _targets(files: Files, folder: Path) -> list[Path]:
     """Return where the label image of each image goes: as SegmentationFolderData looks for it."""
-    seen: dict[Path, Path] = {}
+    seen: dict[Path, str] = {}
     for file, inner in files:
         target = (folder / inner).with_suffix(".png")
         if target in seen:
             raise ValueError(f"the label images of {seen[target]} and {file} would both be {target}")
-        if target.resolve() == file.resolve():
+        if target.resolve() == Path(file).resolve():
             raise ValueError(f"the label image of {file} would overwrite it; give --labels another folder")
         seen[target] = file
     return list(seen)
@@ -311,7 +315,7 @@ def _coco_numbers(annotations: str, files: Files, names: tuple[str, ...]) -> tup
     known = read_coco(annotations)
     known_files = [Path(name).name for name in known.files]
     for kind, wanted, given in (
-        ("image", [f.name for f, _ in files], known_files),
+        ("image", [inner.name for _, inner in files], known_files),
         ("class", names, known.class_names),
     ):
         counts = Counter(given)
@@ -322,11 +326,11 @@ def _coco_numbers(annotations: str, files: Files, names: tuple[str, ...]) -> tup
                 if number
                 else f"{annotations} has no {kind} {wrong[0]!r}"
             )
-    seen: dict[str, Path] = {}
-    for file, _ in files:
-        if file.name in seen:
-            raise ValueError(f"{seen[file.name]} and {file} would both be image {file.name!r} of {annotations}")
-        seen[file.name] = file
+    seen: dict[str, str] = {}
+    for file, inner in files:
+        if inner.name in seen:
+            raise ValueError(f"{seen[inner.name]} and {file} would both be image {inner.name!r} of {annotations}")
+        seen[inner.name] = file
     images = dict(zip(known_files, known.image_ids, strict=True))
     classes = dict(zip(known.class_names, known.category_ids, strict=True))
-    return [images[file.name] for file, _ in files], [classes[name] for name in names]
+    return [images[inner.name] for _, inner in files], [classes[name] for name in names]

@@ -186,9 +186,19 @@ def download_image(address: str) -> Tensor:
     return read_image(io.BytesIO(parts), address)
 
 
+def is_address(source: str) -> bool:
+    """Return whether a source is an ``http`` or ``https`` address."""
+    return _ADDRESS.match(source) is not None
+
+
+def file_name(path: str) -> str:
+    """Return the name of a file, or of what an address ends with."""
+    return Path(unquote(urlsplit(path).path) if is_address(path) else path).name
+
+
 def stem_of(path: str) -> str:
     """Return the name of a file or an address without its suffix."""
-    return Path(unquote(urlsplit(path).path) if _ADDRESS.match(path) else path).stem
+    return Path(file_name(path)).stem
 
 
 # ------------------------------------------------------------------------------------------------------------- videos

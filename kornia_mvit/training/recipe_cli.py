@@ -30,8 +30,9 @@ from kornia_mvit.weights.settings import check_counts, plain_settings
 try:
     import jsonargparse  # noqa: F401  # Lightning's command line is built on it
     from lightning_fabric.plugins import TorchCheckpointIO
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-    from pytorch_lightning.callbacks import ModelCheckpoint
+    from pytorch_lightning.callbacks import Callback, ModelCheckpoint
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 except ImportError as _error:
     raise ImportError(f"the command line needs {_error.name}; install kornia-mvit[train]") from _error
@@ -85,9 +86,19 @@ class RecipeCLI(LightningCLI):
     Args:
         argv: options, after a command where it is to run.
         run: whether to run the command.
+        callbacks: further ones of the trainer.
+        data: a data module, in place of that of a recipe.
     """
 
-    def __init__(self, argv: Sequence[str], *, run: bool) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        run: bool,
+        callbacks: Sequence[Callback] = (),
+        data: LightningDataModule | None = None,
+    ) -> None:
+        self.given_data = data
         self.folders: set[str] = set()  # that the run writes to
         arguments = _with_files(argv)
         self.places_asked = any(argument.startswith("--trainer.default_root_dir") for argument in arguments)
@@ -96,11 +107,11 @@ class RecipeCLI(LightningCLI):
         with _naming_full_disks(self.folders), _plain_errors():
             super().__init__(
                 LightningModule,
-                LightningDataModule,
+                LightningDataModule if data is None else None,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
                 seed_everything_default=0,
-                trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal()]},
+                trainer_defaults={"callbacks": [ExactResume(), SaveOnSignal(), *callbacks]},
                 save_config_kwargs={"overwrite": True},
                 args=arguments,
                 save_config_callback=_SaveConfig,
@@ -116,6 +127,8 @@ class RecipeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let the data tell the task the number of classes."""
+        if self.given_data is not None:
+            return
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     def _parse_ckpt_path(self) -> None:
@@ -149,6 +162,11 @@ class RecipeCLI(LightningCLI):
             # Of where the best checkpoint was: no matter in evaluation.
             warnings.filterwarnings("ignore", "The dirpath has changed")
 
+    def instantiate_classes(self) -> None:
+        """Build task, data and trainer."""
+        super().instantiate_classes()
+        self.datamodule = self.given_data or self.datamodule
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, whose checkpoints replace the last one only when they are whole."""
         config = self.config if self.subcommand is None else self.config[self.subcommand]
@@ -176,12 +194,20 @@ class RecipeCLI(LightningCLI):
             print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(shlex.quote(kept.best_model_path))}")
 
 
-def build_cli(argv: Sequence[str], *, run: bool) -> RecipeCLI:
+def build_cli(
+    argv: Sequence[str],
+    *,
+    run: bool,
+    callbacks: Sequence[Callback] = (),
+    data: LightningDataModule | None = None,
+) -> RecipeCLI:
     """Build Lightning's command line over our recipes, and run it if asked to.
 
     Args:
         argv: options, after a command where it is to run.
         run: whether to run the command.
+        callbacks: further ones of the trainer.
+        data: a data module, in place of that of a recipe.
 
     Returns:
         The command line, with the task as ``model``, its data as ``datamodule``, and the ``trainer``.
@@ -190,7 +216,7 @@ def build_cli(argv: Sequence[str], *, run: bool) -> RecipeCLI:
         ValueError: for a wrong option, naming what would do.
     """
     with quiet_lightning():
-        return RecipeCLI(argv, run=run)
+        return RecipeCLI(argv, run=run, callbacks=callbacks, data=data)
 
 
 @contextmanager
@@ -219,7 +245,7 @@ def _plain_errors() -> Iterator[None]:
     """Turn errors about options into those that the commands tell in a line."""
     try:
         yield
-    except OptionError as error:
+    except (OptionError, MisconfigurationException) as error:
         raise ValueError(error) from error
     except (FileExistsError, NotADirectoryError) as error:
         place = Path(error.filename)

@@ -1,5 +1,6 @@
 """The command line: what it prints, and that errors take one line."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from PIL import Image
 
 from kornia_mvit import MobileViTClassifier, SSDLite, __version__, list_weights, save_checkpoint
 from kornia_mvit.cli import main
+from kornia_mvit.inference import sources
 from kornia_mvit.training import demo, find_recipe, list_recipes
 from kornia_mvit.training.recipe_cli import build_cli
 from kornia_mvit.weights.registry import find_weights, from_pretrained
@@ -102,7 +104,10 @@ class TestFit:
                 ["--trainer.max_epoc.x", "3"],
                 "there is no option --trainer.max_epoc.x; did you mean --trainer.max_epochs?",
             ),
-            (["photos"], "photos is no option; the images are --data.root photos"),
+            (["photos"], "the images are photos and --data.root x; give one of them"),
+            (["--epoch", "3"], "there is no option --epoch; did you mean --epochs?"),
+            (["--image_sise=3"], "there is no option --image_sise; did you mean --image_size?"),
+            (["--batch-size"], "--batch-size needs a value"),
             (["--trainer.logger=CSVLogger"], "pytorch_lightning.loggers.CSVLogger needs --trainer.logger.save_dir"),
             (["--trainer.callbacks.class_path=x"], "--trainer.callbacks.class_path is x; expected the name of a class"),
         ],
@@ -121,7 +126,7 @@ class TestFit:
     def test_without_a_recipe(self, command, capsys):
         status, _, err = run(capsys, command, "--data.root=x", "--checkpoint=y")
         assert status == 2
-        assert err.startswith(f"kornia-mvit: error: {command} needs a recipe")
+        assert err.startswith(f"kornia-mvit: error: {command} needs a folder of images or a recipe")
         assert "bccd, camvid" in err
 
     @pytest.mark.parametrize("command", ["validate", "test"])
@@ -208,7 +213,8 @@ class TestFit:
     def test_help_is_a_page(self, command, capsys):
         status, text, _ = run(capsys, command, "--help")
         assert status == 0
-        assert len(text.splitlines()) < 50
+        assert len(text.splitlines()) < 55
+        assert f"example:\n  kornia-mvit {command} photos" in text
         assert max(map(len, text.splitlines())) <= 120
         assert all(f"  {name} " in text for name in list_recipes())
         assert "--data.root DIR" in text
@@ -222,8 +228,10 @@ class TestFit:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "fit needs a recipe: kornia-mvit fit --config RECIPE, with a file or one of bccd, camvid"),
-            (["a b"], "a b is no option; kornia-mvit fit --config RECIPE --data.root 'a b'"),
+            ([], "fit needs a folder of images or a recipe: kornia-mvit fit DIR, or --config RECIPE"),
+            (["a b"], "no such folder: a b"),
+            (["a", "b"], "b is no option, and a is the folder already"),
+            (["--epochs", "3"], "fit needs a folder of images or a recipe: kornia-mvit fit DIR"),
             (["--config", "digits", "--trainer.precision", "x"], "--trainer.precision is x; expected int or "),
             (["--config", "digits", "--checkpoint", "."], ". is a folder; give a file in it"),
             (["--config", "digits", "--checkpoint", "ftp://a/b"], "ftp://a/b is an address"),
@@ -322,7 +330,8 @@ class TestPredict:
             ((image, "--checkpoint", checkpoint.parents[2]), f"; give a file in it, such as {checkpoint.parent}"),
             ((image, "--checkpoint", ""), "the name of the weights is empty"),
             ((image, "--checkpoint", "https://a.b/c.pt"), "https://a.b/c.pt is an address"),
-            (("https://a.b/c.png", "--checkpoint", checkpoint), "https://a.b/c.png is an address"),
+            (("http://127.0.0.1:9/c.png", "--checkpoint", checkpoint), "cannot fetch http://127.0.0.1:9/c.png"),
+            (("ftp://a.b/c.png", "--checkpoint", checkpoint), "ftp://a.b/c.png is an address"),
             (("", "--checkpoint", checkpoint), "is empty"),
             ((image, "--checkpoint", checkpoint, "--draw", text), f"--draw {text} is a file; give a folder"),
             ((tmp_path / "no.png", "--checkpoint", checkpoint), "no such image: "),
@@ -336,6 +345,20 @@ class TestPredict:
             assert err.startswith("kornia-mvit: error: ")
             assert message in err
             assert err.count("\n") == 1
+
+    def test_an_address(self, trained, tmp_path, capsys, monkeypatch):
+        """Its label image, picture and boxes are called as the address ends."""
+        data, checkpoint = trained
+        photo = (data / "cat" / "0.png").read_bytes()
+        monkeypatch.setattr(sources, "urlopen", lambda request, timeout: io.BytesIO(photo))
+        address, pictures = "https://example.org/a%20b.png?size=3", tmp_path / "pictures"
+        status, out, _ = run(capsys, "predict", address, "--checkpoint", checkpoint, "--draw", pictures)
+        assert status == 0
+        row = json.loads(out)
+        assert row["path"] == address
+        _, out, _ = run(capsys, "predict", data / "cat" / "0.png", "--checkpoint", checkpoint)
+        assert row["probability"] == pytest.approx(json.loads(out)["probability"])
+        assert [path.name for path in pictures.iterdir()] == ["0000_a b.png"]
 
 
 class TestInfo:
