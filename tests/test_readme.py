@@ -7,7 +7,7 @@ import re
 import shlex
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +20,12 @@ import torch
 from PIL import Image
 
 import kornia_mvit
-from kornia_mvit import cli, testing
+from kornia_mvit import DeepLabV3, MobileViTClassifier, SSDLite, cli, fit, testing
 from kornia_mvit.cli.frame import split_options
 from kornia_mvit.data.synthetic import Shapes
 from kornia_mvit.inference.engines import optimize as optimization
+from kornia_mvit.ops.boxes import corner_boxes, encode_boxes, pairwise_iou
+from kornia_mvit.training import reporting
 from kornia_mvit.weights import registry, save_pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -114,7 +116,73 @@ class ShortTrainer(pytorch_lightning.Trainer):
 
     def __init__(self, **arguments: Any) -> None:
         arguments |= {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1, "accelerator": "cpu"}
-        super().__init__(**arguments, logger=False, enable_progress_bar=False, enable_model_summary=False)
+        arguments |= {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        super().__init__(**arguments)
+
+
+def short_fit(data: Any, **options: Any) -> Any:
+    """Train on one batch, whatever number of epochs is asked for."""
+    return fit(data, **options | {"epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1})
+
+
+# ------------------------------------------------------------------------------------ a photo, and networks that see it
+
+PHOTO = (149, 150)
+BOX = (40, 30, 110, 95)  # of what is drawn there, in its pixels
+SQUARE = Shapes.class_names.index("square")
+
+
+def draw_photo() -> Image.Image:
+    """Draw a red square, so to speak, on teal."""
+    photo = Image.new("RGB", PHOTO[::-1], "teal")
+    photo.paste("red", BOX)
+    return photo
+
+
+def redness(x: torch.Tensor) -> torch.Tensor:
+    """Return where preprocessed images are red, from -1 to 1."""
+    return (x[:, 0] - x[:, 2]).clamp(-1, 1)
+
+
+def see_class(network: Any, x: torch.Tensor) -> torch.Tensor:
+    """Give the second class to what has red in it."""
+    red = (redness(x) > 0.5).float().mean((-2, -1), keepdim=False)
+    return torch.stack([0.05 - red, red - 0.05], -1) * 100
+
+
+def see_pixels(network: Any, x: torch.Tensor) -> torch.Tensor:
+    """Give the square's class to red pixels."""
+    out = torch.zeros(len(x), network.num_classes, *x.shape[-2:])
+    out[:, SQUARE + 1] = 20 * redness(x)
+    return out
+
+
+def see_boxes(network: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give the box of what is red to the anchors that it overlaps."""
+    anchors = network.anchors(x.shape[-2:])
+    logits = torch.zeros(len(x), len(anchors), network.num_classes)
+    logits[..., 0] = 10
+    deltas = torch.zeros(len(x), len(anchors), 4)
+    for row, red in enumerate(redness(x) > 0):
+        if red.any():
+            edges = [places.any(dim).nonzero() for dim in (0, 1) for places in (red,)]
+            (left, right), (top, bottom) = ((int(edge[0]), int(edge[-1]) + 1) for edge in edges)
+            box = torch.tensor([[left, top, right, bottom]]) / torch.tensor([*x.shape[:1:-1]] * 2)
+            deltas[row] = encode_boxes(box.expand(len(anchors), 4), anchors)
+            logits[row, pairwise_iou(box[None], corner_boxes(anchors))[0, 0] > 0.3, SQUARE + 1] = 20
+    return logits, deltas
+
+
+ORACLES = {MobileViTClassifier: see_class, DeepLabV3: see_pixels, SSDLite: see_boxes}
+
+
+def in_evaluation(sees: Callable[[Any, torch.Tensor], Any], learns: Callable[[Any, torch.Tensor], Any]) -> Any:
+    """Return a forward pass that sees what is there, but in training, where it learns."""
+
+    def forward(network: Any, x: torch.Tensor) -> Any:
+        return learns(network, x) if network.training or network.num_classes > 5 else sees(network, x)
+
+    return forward
 
 
 @pytest.fixture
@@ -122,12 +190,16 @@ def prepared(tmp_path, monkeypatch) -> Iterator[Path]:
     """A folder with the data that README.rst names, and what takes long or needs a network made short and local."""
     for place, task in (("photos", "classes"), ("streets", "masks"), ("cells", "boxes")):
         write_data(tmp_path / place, task)
-    Image.new("RGB", (160, 120), "teal").save(tmp_path / "photo.jpg")
+    draw_photo().save(tmp_path / "photo.jpg", quality=95)
     model = kornia_mvit.MobileViTClassifier("xxs")
     save_pretrained(model, tmp_path / "hub")
     kornia_mvit.save_checkpoint(model, tmp_path / "hub" / "model.safetensors", layout="timm")
     monkeypatch.setattr(registry, "_fetch_repository", lambda name: tmp_path / "hub")
     monkeypatch.setattr(pytorch_lightning, "Trainer", ShortTrainer)
+    monkeypatch.setattr(kornia_mvit, "fit", short_fit)
+    monkeypatch.setattr(reporting, "write_report", lambda *_, **__: None)  # which takes longer than a batch
+    for kind, sees in ORACLES.items():
+        monkeypatch.setattr(kind, "forward", in_evaluation(sees, kind.forward))
     monkeypatch.setattr(kornia_mvit, "optimize", functools.partial(optimization.optimize, mode="eager"))
     monkeypatch.setattr(
         testing, "check_backbone", functools.partial(testing.check_backbone, max_examples=1, exclude=["export"])
@@ -168,8 +240,19 @@ def write_data(folder: Path, task: str) -> None:
 def test_python_runs_and_gives_the_shapes_that_it_states(prepared):
     names: dict[str, Any] = {"__name__": "__main__"}
     compared = sum(run(block, names) for block in blocks(README) if block.language == "python")
-    assert compared >= 2
+    assert compared >= 3
     assert "MobileViT" in names
+    # what was drawn, in the photo's own pixels
+    assert [name for name, _ in names["results"][0].top] == ["square", "circle"]
+    assert 0 <= names["scores"]["accuracy"] <= 1
+    drawn = torch.zeros(PHOTO, dtype=torch.bool)
+    drawn[BOX[1] : BOX[3], BOX[0] : BOX[2]] = True
+    seen = names["labels"] == SQUARE + 1
+    assert (seen & drawn).sum() / (seen | drawn).sum() > 0.97
+    assert names["found"].names == ["square"]
+    assert names["found"].boxes[0].tolist() == pytest.approx(BOX, abs=1.5)
+    assert (prepared / "pictures" / "0000_photo.png").is_file()
+    assert (prepared / "model.onnx").is_file()
 
 
 class TestRun:
@@ -203,8 +286,21 @@ class TestRun:
 # ------------------------------------------------------------------------------------------------ commands, links, HTML
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A folder with the data and the run that command lines of README.rst name."""
+    root = tmp_path_factory.mktemp("project")
+    write_data(root / "photos", "classes")
+    model = MobileViTClassifier("xxs", num_classes=2)
+    model.class_names, model.preprocess = ("circle", "square"), kornia_mvit.Preprocess((64, 64))
+    (root / "runs" / "folder").mkdir(parents=True)
+    kornia_mvit.save_checkpoint(model, root / "runs" / "folder" / "best.ckpt")
+    return root
+
+
 @pytest.mark.parametrize("line", dict.fromkeys(commands(README)))
-def test_command_exists(line, capsys):
+def test_command_exists(line, project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
     check_command(line, capsys)
 
 
@@ -217,10 +313,13 @@ def test_command_exists(line, capsys):
         "kornia-mvit predict photo.jpg --nothing",
         "kornia-mvit fit --config nothing",
         "kornia-mvit fit --config folder --data.root photos --data.nothing 3",
+        "kornia-mvit fit photos --epoch 3",
+        "kornia-mvit fit nothing --epochs 3",
         "nothing",
     ],
 )
-def test_command_that_does_not_exist_is_told(line, capsys):
+def test_command_that_does_not_exist_is_told(line, project, monkeypatch, capsys):
+    monkeypatch.chdir(project)
     with pytest.raises((AssertionError, SystemExit, ValueError)):
         check_command(line, capsys)
 
