@@ -61,8 +61,7 @@ def _run(argv: list[str]) -> int:
         raise ValueError(f"{argv[0]} needs a checkpoint: --checkpoint FILE, one that fit wrote")
     if options & set(_SHOWN) or argv[1:] == ["--help", "all"]:
         return _show_help(argv)
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
+    from kornia_mvit.training.lightning_names import MisconfigurationException
     from kornia_mvit.training.recipe_cli import build_cli
 
     try:

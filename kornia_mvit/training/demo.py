@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kornia_mvit.draw.images import draw_batch, draw_predictions
 from kornia_mvit.files import printable, write_whole
+from kornia_mvit.training.lightning_names import pl
 from kornia_mvit.training.recipe_cli import build_cli, quiet_lightning
 from kornia_mvit.weights.registry import from_pretrained
 
@@ -71,7 +72,7 @@ def demo(output: str | Path = "runs/demo", *, epochs: int | None = None) -> Demo
     """
     began, folder = time.perf_counter(), Path(output)
     argv = ["--config", "digits", "--trainer.default_root_dir", str(folder), "--trainer.enable_model_summary", "false"]
-    argv += ["--trainer.logger.class_path", "pytorch_lightning.loggers.CSVLogger"]
+    argv += ["--trainer.logger.class_path", f"{pl.__name__}.loggers.CSVLogger"]
     argv += ["--trainer.logger.save_dir", str(folder), "--trainer.logger.name", "log"]
     if epochs is not None:
         argv += ["--trainer.max_epochs", str(epochs)]

@@ -6,14 +6,16 @@ Both hold the same code, but the Trainer of one does not take the modules, data 
 
 import sys
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or find_spec("pytorch_lightning") is not None or find_spec("lightning") is None:
     import pytorch_lightning as pl
     from lightning_fabric.plugins import TorchCheckpointIO
     from lightning_fabric.utilities.cloud_io import _load as load_address
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning import LightningDataModule, LightningModule, Trainer
     from pytorch_lightning.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
     from pytorch_lightning.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -26,6 +28,7 @@ else:
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.fabric.utilities.cloud_io import _load as load_address
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
     from lightning.pytorch.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -38,12 +41,17 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CombinedLoader",
+    "LightningArgumentParser",
+    "LightningCLI",
+    "LightningDataModule",
+    "LightningModule",
     "MisconfigurationException",
     "ModelCheckpoint",
     "OptimizerLRScheduler",
     "StochasticWeightAveraging",
     "TensorBoardLogger",
     "TorchCheckpointIO",
+    "Trainer",
     "TrainerFn",
     "WeightAveraging",
     "_Metadata",
@@ -57,6 +65,17 @@ __all__ = [
     "rank_zero_warn",
     "warn_of_other_lightning",
 ]
+
+
+if TYPE_CHECKING:
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the command line when it is first used, since jsonargparse takes long."""
+        if name in ("LightningArgumentParser", "LightningCLI"):
+            return getattr(import_module(f"{pl.__name__}.cli"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def warn_of_other_lightning() -> None:

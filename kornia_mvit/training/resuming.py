@@ -10,11 +10,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
-from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
 
 from kornia_mvit.files import printable, sweep, write_whole
 from kornia_mvit.training.lightning_adapter import (
@@ -25,6 +21,15 @@ from kornia_mvit.training.lightning_adapter import (
     leave_finished_epoch,
     own_callbacks,
     resume_averaging,
+)
+from kornia_mvit.training.lightning_names import (
+    CombinedLoader,
+    ModelCheckpoint,
+    TorchCheckpointIO,
+    WeightAveraging,
+    pl,
+    rank_zero_info,
+    rank_zero_warn,
 )
 from kornia_mvit.training.loading import confine_paths, read_run
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint

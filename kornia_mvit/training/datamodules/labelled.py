@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit.data.reading import DataError, ImageFiles, read_image
 from kornia_mvit.files import printable
 from kornia_mvit.training.datamodules.base import ImageData, check_on_error
+from kornia_mvit.training.lightning_names import rank_zero_info
 
 __all__ = ["Classes", "LabelledFiles"]
 

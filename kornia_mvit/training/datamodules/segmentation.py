@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-
 from kornia_mvit.data.class_lists import class_names as published_names
 from kornia_mvit.data.classes import Colour, LabelClasses, grey_colours, read_classes, voc_colours
 from kornia_mvit.data.formats.voc import VOCFolder
@@ -15,6 +13,7 @@ from kornia_mvit.data.splits import find_splits
 from kornia_mvit.files import printable
 from kornia_mvit.parsing import cut, is_file
 from kornia_mvit.training.datamodules.base import STAGES, ImageData
+from kornia_mvit.training.lightning_names import rank_zero_info, rank_zero_warn
 
 __all__ = ["SegmentationFolderData", "VOCSegmentationData"]
 

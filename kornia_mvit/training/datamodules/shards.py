@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from kornia_mvit.batch import Batch
@@ -15,6 +14,7 @@ from kornia_mvit.data.reading import DataError
 from kornia_mvit.files import printable
 from kornia_mvit.parsing import read_lines, repeated
 from kornia_mvit.training.datamodules.base import ImageData, check_on_error, list_classes
+from kornia_mvit.training.lightning_names import rank_zero_info, rank_zero_warn
 
 __all__ = ["ShardData"]
 
