@@ -24,6 +24,7 @@ from kornia_mvit.data.reading import (
 )
 from kornia_mvit.files import check_local
 from kornia_mvit.parsing import is_file, is_folder, reason_of
+from kornia_mvit.pictures import is_picture
 
 __all__ = ["VIDEO_SUFFIXES", "Item", "count_items", "read_source"]
 
@@ -85,7 +86,7 @@ def count_items(source: Any) -> int | None:
         return None if None in counts else sum(filter(None, counts))
     if isinstance(source, Tensor):
         return len(source) if source.ndim == 4 else 1
-    return 1 if _is_array(source) or _is_picture(source) else None
+    return 1 if _is_array(source) or is_picture(source) else None
 
 
 class _Counter:
@@ -107,7 +108,7 @@ def _items(source: Any, counter: _Counter) -> Iterator[Item]:
             yield _in_memory(counter.name(), _check_tensor, image)
     elif _is_array(source):
         yield _in_memory(counter.name(), _from_array, source)
-    elif _is_picture(source):
+    elif is_picture(source):
         yield _in_memory(counter.name(), from_picture, source)
     elif isinstance(source, Iterable) and not isinstance(source, bytes | dict):
         for part in source:
@@ -284,10 +285,6 @@ def _in_memory(name: str, convert: Callable[[Any, str], Tensor], image: Any) -> 
 
 def _is_array(value: object) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "__array_interface__")
-
-
-def _is_picture(value: object) -> bool:
-    return any(f"{kind.__module__}.{kind.__name__}" == "PIL.Image.Image" for kind in type(value).__mro__)
 
 
 def _check_tensor(image: Tensor, _: str) -> Tensor:
