@@ -262,7 +262,9 @@ def _as_mask(value: Any, size: Size) -> Tensor:
 def _as_label(value: Any) -> Tensor:
     """Read a class, or the shares of all classes."""
     if isinstance(value, str):
-        raise TypeError(f"label is a str, {value!r}; give the number of its class, from 0")
+        raise TypeError(
+            f"label is a str, {value!r}; give the number of its class, from 0 (a file's name goes into meta)"
+        )
     label = _as_tensor("label", value)
     if label.dtype == torch.bool or label.is_complex():
         raise TypeError(f"expected label to be a class or shares of classes, got {label.dtype}")
