@@ -30,6 +30,8 @@ _WIDE = (torch.int32, torch.int64)
 _ROWS = {"boxes": 4, "keypoints": 2}  # numbers in a row
 _COMPANIONS = {"box_label": "boxes", "box_ignore": "boxes", "keypoint_visible": "keypoints"}
 _FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number that stands for True: COCO's 1 and 2
+_CHANNELS = (1, 3, 4)  # of images as arrays have them
+_MOST_CHANNELS = 16  # below which the last of three dimensions may be that of channels
 _FORMATS = ("XYXY", "XYWH", "CXCYWH")
 _EXPECTED = {
     "boxes": "(n, 4), left, top, right and bottom",
@@ -185,8 +187,9 @@ def as_image(value: Any, *, turn: bool = True) -> Tensor:
     image = _as_tensor("image", value)
     if isinstance(value, Tensor) or image.ndim != 3:
         return image
-    first, last = (image.shape[k] in (1, 3, 4) for k in (0, 2))
-    if (first and last) or (not (first or last) and image.shape[2] < min(image.shape[:2])):
+    first, last = (image.shape[k] in _CHANNELS for k in (0, 2))
+    sides, depth = min(image.shape[:2]), image.shape[2]
+    if (last and (first or sides <= max(_CHANNELS))) or (not (first or last) and depth <= _MOST_CHANNELS < sides):
         raise ValueError(
             f"an array {tuple(image.shape)} may have its channels first or last; give "
             "torch.from_numpy(image) if first, .permute(2, 0, 1) of it if last"
@@ -259,7 +262,9 @@ def _as_mask(value: Any, size: Size) -> Tensor:
 def _as_label(value: Any) -> Tensor:
     """Read a class, or the shares of all classes."""
     if isinstance(value, str):
-        raise TypeError(f"label is a str, {value!r}; give the number of its class, from 0")
+        raise TypeError(
+            f"label is a str, {value!r}; give the number of its class, from 0 (a file's name goes into meta)"
+        )
     label = _as_tensor("label", value)
     if label.dtype == torch.bool or label.is_complex():
         raise TypeError(f"expected label to be a class or shares of classes, got {label.dtype}")

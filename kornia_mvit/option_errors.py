@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
@@ -75,7 +76,8 @@ def _describe_unknown(arguments: str) -> str:
     name = name.partition("=")[0]
     first, dot, rest = name.partition(".")
     if first == "--trainer":
-        return unknown_option(name, _arguments_of("pytorch_lightning.Trainer"), "--trainer.")
+        lightning = "pytorch_lightning" if "pytorch_lightning" in sys.modules else "lightning.pytorch"
+        return unknown_option(name, _arguments_of(f"{lightning}.Trainer"), "--trainer.")
     sections = ["--model", "--data", "--trainer", "--config", "--checkpoint", "--ckpt_path", "--seed_everything"]
     found = get_close_matches(first, sections, 1, 0.7)
     return f"there is no option {name}" + (f"; did you mean {found[0]}{dot}{rest}?" if found else "")

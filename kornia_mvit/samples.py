@@ -19,7 +19,10 @@ _FORMS = (
 )
 _META = ("image_id", "id", "file_name", "filename", "path", "width", "height")
 _DERIVED = ("area", "segmentation")  # what goes with boxes, and follows from others or has no place in a batch
-_NEVER_STRINGS = ("image", "label", "labels", "mask", "masks", "boxes", "box_label", "meta")
+_TARGETS = (  # which are never strings
+    *("image", "label", "labels", "mask", "masks", "boxes", "box_label", "box_ignore", "iscrowd", "keypoints"),
+    *("keypoint_visible", "size", "original_size", "meta", "objects", "annotations"),
+)
 _LISTS = ("objects", "annotations")
 _COLUMNS = {
     "box_label": ("category_id", "category", "label", "labels"),
@@ -133,7 +136,7 @@ def _from_mapping(sample: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(sample)
     _rename(out, "img", "image")
     meta = {name: _plain(out.pop(name)) for name in _META if name in out}
-    meta |= {name: out.pop(name) for name in [*out] if isinstance(out[name], str) and name not in _NEVER_STRINGS}
+    meta |= {name: out.pop(name) for name in [*out] if isinstance(out[name], str) and name not in _TARGETS}
     for name in _LISTS:
         if name in out:
             for field, value in _read_objects(name, out.pop(name)).items():

@@ -204,7 +204,6 @@ BEHIND = {
     "kornia_mvit.models.timm_entry: _create": _IN_TIMM,
     "kornia_mvit.exporters.executorch: lower": "kornia_mvit.exporters.executorch: _need_executorch",
     "kornia_mvit.exporters.onnx: _translations": "kornia_mvit.exporters.onnx: to_onnx",
-    "kornia_mvit.cli.fit: _run": "kornia_mvit.training: <module>",
     "kornia_mvit.cli.fit: _task_of_recipe": "kornia_mvit.training: <module>",
     "kornia_mvit.training.preview: _check_picture": "kornia_mvit.training: <module>",
     "kornia_mvit.training.preview: _data": "kornia_mvit.training.datamodules: <module>",
@@ -215,7 +214,7 @@ BEHIND = {
 # Whatever these packages' modules import as they are loaded, the package has asked for before.
 ASKS_FIRST = {
     "kornia_mvit.training.datamodules": (*LIGHTNING, "sklearn"),
-    "kornia_mvit.training": (*LIGHTNING, "numpy"),
+    "kornia_mvit.training": (*LIGHTNING, "lightning", "numpy"),
     "kornia_mvit.evaluation": ("torchmetrics",),
     "kornia_mvit.testing": ("hypothesis",),
 }

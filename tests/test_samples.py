@@ -46,17 +46,12 @@ class TestSamples:
             (PIXELS, (3, 40, 60)),
             (PIXELS.transpose(2, 0, 1), (3, 40, 60)),
             (PIXELS[:, :, :1], (1, 40, 60)),
-            (PIXELS[:3, :, :], (3, 60, 3)),
             (np.zeros((7, 40, 60), np.float32), (7, 40, 60)),
             (tv_tensors.Image(IMAGE), (3, 40, 60)),
             (PICTURE.convert("L"), (3, 40, 60)),
         ],
     )
     def test_images(self, image, shape):
-        if shape == (3, 60, 3):
-            with pytest.raises(ValueError, match="first or last"):
-                Batch.collate([image])
-            return
         for sample in (image, (image,), [image, 3], {"image": image}, {"img": image, "label": 3}):
             assert Batch.collate([sample]).image.shape == (1, *shape)
         if shape == (3, 40, 60) and getattr(image, "mode", "RGB") == "RGB":
@@ -154,6 +149,9 @@ class TestSamples:
             ((IMAGE, {"image": IMAGE}), ValueError, "image of its own"),
             ({"image": IMAGE, "label": 1, "labels": 2}, ValueError, "label is given twice"),
             ({"image": IMAGE, "labels": "cat"}, TypeError, "'cat'"),
+            ({"image": IMAGE, "size": "large"}, TypeError, "size is a str"),
+            (PIXELS[:3], ValueError, r"array \(3, 60, 3\).*first or last"),
+            (PIXELS[:2], ValueError, r"array \(2, 60, 3\).*first or last"),
             ({"image": IMAGE, "bbox": SIDES}, ValueError, "no field bbox.*meta"),
             ({"image": IMAGE, "boxes": CORNERS, "labels": [0, 1], "difficult": [0, 1]}, ValueError, "difficult"),
             ({"image": IMAGE, "objects": {"bbox": SIDES}}, ValueError, "objects has bbox.*category"),

@@ -1,8 +1,9 @@
 """Training on Lightning. Needs ``kornia-mvit[train]``."""
 
 try:
-    import pytorch_lightning  # noqa: F401  # to say early, and in one place, what is missing
-    import torchmetrics  # noqa: F401
+    import torchmetrics  # noqa: F401  # to say early, and in one place, what is missing
+
+    from kornia_mvit.training import lightning_names  # noqa: F401
 except ImportError as _error:
     raise ImportError(f"kornia_mvit.training needs {_error.name}; install kornia-mvit[train]") from _error
 

@@ -3,11 +3,10 @@
 from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
+
+from kornia_mvit.training.lightning_names import TrainerFn, WeightAveraging, pl
 
 __all__ = ["EMA"]
 

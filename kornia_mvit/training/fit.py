@@ -9,8 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
@@ -18,6 +16,7 @@ from kornia_mvit.parsing import cut
 from kornia_mvit.training import datamodules
 from kornia_mvit.training.given_data import count_classes, data_module, task_of_data
 from kornia_mvit.training.layouts import RECIPES, find_layout
+from kornia_mvit.training.lightning_names import Callback, ModelCheckpoint, pl
 from kornia_mvit.training.options import (
     TASKS,
     data_options,

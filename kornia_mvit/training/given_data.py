@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from kornia_mvit.batch import Batch
@@ -11,6 +10,7 @@ from kornia_mvit.training.datamodules import DigitsData, SegmentationFolderData,
 from kornia_mvit.training.datamodules.detection import BoxData
 from kornia_mvit.training.datamodules.labelled import LabelledFiles
 from kornia_mvit.training.layouts import RECIPES
+from kornia_mvit.training.lightning_names import pl
 
 __all__ = ["PairData", "count_classes", "data_module", "task_of_data"]
 

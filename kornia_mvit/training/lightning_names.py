@@ -6,17 +6,20 @@ Both hold the same code, but the Trainer of one does not take the modules, data 
 
 import sys
 import warnings
+from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or find_spec("pytorch_lightning") is not None or find_spec("lightning") is None:
     import pytorch_lightning as pl
     from lightning_fabric.plugins import TorchCheckpointIO
     from lightning_fabric.utilities.cloud_io import _load as load_address
     from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning import LightningDataModule, LightningModule, Trainer
     from pytorch_lightning.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
-    from pytorch_lightning.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
+    from pytorch_lightning.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml, save_hparams_to_yaml
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+    from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]  # not in __all__
     from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
@@ -26,9 +29,11 @@ else:
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.fabric.utilities.cloud_io import _load as load_address
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
-    from lightning.pytorch.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
+    from lightning.pytorch.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml, save_hparams_to_yaml
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+    from lightning.pytorch.loggers.logger import rank_zero_experiment
     from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
     from lightning.pytorch.trainer.states import TrainerFn
     from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
@@ -38,12 +43,18 @@ __all__ = [
     "CSVLogger",
     "Callback",
     "CombinedLoader",
+    "LightningArgumentParser",
+    "LightningCLI",
+    "LightningDataModule",
+    "LightningModule",
     "MisconfigurationException",
     "ModelCheckpoint",
     "OptimizerLRScheduler",
+    "SaveConfigCallback",
     "StochasticWeightAveraging",
     "TensorBoardLogger",
     "TorchCheckpointIO",
+    "Trainer",
     "TrainerFn",
     "WeightAveraging",
     "_Metadata",
@@ -53,10 +64,23 @@ __all__ = [
     "load_hparams_from_tags_csv",
     "load_hparams_from_yaml",
     "pl",
+    "rank_zero_experiment",
     "rank_zero_info",
     "rank_zero_warn",
+    "save_hparams_to_yaml",
     "warn_of_other_lightning",
 ]
+
+
+if TYPE_CHECKING:
+    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import the command line when it is first used, since jsonargparse takes long."""
+        if name in ("LightningArgumentParser", "LightningCLI", "SaveConfigCallback"):
+            return getattr(import_module(f"{pl.__name__}.cli"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def warn_of_other_lightning() -> None:

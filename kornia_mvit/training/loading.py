@@ -5,14 +5,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml
 from torch import Tensor
 
 from kornia_mvit.parsing import cut
 from kornia_mvit.training.lightning_adapter import load_address
+from kornia_mvit.training.lightning_names import (
+    Callback,
+    ModelCheckpoint,
+    load_hparams_from_tags_csv,
+    load_hparams_from_yaml,
+    pl,
+)
 from kornia_mvit.training.settings import present_settings
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, checkpoint_in, read_checkpoint
 from kornia_mvit.weights.settings import check_counts, check_data, plain_settings

@@ -9,15 +9,13 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_info
-
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.files import FileError, printable
 from kornia_mvit.option_errors import unknown_option
 from kornia_mvit.parsing import is_file, parse_yaml, read_text
 from kornia_mvit.training import classification, datamodules, detection, segmentation
 from kornia_mvit.training.layouts import Layout, find_layout
+from kornia_mvit.training.lightning_names import LightningModule, Trainer, rank_zero_info
 from kornia_mvit.training.loading import class_names_of
 from kornia_mvit.training.recipes import find_recipe, list_recipes
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint

@@ -29,11 +29,20 @@ from kornia_mvit.weights.settings import check_counts, plain_settings
 
 try:
     import jsonargparse  # noqa: F401  # Lightning's command line is built on it
-    from lightning_fabric.plugins import TorchCheckpointIO
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-    from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-    from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-    from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+    from kornia_mvit.training.lightning_names import (
+        Callback,
+        LightningArgumentParser,
+        LightningCLI,
+        LightningDataModule,
+        LightningModule,
+        MisconfigurationException,
+        ModelCheckpoint,
+        SaveConfigCallback,
+        TorchCheckpointIO,
+        Trainer,
+        pl,
+    )
 except ImportError as _error:
     raise ImportError(f"the command line needs {_error.name}; install kornia-mvit[train]") from _error
 
@@ -53,13 +62,14 @@ _OF_NETWORK = {"mode", "variant", "network", "network_args", "output_stride", "a
 _CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _NOISE = {  # parts of messages of Lightning that do not matter here, by the logger that writes them
-    "pytorch_lightning.utilities.rank_zero": "Tip:",
+    f"{pl.__name__}.utilities.rank_zero": "Tip:",
     # It says so with every checkpoint that it writes.
-    "pytorch_lightning.trainer.connectors.checkpoint_connector": "weights_only",
+    f"{pl.__name__}.trainer.connectors.checkpoint_connector": "weights_only",
 }
 _MEANT = (  # warnings of Lightning and jsonargparse about each other, and about what is meant so here
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
+    r"Checkpoint directory .* exists and is not empty.*",
     r".*is smaller than the logging interval.*",
     r"LightningCLI's args parameter is intended to run from within Python.*",
 )

@@ -5,12 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit import __version__
 from kornia_mvit.batch import Batch
@@ -22,6 +17,15 @@ from kornia_mvit.evaluation.report import write_report
 from kornia_mvit.evaluation.segmentation import SegmentationCollector
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.training.lightning_names import (
+    CSVLogger,
+    ModelCheckpoint,
+    TensorBoardLogger,
+    TrainerFn,
+    WeightAveraging,
+    pl,
+    rank_zero_info,
+)
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
 from kornia_mvit.training.runs import RunTable, first_step, run_folder
 

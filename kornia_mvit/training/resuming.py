@@ -10,11 +10,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
-from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
 
 from kornia_mvit.files import printable, sweep, write_whole
 from kornia_mvit.training.lightning_adapter import (
@@ -26,6 +22,15 @@ from kornia_mvit.training.lightning_adapter import (
     own_callbacks,
     resume_averaging,
     steps_done,
+)
+from kornia_mvit.training.lightning_names import (
+    CombinedLoader,
+    ModelCheckpoint,
+    TorchCheckpointIO,
+    WeightAveraging,
+    pl,
+    rank_zero_info,
+    rank_zero_warn,
 )
 from kornia_mvit.training.loading import confine_paths, read_run
 from kornia_mvit.training.runs import RunFolder

@@ -9,16 +9,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.core.saving import save_hparams_to_yaml
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import rank_zero_info
-
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.training.lightning_adapter import keep_one_file, move_run, own_callbacks
+from kornia_mvit.training.lightning_names import (
+    CSVLogger,
+    ModelCheckpoint,
+    TensorBoardLogger,
+    TrainerFn,
+    pl,
+    rank_zero_experiment,
+    rank_zero_info,
+    save_hparams_to_yaml,
+)
 
 __all__ = ["RunFolder", "RunTable", "family_of", "first_step", "folder_of", "run_folder"]
 

@@ -151,12 +151,20 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
 def write_image(r: random.Random, a: np.ndarray) -> Any:
     if tv_tensors is not None and r.random() < 0.2:
         return tv_tensors.Image(torch.from_numpy(a))
+    if len(a) in (1, 3, 4) and r.random() < 0.2:
+        return as_array(r, a).transpose(1, 2, 0)
+    if len(a) == 3 and a.dtype == np.uint8 and r.random() < 0.2:
+        return Image.fromarray(np.ascontiguousarray(a.transpose(1, 2, 0)))
     return r.choice([as_array, as_tensor])(r, a)
 
 
 def write_mask(r: random.Random, a: np.ndarray) -> Any:
     if tv_tensors is not None and r.random() < 0.2:
         return tv_tensors.Mask(torch.from_numpy(a))
+    if r.random() < 0.2:
+        return Image.fromarray(a.astype(np.int32))
+    if r.random() < 0.2:
+        a = a[None]
     return in_dtypes(*INTEGERS)(r, a)
 
 
@@ -199,9 +207,9 @@ def wrong_images(a: np.ndarray) -> list[Any]:
     _, h, w = a.shape
     bad = [a[None], a[0], a.astype(np.int64), a > 0, a[:, :0], a[:0], np.full(a.shape, NAN, np.float32)]
     bad += [np.full(a.shape, INF, np.float32), a.astype(np.float32) * 300 + 2, a.astype(np.float32) - 9]
-    bad += [Image.new("RGB", (w, h)), torch.zeros(3, h, w).to(torch.float8_e4m3fn)]
+    bad += [Image.new("F", (w, h)), torch.zeros(3, h, w).to(torch.float8_e4m3fn)]
     if len(a) in (1, 3, 4):
-        bad += [a.transpose(1, 2, 0), torch.from_numpy(a).permute(1, 2, 0)]
+        bad += [torch.from_numpy(a).permute(1, 2, 0)]
     return bad
 
 
@@ -222,8 +230,8 @@ def wrong_flags(a: np.ndarray) -> list[Any]:
 
 def wrong_masks(a: np.ndarray) -> list[Any]:
     h, w = a.shape
-    sizes = [(h * 2, w * 2), (h // 2, w // 2), (h + 1, w), (h, w - 1), (1, h, w), (h, w, 1), (0, w), (h * w,)]
-    bad = [np.zeros(s, np.int64) for s in sizes] + [a + 0.5, a > 0, Image.new("L", (w, h))]
+    sizes = [(h * 2, w * 2), (h // 2, w // 2), (h + 1, w), (h, w - 1), (2, h, w), (h, w, 1), (0, w), (h * w,)]
+    bad = [np.zeros(s, np.int64) for s in sizes] + [a + 0.5, a > 0, Image.new("RGB", (w, h))]
     return bad + ([np.full(a.shape, 2**64 - 1, np.uint64)] if h == w else [a.T])
 
 
@@ -387,7 +395,7 @@ def check_case(r: random.Random) -> None:
         if wrong == "sample":
             whole = samples[i]
             image = whole["image"]
-            samples[i] = r.choice([(image, 1), [image], image, whole | {"extra": 1}, {"label": 1}, {}])
+            samples[i] = r.choice([(image, 1, 2), [1, image], 5, whole | {"extra": 1}, {"label": 1}, {}])
         else:
             samples[i][wrong] = spoil(r, wrong, truths[i])
     try:

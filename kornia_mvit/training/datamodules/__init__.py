@@ -1,8 +1,7 @@
 """Lightning data modules. Needs ``kornia-mvit[train]``."""
 
 try:
-    import pytorch_lightning  # noqa: F401  # to say early, and in one place, what is missing
-    import sklearn  # noqa: F401
+    import sklearn  # noqa: F401  # to say early, and in one place, what is missing
 except ImportError as _error:
     raise ImportError(f"kornia_mvit.training.datamodules needs {_error.name}; install kornia-mvit[train]") from _error
 

@@ -6,9 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, cast
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
@@ -21,6 +19,7 @@ from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.datamodules.settings import DataSettings, SplitSettings, check_choice, check_on_error
+from kornia_mvit.training.lightning_names import pl, rank_zero_info
 from kornia_mvit.training.settings import accepts
 from kornia_mvit.weights.files import read_checkpoint
 from kornia_mvit.weights.settings import plain_settings

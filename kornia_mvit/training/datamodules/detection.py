@@ -6,7 +6,6 @@ from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from kornia_mvit.data.boxes import Annotation, BoxFiles, BoxTable, build_table, collect_rows
@@ -19,6 +18,7 @@ from kornia_mvit.files import printable
 from kornia_mvit.parsing import brief, cut, is_file, repeated
 from kornia_mvit.training.datamodules.base import STAGES, ImageData, Samples
 from kornia_mvit.training.datamodules.settings import RootSettings, check_choice
+from kornia_mvit.training.lightning_names import rank_zero_info
 from kornia_mvit.training.settings import accepts
 
 __all__ = ["BoxData", "BoxSettings", "COCOData", "COCOSettings", "VOCData", "VOCSettings"]

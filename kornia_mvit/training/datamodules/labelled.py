@@ -4,13 +4,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pytorch_lightning.utilities import rank_zero_info
-
 from kornia_mvit.data.reading import DataError, ImageFiles, read_image
 from kornia_mvit.data.splits import split_off
 from kornia_mvit.files import printable
 from kornia_mvit.training.datamodules.base import ImageData
 from kornia_mvit.training.datamodules.settings import LabelledSettings
+from kornia_mvit.training.lightning_names import rank_zero_info
 
 __all__ = ["Classes", "LabelledFiles"]
 

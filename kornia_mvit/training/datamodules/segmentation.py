@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-
 from kornia_mvit.data.class_lists import class_names as published_names
 from kornia_mvit.data.classes import Colour, LabelClasses, grey_colours, read_classes, voc_colours
 from kornia_mvit.data.formats.pairs import find_folders, pair_images
@@ -17,6 +15,7 @@ from kornia_mvit.files import printable
 from kornia_mvit.parsing import cut, is_file
 from kornia_mvit.training.datamodules.base import STAGES, ImageData
 from kornia_mvit.training.datamodules.settings import RootSettings
+from kornia_mvit.training.lightning_names import rank_zero_info, rank_zero_warn
 from kornia_mvit.training.settings import accepts
 
 __all__ = ["MaskSettings", "SegmentationFolderData", "SegmentationSettings", "VOCMaskSettings", "VOCSegmentationData"]

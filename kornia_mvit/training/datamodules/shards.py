@@ -6,7 +6,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from kornia_mvit.batch import Batch
@@ -17,6 +16,7 @@ from kornia_mvit.files import printable
 from kornia_mvit.parsing import read_lines, repeated
 from kornia_mvit.training.datamodules.base import ImageData, list_classes
 from kornia_mvit.training.datamodules.settings import DataSettings, check_on_error
+from kornia_mvit.training.lightning_names import rank_zero_info, rank_zero_warn
 from kornia_mvit.training.settings import accepts
 
 __all__ = ["ShardData", "ShardSettings"]
