@@ -21,6 +21,7 @@ from torchmetrics import Metric
 __all__ = [
     "EpochMetrics",
     "ends_step",
+    "is_trial",
     "is_validation_due",
     "is_within_epoch",
     "keep_one_file",
@@ -50,6 +51,11 @@ def own_callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     """Return the callbacks of a Trainer, in their order."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     return callbacks
+
+
+def is_trial(trainer: pl.Trainer) -> bool:
+    """Return whether it is Lightning's ``fast_dev_run``, which is to leave no traces."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector
 
 
 def move_run(trainer: pl.Trainer, folder: Path) -> None:

@@ -60,6 +60,7 @@ _MEANT = (  # warnings of Lightning and jsonargparse about each other, and about
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*does not have many workers.*",
     r".*is smaller than the logging interval.*",
+    r"Checkpoint directory .* exists and is not empty.*",
     r"LightningCLI's args parameter is intended to run from within Python.*",
 )
 
@@ -155,7 +156,7 @@ class RecipeCLI(LightningCLI):
         own = config.trainer.logger in (None, True) and "://" not in str(config.trainer.default_root_dir)
         trainer = super().instantiate_trainer(**({"logger": False} if own else {}), **kwargs)
         checkpoint = config.get("ckpt_path")
-        if self.subcommand != "fit" and self.places_asked:
+        if checkpoint in _CHECKPOINT_WORDS or (self.subcommand != "fit" and self.places_asked):
             checkpoint = None
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         callbacks.insert(0, RunFolder(checkpoint, log=own))

@@ -20,6 +20,7 @@ from kornia_mvit.files import printable, sweep, write_whole
 from kornia_mvit.training.lightning_adapter import (
     EpochMetrics,
     ends_step,
+    is_trial,
     is_validation_due,
     is_within_epoch,
     leave_finished_epoch,
@@ -275,7 +276,7 @@ class LastCheckpoint(_BetweenSteps):
 
     def _write(self, trainer: pl.Trainer, before_epoch: bool = False) -> None:
         self._written = trainer.global_step
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+        if not is_trial(trainer):
             _save_last(trainer, before_epoch)
 
 

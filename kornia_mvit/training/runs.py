@@ -18,7 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit.files import printable, write_whole
-from kornia_mvit.training.lightning_adapter import keep_one_file, move_run, own_callbacks
+from kornia_mvit.training.lightning_adapter import is_trial, keep_one_file, move_run, own_callbacks
 
 __all__ = ["RunFolder", "RunTable", "family_of", "first_step", "folder_of", "run_folder"]
 
@@ -60,7 +60,7 @@ class RunFolder(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose the folder, while all processes are here to agree on it."""
-        if trainer.fast_dev_run or "://" in trainer.default_root_dir:  # type: ignore[attr-defined]  # set by a connector
+        if is_trial(trainer) or "://" in trainer.default_root_dir:
             return
         if self.folder is None:
             chosen = self._choose(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
@@ -138,6 +138,8 @@ class RunFolder(pl.Callback):
             if own.resolve() not in (folder.resolve() for folder in family_of(asked)):
                 rank_zero_info(printable(f"going on in {own}, the folder of the checkpoint"))
             return own
+        if any(asked.glob("hpc_ckpt_*.ckpt")):  # from which Lightning resumes by itself
+            return asked
         if asked.resolve() == Path.cwd():
             asked = _UNNAMED
         for number in count(1):
