@@ -26,7 +26,6 @@ from kornia_mvit.training.lightning_adapter import (
     leave_finished_epoch,
     own_callbacks,
     resume_averaging,
-    steps_done,
 )
 from kornia_mvit.training.loading import confine_paths, read_run
 from kornia_mvit.training.runs import RunFolder
@@ -71,8 +70,6 @@ class ExactResume(pl.Callback):
             "metrics": [metrics for _, metrics in shares],
             "loaders": [loader.state_dict() for loader in _loaders(trainer)],
         }
-        if "loops" in checkpoint:
-            checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_done(trainer)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

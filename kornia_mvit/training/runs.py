@@ -18,7 +18,13 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
 from kornia_mvit.files import printable, write_whole
-from kornia_mvit.training.lightning_adapter import is_trial, keep_one_file, move_run, own_callbacks
+from kornia_mvit.training.lightning_adapter import (
+    is_trial,
+    keep_one_file,
+    move_run,
+    own_callbacks,
+    save_after_validation,
+)
 
 __all__ = ["RunFolder", "RunTable", "family_of", "first_step", "folder_of", "run_folder"]
 
@@ -73,6 +79,8 @@ class RunFolder(pl.Callback):
             if not isinstance(callback, ModelCheckpoint) or callback.dirpath is not None:
                 continue
             callback.dirpath = str(self.checkpoints)
+            if callback.monitor is not None and callback.monitor.startswith("val"):
+                save_after_validation(callback)
             if not named and callback.monitor is not None and callback.filename is None and callback.save_top_k == 1:
                 keep_one_file(callback, "best")
                 named = True
