@@ -60,7 +60,7 @@ def is_trial(trainer: pl.Trainer) -> bool:
 
 def move_run(trainer: pl.Trainer, folder: Path) -> None:
     """Set the folder of a run after its Trainer was made."""
-    trainer._default_root_dir = str(folder)
+    trainer._default_root_dir = str(folder)  # type: ignore[attr-defined]  # set by a connector
 
 
 def save_after_validation(callback: ModelCheckpoint) -> None:

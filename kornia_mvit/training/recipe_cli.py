@@ -69,7 +69,7 @@ class _SaveConfig(SaveConfigCallback):
     """Write ``config.yaml`` into the run's folder, whatever the loggers; an evaluation does not replace it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, save_to_log_dir=False)
+        super().__init__(*args, **(kwargs | {"save_to_log_dir": False}))
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the settings; that a run was resumed is none."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_fabric.loggers.logger import rank_zero_experiment
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info
 
@@ -69,8 +69,8 @@ class RunFolder(pl.Callback):
         if is_trial(trainer) or "://" in trainer.default_root_dir:
             return
         if self.folder is None:
-            chosen = self._choose(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
-            self.folder = Path(trainer.strategy.broadcast(None if chosen is None else str(chosen)))
+            chosen = str(self._choose(Path(trainer.default_root_dir), stage)) if trainer.is_global_zero else ""
+            self.folder = Path(trainer.strategy.broadcast(chosen))
         move_run(trainer, self.folder)
         if stage != "fit":
             return
