@@ -74,7 +74,8 @@ class _SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the settings; that a run was resumed is none."""
         config = self.config.clone()
-        config.ckpt_path = None if stage == "fit" else config.ckpt_path
+        if stage == "fit" and config.get("ckpt_path"):
+            config.ckpt_path = None
         path = Path(trainer.default_root_dir, "config.yaml" if stage == "fit" else f"config-{stage}.yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
@@ -317,7 +318,7 @@ def _with_files(argv: Sequence[str]) -> list[str]:
         value = value if equals else next(rest, "")
         if name in ("--ckpt_path", "--checkpoint"):
             if value not in _CHECKPOINT_WORDS:
-                run = last_checkpoint(value) if argv[0] == "fit" and Path(value).is_dir() else None
+                run = last_checkpoint(value) if argv[0] == "fit" and value and Path(value).is_dir() else None
                 value = str(run or checkpoint_in(value))
                 read_checkpoint(value, whole=True)  # for its errors
             args.append(f"--ckpt_path={value}")
