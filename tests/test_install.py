@@ -265,7 +265,7 @@ class TestExtras:
         out = layer.run(
             "python", "-m", "kornia_mvit", "fit", "--config", "digits", *short, "--trainer.default_root_dir", "runs"
         ).stdout
-        checkpoint = next((layer.folder / "runs").rglob("epoch*.ckpt"))
+        checkpoint = next((layer.folder / "runs").rglob("best.ckpt"))
         assert checkpoint.name in out
         assert next((layer.folder / "runs").rglob("report/index.html")).stat().st_size > 10_000
         code = (

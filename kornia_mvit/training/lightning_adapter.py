@@ -27,6 +27,7 @@ from kornia_mvit.training.lightning_names import (
 __all__ = [
     "EpochMetrics",
     "ends_step",
+    "is_trial",
     "is_validation_due",
     "is_within_epoch",
     "keep_one_file",
@@ -35,7 +36,7 @@ __all__ = [
     "move_run",
     "own_callbacks",
     "resume_averaging",
-    "steps_done",
+    "save_after_validation",
     "trainer_of",
     "transfer_in_module",
 ]
@@ -58,26 +59,28 @@ def own_callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     return callbacks
 
 
+def is_trial(trainer: pl.Trainer) -> bool:
+    """Return whether it is Lightning's ``fast_dev_run``, which is to leave no traces."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector
+
+
 def move_run(trainer: pl.Trainer, folder: Path) -> None:
     """Set the folder of a run after its Trainer was made."""
-    trainer._default_root_dir = str(folder)
+    trainer._default_root_dir = str(folder)  # type: ignore[attr-defined]  # set by a connector
+
+
+def save_after_validation(callback: ModelCheckpoint) -> None:
+    """Let a ModelCheckpoint write right after the validation that it looks at, unless it was told when.
+
+    By itself it waits for the end of the epoch, and then comes after the checkpoint that a run resumes from.
+    """
+    if callback._save_on_train_epoch_end is None:
+        callback._save_on_train_epoch_end = False
 
 
 def keep_one_file(callback: ModelCheckpoint, name: str) -> None:
     """Let a ModelCheckpoint write under one name, though there may be a file that it does not know of."""
     callback.filename, callback._enable_version_counter = name, False
-
-
-def steps_done(trainer: pl.Trainer) -> int:
-    """Return how many batches have taken a step, which is the number of the next row in a log.
-
-    Lightning counts a batch after the hooks that may write a checkpoint, which then has one too few: the log of a run
-    that resumes from it would be a step behind.
-    """
-    loop = trainer.fit_loop.epoch_loop
-    progress = loop.batch_progress
-    uncounted = progress.current.processed > progress.current.completed and not progress.is_last_batch
-    return loop._batches_that_stepped + int(uncounted and not loop._should_accumulate())
 
 
 def transfer_in_module(trainer: pl.Trainer) -> None:

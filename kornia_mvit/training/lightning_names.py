@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or find_spec("pytorch_lightning") is not None or find_spec("lightning") is None:
     import pytorch_lightning as pl
+    from lightning_fabric.loggers.logger import rank_zero_experiment
     from lightning_fabric.plugins import TorchCheckpointIO
     from lightning_fabric.utilities.cloud_io import _load as load_address
     from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -19,13 +20,13 @@ if TYPE_CHECKING or find_spec("pytorch_lightning") is not None or find_spec("lig
     from pytorch_lightning.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
     from pytorch_lightning.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml, save_hparams_to_yaml
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-    from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]  # not in __all__
     from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
     from pytorch_lightning.utilities.types import OptimizerLRScheduler
 else:
     import lightning.pytorch as pl
+    from lightning.fabric.loggers.logger import rank_zero_experiment
     from lightning.fabric.plugins import TorchCheckpointIO
     from lightning.fabric.utilities.cloud_io import _load as load_address
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,7 +34,6 @@ else:
     from lightning.pytorch.callbacks import Callback, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
     from lightning.pytorch.core.saving import load_hparams_from_tags_csv, load_hparams_from_yaml, save_hparams_to_yaml
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-    from lightning.pytorch.loggers.logger import rank_zero_experiment
     from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
     from lightning.pytorch.trainer.states import TrainerFn
     from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zero_warn

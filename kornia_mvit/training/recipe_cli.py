@@ -71,6 +71,7 @@ _MEANT = (  # warnings of Lightning and jsonargparse about each other, and about
     r".*does not have many workers.*",
     r"Checkpoint directory .* exists and is not empty.*",
     r".*is smaller than the logging interval.*",
+    r"Checkpoint directory .* exists and is not empty.*",
     r"LightningCLI's args parameter is intended to run from within Python.*",
 )
 
@@ -79,12 +80,13 @@ class _SaveConfig(SaveConfigCallback):
     """Write ``config.yaml`` into the run's folder, whatever the loggers; an evaluation does not replace it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, save_to_log_dir=False)
+        super().__init__(*args, **(kwargs | {"save_to_log_dir": False}))
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the settings; that a run was resumed is none."""
         config = self.config.clone()
-        config.ckpt_path = None if stage == "fit" else config.ckpt_path
+        if stage == "fit" and config.get("ckpt_path"):
+            config.ckpt_path = None
         path = Path(trainer.default_root_dir, "config.yaml" if stage == "fit" else f"config-{stage}.yaml")
         path.parent.mkdir(parents=True, exist_ok=True)
         self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
@@ -183,7 +185,7 @@ class RecipeCLI(LightningCLI):
         own = config.trainer.logger in (None, True) and "://" not in str(config.trainer.default_root_dir)
         trainer = super().instantiate_trainer(**({"logger": False} if own else {}), **kwargs)
         checkpoint = config.get("ckpt_path")
-        if self.subcommand != "fit" and self.places_asked:
+        if checkpoint in _CHECKPOINT_WORDS or (self.subcommand != "fit" and self.places_asked):
             checkpoint = None
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
         callbacks.insert(0, RunFolder(checkpoint, log=own))
@@ -352,7 +354,7 @@ def _with_files(argv: Sequence[str]) -> list[str]:
         value = value if equals else next(rest, "")
         if name in ("--ckpt_path", "--checkpoint"):
             if value not in _CHECKPOINT_WORDS:
-                run = last_checkpoint(value) if argv[0] == "fit" and Path(value).is_dir() else None
+                run = last_checkpoint(value) if argv[0] == "fit" and value and Path(value).is_dir() else None
                 value = str(run or checkpoint_in(value))
                 read_checkpoint(value, whole=True)  # for its errors
             args.append(f"--ckpt_path={value}")

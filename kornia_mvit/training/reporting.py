@@ -17,6 +17,7 @@ from kornia_mvit.evaluation.report import write_report
 from kornia_mvit.evaluation.segmentation import SegmentationCollector
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.training.lightning_adapter import is_trial
 from kornia_mvit.training.lightning_names import (
     CSVLogger,
     ModelCheckpoint,
@@ -207,7 +208,7 @@ class Report(_Collects):
         evaluation: BaseEvaluation,
         about: list[str],
     ) -> None:
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or is_trial(trainer):
             return
         fitting = trainer.state.fn == TrainerFn.FITTING
         network = getattr(pl_module, "network", pl_module)
@@ -306,7 +307,7 @@ class LogPictures(_Collects):
             self._put(trainer, "mistakes", picture)
 
     def _is_due(self, trainer: pl.Trainer) -> bool:
-        return trainer.is_global_zero and trainer.current_epoch % self.every_n_epochs == 0
+        return trainer.is_global_zero and not is_trial(trainer) and trainer.current_epoch % self.every_n_epochs == 0
 
     def _put(self, trainer: pl.Trainer, name: str, picture: Any) -> None:
         path = self._folder / "pictures" / f"epoch-{trainer.current_epoch:04d}-{name}.png"
@@ -342,7 +343,8 @@ class CSVLog(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the logger."""
-        if trainer.loggers and not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+        there = is_trial(trainer) or any(isinstance(logger, CSVLogger) for logger in trainer.loggers)
+        if trainer.loggers and not there:
             trainer.loggers = [*trainer.loggers, RunTable(self._folder, self._first)]
 
 

@@ -16,12 +16,12 @@ from kornia_mvit.files import printable, sweep, write_whole
 from kornia_mvit.training.lightning_adapter import (
     EpochMetrics,
     ends_step,
+    is_trial,
     is_validation_due,
     is_within_epoch,
     leave_finished_epoch,
     own_callbacks,
     resume_averaging,
-    steps_done,
 )
 from kornia_mvit.training.lightning_names import (
     CombinedLoader,
@@ -75,8 +75,6 @@ class ExactResume(pl.Callback):
             "metrics": [metrics for _, metrics in shares],
             "loaders": [loader.state_dict() for loader in _loaders(trainer)],
         }
-        if "loops" in checkpoint:
-            checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] = steps_done(trainer)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -280,7 +278,7 @@ class LastCheckpoint(_BetweenSteps):
 
     def _write(self, trainer: pl.Trainer, before_epoch: bool = False) -> None:
         self._written = trainer.global_step
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+        if not is_trial(trainer):
             _save_last(trainer, before_epoch)
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kornia_mvit.files import printable, write_whole
-from kornia_mvit.training.lightning_adapter import keep_one_file, move_run, own_callbacks
+from kornia_mvit.training.lightning_adapter import (
+    is_trial,
+    keep_one_file,
+    move_run,
+    own_callbacks,
+    save_after_validation,
+)
 from kornia_mvit.training.lightning_names import (
     CSVLogger,
     ModelCheckpoint,
@@ -62,11 +68,11 @@ class RunFolder(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Choose the folder, while all processes are here to agree on it."""
-        if trainer.fast_dev_run or "://" in trainer.default_root_dir:  # type: ignore[attr-defined]  # set by a connector
+        if is_trial(trainer) or "://" in trainer.default_root_dir:
             return
         if self.folder is None:
-            chosen = self._choose(Path(trainer.default_root_dir), stage) if trainer.is_global_zero else None
-            self.folder = Path(trainer.strategy.broadcast(None if chosen is None else str(chosen)))
+            chosen = str(self._choose(Path(trainer.default_root_dir), stage)) if trainer.is_global_zero else ""
+            self.folder = Path(trainer.strategy.broadcast(chosen))
         move_run(trainer, self.folder)
         if stage != "fit":
             return
@@ -75,6 +81,8 @@ class RunFolder(pl.Callback):
             if not isinstance(callback, ModelCheckpoint) or callback.dirpath is not None:
                 continue
             callback.dirpath = str(self.checkpoints)
+            if callback.monitor is not None and callback.monitor.startswith("val"):
+                save_after_validation(callback)
             if not named and callback.monitor is not None and callback.filename is None and callback.save_top_k == 1:
                 keep_one_file(callback, "best")
                 named = True
@@ -140,6 +148,8 @@ class RunFolder(pl.Callback):
             if own.resolve() not in (folder.resolve() for folder in family_of(asked)):
                 rank_zero_info(printable(f"going on in {own}, the folder of the checkpoint"))
             return own
+        if any(asked.glob("hpc_ckpt_*.ckpt")):  # from which Lightning resumes by itself
+            return asked
         if asked.resolve() == Path.cwd():
             asked = _UNNAMED
         for number in count(1):

@@ -140,6 +140,7 @@ class TestRunFolder:
         assert len(table(tmp_path / "run")) == 1
         assert all((tmp_path / name / "best.ckpt").is_file() for name in files(tmp_path))
 
+    @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
     def test_a_checkpoint_of_another_folder(self, tmp_path):
         """RunFolder has to be told, as it chooses the folder before Lightning looks at the checkpoint."""
         run(tmp_path / "run", max_epochs=1, limit_train_batches=1)
@@ -168,10 +169,11 @@ class TestRunFolder:
     def test_a_run_of_the_first_version_goes_on_where_it_is(self, tmp_path):
         old = tmp_path / "lightning_logs" / "version_0"
         first = ModelCheckpoint(dirpath=old / "checkpoints", monitor="val/loss", mode="min", filename="{epoch}")
-        made = trainer(
-            tmp_path, callbacks=[ExactResume(), first, LastCheckpoint()], enable_checkpointing=True, log_every_n_steps=1
-        )
-        made.fit(ClassificationTask(num_classes=2, network=Tiny(), image_size=32), Tones())
+        callbacks = [ExactResume(), first, LastCheckpoint(), SignalAt(6, signal.SIGTERM), SaveOnSignal()]
+        made = trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, log_every_n_steps=1, max_epochs=2)
+        with pytest.raises(Stopped):
+            made.fit(ClassificationTask(num_classes=2, network=Tiny(), image_size=32), Tones())
+        assert files(old / "checkpoints") == {"last.ckpt", "epoch=0.ckpt"}
         last = last_checkpoint(tmp_path)
         assert last == old / "checkpoints" / "last.ckpt"
         assert folder_of(last) == old
