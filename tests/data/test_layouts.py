@@ -305,6 +305,7 @@ class TestBlackAndWhite:
         assert torch.stack(masks).unique().tolist() == [0, 1]
         assert "--data.ignore_label 255" in caplog.text
 
+    @pytest.mark.filterwarnings("ignore:the 1 label images of val")
     def test_another_value_anywhere_and_255_is_ignored(self, tmp_path):
         other = BINARY.copy()
         other[0, 0] = 1

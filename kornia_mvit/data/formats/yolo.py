@@ -119,9 +119,9 @@ def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
         splits[split] = [str(place) for place in places]
     if splits and "train" not in splits:
         raise DataError(f"{file} names no train images")
-    places = {} if splits else find_places(folder)
-    splits = splits or {split: [str(place.relative_to(folder))] for split, place in places.items()}
-    names = () if named else _read_names(file, data.get("names")) or _list_names(root, places.values())
+    usual = {} if splits else find_places(folder)
+    splits |= {split: [str(place.relative_to(folder))] for split, place in usual.items()}
+    names = () if named else _read_names(file, data.get("names")) or _list_names(root, usual.values())
     count = data.get("nc")
     if names and count is not None and str(count) != str(len(names)):
         raise DataError(
