@@ -163,7 +163,8 @@ class MaskFiles(FileSamples):
         self.masks: list[Path] = list(masks)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.ignored: list[int] = [*dict.fromkeys((ignore_index, ignore_index if ignore_label is None else ignore_label))]
+        label = ignore_index if ignore_label is None else ignore_label
+        self.ignored: list[int] = [*dict.fromkeys((ignore_index, label))]
         self.colours = colours
 
     def read(self, index: int) -> dict[str, Any]:
