@@ -101,9 +101,9 @@ def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
     described = [root / name] if name else [root / "data.yaml", root / "data.yml"]
     file = next((file for file in described if name or file.is_file()), None)
     if file is None:
-        places = find_places(root)
-        listed = {split: [str(place.relative_to(root))] for split, place in places.items()}
-        return YOLOLayout(root, listed, () if named else _list_names(root, places.values()))
+        usual = find_places(root)
+        listed = {split: [str(place.relative_to(root))] for split, place in usual.items()}
+        return YOLOLayout(root, listed, () if named else _list_names(root, usual.values()))
     data = parse_file(file)
     if not isinstance(data, Mapping):
         raise DataError(f"{file} is not a mapping with names, train and val")
