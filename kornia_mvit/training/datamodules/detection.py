@@ -336,8 +336,8 @@ class COCOData(BoxData):
         val_file, test = settings.val_file, (settings.test_file, settings.test_images)
         if (test[0] is None) != (test[1] is None):
             raise ValueError(f"test_file {test[0]!r} and test_images {test[1]!r} go together; give both")
-        if settings.train_file is not None and val_file == COCOSettings.val_file and not is_file(self.root / val_file):
-            val_file = None
+        if settings.train_file is not None and val_file == COCOSettings.val_file:
+            val_file = val_file if val_file and is_file(self.root / val_file) else None
         train = settings.train_file, settings.train_images
         sources = {"train": train, "val": (val_file, settings.val_images), "test": test}
         parts: dict[tuple[str, str], _Part] = {}
