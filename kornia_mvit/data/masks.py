@@ -71,19 +71,20 @@ def _load(image: "Image.Image", path: str | Path) -> None:
 
 
 def mask_values(path: str | Path) -> set[int]:
-    """Return the values that a label image holds; of a black and white one in colour or with a palette, 0 and 255.
+    """Return the values that a label image holds; of a black and white one of any mode, 0 and 255.
 
     Raises:
         DataError: as :func:`read_mask` without colours.
     """
     with opened(path, what="label image") as image:
         _load(image, path)
-        if image.mode in _COLOURED:
-            there = {colour for _, colour in image.convert("RGB").getcolors(2) or ()}
-            if there and there <= {(0, 0, 0), (255, 255, 255)}:
-                return {colour[0] for colour in there}
+        if image.mode in (*_COLOURED, "1"):
+            values: Mapping[Any, int] = {(0, 0, 0): 0, (255, 255, 255): 255}
+            there = {values.get(colour, -1) for _, colour in image.convert("RGB").getcolors(2) or [(0, None)]}
+            if -1 not in there:
+                return there
         ignored = {255} if image.mode == "P" else set()  # of a palette, unless it is white
-    return {*read_mask(path).unique().tolist()} - ignored
+    return {*torch.unique(read_mask(path)).tolist()} - ignored
 
 
 def _greys_are_colours(image: "Image.Image", colours: Colours, reserved: Collection[int]) -> bool:
@@ -162,7 +163,8 @@ class MaskFiles(FileSamples):
         self.masks: list[Path] = list(masks)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.ignored: list[int] = [ignore_index] if ignore_label is None else [ignore_index, ignore_label]
+        label = ignore_index if ignore_label is None else ignore_label
+        self.ignored: list[int] = [*dict.fromkeys((ignore_index, label))]
         self.colours = colours
 
     def read(self, index: int) -> dict[str, Any]:

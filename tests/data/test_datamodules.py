@@ -417,7 +417,7 @@ class TestSegmentationFolderData:
         with pytest.raises(ValueError, match=r"ignore_label 1.*from 0 to 1"):
             SegmentationFolderData(str(tmp_path), num_classes=2, ignore_label=1)
         (tmp_path / "val").rename(tmp_path / "dev")
-        with pytest.raises(DataError, match=r"val; root \(--data.root\) has train, train_labels"):
+        with pytest.raises(DataError, match=r"folder: .*val; root \(--data.root\) .* train_labels"):
             SegmentationFolderData(str(tmp_path), num_classes=2)
 
     def test_images_stay_as_they_are_where_nothing_says_a_size(self, tmp_path):

@@ -39,7 +39,7 @@ def _labels_of(images: Path, split: str, root: Path) -> Path:
     places = list(_places_of(images, split, root))
     if found := next((place for place in places if place.is_dir()), None):
         return found
-    marked = images.is_dir() and any(_MARK.search(path.stem) for path in images.rglob("*"))
+    marked = images.is_dir() and any(path.suffix and _MARK.search(path.stem) for path in images.rglob("*"))
     return images if marked else places[0]
 
 

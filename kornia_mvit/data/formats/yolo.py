@@ -101,9 +101,9 @@ def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
     described = [root / name] if name else [root / "data.yaml", root / "data.yml"]
     file = next((file for file in described if name or file.is_file()), None)
     if file is None:
-        places = find_places(root)
-        listed = {split: [str(place.relative_to(root))] for split, place in places.items()}
-        return YOLOLayout(root, listed, () if named else _list_names(root, places.values()))
+        usual = find_places(root)
+        listed = {split: [str(place.relative_to(root))] for split, place in usual.items()}
+        return YOLOLayout(root, listed, () if named else _list_names(root, usual.values()))
     data = parse_file(file)
     if not isinstance(data, Mapping):
         raise DataError(f"{file} is not a mapping with names, train and val")
@@ -119,9 +119,9 @@ def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
         splits[split] = [str(place) for place in places]
     if splits and "train" not in splits:
         raise DataError(f"{file} names no train images")
-    places = {} if splits else find_places(folder)
-    splits = splits or {split: [str(place.relative_to(folder))] for split, place in places.items()}
-    names = () if named else _read_names(file, data.get("names")) or _list_names(root, places.values())
+    usual = {} if splits else find_places(folder)
+    splits |= {split: [str(place.relative_to(folder))] for split, place in usual.items()}
+    names = () if named else _read_names(file, data.get("names")) or _list_names(root, usual.values())
     count = data.get("nc")
     if names and count is not None and str(count) != str(len(names)):
         raise DataError(

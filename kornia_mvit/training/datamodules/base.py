@@ -76,12 +76,17 @@ class ImageData(pl.LightningDataModule):
     def _begin(self, settings: DataSettings) -> None:
         """Start the module with the settings that are shared."""
         super().__init__()
-        self.batch_size = settings.batch_size
-        self.num_workers = settings.num_workers
-        self.storage_size = settings.storage_size
+        self.batch_size: int = settings.batch_size
+        self.num_workers: int = settings.num_workers
+        if self.batch_size < 1 or self.num_workers < 0:
+            given = f"batch_size {self.batch_size} and num_workers {self.num_workers}"
+            raise ValueError(f"{given} are not at least 1 and 0")
+        self.storage_size: int | None = settings.storage_size
         if isinstance(settings, SplitSettings):
-            self.val_fraction = settings.val_fraction
-            self.seed = settings.seed
+            self.val_fraction: float = settings.val_fraction
+            self.seed: int = settings.seed
+            if not 0 < self.val_fraction < 1:
+                raise ValueError(f"val_fraction {self.val_fraction} is not between 0 and 1")
         self.splits: dict[str, Dataset[dict[str, Any]]] = {}
         self._notes: list[str] = []  # what was found and what was left out, for the log
 

@@ -47,7 +47,7 @@ class DigitsData(ImageData):
     @accepts(DigitsSettings)
     def __init__(self, settings: DigitsSettings) -> None:
         self._begin(settings)
-        self.seed = settings.seed
+        self.seed: int = settings.seed
 
     def setup(self, stage: str | None = None) -> None:
         """Load, resize and split the digits."""

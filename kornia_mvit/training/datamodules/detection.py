@@ -43,19 +43,10 @@ class _Part:
 
 @dataclass
 class BoxSettings(RootSettings):
-    """The settings of data modules of images with boxes.
-
-    Raises:
-        ValueError: for an unknown ``on_bad_box``.
-    """
+    """The settings of data modules of images with boxes."""
 
     _: KW_ONLY
     on_bad_box: str = "drop"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        check_choice("on_bad_box", self.on_bad_box, ("drop", "raise"))
 
 
 class BoxData(ImageData):
@@ -70,6 +61,7 @@ class BoxData(ImageData):
 
     def _begin_boxes(self, settings: BoxSettings) -> None:
         self._begin(settings)
+        check_choice("on_bad_box", settings.on_bad_box, ("drop", "raise"))
         self._on_bad_box = settings.on_bad_box
         self.bad_boxes: list[str] = []
         self.clipped_boxes: int = 0
@@ -294,11 +286,7 @@ class VOCData(BoxData):
 
 @dataclass
 class COCOSettings(BoxSettings):
-    """The settings of :class:`COCOData`, which documents them.
-
-    Raises:
-        ValueError: for a file of test annotations without a folder.
-    """
+    """The settings of :class:`COCOData`, which documents them."""
 
     _: KW_ONLY
     train_file: str | None = "annotations/instances_train2017.json"
@@ -307,13 +295,6 @@ class COCOSettings(BoxSettings):
     val_images: str = "val2017"
     test_file: str | None = None
     test_images: str | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        if (self.test_file is None) != (self.test_images is None):
-            given = f"test_file {self.test_file!r} and test_images {self.test_images!r}"
-            raise ValueError(f"{given} go together; give both")
 
 
 class COCOData(BoxData):
@@ -352,14 +333,13 @@ class COCOData(BoxData):
     def __init__(self, settings: COCOSettings) -> None:
         self._begin_boxes(settings)
         self.category_ids: tuple[int, ...] = ()
-        val_file = settings.val_file
-        if settings.train_file is not None and val_file == COCOSettings.val_file and not is_file(self.root / val_file):
-            val_file = None
-        sources = {
-            "train": (settings.train_file, settings.train_images),
-            "val": (val_file, settings.val_images),
-            "test": (settings.test_file, settings.test_images),
-        }
+        val_file, test = settings.val_file, (settings.test_file, settings.test_images)
+        if (test[0] is None) != (test[1] is None):
+            raise ValueError(f"test_file {test[0]!r} and test_images {test[1]!r} go together; give both")
+        if settings.train_file is not None and val_file == COCOSettings.val_file:
+            val_file = val_file if val_file and is_file(self.root / val_file) else None
+        train = settings.train_file, settings.train_images
+        sources = {"train": train, "val": (val_file, settings.val_images), "test": test}
         parts: dict[tuple[str, str], _Part] = {}
         for split, (file, folder) in sources.items():
             if file is not None and folder is not None:

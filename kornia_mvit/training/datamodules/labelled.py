@@ -8,7 +8,7 @@ from kornia_mvit.data.reading import DataError, ImageFiles, read_image
 from kornia_mvit.data.splits import split_off
 from kornia_mvit.files import printable
 from kornia_mvit.training.datamodules.base import ImageData
-from kornia_mvit.training.datamodules.settings import LabelledSettings
+from kornia_mvit.training.datamodules.settings import LabelledSettings, check_on_error
 from kornia_mvit.training.lightning_names import rank_zero_info
 
 __all__ = ["Classes", "LabelledFiles"]
@@ -21,7 +21,8 @@ class LabelledFiles(ImageData):
 
     def _begin_labelled(self, settings: LabelledSettings) -> None:
         self._begin(settings)
-        self.on_error = settings.on_error
+        check_on_error(settings.on_error)
+        self.on_error: str = settings.on_error
         self.skipped: list[Path] = []
         self._looked = False
 

@@ -39,8 +39,8 @@ class _MaskData(ImageData):
     def _begin_masks(self, settings: MaskSettings, ignore_label: int | None) -> None:
         self._begin(settings)
         self.root: Path = Path(settings.root)
-        self.ignore_index = settings.ignore_index
-        self.ignore_label = ignore_label
+        self.ignore_index: int = settings.ignore_index
+        self.ignore_label: int | None = ignore_label
         self._pairs: dict[str, Pairs] = {}
 
     def _take_classes(self, classes: LabelClasses) -> None:
@@ -83,23 +83,12 @@ class _MaskData(ImageData):
 
 @dataclass
 class SegmentationSettings(MaskSettings):
-    """The settings of :class:`SegmentationFolderData`, which documents them.
-
-    Raises:
-        ValueError: for a value that is a class and ignored.
-    """
+    """The settings of :class:`SegmentationFolderData`, which documents them."""
 
     _: KW_ONLY
     classes: str | None = None
     num_classes: int | None = None
     ignore_label: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        if self.values is not None and self.ignore_label in self.values:
-            values = list(self.values)
-            raise ValueError(f"ignore_label {self.ignore_label} is one of the values {values}; leave one of them out")
 
     def find_classes(self) -> LabelClasses | None:
         """Return the classes that the settings tell; None where they tell none.
@@ -108,6 +97,8 @@ class SegmentationSettings(MaskSettings):
             ValueError: where they are told in two ways that differ.
         """
         count, names, values = self.num_classes, self.class_names, self.values
+        if values is not None and (ignored := self.ignore_label) in values:
+            raise ValueError(f"ignore_label {ignored} is one of the values {list(values)}; leave one of them out")
         if self.classes is not None:
             if names is not None:
                 raise ValueError("class_names and a file of classes are both given; one is enough")
@@ -164,12 +155,11 @@ class SegmentationFolderData(_MaskData):
                 continue
             found[split] = pairs = pair_images(images, labels)
             if others := [f"{b.name} for {a.name}" for a, b in pairs.items() if a.stem != b.stem]:
-                self._notes.append(
-                    f"{len(others)} label images of {split} have names of their own, such as {others[0]}"
-                )
+                told = f"{len(others)} label images of {split} have names of their own"
+                self._notes.append(f"{told}, such as {others[0]}")
         self._take_pairs(found)
-        told = known is not None and (len(known.names) != 2 or known.colours is not None)
-        if not told and (settings.ignore_label is None or known is None):
+        two = known is not None and len(known.names) == 2 and known.colours is None and settings.ignore_label is None
+        if known is None or two:
             self._take_classes(self._look(known))
 
     def _look(self, known: LabelClasses | None) -> LabelClasses:

@@ -30,11 +30,7 @@ class _Shards:
 
 @dataclass
 class ShardSettings(DataSettings, _Shards):
-    """The settings of :class:`ShardData`, which documents them.
-
-    Raises:
-        ValueError: for an unknown ``on_error``, and a buffer without a sample.
-    """
+    """The settings of :class:`ShardData`, which documents them."""
 
     batch_size: int = 64
     _: KW_ONLY
@@ -44,13 +40,6 @@ class ShardSettings(DataSettings, _Shards):
     sizes: str | None = None
     shuffle_buffer: int = 1000
     on_error: str = "raise"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        super().__post_init__()
-        check_on_error(self.on_error)
-        if self.shuffle_buffer < 1:
-            raise ValueError(f"shuffle_buffer {self.shuffle_buffer} is not at least one sample")
 
 
 class ShardData(ImageData):
@@ -108,8 +97,11 @@ class ShardData(ImageData):
     @accepts(ShardSettings)
     def __init__(self, settings: ShardSettings) -> None:
         self._begin(settings)
-        self.on_error = settings.on_error
-        self.shuffle_buffer = settings.shuffle_buffer
+        check_on_error(settings.on_error)
+        if settings.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer {settings.shuffle_buffer} is not at least one sample")
+        self.on_error: str = settings.on_error
+        self.shuffle_buffer: int = settings.shuffle_buffer
         self._class_names = _find_names(settings.class_names, settings.num_classes)
         self._broken: list[str] = []
         self._skipped: list[list[str]] = []  # those of the loaders, which are not kept alive for them

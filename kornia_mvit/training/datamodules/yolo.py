@@ -82,9 +82,6 @@ class YOLOData(BoxData):
             path: yolo.read_yolo(label, kpt_shape=layout.kpt_shape) if is_file(label) else Annotation()
             for path, label in labels.items()
         }
-        if not any(is_file(label) for label in labels.values()):
-            first, label = next(iter(labels.items()))
-            raise DataError(f"no image of {self.root} has labels; those of {first} would be in {label}")
         for split, files in splits.items():
             if files and split != "test" and not any(is_file(labels[path]) for path in files):
                 raise DataError(f"no {split} image has labels; those of {files[0]} would be in {labels[files[0]]}")
