@@ -304,12 +304,12 @@ def _to_batch(image: Any) -> Tensor:
     if not isinstance(image, Tensor):
         hint = "; read_image(path) reads a file" if isinstance(image, str | PurePath) else ""
         raise TypeError(f"expected a tensor, a PIL image or a NumPy array, got {type(image).__name__}{hint}")
-    image = plain_tensor("image", image)
-    if image.ndim not in (3, 4) or image.numel() == 0:
-        raise ValueError(f"the image is {tuple(image.shape)}; tensors are (C, H, W) or (B, C, H, W)")
-    check_layout(image.shape)
-    check_image_values(image)
-    return image if image.ndim == 4 else image[None]
+    tensor = plain_tensor("image", image)
+    if tensor.ndim not in (3, 4) or tensor.numel() == 0:
+        raise ValueError(f"the image is {tuple(tensor.shape)}; tensors are (C, H, W) or (B, C, H, W)")
+    check_layout(tensor.shape)
+    check_image_values(tensor)
+    return tensor if tensor.ndim == 4 else tensor[None]
 
 
 def antialiased_resize(batch: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import kornia_mvit
 from kornia_mvit import training
 from kornia_mvit.data import reading
+from kornia_mvit.training import datamodules
 from tests.test_imports import run_python
 
 # Imports all modules, in the order in which the package is walked, and then looks the names up.
@@ -38,7 +39,7 @@ def test_no_module_hides_a_public_name():
 
 def test_short_names_are_those_of_their_modules():
     assert kornia_mvit.read_image is reading.read_image
-    assert {*training.datamodules.__all__} <= {*dir(kornia_mvit)}
+    assert {*datamodules.__all__} <= {*dir(kornia_mvit)}
     for name in ("ClassificationTask", "SegmentationTask", "DetectionTask", "EMA", "ExactResume", "Report"):
         assert getattr(kornia_mvit, name) is getattr(training, name)
 

@@ -169,7 +169,7 @@ class TimmMobileViT(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a freshly initialised classifier for another number of classes, and another pooling where it is given."""
-        from timm.layers import create_classifier
+        from timm.layers.classifier import create_classifier
 
         if global_pool is not None:
             self.pool_type = global_pool

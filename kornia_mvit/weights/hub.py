@@ -27,6 +27,44 @@ _TASKS = {
     "features": ("image-feature-extraction", "MobileViT backbone"),
 }
 
+_CARD = """\
+---
+{library}
+pipeline_tag: {tag}
+tags:
+- mobilevit
+{licence}---
+
+# {title}
+
+{network}, size {size}, {weights:,} parameters, {channels} channels of the image.
+
+## Use
+
+```shell
+pip install "kornia-mvit[hub]"
+```
+
+```python
+import kornia_mvit
+
+model = kornia_mvit.from_pretrained({name})
+{use}
+```
+
+## Preprocessing
+
+{preprocess}
+
+## Classes
+
+{classes}
+
+## Score
+
+{score}
+"""
+
 
 def save_pretrained(
     model: Model | MobileViT,
@@ -91,7 +129,8 @@ def push_to_hub(
     with TemporaryDirectory() as folder:  # written first, so that a model that cannot be leaves no empty repository
         _write_folder(model, Path(folder), repository, score, score_source, licence)
         api = HfApi(token=arguments.pop("token", None))
-        api.create_repo(repository, exist_ok=True, **({} if private is None else {"private": private}))
+        visibility: dict[str, Any] = {} if private is None else {"private": private}
+        api.create_repo(repository, exist_ok=True, **visibility)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, **arguments))
 
 
@@ -136,44 +175,37 @@ def _without_classes(backbone: MobileViT) -> MobileViTClassifier:
 def _describe(
     model: Model, name: str, score: Mapping[str, float] | None, score_source: str | None, licence: str | None
 ) -> str:
-    """Write the model card: Markdown, with the fields that the hub reads above it."""
+    """Return the model card: Markdown, with the fields that the hub reads above it."""
     task = str(task_of(model)) if model.num_classes else "features"
     tag, network = _TASKS[task]
     mode, variant = find_config(model.backbone.config) or ("of its own", "apple")
-    size = f"size {mode}" + ("" if variant == "apple" else f", variant {variant}")
-    weights = sum(value.numel() for value in model.parameters())
-    fields = [_LIBRARY, f"pipeline_tag: {tag}", "tags:", "- mobilevit"]
-    if licence is not None:
-        fields.append(f"license: {json.dumps(licence)}")
-    parts = ["---", *fields, "---", "", f"# {printable(Path(name).name or name)}", ""]
-    parts += [f"{network}, {size}, {weights:,} parameters, {model.backbone.in_channels} channels of the image.", ""]
-    parts += [
-        "## Use",
-        "",
-        "```shell",
-        'pip install "kornia-mvit[hub]"',
-        "```",
-        "",
-        "```python",
-        "import kornia_mvit",
-        "",
-    ]
-    parts += [f"model = kornia_mvit.from_pretrained({json.dumps(name, ensure_ascii=False)})"]
-    if task == "features":
-        parts += ["features = model(images)  # images: (B, C, H, W), values in [0, 1]"]
-    else:
-        parts += ['results = kornia_mvit.predict(model, "photo.jpg")']
-    parts += ["```", "", "## Preprocessing", "", _describe_preprocess(model), ""]
-    if task != "features":
-        parts += ["## Classes", "", *_list_classes(model.num_classes - (task == "detection"), model.class_names), ""]
-    parts += ["## Score", ""]
-    if score:
-        parts += ["| metric | value |", "|---|---|"]
-        parts += [f"| {printable(metric)} | {value:g} |" for metric, value in score.items()]
-        parts += ["", f"How it was measured: {printable(score_source or 'not stated')}."]
-    else:
-        parts += ["Not stated."]
-    return "\n".join(parts) + "\n"
+    use, classes = "features = model(images)  # images: (B, C, H, W), values in [0, 1]", "None: pooled features."
+    if model.num_classes:
+        use = 'results = kornia_mvit.predict(model, "photo.jpg")'
+        classes = _list_classes(model.num_classes - (task == "detection"), model.class_names)
+    return _CARD.format(
+        library=_LIBRARY,
+        tag=tag,
+        licence="" if licence is None else f"license: {json.dumps(licence)}\n",
+        title=printable(Path(name).name or name),
+        network=network,
+        size=mode if variant == "apple" else f"{mode}, variant {variant}",
+        weights=sum(value.numel() for value in model.parameters()),
+        channels=model.backbone.in_channels,
+        name=json.dumps(name, ensure_ascii=False),
+        use=use,
+        preprocess=_describe_preprocess(model),
+        classes=classes,
+        score=_describe_score(score, score_source),
+    )
+
+
+def _describe_score(score: Mapping[str, float] | None, source: str | None) -> str:
+    if not score:
+        return "Not stated."
+    rows = [f"| {printable(metric)} | {value:g} |" for metric, value in score.items()]
+    told = f"How it was measured: {printable(source or 'not stated')}."
+    return "\n".join(["| metric | value |", "|---|---|", *rows, "", told])
 
 
 def _describe_preprocess(model: Model) -> str:
@@ -183,10 +215,10 @@ def _describe_preprocess(model: Model) -> str:
     return "\n".join(["`model.preprocess(image)` does it; values of images are in [0, 1].", "", *told])
 
 
-def _list_classes(count: int, names: Sequence[str] | None) -> list[str]:
-    """List the classes as a block of text, in which nothing in a name is Markdown."""
+def _list_classes(count: int, names: Sequence[str] | None) -> str:
+    """Return the classes as a block of text, in which nothing in a name is Markdown."""
     if names is None:
-        return [f"{count} classes; their names are not stated."]
+        return f"{count} classes; their names are not stated."
     shown = [f"    {number}  {printable(label)}" for number, label in enumerate(names[:_LISTED])]
     more = [] if len(names) <= _LISTED else ["", f"and {len(names) - _LISTED} more, in `config.json`"]
-    return [f"{count} classes, by their number:", "", *shown, *more]
+    return "\n".join([f"{count} classes, by their number:", "", *shown, *more])

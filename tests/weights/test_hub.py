@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -39,7 +40,7 @@ class Api:
 
     def upload_folder(self, *, repo_id, folder_path, **options):
         loaded = from_pretrained(folder_path)
-        content = {path.name: path.read_bytes() for path in folder_path.iterdir()}
+        content = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
         self.calls.append(("upload", repo_id, options, loaded, content))
         return f"https://huggingface.co/{repo_id}/commit/1"
 

@@ -167,3 +167,14 @@ class TestCheckData:
         ring: list[Any] = [torch.ones(2), torch.float32, torch.Size([1]), b"a", {1, 2}]
         ring.append(ring)
         assert check_data({"a": ring}, "a.ckpt") is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_tuples_of_any_length(count):
+    class Task:
+        def __init__(self, sizes: tuple[int, ...] = (), pair: tuple[int, float] = (1, 2.0)) -> None: ...
+
+    assert plain_settings(Task, {"sizes": [4] * count}, "a.ckpt") == {"sizes": (4,) * count}
+    if count != 2:
+        with pytest.raises(CheckpointError, match=r"pair of a\.ckpt"):
+            plain_settings(Task, {"pair": [1] * count}, "a.ckpt")
