@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from kornia_mvit.weights.cards import task_of
 from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["Run", "evaluate", "fit"]
+
+_OUTPUTS = ("logger", "enable_checkpointing", "enable_model_summary")  # of the Trainer, which scores do not need
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,9 @@ def _interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt in place of the SystemExit that ends a command, and would end an interpreter."""
     try:
         yield
-    except Stopped as stop:
-        raise KeyboardInterrupt(str(stop)) from None
     except SystemExit as stop:
+        if isinstance(stop, Stopped) and stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt(str(stop)) from None
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None
         raise
@@ -252,7 +255,7 @@ def evaluate(
         )
     count = network.num_classes - (task == "detection")
     pipeline = AugmentationPipeline(preprocess=network.preprocess)
-    usual: dict[str, Any] = {"devices": 1, "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    usual: dict[str, Any] = {"devices": 1} | dict.fromkeys(_OUTPUTS, False)
     with quiet_lightning():
         module_task = TASKS[task](network=network, num_classes=count, pipeline=pipeline, **parts["model"])
         trainer = pl.Trainer(**usual | parts["trainer"])
