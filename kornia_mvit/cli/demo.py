@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     print("Training MobileViT xxs on 1,257 handwritten digits, augmented by Kornia as they arrive.", flush=True)
     run = demo(**arguments)
     print(f"\n{run}\n\nNext, with a folder of your own that has a subfolder of images for each class:\n")
-    print("  kornia-mvit fit --config folder --data.root DIR\n")
+    print("  kornia-mvit fit DIR\n")
     if arguments["epochs"] is None and run.accuracy < PROMISED:
         print(f"kornia-mvit: fewer right than the {PROMISED:.0%} that the demo is to reach", file=sys.stderr)
         return 1

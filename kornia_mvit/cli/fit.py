@@ -10,7 +10,6 @@ from io import StringIO
 from kornia_mvit.cli import COMMANDS
 from kornia_mvit.files import printable
 from kornia_mvit.training import describe_recipe, find_recipe, list_recipes
-from kornia_mvit.training.options import expand
 
 __all__ = ["main"]
 
@@ -44,6 +43,8 @@ def _run(argv: list[str]) -> int:
     if len(argv) > 1 and argv[1] in ("-h", "--help") and argv[2:] != ["all"]:
         print(_help(command))
         return 0
+    from kornia_mvit.training.options import expand
+
     names = {name for name, _ in _options(argv)}
     asks = names & {"--help", "-h", "--model.help", "--data.help", "--print_config"}
     if argv[1:] and command != "fit" and not asks and not names & {"--ckpt_path", "--checkpoint"}:

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.parsing import cut
 from kornia_mvit.training import datamodules
 from kornia_mvit.training.given_data import count_classes, data_module, task_of_data
-from kornia_mvit.training.layouts import RECIPES, find_layout
+from kornia_mvit.training.layouts import RECIPES, Layout, find_layout
 from kornia_mvit.training.lightning_names import Callback, ModelCheckpoint, pl
 from kornia_mvit.training.options import (
     TASKS,
@@ -31,6 +32,8 @@ from kornia_mvit.weights.cards import task_of
 from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["Run", "evaluate", "fit"]
+
+_OUTPUTS = ("logger", "enable_checkpointing", "enable_model_summary")  # of the Trainer, which scores do not need
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,9 @@ def _interruptible() -> Iterator[None]:
     """Raise KeyboardInterrupt in place of the SystemExit that ends a command, and would end an interpreter."""
     try:
         yield
-    except Stopped as stop:
-        raise KeyboardInterrupt(str(stop)) from None
     except SystemExit as stop:
+        if isinstance(stop, Stopped) and stop.signal == signal.SIGINT:
+            raise KeyboardInterrupt(str(stop)) from None
         if isinstance(stop.__context__, KeyboardInterrupt):
             raise stop.__context__ from None
         raise
@@ -146,7 +149,8 @@ class _BestScores(Callback):
             return self.seen[-1] if self.seen else {}
         name = checkpoint.monitor.removeprefix("val/")
         known = [scores for scores in self.seen if name in scores]
-        best = (max if checkpoint.mode == "max" else min)(known, key=lambda scores: scores[name], default={})
+        pick: Any = max if checkpoint.mode == "max" else min
+        best: dict[str, float] = pick(known, key=lambda scores: scores[name], default={})
         kept = checkpoint.best_model_score
         if kept is not None and best.get(name) != float(kept):  # of before the run was resumed
             return {name: float(kept)}
@@ -217,7 +221,7 @@ def evaluate(
     if split not in ("val", "test"):
         raise ValueError(f"unknown split {split!r}; available: 'val', 'test'")
     model = model.model if isinstance(model, Run) else model
-    network = copy.deepcopy(model) if isinstance(model, nn.Module) else from_pretrained(model)
+    network: Any = copy.deepcopy(model) if isinstance(model, nn.Module) else from_pretrained(model)
     task = task_of(network)
     if task is None:
         raise TypeError(
@@ -227,11 +231,13 @@ def evaluate(
     if network.preprocess is None:
         raise ValueError("the model does not say what images go through; set its preprocess, a kornia_mvit.Preprocess")
     names = network.class_names
+    layout: Layout | None = None
+    module: Any = None
     if isinstance(data, str | os.PathLike):
         layout = find_layout(os.fspath(data), task)
         kind = getattr(datamodules, layout.data)
     else:
-        layout, module = None, data_module(data, options)
+        module = data_module(data, options)
         kind = type(module)
     parts: dict[str, dict[str, Any]] = {"model": {"tta": tta}, "data": {}, "trainer": {}}
     for name, value in options.items():
@@ -248,7 +254,7 @@ def evaluate(
         )
     count = network.num_classes - (task == "detection")
     pipeline = AugmentationPipeline(preprocess=network.preprocess)
-    usual = {"devices": 1, "logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    usual: dict[str, Any] = {"devices": 1} | dict.fromkeys(_OUTPUTS, False)
     with quiet_lightning():
         module_task = TASKS[task](network=network, num_classes=count, pipeline=pipeline, **parts["model"])
         trainer = pl.Trainer(**usual | parts["trainer"])

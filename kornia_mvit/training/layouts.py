@@ -62,8 +62,8 @@ class Layout:
     def count_images(self, most: int) -> int:
         """Return about how many images there are to train on, and no more than ``most``."""
         found = (path for folder in self.train for path in _files(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
-        count = sum(1 for _ in islice(found, most))
-        return count - count // 5 if self.split_off else count
+        count = sum(1 for _ in islice(found, 2 * most))
+        return min(most, count - count // 5 if self.split_off else count)
 
 
 def find_layout(source: str | Path, task: str | None = None) -> Layout:

@@ -1,6 +1,7 @@
 """Training and evaluation from Python in a line, and the plain names of options."""
 
 import json
+import signal
 import warnings
 
 import pytest
@@ -12,6 +13,7 @@ from kornia_mvit.training import ClassificationTask, DetectionTask, Segmentation
 from kornia_mvit.training.datamodules import COCOData, FolderData, SegmentationFolderData
 from kornia_mvit.training.fit import _BestScores
 from kornia_mvit.training.options import expand, full_name, plan_run
+from kornia_mvit.training.resuming import Stopped
 from tests.data.test_datamodules import make_folder
 from tests.training.shapes import make_coco, make_pairs, make_voc_masks, make_yolo
 
@@ -81,7 +83,7 @@ class TestFit:
         data = make_yolo(tmp_path / "data")
         found = fit(data, batch_size=2, out=tmp_path / "run", **FAST | {"image_size": 64})
         assert "map" in found.metrics
-        scores = evaluate(found, data, **QUIET)
+        scores = evaluate(found, data, batch_size=2, **QUIET)  # the loss of detection is a mean over a batch's boxes
         assert scores == pytest.approx(found.metrics, abs=1e-4)
 
     @pytest.mark.parametrize(
@@ -108,6 +110,24 @@ class TestFit:
             fit(([{"image": torch.rand(3, 8, 8), "label": 0}],) * 2)
         with pytest.raises(ValueError, match="batch_size"):
             fit(FolderData(str(photos)), batch_size=3)
+
+    @pytest.mark.parametrize(
+        ("stop", "raised"),
+        [
+            (Stopped(signal.SIGINT, "last.ckpt"), KeyboardInterrupt),
+            (Stopped(signal.SIGTERM, "last.ckpt"), SystemExit),
+            (SystemExit(2), SystemExit),
+        ],
+    )
+    def test_interrupt(self, stop, raised, photos, monkeypatch):
+        """Ctrl+C does not end the interpreter, as it ends the command."""
+
+        def build(*args, **how):
+            raise stop
+
+        monkeypatch.setattr("kornia_mvit.training.fit.build_cli", build)
+        with pytest.raises(raised):
+            fit(photos)
 
     def test_scores_are_of_the_best_validation(self):
         scores = _BestScores()
