@@ -197,6 +197,10 @@ class ImageTask(pl.LightningModule):
         out: Batch = self.pipeline(batch)
         return out
 
+    def on_train_start(self) -> None:
+        """Forget what an earlier run of this task, such as a learning-rate finder's, has estimated."""
+        self._refreshed = None
+
     def on_train_epoch_start(self) -> None:
         """Start the pipeline's random numbers of an epoch, and freeze what does not learn in it."""
         self.pipeline.train()  # whatever was done with the task before
