@@ -5,7 +5,7 @@ weigh the last ten steps or so. In a short run the weights change fast in these,
 is gone: training is all right, validation all wrong.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -68,37 +68,51 @@ def estimating(norms: Sequence[nn.Module]) -> Iterator[None]:
 def refresh_statistics(task: Any, images: int) -> bool:
     """Estimate the statistics of a task's network anew from some of its training images.
 
-    The images are those that evaluation would see; where each is evaluated at its own size, augmented ones. They are
-    the same each time, and for each process of a distributed run. No generator moves on by it, nor does the place in
-    the training data.
+    The images are those that evaluation would see, and the estimates of a classifier are kept only where they classify
+    more of them correctly than the running averages do. Where each image is evaluated at its own size, the images are
+    augmented ones, and the estimates are kept. The images are the same each time, and for each process of a distributed
+    run. No generator moves on by it, nor does the place in the training data.
 
     Args:
         task: an :class:`~kornia_mvit.training.base.ImageTask` in a fit.
         images: the number of images at most.
 
     Returns:
-        Whether it was done: not where no norm is trained, and for data that are not read by number, such as shards.
+        Whether it was tried: not where no norm is trained, and for data that are not read by number, such as shards.
     """
     network: nn.Module = task.network
     modes = [(module, module.training) for module in network.modules()]
     task.freeze_modules()  # in train mode is now what learns
     norms = [one for one in network.modules() if isinstance(one, _BatchNorm) and one.training]
     network.eval()
-    count, was_training = 0, task.pipeline.training
+    was_training = task.pipeline.training
+    run = network.forward if task.hparams["compile"] else network  # compiling for a few batches is no gain
     try:
         if not norms:
             return False
-        with torch.no_grad(), isolate_rng(), estimating(norms), task.trainer.precision_plugin.forward_context():
+        with torch.no_grad(), isolate_rng(), task.trainer.precision_plugin.forward_context():
             task.pipeline.train(not task.prepares)
-            for batch in _some_batches(task, task.trainer.train_dataloader, images):
-                run = network.forward if task.hparams["compile"] else network  # compiling for a few batches is no gain
-                run(task.arrange(batch.image))
-                count += len(batch)
+            batches = list(_some_batches(task, task.trainer.train_dataloader, images))
+            buffers = _buffers_of(network)
+            before = _count_right(task, run, batches)
+            with estimating(norms):
+                for batch in batches:
+                    run(task.arrange(batch.image))
+            if before is not None and cast(int, _count_right(task, run, batches)) <= before:
+                _set_buffers(network, buffers)
     finally:
         task.pipeline.train(was_training)
         for module, mode in modes:
             module.training = mode
-    return count > 0
+    return bool(batches)
+
+
+def _count_right(task: Any, run: Callable[[Tensor], Tensor], batches: Sequence[Batch]) -> int | None:
+    """Return how many images of batches are classified correctly; None where the task is no classification."""
+    if task.task_name != "classification":
+        return None
+    found = [run(task.arrange(batch.image)).argmax(1) == batch.label for batch in batches]
+    return sum(int(right.sum()) for right in found)
 
 
 def warn_of_lag(task: Any, images: int) -> None:
@@ -117,8 +131,7 @@ def warn_of_lag(task: Any, images: int) -> None:
     before = _accuracy(task, images)
     if refresh_statistics(task, images):
         after = _accuracy(task, images)
-        for name, value in task.network.named_buffers():
-            value.copy_(buffers[name])
+        _set_buffers(task.network, buffers)
         if after - before > (float(train) - before) / 2:
             rank_zero_warn(
                 f"validation's accuracy is {float(val):.2f}, training's {float(train):.2f}, since the statistics of "
@@ -138,13 +151,15 @@ def _buffers_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.named_buffers()}
 
 
+def _set_buffers(module: nn.Module, buffers: dict[str, Tensor]) -> None:
+    for name, value in module.named_buffers():
+        value.copy_(buffers[name])
+
+
 def _accuracy(task: Any, images: int) -> float:
-    right = total = 0
     with torch.no_grad(), isolate_rng(), task.trainer.precision_plugin.forward_context():
-        for batch in _some_batches(task, task.trainer.val_dataloaders, images):
-            right += int((task(batch.image).argmax(1) == batch.label).sum())
-            total += len(batch)
-    return right / max(1, total)
+        batches = list(_some_batches(task, task.trainer.val_dataloaders, images))
+        return (_count_right(task, task.network, batches) or 0) / max(1, sum(map(len, batches)))
 
 
 def _some_batches(task: Any, loaders: Any, images: int) -> Iterator[Batch]:

@@ -41,6 +41,16 @@ class Watch(pl.Callback):
         self.states.append({name: value.clone() for name, value in module.state_dict().items()})
 
 
+class Lagging(pl.Callback):
+    """What a short run does to statistics: they are not those of the weights."""
+
+    def __init__(self, by=100.0):
+        self.by = by
+
+    def on_train_batch_end(self, trainer, module, *rest):
+        module.network[1].running_mean.add_(self.by)
+
+
 class TestEstimating:
     def test_is_pytorchs_update(self):
         batches = [torch.randn(count, 3, 9, 9) * 3 + 1 for count in (4, 2, 6)]
@@ -72,12 +82,12 @@ class TestRefresh:
     @pytest.mark.parametrize("callbacks", [[], [EMA(0.9)]], ids=["raw", "average"])
     def test_statistics_are_of_the_weights_that_are_validated(self, callbacks, tmp_path):
         """With all training images in one batch they can be computed in a line."""
-        task, watch = tiny(), Watch()
+        task, watch = tiny(learning_rate=0.1), Watch()
         data = Tones(count=8)
-        trainer(tmp_path, max_epochs=2, callbacks=[*callbacks, watch]).fit(task, data)
-        assert [bool(state[f"{NORM}running_mean"].any()) for state in watch.states] == [False, True, True]  # one before
+        trainer(tmp_path, max_epochs=8, callbacks=[Lagging(), *callbacks, watch]).fit(task, data)
+        assert not watch.states[0][f"{NORM}running_mean"].any()  # before the run
         images = task.pipeline.eval()(Batch.collate(data.splits["train"])).image
-        for state in watch.states[1:]:
+        for state in watch.states[-1:]:
             network = Tiny()
             network.load_state_dict({name[8:]: value for name, value in state.items() if name.startswith("network.")})
             with torch.no_grad():
@@ -92,13 +102,24 @@ class TestRefresh:
         found = []
         for images in (0, 16):
             pl.seed_everything(3, verbose=False)
-            task = tiny(statistics_images=images)
-            trainer(tmp_path, max_epochs=3).fit(task, Tones())
+            task = tiny(statistics_images=images, learning_rate=0.1)
+            with warnings.catch_warnings(action="ignore"):  # where it is off, of the lag
+                trainer(tmp_path, max_epochs=3, callbacks=[Lagging()]).fit(task, Tones())
             found.append((task.state_dict(), torch.get_rng_state()))
         (without, one), (with_it, two) = found
         assert torch.equal(one, two)
         differ = {name for name in without if not torch.equal(without[name], with_it[name])}
         assert differ == {f"{NORM}running_mean", f"{NORM}running_var"}
+
+    def test_keeps_running_averages_that_are_as_good(self, tmp_path):
+        """After twelve epochs both are right on all training images."""
+        states = []
+        for images in (0, 16):
+            pl.seed_everything(3, verbose=False)
+            task = tiny(statistics_images=images, learning_rate=0.1)
+            trainer(tmp_path, max_epochs=12, check_val_every_n_epoch=12).fit(task, Tones())
+            states.append(norm_of(task.state_dict()))
+        assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
     @pytest.mark.parametrize(
         "arguments",
@@ -133,8 +154,8 @@ class TestRefresh:
 
     def test_without_validation(self, tmp_path):
         """The last weights have statistics of their own."""
-        task, data = tiny(), Tones(count=8)
-        trainer(tmp_path, max_epochs=2, limit_val_batches=0).fit(task, data)
+        task, data = tiny(learning_rate=0.1), Tones(count=8)
+        trainer(tmp_path, max_epochs=8, limit_val_batches=0, callbacks=[Lagging()]).fit(task, data)
         images = task.pipeline.eval()(Batch.collate(data.splits["train"])).image
         with torch.no_grad():
             maps = task.network[0](images)
@@ -208,19 +229,6 @@ class Stop(pl.Callback):
             raise Stopped
 
 
-class Lagging(pl.Callback):
-    """What a short run does to statistics: they are not those of the weights."""
-
-    def __init__(self, by):
-        self.by = by
-
-    def on_validation_start(self, trainer, module):
-        module.network[1].running_mean.add_(self.by)
-
-    def on_train_end(self, trainer, module):
-        self.on_validation_start(trainer, module)
-
-
 class TestWarning:
     @pytest.mark.parametrize("by", [100.0, 0.0])
     def test_names_the_lag(self, by, tmp_path):
@@ -242,7 +250,7 @@ class TestWarning:
 
         task = tiny(statistics_images=0, learning_rate=0.1)
         with warnings.catch_warnings(action="ignore"):
-            trainer(tmp_path, max_epochs=6, callbacks=[Lagging(100.0), Note()]).fit(task, Tones(count=64))
+            trainer(tmp_path, max_epochs=6, callbacks=[Note(), Lagging()]).fit(task, Tones(count=64))
         assert all(torch.equal(value, seen[name]) for name, value in task.state_dict().items() if "network" in name)
 
 
