@@ -86,7 +86,8 @@ def refresh_statistics(task: Any, images: int) -> bool:
     norms = [one for one in network.modules() if isinstance(one, _BatchNorm) and one.training]
     network.eval()
     was_training = task.pipeline.training
-    run = network.forward if task.hparams["compile"] else network  # compiling for a few batches is no gain
+    # Compiling for a few batches is no gain.
+    run: Callable[[Tensor], Tensor] = network.forward if task.hparams["compile"] else network
     try:
         if not norms:
             return False
