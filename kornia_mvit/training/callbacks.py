@@ -14,7 +14,8 @@ __all__ = ["EMA"]
 class EMA(WeightAveraging):
     """Exponential moving average of the weights and of the normalisation's statistics, its decay warmed up.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that a short run forgets its first weights too.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that a short run forgets its first weights too; an
+    average over a shorter part of the run was no better (``benchmarks/first_run.py``).
     Validation and the checkpoint's ``state_dict`` use the average; the raw weights stand in the checkpoint under
     ``current_model_state``.
 

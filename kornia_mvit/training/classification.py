@@ -17,6 +17,7 @@ from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
 from kornia_mvit.training.networks import Teacher, find_teacher, timm_network
 from kornia_mvit.training.settings import TaskSettings, accepts
+from kornia_mvit.training.statistics import warn_of_lag
 from kornia_mvit.weights.cards import find_config, task_of
 from kornia_mvit.weights.registry import from_pretrained
 
@@ -38,6 +39,7 @@ class ClassificationSettings(TaskSettings):
     learning_rate: float = 2e-3
     final_factor: float = 0.1
     label_smoothing: float = 0.1
+    statistics_images: int = 256
     network_args: dict[str, Any] | None = None
     resize_size: int | None = None
     multi_scale: tuple[int, int, int] | None = None
@@ -163,6 +165,12 @@ class ClassificationTask(ImageTask):
         share = counts.diagonal() / counts.sum(1).clamp_min(1)
         names = self.class_names or tuple(map(str, range(len(share))))
         self.log_dict({f"{stage}/accuracy/{name}": value for name, value in zip(names, share, strict=True)})
+
+    def on_train_end(self) -> None:
+        """Estimate the statistics as other tasks do; in runs that do not, warn where that would have helped."""
+        super().on_train_end()
+        if self._refreshed is None:
+            warn_of_lag(self, self.hparams["statistics_images"] or 256)
 
     def _step(self, batch: Batch, stage: str) -> tuple[Tensor, Tensor]:
         if batch.label is None:

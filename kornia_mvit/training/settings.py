@@ -60,6 +60,7 @@ class TaskSettings:
     train_backbone: bool = True
     freeze_epochs: int = 0
     freeze_norms: bool = False
+    statistics_images: int = 0
     label_smoothing: float = 0.0
     tta: str | None = None
     use_ema_weights: bool = True
@@ -80,6 +81,8 @@ class TaskSettings:
             raise ValueError("weights go into the network built from mode; give network or weights, not both")
         if self.schedule not in SHAPES:
             raise ValueError(f"unknown schedule {self.schedule!r}; available: {', '.join(map(repr, SHAPES))}")
+        if self.statistics_images < 0:
+            raise ValueError(f"statistics_images {self.statistics_images} is negative; 0 estimates nothing anew")
 
     def _translate(self) -> None:
         """Set the present names to the values of former ones, unless they are set too."""

@@ -190,7 +190,8 @@ class TestClassificationTask:
                 seen.append((self.training, torch.is_grad_enabled(), type(batch)))
                 return super().forward(batch)
 
-        task = ClassificationTask(num_classes=2, network=Tiny(), pipeline=Spy(preprocess=Preprocess(32, crop=32)))
+        pipeline = Spy(preprocess=Preprocess(32, crop=32))
+        task = ClassificationTask(num_classes=2, network=Tiny(), pipeline=pipeline, statistics_images=0)
         trainer(tmp_path, num_sanity_val_steps=0).fit(task, Tones())
         assert [entry[0] for entry in seen] == [True] * 4 + [False] * 4
         assert all(entry[2] is Batch for entry in seen)
@@ -390,7 +391,9 @@ class TestClassificationTask:
 
     def test_a_checkpoint_of_either_kind_can_teach(self, fitted, tmp_path):
         """The teacher sees what the student sees, through its own mean and std."""
-        task = ClassificationTask(num_classes=2, network="timm:mobilenetv3_small_050", image_size=32)
+        task = ClassificationTask(
+            num_classes=2, network="timm:mobilenetv3_small_050", image_size=32, statistics_images=0
+        )
         run = trainer(tmp_path, limit_train_batches=1, limit_val_batches=0)
         run.fit(task, Tones())
         run.save_checkpoint(tmp_path / "timm.ckpt")
