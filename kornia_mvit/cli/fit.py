@@ -58,10 +58,10 @@ def _run(argv: list[str]) -> int:
         )
     if names & set(_SHOWN) or argv[1:] == ["--help", "all"]:
         return _show_help(argv)
-    from kornia_mvit.training.recipe_cli import build_cli
+    from kornia_mvit.training.recipe_cli import build_cli, name_best
 
     try:
-        build_cli(argv, run=True)
+        cli = build_cli(argv, run=True)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
         if not _arose_in_restoring(error):
             raise
@@ -69,6 +69,8 @@ def _run(argv: list[str]) -> int:
         raise ValueError(
             f"the state in checkpoint {file} is damaged, or of another run ({type(error).__name__}: {error})"
         ) from error
+    if command == "fit":
+        name_best(cli.trainer)
     return 0
 
 

@@ -347,7 +347,7 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, str | Path):
         return str(value)
     try:
-        return str(value) if isinstance(value, Number) and not isinstance(value, bool) else json.dumps(value)
+        return json.dumps(value) if isinstance(value, bool) or not isinstance(value, Number) else str(value)
     except TypeError:
         raise ValueError(
             f"{name} is a {type(value).__name__}; options are text, numbers, and lists and dictionaries of these. A "

@@ -46,7 +46,7 @@ try:
 except ImportError as _error:
     raise ImportError(f"the command line needs {_error.name}; install kornia-mvit[train]") from _error
 
-__all__ = ["RecipeCLI", "build_cli", "quiet_lightning"]
+__all__ = ["RecipeCLI", "build_cli", "name_best", "quiet_lightning"]
 
 _OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not what it is
     "iou_threshold",
@@ -195,15 +195,16 @@ class RecipeCLI(LightningCLI):
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
-    def after_fit(self) -> None:
-        """Name the checkpoint to go on with."""
-        kept = self.trainer.checkpoint_callback
-        if isinstance(kept, ModelCheckpoint) and kept.best_model_path and self.trainer.is_global_zero:
-            what = "last" if kept.monitor is None else f"best {kept.monitor}"
-            if kept.best_model_score is not None:  # as it is where a finished run is resumed
-                what += f": {kept.best_model_score:.4f}"
-            print(f"\n{what}, in {printable(kept.best_model_path)}")
-            print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(shlex.quote(kept.best_model_path))}")
+
+def name_best(trainer: Trainer) -> None:
+    """Print the checkpoint of a finished run to go on with."""
+    kept = trainer.checkpoint_callback
+    if isinstance(kept, ModelCheckpoint) and kept.best_model_path and trainer.is_global_zero:
+        what = "last" if kept.monitor is None else f"best {kept.monitor}"
+        if kept.best_model_score is not None:  # as it is where a finished run is resumed
+            what += f": {kept.best_model_score:.4f}"
+        print(f"\n{what}, in {printable(kept.best_model_path)}")
+        print(f"next: kornia-mvit predict IMAGES --checkpoint {printable(shlex.quote(kept.best_model_path))}")
 
 
 def build_cli(
