@@ -22,7 +22,7 @@ Sizes = SearchStrategy[tuple[int, int]] | list[tuple[int, int]]
 
 
 def peer(name: str) -> Callable[[], nn.Module]:
-    """Give a function that builds one of timm's networks."""
+    """Return a function that builds one of timm's networks."""
     return lambda: timm.create_model(name, pretrained=False)
 
 

@@ -49,7 +49,7 @@ def evaluate(checkpoint: Path, root: str, raw: bool, tta: str | None) -> dict[st
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:
-    """Give Wilson's 95 % interval of a share."""
+    """Return Wilson's 95 % interval of a share."""
     share = right / count
     middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
@@ -57,7 +57,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
 
 
 def paired(one: Tensor, other: Tensor) -> tuple[float, float]:
-    """Give the difference of two shares over the same images, and half of its 95 % interval."""
+    """Return the difference of two shares over the same images, and half of its 95 % interval."""
     difference = one.double() - other.double()
     return difference.mean().item(), Z * difference.std().item() / math.sqrt(len(difference))
 

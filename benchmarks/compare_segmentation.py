@@ -38,7 +38,7 @@ class Counts(pl.Callback):
 
 
 def evaluate(recipe: str, checkpoint: str, tta: str | None, more: list[str]) -> tuple[SegmentationEvaluation, float]:
-    """Give the counts of all validation images, and the seconds that they took."""
+    """Return the counts of all validation images, and the seconds that they took."""
     options = ["--config", recipe, *more, *([] if tta is None else ["--model.tta", tta])]
     cli = build_cli(options, run=False)
     counts = Counts()
@@ -52,7 +52,7 @@ def evaluate(recipe: str, checkpoint: str, tta: str | None, more: list[str]) -> 
 
 
 def interval(values: Tensor) -> tuple[float, float]:
-    """Give the 95 % interval of draws."""
+    """Return the 95 % interval of draws."""
     low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
     return low, high
 

@@ -271,7 +271,7 @@ def test_missing_timm_is_named(without_the_rest, name):
 
 
 def outside_imports(node: ast.AST, within: str = "<module>", prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Give the functions below a node that import, by their qualified names, and from which package."""
+    """Return the functions below a node that import, by their qualified names, and from which package."""
     for child in ast.iter_child_nodes(node):
         match child:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):

@@ -141,7 +141,7 @@ def environment(request, wheel) -> Iterator[Environment]:
 
 @pytest.fixture(scope="module")
 def add(environment, wheel) -> Callable[[str], Environment]:
-    """Give the environment of an extra, made at the first call and seen to be of that extra alone."""
+    """Return the environment of an extra, made at the first call and seen to be of that extra alone."""
     made: dict[str, Environment] = {}
 
     def make(extra: str) -> Environment:

@@ -39,7 +39,7 @@ def tool() -> ModuleType:
 
 @pytest.fixture
 def good(tool: ModuleType, tmp_path: Path) -> Path:
-    """Give the source of a notebook, stored as it is when run."""
+    """Return the source of a notebook, stored as it is when run."""
     source = tmp_path / "good.py"
     source.write_text(HEADER + GOOD)
     notebook = tool.build(source)

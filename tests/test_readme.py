@@ -43,7 +43,7 @@ class Block:
 
 
 def blocks(text: str) -> list[Block]:
-    """Give the code blocks of a document."""
+    """Return the code blocks of a document."""
     out, lines = [], text.splitlines()
     for number, line in enumerate(lines):
         found = re.fullmatch(r"( *)\.\. code-block:: (\w+)", line)
@@ -60,7 +60,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def commands(text: str) -> list[str]:
-    """Give the command lines of the console blocks, and those that the text names."""
+    """Return the command lines of the console blocks, and those that the text names."""
     out = []
     for block in blocks(text):
         if block.language == "console":
@@ -76,7 +76,7 @@ def commands(text: str) -> list[str]:
 
 
 def stated_shape(line: str) -> list[str] | None:
-    """Give the shape that a comment states, as in ``y = f(x)  # (2, K, 7), of the first``."""
+    """Return the shape that a comment states, as in ``y = f(x)  # (2, K, 7), of the first``."""
     found = re.search(r"#\s*\(((?:\w+,\s*)*\w*,?)\)", line)
     return None if found is None else re.findall(r"\w+", found[1])
 
@@ -360,7 +360,7 @@ def check_own(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def targets(text: str) -> set[str]:
-    """Give the files of the repository that a document links to or shows."""
+    """Return the files of the repository that a document links to or shows."""
     links = re.findall(r"`[^`]*<([^`>]+)>`__?", text) + re.findall(r"\.\. (?:image|figure):: (\S+)", text)
     return {link.partition("#")[0] for link in links if "://" not in link}
 
@@ -375,7 +375,7 @@ def test_readme_has_links():
 
 
 def render(text: str) -> tuple[str | None, str]:
-    """Give the page that PyPI would show, and what it complains of."""
+    """Return the page that PyPI would show, and what it complains of."""
     warned = io.StringIO()
     return readme_renderer.rst.render(text, stream=warned), warned.getvalue()
 

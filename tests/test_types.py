@@ -62,7 +62,7 @@ def program(tmp_path_factory) -> Path:
 
 
 def revealed(output: str, pattern: str) -> list[str]:
-    """Give the types that a checker told of, by the last part of their names."""
+    """Return the types that a checker told of, by the last part of their names."""
     return [re.sub(r"\b(?:\w+\.)+(?=\w)", "", name) for name in re.findall(pattern, output)]
 
 

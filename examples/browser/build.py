@@ -218,7 +218,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 
 def _colours(count: int, known: list[list[int]] | None) -> list[list[int]]:
-    """Give the colours of classes: their own, or those that the package's pictures have."""
+    """Return the colours of classes: their own, or those that the package's pictures have."""
     from kornia_mvit.draw.images import label_image
 
     palette = label_image(torch.zeros(1, 1, dtype=torch.uint8), known and [tuple(c) for c in known]).getpalette()

@@ -97,7 +97,7 @@ def size_of(rng: random.Random) -> tuple[int, int]:
 
 
 def boxes_of(data: Any) -> dict[str, Any]:
-    """Give what a data module of boxes says, as plain numbers."""
+    """Return what a data module of boxes says, as plain numbers."""
     data.setup()
     found: dict[str, Any] = {"names": list(data.class_names), "left out": len(data.bad_boxes)}
     for split, files in data.splits.items():
@@ -138,7 +138,7 @@ class Boxes:
             self.rows.append((inside, label, ignore))
 
     def told(self, name: str) -> tuple[str, list[list[float]], list[int], list[bool]]:
-        """Give an image's boxes as :func:`boxes_of` does."""
+        """Return an image's boxes as :func:`boxes_of` does."""
         return (
             name,
             [[round(float(v), 3) for v in box] for box, _, _ in self.rows],

@@ -39,7 +39,7 @@ COLOURS = ((128, 128, 128), (128, 0, 0), (0, 128, 0), (0, 0, 192), (192, 128, 0)
 
 
 def find_browser() -> str:
-    """Give the browser's path; skip where there is none, or fail where one was promised.
+    """Return the browser's path; skip where there is none, or fail where one was promised.
 
     One that KORNIA_MVIT_BROWSER names has to be there, and npm with it.
     """
@@ -88,14 +88,14 @@ class Browser:
         return answer
 
     def pixels(self, name: str) -> Tensor:
-        """Give the colours of a canvas, (4, H, W), uint8."""
+        """Return the colours of a canvas, (4, H, W), uint8."""
         answer = self.ask("pixels", id=name)
         assert not answer["hidden"]
         data = torch.frombuffer(bytearray(base64.b64decode(answer["rgba"])), dtype=torch.uint8)
         return data.view(answer["height"], answer["width"], 4).permute(2, 0, 1)
 
     def labels(self, shown: dict[str, Any]) -> Tensor:
-        """Give the class of each pixel of the overlay by the legend's colours, (H, W), −1 for colours of no class."""
+        """Return the class of each pixel of the overlay by the legend's colours, (H, W), −1 for colours of no class."""
         red, green, blue, opacity = self.pixels("overlay").long()
         assert (opacity == 255).all()
         out = torch.full_like(red, -1)
@@ -127,7 +127,7 @@ def served(folder: Path, isolated: bool = True) -> Iterator[str]:
 
 
 def photo(name: str = "china.jpg") -> Tensor:
-    """Give a part of odd size of one of scikit-learn's photos, (3, 341, 501), uint8."""
+    """Return a part of odd size of one of scikit-learn's photos, (3, 341, 501), uint8."""
     return torch.tensor(load_sample_image(name))[40:381, 30:531].permute(2, 0, 1).contiguous()
 
 
@@ -165,14 +165,14 @@ def _standardise(layer: nn.Module, mean: Tensor, scale: Tensor) -> None:
 
 @torch.inference_mode()
 def classify(model: MobileViTClassifier, image: Tensor) -> Tensor:
-    """Give the probabilities of a (3, H, W) image, resampled as floating point, as exported graphs do."""
+    """Return the probabilities of a (3, H, W) image, resampled as floating point, as exported graphs do."""
     prepared = model.preprocess.module()(to_float(image))
     return model(prepared[None])[0].softmax(-1)
 
 
 @torch.inference_mode()
 def segment(model: DeepLabV3, image: Tensor) -> Tensor:
-    """Give the class of each pixel of a (3, H, W) image, as ``kornia-mvit predict`` does."""
+    """Return the class of each pixel of a (3, H, W) image, as ``kornia-mvit predict`` does."""
     assert model.preprocess is not None
     pipeline = AugmentationPipeline(preprocess=replace(model.preprocess, crop=None), ignore_index=255)
     ((_, logits, _),) = predict_maps(model, Batch(to_float(image)[None]), pipeline)

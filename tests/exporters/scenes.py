@@ -14,7 +14,7 @@ NETWORKS = (*(("xxs", task) for task in TASKS), ("s", "classification"))
 
 
 def build(task: str, mode: str | MobileViTConfig = DEEP, preprocess: Preprocess | None = None) -> Model:
-    """Give a model with weights that make something of what it sees, and statistics that are no identity."""
+    """Return a model with weights that make something of what it sees, and statistics that are no identity."""
     torch.manual_seed(0)
     if task == "classification":
         model: Model = MobileViTClassifier(mode, 5)

@@ -28,7 +28,7 @@ SMALL = {"num_classes": 3, "image_size": 64}
 
 
 class Known(nn.Module):
-    """Gives what decodes to the truths of a batch, whatever it sees: boxes in pixels of its input."""
+    """Returns what decodes to the truths of a batch, whatever it sees: boxes in pixels of its input."""
 
     num_classes = 4
 

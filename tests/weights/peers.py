@@ -72,6 +72,6 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def run(model: nn.Module, image: Tensor) -> Tensor:
-    """Give logits, or the final map of a backbone."""
+    """Return logits, or the final map of a backbone."""
     out = model(image)
     return getattr(out, "logits", out)
