@@ -369,6 +369,8 @@ class SaveOnSignal(_BetweenSteps):
 def _save_last(trainer: pl.Trainer, before_epoch: bool = False) -> Path:
     """Write the checkpoint; before an epoch as if that had not begun, since Lightning takes no other up."""
     path = _folder(trainer) / "last.ckpt"
+    for logger in trainer.loggers:  # what waits in memory is not logged again by a run that resumes
+        logger.save()
     progress: Any = trainer.fit_loop.epoch_progress
     for tracker in (progress.total, progress.current):
         tracker.ready -= before_epoch
