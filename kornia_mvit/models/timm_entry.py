@@ -172,7 +172,7 @@ class TimmMobileViT(nn.Module):
         from timm.layers.classifier import create_classifier
 
         if global_pool is not None:
-            self.pool_type = global_pool
+            self.pool_type: str = global_pool
         weight = self.backbone.stem.conv.weight
         self.num_classes: int = num_classes
         self.global_pool: nn.Module
