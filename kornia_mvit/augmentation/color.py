@@ -1,7 +1,6 @@
 """Random colours in one pass over the pixels."""
 
 import math
-from functools import cache
 from typing import Any
 
 import torch
@@ -107,7 +106,6 @@ def _saturate(factor: Tensor, luma: Tensor) -> Tensor:
     return factor * whole + (1 - factor) * luma.expand(3, 3)
 
 
-@cache
 def _turn_parts() -> tuple[tuple[tuple[float, ...], ...], ...]:
     """Return the part of :func:`_turn` that does not depend on the angle, and those of its cosine and of its sine."""
     there = torch.tensor(_YIQ, dtype=torch.float64)
@@ -119,9 +117,12 @@ def _turn_parts() -> tuple[tuple[tuple[float, ...], ...], ...]:
     return tuple(tuple(map(tuple, (back @ part @ there).tolist())) for part in (whole, cosine, sine))
 
 
+_TURN = _turn_parts()
+
+
 def _turn(angle: Tensor) -> Tensor:
     """Return matrices that turn colours about the grey axis by full turns: (B, 1, 1) -> (B, 3, 3)."""
-    parts = constant(_turn_parts(), angle.device, angle.dtype)
+    parts = constant(_TURN, angle.device, angle.dtype)
     radians = 2 * math.pi * angle
     turned = parts[0] + radians.cos() * parts[1] + radians.sin() * parts[2]
     same = torch.eye(3, dtype=angle.dtype, device=angle.device)
