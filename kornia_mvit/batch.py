@@ -291,7 +291,8 @@ class Batch:
         if self.size is None or self.size.device.type == "cpu":
             return self.size
         of, on_host = self.__dict__.get("_size_on_host", (None, None))
-        return on_host if of is self.size else None
+        known: Tensor | None = on_host if of is self.size else None
+        return known
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory."""
