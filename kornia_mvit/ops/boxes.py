@@ -10,6 +10,7 @@ References:
 # B batch, M boxes of an image with padding, A anchors
 
 from collections.abc import Sequence
+from itertools import count as count_up
 from typing import NamedTuple
 
 import torch
@@ -269,13 +270,13 @@ def _sort(valid: Tensor, labels: Tensor, ignore: Tensor, boxes: Tensor) -> Tenso
 def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
     """Return each box an anchor of its own, by deferred acceptance (Gale and Shapley).
 
-    There are as many rounds as boxes: in each, every box bids for the anchor that it overlaps most of those that no
-    better box holds. The largest overlap of all is settled by the first round, the largest of the others by the second,
-    and so on. On the CPU, only boxes that lost bid again, and the rounds end with the losses; an accelerator would have
-    to be waited for to know.
+    On the CPU, boxes that lost an anchor bid for their next best, until none has lost. An accelerator would have to be
+    waited for to know: there, in each of as many rounds as there are boxes, every box bids for the best of the anchors
+    that no better box holds. The largest overlap of all is settled by the first round, the largest of the others by the
+    second, and so on; the result is the same.
 
     Args:
-        iou: (B, M, A).
+        iou: (B, M, A), changed in place.
         claiming: (B, M) boxes that take part.
 
     Returns:
@@ -285,7 +286,7 @@ def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
     number = torch.arange(rows, device=iou.device).expand(batch, rows)
     best, anchor = iou.max(2)
     on_cpu = iou.device.type == "cpu"
-    for _ in range(rows):
+    for _ in count_up() if on_cpu else range(rows):
         active = claiming & (best > 0)
         bid = torch.where(active, best, 0)
         highest = bid.new_zeros(batch, count).scatter_reduce(1, anchor, bid, "amax")
@@ -296,24 +297,13 @@ def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
             image, box = (active & (holder.gather(1, anchor) != number)).nonzero(as_tuple=True)
             if not len(image):
                 break
-            left = _not_held(iou[image, box], box[:, None], highest[image], holder[image])
-            best[image, box], anchor[image, box] = left.max(1)
+            iou[image, box, anchor[image, box]] = 0
+            best[image, box], anchor[image, box] = iou[image, box].max(1)
         else:
-            best, anchor = _not_held(iou, number[..., None], highest[:, None], holder[:, None]).max(2)
+            highest, other = highest[:, None], holder[:, None]
+            better = (highest > iou) | ((highest == iou) & (other < number[..., None]))
+            best, anchor = iou.masked_fill(better, 0).max(2)
     return torch.where(holder < rows, holder, -1)
-
-
-def _not_held(iou: Tensor, box: Tensor, highest: Tensor, holder: Tensor) -> Tensor:
-    """Return the overlaps (..., A) of boxes with anchors, 0 for those that a better box holds.
-
-    Args:
-        iou: (..., A).
-        box: (..., 1) number of the box.
-        highest: (..., A) overlap of each anchor with the box that holds it.
-        holder: (..., A) number of that box.
-    """
-    better = (highest > iou) | ((highest == iou) & (holder < box))
-    return iou.masked_fill(better, 0)
 
 
 @torch.no_grad()
