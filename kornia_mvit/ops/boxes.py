@@ -10,7 +10,6 @@ References:
 # B batch, M boxes of an image with padding, A anchors
 
 from collections.abc import Sequence
-from itertools import count as count_up
 from typing import NamedTuple
 
 import torch
@@ -286,7 +285,7 @@ def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
     number = torch.arange(rows, device=iou.device).expand(batch, rows)
     best, anchor = iou.max(2)
     on_cpu = iou.device.type == "cpu"
-    for _ in count_up() if on_cpu else range(rows):
+    for _ in range(rows * count + 1 if on_cpu else rows):  # a box loses an anchor once
         active = claiming & (best > 0)
         bid = torch.where(active, best, 0)
         highest = bid.new_zeros(batch, count).scatter_reduce(1, anchor, bid, "amax")
