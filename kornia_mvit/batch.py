@@ -277,8 +277,24 @@ class Batch:
         return type(self)(**(values | changes))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
-        """Return the batch with its tensors on a device."""
-        return self._map(lambda v: v.to(device, non_blocking=non_blocking))
+        """Return the batch with its tensors on a device, and ``size`` on the CPU as well if it was there."""
+        out = self._map(lambda v: v.to(device, non_blocking=non_blocking))
+        on_host = self.host_size()
+        if on_host is not None and out.size is not on_host:
+            out.remember_size(on_host.clone())
+        return out
+
+    def remember_size(self, on_host: Tensor) -> None:
+        """Keep a copy of ``size`` on the CPU, so that nothing has to wait for a device to know it."""
+        self._size_on_host = (self.size, on_host)
+
+    def host_size(self) -> Tensor | None:
+        """Return ``size`` on the CPU where that is known without waiting for a device, else None."""
+        if self.size is None or self.size.device.type == "cpu":
+            return self.size
+        of, on_host = self.__dict__.get("_size_on_host", (None, None))
+        known: Tensor | None = on_host if of is self.size else None
+        return known
 
     def pin_memory(self) -> Self:
         """Return the batch with its tensors in page-locked memory."""

@@ -277,9 +277,9 @@ class PreprocessModule(nn.Module):
         if self.preprocess.channel_order == "bgr":
             image = image.flip(-3)
         if self.mean is not None:
-            image = image - self.mean.to(image.device, image.dtype)
+            image = image - self.mean.to(image.device, image.dtype, non_blocking=True)
         if self.std is not None:
-            image = image / self.std.to(image.device, image.dtype)
+            image = image / self.std.to(image.device, image.dtype, non_blocking=True)
         return image
 
     def undo_values(self, image: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Size, Tensor, nn
 
 from kornia_mvit.augmentation.kornia_adapter import ParamItem
 
-__all__ = ["PerImageRandAugment", "PerImageTrivialAugment", "apply_to_rows", "as_first"]
+__all__ = ["PerImageRandAugment", "PerImageTrivialAugment", "apply_to_rows", "as_first", "choose_rows"]
 
 
 class _PerImage:
@@ -127,24 +127,36 @@ def as_first(draw: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def choose_rows(draw: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the parameters of the images that drew an operation alone, and the numbers of these as ``rows``.
+
+    Args:
+        draw: parameters for all images, on the CPU.
+        shape: of the images, (B, C, H, W).
+    """
+    rows = (draw["batch_prob"] > 0.5).nonzero().flatten()
+    if len(rows) == shape[0]:
+        return draw
+    own = {
+        name: value[rows] if isinstance(value, Tensor) and name != "forward_input_shape" and len(value) > 1 else value
+        for name, value in draw.items()
+    }
+    return own | {"forward_input_shape": torch.tensor([len(rows), *shape[1:]]), "rows": rows}
+
+
 def apply_to_rows(module: nn.Module, image: Tensor, draw: dict[str, Any]) -> Tensor:
     """Augment the images that drew an operation, and leave the others as they are, without computing them.
 
     Args:
         module: a Kornia augmentation that changes values alone.
         image: (B, C, H, W).
-        draw: its parameters for all images, on the CPU.
+        draw: what :func:`choose_rows` returned, ``rows`` on the images' device.
     """
-    rows = (draw["batch_prob"] > 0.5).nonzero().flatten()
-    if len(rows) == len(image):
+    if "rows" not in draw:
         return _call(module, image, draw)
-    own = {
-        name: value[rows] if isinstance(value, Tensor) and name != "forward_input_shape" and len(value) > 1 else value
-        for name, value in draw.items()
-    }
-    own["forward_input_shape"] = torch.tensor([len(rows), *image.shape[1:]])
-    places = rows.to(image.device, non_blocking=True)
-    return image.index_copy(0, places, _call(module, image.index_select(0, places), own))
+    own = dict(draw)
+    rows = own.pop("rows")
+    return image.index_copy(0, rows, _call(module, image.index_select(0, rows), own))
 
 
 def _call(module: nn.Module, image: Tensor, draw: dict[str, Any]) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from kornia.augmentation import IntensityAugmentationBase2D
 from torch import Tensor
 
+from kornia_mvit.ops.geometry import constant
+
 __all__ = ["RandomColorTwist"]
 
 # Luma, and red, green and blue to luma and two axes of colour (YIQ).
@@ -83,7 +85,7 @@ class RandomColorTwist(IntensityAugmentationBase2D):
             name: params[name].to(input.device, input.dtype, non_blocking=True)[:, None, None]
             for name in self.strengths
         }
-        luma = torch.tensor(_LUMA).to(input.device, input.dtype, non_blocking=True)
+        luma = constant(_LUMA, input.device, torch.float32).to(input.dtype)
         mean = input.mean((2, 3), dtype=input.dtype)
         mean = (mean @ luma)[:, None, None] if input.shape[1] == 3 else mean[..., None]
         offset = (1 - drawn["contrast"]) * drawn["brightness"] * mean
@@ -104,17 +106,23 @@ def _saturate(factor: Tensor, luma: Tensor) -> Tensor:
     return factor * whole + (1 - factor) * luma.expand(3, 3)
 
 
-def _turn(angle: Tensor) -> Tensor:
-    """Return matrices that turn colours about the grey axis by full turns: (B, 1, 1) -> (B, 3, 3)."""
+def _turn_parts() -> tuple[tuple[tuple[float, ...], ...], ...]:
+    """Return the part of :func:`_turn` that does not depend on the angle, and those of its cosine and of its sine."""
     there = torch.tensor(_YIQ, dtype=torch.float64)
-    constant, cosine, sine = torch.zeros(3, 3, 3, dtype=torch.float64)
-    constant[0, 0] = 1.0
+    whole, cosine, sine = torch.zeros(3, 3, 3, dtype=torch.float64)
+    whole[0, 0] = 1.0
     cosine[1, 1] = cosine[2, 2] = 1.0
     sine[1, 2], sine[2, 1] = 1.0, -1.0
     back = torch.linalg.inv(there)
-    parts = [
-        (back @ part @ there).to(angle.device, angle.dtype, non_blocking=True) for part in (constant, cosine, sine)
-    ]
+    return tuple(tuple(map(tuple, (back @ part @ there).tolist())) for part in (whole, cosine, sine))
+
+
+_TURN = _turn_parts()
+
+
+def _turn(angle: Tensor) -> Tensor:
+    """Return matrices that turn colours about the grey axis by full turns: (B, 1, 1) -> (B, 3, 3)."""
+    parts = constant(_TURN, angle.device, angle.dtype)
     radians = 2 * math.pi * angle
     turned = parts[0] + radians.cos() * parts[1] + radians.sin() * parts[2]
     same = torch.eye(3, dtype=angle.dtype, device=angle.device)

@@ -4,6 +4,7 @@ They are Kornia augmentations. In an :class:`~kornia_mvit.AugmentationPipeline` 
 container of their own they crop without looking.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from kornia_mvit.ops.geometry import (
     box_iou,
+    constant,
     gather_pixels,
     invert,
     is_inside,
@@ -20,6 +22,7 @@ from kornia_mvit.ops.geometry import (
     source_points,
     window_matrix,
 )
+from kornia_mvit.ops.uploads import upload
 
 __all__ = ["RandomIoUCrop", "RandomScaledCrop", "RandomZoomOut", "View", "WindowCrop"]
 
@@ -51,7 +54,8 @@ class WindowCrop(GeometricAugmentationBase2D):
     """Lay a window of each image onto a canvas of one size: the base of this module's crops.
 
     A subclass says in :meth:`windows` which; a window may reach beyond the image, and what lies there is zero. With
-    ``same_on_batch``, which Kornia's containers set, all images get the same window, in shares of each one's sides.
+    ``same_on_batch``, which Kornia's containers set, all images get the same window, in shares of each one's sides. A
+    pipeline sends what :meth:`numbers` draws to its device together with what the other operations draw.
 
     Args:
         size: height and width of the result in pixels; None keeps those of the canvas.
@@ -66,9 +70,21 @@ class WindowCrop(GeometricAugmentationBase2D):
         super().__init__(p=1.0)
         self.size = size
 
-    def windows(self, view: View) -> Tensor:
-        """Draw the windows: (B, 4) left, top, right, bottom in pixels."""
+    def numbers(self, count: int) -> tuple[Tensor, ...]:
+        """Draw on the CPU the random numbers that :meth:`windows` takes for a number of images."""
+        return ()
+
+    def windows(self, view: View, *numbers: Tensor) -> Tensor:
+        """Return the windows: (B, 4) left, top, right, bottom in pixels.
+
+        Args:
+            view: what there is to look at.
+            *numbers: what :meth:`numbers` drew, on the device of ``view``; drawn here if there are none.
+        """
         raise NotImplementedError
+
+    def _sent(self, numbers: Sequence[Tensor], view: View) -> Sequence[Tensor]:
+        return numbers or upload(self.numbers(len(view.size)), view.size.device)
 
     def _rand(self, *shape: int, batch: int = 0) -> Tensor:
         """Draw numbers in [0, 1), float64, for each image, or the same for all along the dimension ``batch``."""
@@ -81,11 +97,17 @@ class WindowCrop(GeometricAugmentationBase2D):
             fits = fits.all(0, keepdim=True).expand_as(fits)
         return fits.to(torch.uint8).argmax(1), fits.any(1)
 
-    def draw(self, view: View, shape: tuple[int, ...]) -> dict[str, Any]:
-        """Draw parameters in Kornia's form."""
+    def draw(self, view: View, shape: tuple[int, ...], numbers: Sequence[Tensor] = ()) -> dict[str, Any]:
+        """Return parameters in Kornia's form.
+
+        Args:
+            view: what there is to look at.
+            shape: of the images, (B, C, H, W).
+            numbers: see :meth:`windows`.
+        """
         size = self.size or view.canvas
         return {
-            "window": self.windows(view),
+            "window": self.windows(view, *numbers),
             "batch_prob": torch.ones(shape[0]),
             "output_size": torch.tensor(size).expand(shape[0], 2),
             "forward_input_shape": torch.tensor(shape),
@@ -141,9 +163,13 @@ class RandomZoomOut(WindowCrop):
         self.max_scale = max_scale
         self.share: float = _share(p)
 
-    def windows(self, view: View) -> Tensor:
-        """Draw windows around the images."""
-        u = self._rand(4, len(view.size), batch=1).to(view.size.device, non_blocking=True)
+    def numbers(self, count: int) -> tuple[Tensor, ...]:
+        """Draw whether an image is zoomed out, its scale and its place."""
+        return (self._rand(4, count, batch=1),)
+
+    def windows(self, view: View, *numbers: Tensor) -> Tensor:
+        """Return windows around the images."""
+        (u,) = self._sent(numbers, view)
         scale = torch.where(u[0] < self.share, 1 + u[1] * (self.max_scale - 1), 1.0)[:, None]
         inside = view.size.double().flip(-1)
         low = -u[2:].T * (scale - 1) * inside
@@ -200,14 +226,16 @@ class RandomIoUCrop(WindowCrop):
         self.ratio: tuple[float, ...] = tuple(ratio)
         self.trials: int = trials
 
-    def windows(self, view: View) -> Tensor:
-        """Draw windows, looking at the boxes."""
-        count, device = len(view.size), view.size.device
+    def numbers(self, count: int) -> tuple[Tensor, ...]:
+        """Draw the windows to try, and the overlaps that they are to have."""
         u = self._rand(4, count, self.trials, batch=1)
         table = torch.tensor([2.0 if o is None else o for o in self.overlaps], dtype=torch.float64)
         # an overlap of 2 is never met: the whole image
-        least = table[torch.randint(len(table), (1 if self.same_on_batch else count,))].expand(count)
-        u, least = u.to(device, non_blocking=True), least.to(device, non_blocking=True)
+        return u, table[torch.randint(len(table), (1 if self.same_on_batch else count,))].expand(count)
+
+    def windows(self, view: View, *numbers: Tensor) -> Tensor:
+        """Return windows, looking at the boxes."""
+        u, least = self._sent(numbers, view)
         inside = view.size.double().flip(-1)[:, None]  # B 1 2, width and height
         side = (self.scale[0] + u[:2] * (self.scale[1] - self.scale[0])).permute(1, 2, 0) * inside
         low = u[2:].permute(1, 2, 0) * (inside - side)
@@ -273,15 +301,17 @@ class RandomScaledCrop(WindowCrop):
         self.max_class_share: float = max_class_share
         self.trials: int = trials
 
-    def windows(self, view: View) -> Tensor:
-        """Draw windows, looking at the mask."""
+    def numbers(self, count: int) -> tuple[Tensor, ...]:
+        """Draw the lengths of the shorter sides, and the places to try."""
+        return self._rand(count), self._rand(count, self.trials, 2)
+
+    def windows(self, view: View, *numbers: Tensor) -> Tensor:
+        """Return windows, looking at the mask."""
         assert self.size is not None
-        count, device = len(view.size), view.size.device
-        u = self._rand(count).to(device, non_blocking=True)
-        place = self._rand(count, self.trials, 2).to(device, non_blocking=True)
+        u, place = self._sent(numbers, view)
         inside = view.size.double().flip(-1)[:, None]
         scale = (self.short_side[0] + u * (self.short_side[1] - self.short_side[0])) / inside.amin((1, 2))
-        side = torch.tensor([self.size[1], self.size[0]]).to(device, torch.float64) / scale[:, None, None]
+        side = constant((self.size[1], self.size[0]), scale.device) / scale[:, None, None]
         low = place * (inside - side)
         tried = torch.cat([low, low + side.expand_as(low)], -1)
         if view.mask is None or self.max_class_share == 1:

@@ -1,7 +1,7 @@
 """Carry out a stack of augmentations on the images of a batch, and keep account of where their pixels went."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import kornia.augmentation as K
@@ -18,6 +18,7 @@ from kornia_mvit.augmentation.operations import (
     Operation,
     exclusive,
     find_operation,
+    is_known,
     sample,
     sample_parameters,
     walk,
@@ -27,8 +28,9 @@ from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import sample_crop_in_view
 from kornia_mvit.augmentation.targets import filled_size
 from kornia_mvit.batch import Batch, hold_value
-from kornia_mvit.ops.geometry import gather_pixels, scale_matrix, transform_points
+from kornia_mvit.ops.geometry import constant, gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
+from kornia_mvit.ops.uploads import upload
 from kornia_mvit.preprocess import PreprocessModule
 
 __all__ = ["Execution", "Settings"]
@@ -46,10 +48,34 @@ class Settings:
     warp: Warp
 
 
+@dataclass
+class _Planned:
+    """An operation that is drawn and not carried out yet.
+
+    Args:
+        operation: the operation.
+        drawn: what was drawn; None for a crop that looks at the batch, of which only ``numbers`` are drawn.
+        index: its place in the record.
+        size: height and width of the images after it, as far as known.
+        step: what it does to the geometry, if its matrix is known.
+        numbers: see :meth:`WindowCrop.numbers`.
+        sent: what ``operation.apply`` takes.
+    """
+
+    operation: Operation
+    drawn: Draw | None
+    index: int
+    size: tuple[int, int]
+    step: Step | None = None
+    numbers: Sequence[Tensor] = ()
+    sent: Draw = field(default_factory=dict)
+
+
 class Execution:
     """One run of a stack over one batch.
 
-    Geometric operations are put off as long as nothing needs their pixels, and then carried out together.
+    Geometric operations are put off as long as nothing needs their pixels, and then carried out together. Operations
+    are drawn ahead as long as the size of their images is known, so that what they draw goes to the device in one copy.
 
     Args:
         settings: of the pipeline.
@@ -76,14 +102,15 @@ class Execution:
         if self.geometry.view is not None:
             self._frame = F.pad(self.geometry.view.double().flip(-1), (2, 0))
         self.record: list[dict[str, Any]] = []
+        self._planned: list[_Planned] = []
         self._waiting: list[tuple[Operation, Draw, int]] = []
         self._image_at = 0
         self._mask_at = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the images once all that was put off is done: (B, C, H, W)."""
-        return (*self.image.shape[:2], *self.geometry.sizes[-1])
+        """Shape of the images once all that was planned or put off is done: (B, C, H, W)."""
+        return (*self.image.shape[:2], *(self._planned[-1].size if self._planned else self.geometry.sizes[-1]))
 
     def sample_all(self, stack: AugmentationSequential) -> None:
         """Draw and carry out each operation of a stack."""
@@ -92,10 +119,14 @@ class Execution:
             index = len(self.record)
             with exclusive(operation.module):
                 self._seed(index, 0)
-                drawn = self._draw(operation) if given is None else given
+                if isinstance(operation.module, WindowCrop):
+                    drawn, numbers = self._draw_crop(operation.module)
+                else:
+                    drawn, numbers = self._draw(operation) if given is None else given, ()
                 self.record.append({"path": operation.path, "name": operation.name, "data": drawn})
-                self._carry_out(operation, drawn, index)
+                self._plan(operation, drawn, index, numbers)
             self._seed(index + 1, 2)  # for the choices of containers
+        self._carry_out_planned()
 
     def replay_all(self, stack: AugmentationSequential, record: list[dict[str, Any]]) -> None:
         """Carry out what was drawn before.
@@ -115,7 +146,8 @@ class Execution:
                 )
             self.record.append(entry)
             with exclusive(operation.module):
-                self._carry_out(operation, entry["data"], index)
+                self._plan(operation, entry["data"], index)
+        self._carry_out_planned()
 
     def resize(self, size: tuple[int, int], preprocess: PreprocessModule) -> None:
         """Resize each image to a height and width, antialiased, or into a letterbox of them, if the record has one.
@@ -158,8 +190,8 @@ class Execution:
 
     def _all_seen(self) -> Tensor:
         """Return masks of a canvas on which every pixel shows an image."""
-        known = torch.tensor(not self.settings.ignore_index)
-        return known.to(self.image.device, non_blocking=True).expand(len(self.batch), *self.geometry.sizes[-1])
+        known = torch.full((), not self.settings.ignore_index, device=self.image.device)
+        return known.expand(len(self.batch), *self.geometry.sizes[-1])
 
     def finish_mask(self) -> Tensor | None:
         """Take the masks to where the images are to be, and give them."""
@@ -177,20 +209,27 @@ class Execution:
         self.random.seed(combine_seed(self.seed, index, purpose))
 
     def _draw(self, operation: Operation) -> Draw:
-        view = self.geometry.view if len(self.geometry) == 0 else None
-        if isinstance(operation.module, WindowCrop):
-            look = self._look(operation.module, view)
-            return sample(operation.module, self.random, operation.module.draw, look, self.shape)
         drawn = sample_parameters(operation, self.shape, self.random)
-        if view is None:
+        moved = len(self.geometry) > 0 or any(one.operation.kind is not Kind.VALUES for one in self._planned)
+        if moved or self.geometry.view is None:
             return drawn
+        on_host = self.batch.host_size()
+        view = self.geometry.view if on_host is None else on_host
         return self.random.sample_plainly(sample_crop_in_view, operation.module, drawn, view)
 
-    def _look(self, module: WindowCrop, view: Tensor | None) -> View:
+    def _draw_crop(self, module: WindowCrop) -> tuple[Draw | None, Sequence[Tensor]]:
+        """Draw a crop's numbers; all of it, if it is one of which nothing is known."""
+        if is_known(module):
+            return None, sample(module, self.random, module.numbers, len(self.batch))
+        self._carry_out_planned()
+        return sample(module, self.random, module.draw, self._look(module), self.shape), ()
+
+    def _look(self, module: WindowCrop) -> View:
         """Return what a crop asks to look at, as it will be after all that was put off."""
         batch, canvas, device = self.batch, self.geometry.sizes[-1], self.image.device
+        view = self.geometry.view if len(self.geometry) == 0 else None
         if view is None:
-            view = torch.tensor(canvas).to(device, non_blocking=True).expand(len(batch), 2)
+            view = constant(canvas, device, torch.int64).expand(len(batch), 2)
         boxes = valid = mask = None
         if module.looks_at == "boxes" and batch.boxes is not None and batch.box_label is not None:
             boxes, share = self.geometry.move_boxes(batch.boxes)
@@ -200,18 +239,62 @@ class Execution:
             mask = self._moved_mask()
         return View(canvas, view, boxes, valid, mask, self.settings.ignore_index)
 
-    def _carry_out(self, operation: Operation, drawn: Draw, index: int) -> None:
-        gate = drawn.get("batch_prob")
-        if isinstance(gate, Tensor) and gate.device.type == "cpu" and not bool((gate > 0.5).any()):
-            return
+    def _plan(self, operation: Operation, drawn: Draw | None, index: int, numbers: Sequence[Tensor] = ()) -> None:
+        """Put an operation off until what follows it is drawn, if the size of its images is known."""
         before = self.shape
-        if operation.kind is Kind.MATRIX:
-            if operation.joins(drawn, before, self.settings.fuse):
-                joined = len(self._waiting) > 0
-                self._waiting.append((operation, drawn, index))
-                size = operation.output_size(drawn, self.geometry.sizes[-1])
-                self._append(operation, replace(operation.step(drawn, before, size), joined=joined))
+        one = _Planned(operation, drawn, index, (before[2], before[3]), numbers=numbers)
+        known = is_known(operation.module)
+        if drawn is None:
+            assert isinstance(operation.module, WindowCrop)
+            one.size = operation.module.size or one.size
+        else:
+            gate = drawn.get("batch_prob")
+            if isinstance(gate, Tensor) and gate.device.type == "cpu" and not bool((gate > 0.5).any()):
                 return
+            if operation.kind is Kind.MATRIX and operation.joins(drawn, before, self.settings.fuse):
+                one.size = operation.output_size(drawn, one.size)
+                one.step = operation.step(drawn, before, one.size)
+            one.sent = operation.select(drawn, before)
+            known = known and (one.step is not None or operation.kind is Kind.VALUES)
+        self._planned.append(one)
+        if not known:
+            self._carry_out_planned()
+
+    def _carry_out_planned(self) -> None:
+        planned, self._planned = self._planned, []
+        if self.image.device.type != "cpu":
+            self._send(planned)
+        for one in planned:
+            self._carry_out(one)
+
+    def _send(self, planned: list[_Planned]) -> None:
+        """Send what operations take to the device, in one copy."""
+        names = [one.operation.movable(one.sent) for one in planned]
+        here: list[Tensor] = []
+        for one, chosen in zip(planned, names, strict=True):
+            here += [*one.numbers, *(one.sent[name] for name in chosen)]
+            if one.step is not None and one.step.matrix is not None:
+                here.append(one.step.matrix)
+        there = iter(upload(here, self.image.device))
+        for one, chosen in zip(planned, names, strict=True):
+            one.numbers = [next(there) for _ in one.numbers]
+            one.sent = one.sent | {name: next(there) for name in chosen}
+            if one.step is not None and one.step.matrix is not None:
+                one.step = replace(one.step, matrix=next(there))
+
+    def _carry_out(self, one: _Planned) -> None:
+        operation, drawn, index, before = one.operation, one.drawn, one.index, self.shape
+        if drawn is None:
+            assert isinstance(operation.module, WindowCrop)
+            drawn = operation.module.draw(self._look(operation.module), before, one.numbers)
+            self.record[index]["data"] = drawn
+            one.step = operation.step(drawn, before, one.size)
+        if one.step is not None:
+            joined = len(self._waiting) > 0
+            self._waiting.append((operation, drawn, index))
+            self._append(operation, replace(one.step, joined=joined))
+            return
+        drawn = one.sent
         self.finish()
         if operation.kind is Kind.DENSE:
             self._carry_mask(operation, drawn, index)
@@ -278,15 +361,15 @@ def _move_frame(frame: Tensor, module: nn.Module, geometry: Geometry) -> Tensor 
     the image's middle goes, and keeps its height and width.
     """
     step, before, after = geometry.steps[-1], geometry.sizes[-2], geometry.sizes[-1]
-    ratio = torch.tensor([after[1] / before[1], after[0] / before[0]] * 2, dtype=torch.float64)
+    ratio = (after[1] / before[1], after[0] / before[0])
     if isinstance(module, (K.Resize, K.LongestMaxSize, K.SmallestMaxSize)):
-        return frame * ratio.to(frame.device, non_blocking=True)
+        return frame * constant(ratio * 2, frame.device)
     if after != before or isinstance(module, (WindowCrop, K.RandomCrop, K.RandomResizedCrop, K.CenterCrop, K.PadTo)):
         return None
     if step.matrix is None:
         return frame
     middle = (frame[:, :2] + frame[:, 2:]) / 2
-    centre = torch.tensor([after[1] / 2, after[0] / 2], dtype=torch.float64).to(frame.device, non_blocking=True)
+    centre = constant((after[1] / 2, after[0] / 2), frame.device)
     moved = transform_points(step.matrix, torch.stack([middle, centre.expand_as(middle)], 1))
     return frame + (moved[:, 0] - moved[:, 1] + centre - middle).repeat(1, 2)
 

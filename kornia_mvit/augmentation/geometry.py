@@ -10,6 +10,7 @@ from kornia_mvit.ops.geometry import (
     all_neighbours,
     box_area,
     box_corners,
+    constant,
     corner_bounds,
     gather_pixels,
     invert,
@@ -18,6 +19,7 @@ from kornia_mvit.ops.geometry import (
     source_points,
     transform_points,
 )
+from kornia_mvit.ops.uploads import upload
 
 __all__ = ["Geometry", "Step"]
 
@@ -75,8 +77,8 @@ class Geometry:
         """Add a step; which part of its canvas is image is not known yet."""
         self.filled = None
         if step.matrix is not None:
-            matrix = step.matrix.to(self.device, torch.float64, non_blocking=True).expand(self.batch, 3, 3)
-            step = replace(step, matrix=matrix)
+            (matrix,) = upload([step.matrix], self.device)
+            step = replace(step, matrix=matrix.double().expand(self.batch, 3, 3))
         self.steps.append(step)
         self.sizes.append(step.size)
 
@@ -228,7 +230,7 @@ class Geometry:
         if canvas == 0 and self.view is not None:
             return self.view.double().flip(-1)[:, None]
         height, width = self.sizes[canvas]
-        return torch.tensor([width, height], dtype=torch.float64).to(self.device, non_blocking=True)
+        return constant((width, height), self.device)
 
 
 def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None, rim: float = 0.0) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kornia_mvit.augmentation.kornia_adapter import sample_cutmix
 from kornia_mvit.augmentation.randomness import uncompiled
 from kornia_mvit.batch import Batch
+from kornia_mvit.ops.uploads import upload
 
 __all__ = ["Mix"]
 
@@ -136,6 +137,12 @@ class Mix(nn.Module):
         own = torch.distributions.Beta(concentration, concentration, validate_args=False).sample()
         return {"kind": "mixup", "own": torch.where(chosen, own, 1.0), "pairs": pairs}
 
+    @staticmethod
+    def send(params: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """Return what :meth:`draw` gave on the device of the images, sent there in one copy."""
+        names = [name for name, value in params.items() if isinstance(value, Tensor)]
+        return params | dict(zip(names, upload([params[name] for name in names], device), strict=True))
+
     def weigh(self, params: dict[str, Any], seen: Tensor) -> dict[str, Any]:
         """Return what was drawn for CutMix with the shares of the pixels that show an image.
 
@@ -188,7 +195,7 @@ class Mix(nn.Module):
         if not batch.image.is_floating_point():
             raise TypeError(f"mixing takes floating-point images, got {batch.image.dtype}; divide by 255 first")
         height, width = batch.image.shape[-2:]
-        params = self.draw(len(batch), height, width)
+        params = self.send(self.draw(len(batch), height, width), batch.image.device)
         if batch.size is None:
             image, label = self.mix(batch.image, batch.label, params)
             return batch.replace(image=image, label=label)

@@ -12,7 +12,7 @@ from kornia.constants import DataKey, Resample, SamplePadding
 from kornia.core.exceptions import BaseError
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.auto import apply_to_rows, as_first
+from kornia_mvit.augmentation.auto import apply_to_rows, as_first, choose_rows
 from kornia_mvit.augmentation.geometry import Step
 from kornia_mvit.augmentation.kornia_adapter import (
     AugmentationBase,
@@ -39,6 +39,7 @@ __all__ = [
     "check_stack",
     "exclusive",
     "find_operation",
+    "is_known",
     "keeps_pixels",
     "lost_targets",
     "sample",
@@ -72,6 +73,8 @@ _OF_NO_GREY = (K.RandomSaturation, K.RandomHue)  # what they change, an image of
 _OF_COLOUR = (
     K.ColorJiggle, K.ColorJitter, K.RandomJPEG, K.RandomPlanckianJitter, K.RandomRGBShift, K.RandomSnow,
 )  # fmt: skip
+# Kornia's code on the host reads what they drew.
+_READS = (K.ColorJiggle, K.ColorJitter, K.RandomGaussianBlur, K.RandomJPEG, K.RandomMotionBlur, K.RandomRain)
 # What would do where Kornia fails.
 _REMEDIES: dict[type[nn.Module], str] = {
     K.CenterCrop: "take a smaller size, or pad the images first, with PadTo",
@@ -141,6 +144,18 @@ class Operation:
             what = f"a tensor of {out.ndim} dimensions" if isinstance(out, Tensor) else f"a {type(out).__name__}"
             raise TypeError(f"{self.name} gives {what}, not images (B, C, H, W); remove it from augment")
         return out
+
+    def select(self, draw: Draw, shape: tuple[int, ...]) -> Draw:
+        """Return, of what was drawn on the CPU for images of a shape, what :meth:`apply` takes."""
+        return choose_rows(draw, shape) if getattr(self.module, "by_rows", False) else draw
+
+    def movable(self, draw: Draw) -> list[str]:
+        """Return the names of the parameters that :meth:`apply` takes on the images' device as well as on the CPU."""
+        if self.kind is not Kind.VALUES or not is_known(self.module):
+            return []
+        if isinstance(self.module, _READS) or (isinstance(self.module, K.RandomErasing) and self.module.same_on_batch):
+            return []
+        return [name for name, value in draw.items() if isinstance(value, Tensor) and name != "forward_input_shape"]
 
     def output_size(self, draw: Draw, size: Size) -> Size:
         """Return height and width of the result for an input of the given ones."""

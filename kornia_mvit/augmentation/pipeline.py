@@ -381,13 +381,16 @@ class AugmentationPipeline(nn.Module):
                     if replay is None:
                         shape = (len(batch), image.shape[-2], image.shape[-1])
                         mixed = sample(self.mix, run.random, self.mix.draw, *shape)
-                        mixed = self.mix.weigh(mixed, run.seen) if mixed["kind"] == "cutmix" else mixed
                     else:
                         mixed = replay["mix"]
-                    mix = carry_out(self.mix, run.random, self.mix.mix, image, batch.label, mixed)
+                    sent = self.mix.send(mixed, device)
+                    if replay is None and mixed["kind"] == "cutmix":
+                        sent = self.mix.weigh(sent, run.seen)
+                        mixed = mixed | {"own": sent["own"]}
+                    mix = carry_out(self.mix, run.random, self.mix.mix, image, batch.label, sent)
                     image, targets["label"] = mix
                     if "size" in targets:
-                        targets["size"] = self.mix.size(targets["size"], mixed)
+                        targets["size"] = self.mix.size(targets["size"], sent)
             image = self._preprocess.values(image)
         image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
         params = {

@@ -10,7 +10,8 @@ from torch import Tensor
 from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.targets import filled_size
 from kornia_mvit.batch import Batch
-from kornia_mvit.ops.geometry import window_matrix
+from kornia_mvit.ops.geometry import constant, window_matrix
+from kornia_mvit.ops.uploads import upload
 from kornia_mvit.preprocess import Preprocess, PreprocessModule, round_ratio, to_float
 
 __all__ = ["fit_frames", "prepare_images"]
@@ -39,22 +40,22 @@ def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geom
         return out, geometry
 
     raw = image if image.dtype == torch.uint8 and image.device.type == "cpu" else to_float(image)
-    sizes = [(int(height), int(width)) for height, width in batch.size.tolist()]
+    on_host = batch.host_size()
+    sizes = [(int(height), int(width)) for height, width in (batch.size if on_host is None else on_host).tolist()]
     rows: dict[tuple[int, int], list[int]] = {}
     for number, size in enumerate(sizes):
         rows.setdefault(size, []).append(number)
+    places = dict(zip(rows, upload([torch.tensor(chosen) for chosen in rows.values()], raw.device), strict=True))
     parts = {}
     for (h, w), chosen in rows.items():
         with _named(batch, chosen):
-            parts[h, w] = module.geometry(raw[torch.tensor(chosen, device=raw.device), :, :h, :w])
+            parts[h, w] = module.geometry(raw[:, :, :h, :w].index_select(0, places[h, w]))
     height, width = (max(part.shape[k] for part in parts.values()) for k in (-2, -1))
     out = raw.new_zeros(len(batch), raw.shape[1], height, width)
     matrices = torch.empty(len(batch), 3, 3, dtype=torch.float64)
     for size, chosen in rows.items():
         part = parts[size]
-        out[torch.tensor(chosen, device=raw.device)] = F.pad(
-            part, (0, width - part.shape[-1], 0, height - part.shape[-2])
-        )
+        out.index_copy_(0, places[size], F.pad(part, (0, width - part.shape[-1], 0, height - part.shape[-2])))
         window, result = _window(module, size)
         matrices[chosen] = window_matrix(torch.tensor([window], dtype=torch.float64), result)
     uneven = module.preprocess.letterbox or len({tuple(part.shape[-2:]) for part in parts.values()}) > 1
@@ -79,7 +80,7 @@ def fit_frames(image: Tensor, frames: Tensor, record: Preprocess) -> tuple[Tenso
     """
     assert isinstance(record.size, tuple)
     canvas, full = (
-        torch.tensor(size[::-1]).to(image.device, non_blocking=True) for size in (image.shape[-2:], record.size)
+        constant((int(size[1]), int(size[0])), image.device, torch.int64) for size in (image.shape[-2:], record.size)
     )
     side = (frames[:, 2:] - frames[:, :2]).round().long().clamp_min(1).minimum(canvas)
     low = frames[:, :2].round().long().clamp_min(0).minimum(canvas - side)

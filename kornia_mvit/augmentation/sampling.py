@@ -72,6 +72,6 @@ def sample_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
     left = (place[:, 0] * (width - w + 1).clamp_min(1)).floor()
     top = (place[:, 1] * (height - h + 1).clamp_min(1)).floor()
     x, y = torch.stack([left, left + w - 1], -1), torch.stack([top, top + h - 1], -1)
-    source = torch.stack([x[:, [0, 1, 1, 0]], y[:, [0, 0, 1, 1]]], -1)
+    source = torch.stack([torch.cat([x, x.flip(1)], 1), y.repeat_interleave(2, 1)], -1)
     there = params["dst"].to(view.device, non_blocking=True)
     return params | {"src": source.to(params["src"].dtype), "dst": there}

@@ -14,6 +14,7 @@ from kornia_mvit.ops.geometry import (
     all_neighbours,
     box_area,
     box_corners,
+    constant,
     corner_bounds,
     sample_bilinear,
     transform_points,
@@ -107,7 +108,7 @@ def filled_size(geometry: Geometry) -> Tensor:
     for step in geometry.steps[start:]:
         rest.append(step)
     height, width = geometry.sizes[start]
-    whole = torch.tensor([0.0, 0.0, width, height]).to(geometry.device, non_blocking=True)
+    whole = constant((0.0, 0.0, width, height), geometry.device, torch.float32)
     edges = rest.move_boxes(whole.expand(geometry.batch, 1, 4))[0][:, 0, 2:].flip(-1)
     return (edges + 0.5 + EDGE_TOLERANCE).floor().clamp_min(1)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline, Params
 from kornia_mvit.augmentation.targets import inverse_boxes, way_back
 from kornia_mvit.batch import Batch
+from kornia_mvit.ops.geometry import constant
 
 __all__ = ["Found", "bring_back", "predict_boxes", "to_image", "without_overlaps"]
 
@@ -36,7 +37,10 @@ def predict_boxes(
         >>> predict_boxes(lambda image: [whole], Batch(torch.rand(1, 3, 40, 50)), pipeline)[0]['boxes']
         tensor([[ 0.,  0., 50., 40.]])
     """
-    prepared, params = pipeline.prepare(Batch(batch.image, size=batch.size))
+    stored, on_host = Batch(batch.image, size=batch.size), batch.host_size()
+    if on_host is not None:
+        stored.remember_size(on_host)
+    prepared, params = pipeline.prepare(stored)
     return bring_back(predict(prepared.image), batch, pipeline, params)
 
 
@@ -53,7 +57,7 @@ def bring_back(found: Sequence[Found], batch: Batch, pipeline: AugmentationPipel
     most = max((len(one["boxes"]) for one in found), default=0)
     padded = torch.stack([F.pad(one["boxes"], (0, 0, 0, most - len(one["boxes"]))) for one in found])
     boxes = pipeline.inverse_boxes(padded, params)
-    canvas = torch.tensor(batch.image.shape[2:], device=boxes.device).expand(len(batch), 2)
+    canvas = constant(tuple(batch.image.shape[2:]), boxes.device, torch.int64).expand(len(batch), 2)
     size = canvas if batch.size is None else batch.size
     original = size if batch.original_size is None else batch.original_size
     limit, stored = (sides.flip(-1).repeat(1, 2)[:, None].to(boxes) for sides in (original, size))
@@ -71,7 +75,7 @@ def to_image(found: Found, params: Params, size: tuple[int, int]) -> Found:
         size: height and width of the image.
     """
     boxes = found["boxes"][None]
-    limit = boxes.new_tensor([size[1], size[0]] * 2)
+    limit = constant((size[1], size[0]) * 2, boxes.device, boxes.dtype)
     return found | {"boxes": inverse_boxes(boxes, way_back(params, boxes))[0].clamp_min(0).minimum(limit)}
 
 

@@ -13,7 +13,7 @@ from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
 from kornia_mvit.batch import Batch
-from kornia_mvit.ops.geometry import box_iou, scale_matrix, window_matrix
+from kornia_mvit.ops.geometry import box_iou, constant, scale_matrix, window_matrix
 from kornia_mvit.preprocess import antialiased_resize
 
 __all__ = ["TestTimeAugmentation", "TestTimeTransform"]
@@ -308,20 +308,21 @@ class _BoxMerger:
 
     def add(self, given: Any, geometry: Geometry) -> None:
         count = max((len(d["boxes"]) for d in given), default=0)
-        seen = given[0]["boxes"].new_tensor([0, 0, geometry.sizes[-1][1], geometry.sizes[-1][0]])
+        like, (height, width) = given[0]["boxes"], geometry.sizes[-1]
+        seen = constant((0, 0, width, height), like.device, like.dtype)
         rows = [torch.cat([seen[None], d["boxes"]]) for d in given]
         boxes = torch.stack([F.pad(row, (0, 0, 0, 1 + count - len(row))) for row in rows])
         boxes = inverse_boxes(boxes, geometry)
-        limit = boxes.new_tensor([self.size[1], self.size[0]] * 2)
+        limit = constant((self.size[1], self.size[0]) * 2, boxes.device, boxes.dtype)
         boxes = boxes.clamp_min(0).minimum(limit)
         view, boxes = boxes[0, 0], boxes[:, 1:]
         inside = (view > 0) & (view < limit)  # edges of the view that are none of the image's
         cut = ((boxes - view).abs() < _EDGE) & inside
-        self.views.append(view + _EDGE * inside * view.new_tensor([1, 1, -1, -1]))
+        self.views.append(view + _EDGE * inside * constant((1, 1, -1, -1), view.device, view.dtype))
         out = []
         for d, row, lost in zip(given, boxes, cut.any(-1), strict=True):
-            whole = ~lost[: len(d["boxes"])]
-            out.append({name: value[whole] for name, value in (d | {"boxes": row[: len(whole)]}).items()})
+            (whole,) = (~lost[: len(d["boxes"])]).nonzero(as_tuple=True)
+            out.append({name: value[whole] for name, value in (d | {"boxes": row}).items()})
         self.found.append(out)
 
     def result(self, count: int) -> Detections:

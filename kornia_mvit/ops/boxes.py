@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kornia_mvit.ops.uploads import upload
+
 __all__ = [
     "VARIANCES",
     "Matches",
@@ -73,11 +75,13 @@ def make_anchors(
             f"{len(map_sizes)} maps and {len(aspect_ratios)} lists of aspect ratios; give one for each map"
         )
     out = []
-    for (height, width), shapes in zip(map_sizes, anchor_shapes(aspect_ratios, scales), strict=True):
-        side = torch.tensor(shapes, dtype=dtype, device=device)
+    shapes = [torch.tensor(sides, dtype=dtype) for sides in anchor_shapes(aspect_ratios, scales)]
+    if device is not None:
+        shapes = upload(shapes, torch.device(device))
+    for (height, width), side in zip(map_sizes, shapes, strict=True):
         y, x = (((torch.arange(n, device=device) + 0.5) / n).to(dtype) for n in (height, width))
         place = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
-        grid = (height, width, len(shapes), 2)
+        grid = (height, width, len(side), 2)
         out.append(torch.cat([place[:, :, None].expand(grid), side.expand(grid)], -1).flatten(0, 2))
     return torch.cat(out)
 
@@ -232,10 +236,11 @@ def match_anchors(
         ignore = torch.zeros_like(labels, dtype=torch.bool)
     valid = (labels > 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
     order = _sort(valid, labels, ignore, boxes)
-    # what the longest image has; one row more where none has any, for there to be something to reduce over
-    order = order[:, : max(1, int(valid.sum(1).max()))] if total else order.new_zeros(batch, 0)
-    if not order.shape[1]:
+    if not total:
         return Matches(labels.new_zeros(batch, count), order.new_zeros(batch, count))
+    if order.device.type == "cpu" and batch:  # an accelerator would have to be waited for
+        # what the longest image has; one row more where none has any, for there to be something to reduce over
+        order = order[:, : max(1, int(valid.sum(1).max()))]
     valid, ignore, labels = (rows.gather(1, order) for rows in (valid, ignore, labels))
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
 
@@ -264,6 +269,11 @@ def _sort(valid: Tensor, labels: Tensor, ignore: Tensor, boxes: Tensor) -> Tenso
 def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
     """Return each box an anchor of its own, by deferred acceptance (Gale and Shapley).
 
+    On the CPU, boxes that lost an anchor bid for their next best, until none has lost. An accelerator would have to be
+    waited for to know: there, in each of as many rounds as there are boxes, every box bids for the best of the anchors
+    that no better box holds. The largest overlap of all is settled by the first round, the largest of the others by the
+    second, and so on; the result is the same.
+
     Args:
         iou: (B, M, A), changed in place.
         claiming: (B, M) boxes that take part.
@@ -274,19 +284,25 @@ def _claim(iou: Tensor, claiming: Tensor) -> Tensor:
     batch, rows, count = iou.shape
     number = torch.arange(rows, device=iou.device).expand(batch, rows)
     best, anchor = iou.max(2)
-    while True:
+    on_cpu = iou.device.type == "cpu"
+    for _ in range(rows * count + 1 if on_cpu else rows):  # a box loses an anchor once
         active = claiming & (best > 0)
         bid = torch.where(active, best, 0)
         highest = bid.new_zeros(batch, count).scatter_reduce(1, anchor, bid, "amax")
         wins = active & (bid == highest.gather(1, anchor))
         holder = number.new_full((batch, count), rows)
         holder = holder.scatter_reduce(1, anchor, torch.where(wins, number, rows), "amin")
-        lost = active & (holder.gather(1, anchor) != number)
-        image, box = lost.nonzero(as_tuple=True)
-        if not len(image):
-            return torch.where(holder < rows, holder, -1)
-        iou[image, box, anchor[image, box]] = 0
-        best[image, box], anchor[image, box] = iou[image, box].max(1)
+        if on_cpu:
+            image, box = (active & (holder.gather(1, anchor) != number)).nonzero(as_tuple=True)
+            if not len(image):
+                break
+            iou[image, box, anchor[image, box]] = 0
+            best[image, box], anchor[image, box] = iou[image, box].max(1)
+        else:
+            highest, other = highest[:, None], holder[:, None]
+            better = (highest > iou) | ((highest == iou) & (other < number[..., None]))
+            best, anchor = iou.masked_fill(better, 0).max(2)
+    return torch.where(holder < rows, holder, -1)
 
 
 @torch.no_grad()

@@ -6,6 +6,9 @@ and has its centre at 0.5. A matrix takes points of one canvas to points of anot
 
 # B batch, C channels, H W source canvas, h w target canvas, N boxes or points
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +20,7 @@ __all__ = [
     "box_area",
     "box_corners",
     "box_iou",
+    "constant",
     "corner_bounds",
     "edge_matrix",
     "gather_pixels",
@@ -33,6 +37,31 @@ __all__ = [
 # precision one of a canvas of 4096 pixels by 5e-4.
 EDGE_TOLERANCE = 1e-3  # in pixels: what lies that near to an edge lies on it
 SHARE_TOLERANCE = 1e-5  # of a share or an area: what falls short of a bound by that reaches it
+
+
+def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return numbers as a tensor that is sent to its device once, and must not be changed.
+
+    The first call waits for the device, since other streams may read the tensor next.
+
+    Args:
+        values: numbers, or tuples of them.
+        device: where to.
+        dtype: of the result.
+
+    Example:
+        >>> constant((3.0, 4.0), torch.device("cpu"))
+        tensor([3., 4.], dtype=torch.float64)
+    """
+    if torch.compiler.is_compiling():
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _send_constant(values, device, dtype)
+
+
+@lru_cache(maxsize=256)
+def _send_constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # it serves outside of it as well
+        return torch.tensor(values, dtype=dtype, device="cpu").to(device)
 
 
 def edge_matrix(matrix: Tensor) -> Tensor:
@@ -69,7 +98,7 @@ def window_matrix(window: Tensor, size: tuple[int, int]) -> Tensor:
         [[[0.0, 0.0], [80.0, 80.0]]]
     """
     window = window.double()
-    scale = window.new_tensor([size[1], size[0]]) / (window[:, 2:] - window[:, :2])
+    scale = constant((size[1], size[0]), window.device) / (window[:, 2:] - window[:, :2])
     matrix = torch.zeros(len(window), 3, 3, dtype=torch.float64, device=window.device)
     matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2] = scale[:, 0], scale[:, 1], 1.0
     matrix[:, :2, 2] = -window[:, :2] * scale
@@ -130,7 +159,8 @@ def is_inside(x: Tensor, y: Tensor, width: int | Tensor, height: int | Tensor, r
 
 def box_corners(boxes: Tensor) -> Tensor:
     """Return the corners of boxes, clockwise from the upper left: (..., 4) -> (..., 4, 2)."""
-    return boxes[..., [0, 1, 2, 1, 2, 3, 0, 3]].reshape(*boxes.shape[:-1], 4, 2)
+    left, top, right, bottom = boxes.unbind(-1)
+    return torch.stack([left, top, right, top, right, bottom, left, bottom], -1).view(*boxes.shape[:-1], 4, 2)
 
 
 def corner_bounds(corners: Tensor) -> Tensor:

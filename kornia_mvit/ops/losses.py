@@ -136,8 +136,16 @@ def multibox_loss(
     positive = labels > 0
     count = positive.sum(1, keepdim=True).clamp_min(1)
     chosen = positive | _hardest(logits, labels == 0, negative_ratio * count)
-    classes = F.cross_entropy(logits[chosen], labels[chosen], reduction="sum", label_smoothing=label_smoothing)
-    places = F.smooth_l1_loss(deltas[positive], targets[positive].to(deltas.dtype), reduction="sum")
+    targets = targets.to(deltas.dtype)
+    if logits.device.type == "cpu":
+        logits, labels, deltas, targets = logits[chosen], labels[chosen], deltas[positive], targets[positive]
+    else:  # an accelerator would have to be waited for to know how many there are
+        logits, labels = logits.flatten(0, 1), labels.masked_fill(~chosen, -100).flatten()
+        deltas, targets = (x.masked_fill(~positive[..., None], 0) for x in (deltas, targets))
+    classes = F.cross_entropy(
+        logits, labels, reduction="sum", label_smoothing=label_smoothing
+    )  # without labels of -100
+    places = F.smooth_l1_loss(deltas, targets, reduction="sum")
     classes, places = classes / count.sum(), places / count.sum()
     return MultiboxLoss(classes + places, classes, places)
 

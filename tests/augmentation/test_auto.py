@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch
-from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment, apply_to_rows
+from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment, apply_to_rows, choose_rows
 
 POLICIES = {"rand": lambda: PerImageRandAugment(2, 9), "trivial": PerImageTrivialAugment}
 
@@ -66,6 +66,6 @@ class TestApplyToRows:
 
         image = torch.rand(3, 1, 4, 4)
         draw = {"batch_prob": torch.tensor([0.0, 1.0, 0.0]), "strength": torch.tensor([1, 2, 3])}
-        out = apply_to_rows(Invert(), image, draw)
+        out = apply_to_rows(Invert(), image, choose_rows(draw, image.shape))
         assert torch.equal(out, torch.stack([image[0], 1 - image[1], image[2]]))
         assert seen == [((1, 1, 4, 4), [2])]

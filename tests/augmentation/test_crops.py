@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch
-from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut, View
+from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut, View, WindowCrop
 from kornia_mvit.ops.geometry import box_iou
 from tests.augmentation.scenes import scene, smooth_maps, stack
 
@@ -53,6 +53,27 @@ def test_they_are_kornia_augmentations():
             direct = crop(image, params=params["steps"][0]["data"])
             torch.testing.assert_close(out.image, direct)
         assert str(crop).startswith(type(crop).__name__)
+
+
+class Corner(WindowCrop):
+    """A crop of a user's own, which draws where it looks."""
+
+    def windows(self, view):
+        side = 8 + 8 * torch.rand(len(view.size), 1).expand(-1, 2)
+        return torch.cat([torch.zeros_like(side), side], -1)
+
+
+class TestWindowCrop:
+    def test_of_ones_own(self):
+        batch = scene(0)
+        pipeline = AugmentationPipeline(stack(RandomZoomOut(p=1.0), Corner((16, 16)), RandomZoomOut(p=1.0)))
+        out, params = pipeline.augment(batch, seed=1)
+        window = params["steps"][1]["data"]["window"]
+        assert out.image.shape[-2:] == (16, 16)
+        assert (window[:, 2:] >= 8).all()
+        assert len(window.unique()) > 2
+        assert torch.equal(pipeline.augment(batch, seed=1)[0].image, out.image)
+        assert torch.equal(pipeline.replay(batch, params).image, out.image)
 
 
 class TestRandomZoomOut:

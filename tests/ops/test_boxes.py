@@ -1,12 +1,14 @@
 """Anchors, matching and targets: against Apple's, against a plain loop, and by their properties."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kornia_mvit.ops import boxes as ops_boxes
 from kornia_mvit.ops import geometry
 from kornia_mvit.ops.boxes import (
     VARIANCES,
@@ -19,6 +21,7 @@ from kornia_mvit.ops.boxes import (
     match_anchors,
     pairwise_iou,
 )
+from tests.device.pretended import Pretended
 from tests.models.networks import DETECTION
 
 RATIOS = ((2, 3), (2, 3), (2, 3), (2, 3), (2, 3), (2,))
@@ -81,6 +84,25 @@ def plain_match(anchors, boxes, labels, ignore, threshold=0.5):
     for a, m in granted.items():
         found[a] = (labels[m].item(), m)
     return found
+
+
+def claim_asking(iou, claiming):
+    """Deferred acceptance as it was: the losers alone go on to their next best, until there are none."""
+    batch, rows, count = iou.shape
+    number = torch.arange(rows).expand(batch, rows)
+    best, anchor = iou.max(2)
+    while True:
+        active = claiming & (best > 0)
+        bid = torch.where(active, best, 0)
+        highest = bid.new_zeros(batch, count).scatter_reduce(1, anchor, bid, "amax")
+        wins = active & (bid == highest.gather(1, anchor))
+        holder = number.new_full((batch, count), rows)
+        holder = holder.scatter_reduce(1, anchor, torch.where(wins, number, rows), "amin")
+        image, box = (active & (holder.gather(1, anchor) != number)).nonzero(as_tuple=True)
+        if not len(image):
+            return torch.where(holder < rows, holder, -1)
+        iou[image, box, anchor[image, box]] = 0
+        best[image, box], anchor[image, box] = iou[image, box].max(1)
 
 
 class TestMakeAnchors:
@@ -166,6 +188,27 @@ class TestMatchAnchors:
             assert found.labels[b].tolist() == [label for label, _ in expected]
             for m, (label, best) in zip(found.box[b].tolist(), expected, strict=True):
                 assert label <= 0 or torch.equal(boxes[b, m], boxes[b, best])  # of two that are equal either will do
+
+    @given(
+        seed=st.integers(0, 2**31),
+        batch=st.integers(0, 3),
+        count=st.integers(0, 12),
+        grid=st.sampled_from([None, 3, 20]),
+    )
+    @example(seed=0, batch=2, count=12, grid=2)
+    @example(seed=1, batch=1, count=40, grid=2)
+    def test_without_asking(self, seed, batch, count, grid):
+        """Bit for bit as it was when it asked whether all boxes have an anchor, on an accelerator too, unasked."""
+        given = (SMALL, *draw_boxes(batch, count, seed, grid=grid))
+        with mock.patch.object(ops_boxes, "_claim", claim_asking):
+            expected = match_anchors(*given)
+        with Pretended() as device:
+            far = device.get(match_anchors(*device.put(given)))
+        for found in (match_anchors(*given), far):
+            assert torch.equal(found.labels, expected.labels)
+            assert torch.equal(found.box, expected.box)
+        assert not device.waits
+        assert not device.uploads
 
     @given(
         seed=st.integers(0, 2**31), size=st.tuples(st.integers(32, 400), st.integers(32, 400)), count=st.integers(1, 30)
