@@ -112,9 +112,7 @@ def _count_right(task: Any, run: Callable[[Tensor], Tensor], batches: Sequence[B
     """Return how many images of batches are classified correctly; None where the task is no classification."""
     if task.task_name != "classification":
         return None
-    found = [
-        torch.eq(run(task.arrange(batch.image)).argmax(1), batch.label) for batch in batches if batch.label is not None
-    ]
+    found = [cast(Tensor, run(task.arrange(batch.image)).argmax(1) == batch.label) for batch in batches]
     return sum(int(right.sum()) for right in found)
 
 
