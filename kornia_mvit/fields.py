@@ -181,7 +181,10 @@ def as_image(value: Any, *, turn: bool = True) -> Tensor:
                 f"the image's EXIF orientation is {told}, and its targets may be of the image turned or as stored; "
                 "take PIL.ImageOps.exif_transpose(image), or delete image.getexif()[274] and save"
             )
-        return picture_to_tensor(value)
+        try:
+            return picture_to_tensor(value)
+        except ValueError as error:
+            raise ValueError(f"the image cannot become RGB: {error}") from None
     if isinstance(value, str):
         raise TypeError(f"image is a str, {value!r}; kornia_mvit.data.reading.read_image reads an image file")
     image = _as_tensor("image", value)

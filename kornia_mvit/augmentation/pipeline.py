@@ -435,7 +435,7 @@ def _as_batch(batch: Any, label: Tensor | None, ignore_index: int) -> Batch:
     if isinstance(batch, Tensor):
         return Batch(batch, label)
     if label is not None:
-        raise TypeError(f"labels go beside a tensor of images, not a {type(batch).__name__}; leave them out")
+        raise TypeError(f"a {type(batch).__name__} carries its labels; give none beside it")
     return Batch.read(batch, ignore_index=ignore_index)
 
 

@@ -40,7 +40,7 @@ class TestAugmentationPipeline(BaseTester):
             (torch.full((1, 3, 40, 40), torch.nan), ValueError, "an image has NaN values"),
             (torch.rand(3, 40, 40), ValueError, "expected images of shape (B, C, H, W), got (3, 40, 40)"),
             (torch.zeros(1, 3, 40, 40, dtype=torch.int32), TypeError, "got torch.int32"),
-            ([1, 2], TypeError, "expected a Batch or a tensor of images, got list"),
+            ([1, 2], TypeError, "a list of int, int; give the DataLoader collate_fn=Batch.collate"),
         ],
     )
     @pytest.mark.parametrize("train", [True, False])
