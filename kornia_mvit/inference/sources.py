@@ -22,6 +22,7 @@ from kornia_mvit.data.reading import (
     from_picture,
     read_image,
 )
+from kornia_mvit.extras import needing
 from kornia_mvit.files import check_local
 from kornia_mvit.parsing import is_file, is_folder, reason_of
 
@@ -255,10 +256,8 @@ def _decode(file: Path) -> Iterator[Tensor]:
         DataError: naming the file, if it is missing, damaged, or has no video.
         ImportError: where PyAV is missing.
     """
-    try:
+    with needing("reading videos needs PyAV (av)", "video"):
         import av
-    except ImportError as error:
-        raise ImportError("reading videos needs PyAV (av); install kornia-mvit[video]") from error
     if not file.is_file():
         raise DataError(f"no such video: {file}")
     try:
@@ -311,8 +310,6 @@ def _from_array(array: Any, name: str) -> Tensor:
         )
     if len(shape) == 3 and shape[2] == 3:
         return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
-    try:
+    with needing("arrays other than (H, W, 3) need Pillow", "train"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError("arrays other than (H, W, 3) need Pillow; install kornia-mvit[train]") from error
     return from_picture(Image.fromarray(array.reshape(shape[:2]) if shape[-1:] == (1,) else array), name)
