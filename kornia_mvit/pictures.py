@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 import torch
 from torch import Tensor
 
+from kornia_mvit.extras import needing
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -62,10 +64,8 @@ def array_to_tensor(array: Any) -> Tensor:
         )
     if len(shape) == 3 and shape[2] == 3:
         return torch.from_numpy(array.copy()).permute(2, 0, 1).contiguous()
-    try:
+    with needing("arrays other than (H, W, 3) need Pillow", "train"):
         from PIL import Image
-    except ImportError as error:
-        raise ImportError("arrays other than (H, W, 3) need Pillow; install kornia-mvit[train]") from error
     return rgb_to_tensor(to_rgb(Image.fromarray(array.reshape(shape[:2]) if shape[-1:] == (1,) else array)))
 
 

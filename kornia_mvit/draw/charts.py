@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from kornia_mvit.extras import needing
 from kornia_mvit.ops.intervals import wilson_interval
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def draw_reliability(bins: Sequence[Mapping[str, Any]]) -> bytes:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     full = [one for one in bins if one["images"]]
     left, width = [one["low"] for one in full], [one["high"] - one["low"] for one in full]
-    _plain(upper, "")
+    _plain(upper)
     upper.plot([0, 1], [0, 1], color=_QUIET, linewidth=1.2, linestyle=(0, (4, 3)), label="as right as confident")
     upper.bar(left, [one["accuracy"] for one in full], width, align="edge", color="#9cc7f5", edgecolor="white")
     for one in full:
@@ -163,7 +164,7 @@ def draw_reliability(bins: Sequence[Mapping[str, Any]]) -> bytes:
     upper.set(ylabel="accuracy", ylim=(0, 1.03), xlim=(0, 1))
     upper.yaxis.set_major_formatter(_percent())
     figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=2)
-    _plain(lower, "")
+    _plain(lower)
     lower.bar(left, [one["images"] for one in full], width, align="edge", color=_QUIET, edgecolor="white")
     lower.set(xlabel="confidence", ylabel="images")
     lower.yaxis.get_major_locator().set_params(integer=True, nbins=4)
@@ -178,9 +179,7 @@ def draw_per_class(rows: Sequence[Mapping[str, Any]]) -> bytes:
         rows: each with ``class``, ``precision``, ``recall``, ``recall_low``, ``recall_high`` and ``f1``; None where
             not defined.
     """
-    figure = _figure(8.2, 1.3 + 0.36 * len(rows))
-    axes = figure.subplots()
-    _plain(axes, "")
+    figure, axes = _panel(8.2, 1.3 + 0.36 * len(rows))
     for place, row in enumerate(rows):
         if row["recall"] is not None:
             axes.plot([row["recall_low"], row["recall_high"]], [place] * 2, color="#9cc7f5", linewidth=5, zorder=1)
@@ -209,9 +208,7 @@ def draw_scores(rows: Sequence[Mapping[str, Any]], score: str, label: str) -> by
         score: NAME.
         label: what the axis is called.
     """
-    figure = _figure(8.2, 1.1 + 0.34 * len(rows))
-    axes = figure.subplots()
-    _plain(axes, "")
+    figure, axes = _panel(8.2, 1.1 + 0.34 * len(rows))
     for place, row in enumerate(rows):
         if row[score] is None:
             continue
@@ -234,9 +231,7 @@ def draw_precision_recall(curves: Mapping[str, Sequence[float]], mean: Sequence[
         curves: of each class to draw, the precision at evenly spaced recalls from 0 to 1.
         mean: over all classes.
     """
-    figure = _figure(7.2, 4.6)
-    axes = figure.subplots()
-    _plain(axes, "")
+    figure, axes = _panel(7.2, 4.6)
     recall = torch.linspace(0, 1, len(mean)).tolist()
     for place, (name, precision) in enumerate(curves.items()):
         axes.plot(recall, precision, color=f"C{place % 10}", linewidth=1.4, label=shorten(name))
@@ -290,11 +285,17 @@ def shorten(name: str, letters: int = _LONGEST) -> str:
 
 
 def _figure(width: float, height: float) -> "Figure":
-    try:
+    with needing("charts need Matplotlib", "train"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("charts need Matplotlib; install kornia-mvit[train]") from error
     return Figure((width, height), dpi=144, layout="constrained", facecolor="white")
+
+
+def _panel(width: float, height: float) -> "tuple[Figure, Axes]":
+    """Return a figure with one plain chart."""
+    figure = _figure(width, height)
+    axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
 
 
 def _percent() -> Any:
@@ -303,7 +304,7 @@ def _percent() -> Any:
     return FuncFormatter(lambda share, _: f"{round(100 * share, 2):g} %")
 
 
-def _plain(axes: "Axes", title: str) -> None:
+def _plain(axes: "Axes", title: str = "") -> None:
     """Leave the frame out and draw a grid that stays behind."""
     axes.set_title(title, loc="left", fontsize=11, color=_INK, parse_math=False)
     for side in ("top", "right", "left"):

@@ -1,4 +1,7 @@
-"""Batches and predictions as pictures. Needs Pillow, from ``kornia-mvit[train]``."""
+"""Batches and predictions as pictures. Needs Pillow, from ``kornia-mvit[train]``.
+
+Each function that draws returns a Pillow image, and raises an ImportError if Pillow is missing.
+"""
 
 import colorsys
 import warnings
@@ -103,9 +106,6 @@ def add_legend(
         classes: their numbers.
         class_names: names of all classes; numbers are shown when None.
         colours: red, green and blue of all classes, from 0 to 255; those of :func:`draw_batch` when None.
-
-    Raises:
-        ImportError: if Pillow is missing.
     """
     images, drawing, fonts = pillow()
     font, line, gap = fonts.load_default(size=13), 20, 8
@@ -186,11 +186,7 @@ def draw_overlay(
         colours: red, green and blue of each class, from 0 to 255; those of :func:`draw_batch` when None.
         ignore_index: number of the pixels that are of no class; they are hatched.
 
-    Returns:
-        A Pillow image.
-
     Raises:
-        ImportError: if Pillow is missing.
         ValueError: for a mask of another size than the image.
     """
     _check_mask(image, mask)
@@ -217,12 +213,6 @@ def draw_detections(
         scores: (n,) in [0, 1], written beside the names.
         class_names: names of the classes; their numbers are shown when None.
         ignore: (n,) bool, boxes to be framed in grey.
-
-    Returns:
-        A Pillow image.
-
-    Raises:
-        ImportError: if Pillow is missing.
     """
     _, drawing, fonts = pillow()
     picture = to_picture(_look(image[None], None)[0])
@@ -247,11 +237,7 @@ def draw_segmentation(
         colours: red, green and blue of each class, from 0 to 255; those of :func:`draw_batch` when None.
         ignore_index: number of the pixels that are of no class; they are hatched.
 
-    Returns:
-        A Pillow image.
-
     Raises:
-        ImportError: if Pillow is missing.
         ValueError: for a mask of another size than the image.
     """
     for mask in masks:
@@ -276,7 +262,6 @@ def label_image(mask: Tensor, colours: Colours | None = None) -> "Image.Image":
         A Pillow image of mode P.
 
     Raises:
-        ImportError: if Pillow is missing.
         ValueError: for a class that a palette has no place for.
 
     Example:

@@ -1,10 +1,15 @@
-"""Pillow images put together: what every picture is drawn with. Needs Pillow, from ``kornia-mvit[train]``."""
+"""Pillow images put together: what every picture is drawn with. Needs Pillow, from ``kornia-mvit[train]``.
+
+Each function raises an ImportError if Pillow is missing.
+"""
 
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from kornia_mvit.extras import needing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,24 +20,14 @@ INK, PAPER = "#222222", "#ffffff"
 
 
 def pillow() -> Any:
-    """Return Pillow's modules Image, ImageDraw and ImageFont.
-
-    Raises:
-        ImportError: if Pillow is missing.
-    """
-    try:
+    """Return Pillow's modules Image, ImageDraw and ImageFont."""
+    with needing("drawing needs Pillow", "train"):
         from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError("drawing needs Pillow; install kornia-mvit[train]") from error
     return Image, ImageDraw, ImageFont
 
 
 def to_picture(image: Tensor) -> "Image.Image":
-    """Return an image (3, H, W), uint8, as a Pillow image.
-
-    Raises:
-        ImportError: if Pillow is missing.
-    """
+    """Return an image (3, H, W), uint8, as a Pillow image."""
     picture: Image.Image = pillow()[0].fromarray(image.permute(1, 2, 0).contiguous().numpy())
     return picture
 
@@ -50,9 +45,6 @@ def side_by_side(pictures: Sequence["Image.Image"], gap: int = 4) -> "Image.Imag
     Args:
         pictures: one or more.
         gap: pixels between them.
-
-    Raises:
-        ImportError: if Pillow is missing.
     """
     width = sum(picture.width + gap for picture in pictures) - gap
     sheet: Image.Image = pillow()[0].new("RGB", (width, max(picture.height for picture in pictures)), PAPER)
@@ -69,9 +61,6 @@ def stack_rows(rows: Sequence["Image.Image"], titles: Sequence[str]) -> "Image.I
     Args:
         rows: Pillow images, each of as many columns of equal width as there are titles.
         titles: of the columns.
-
-    Raises:
-        ImportError: if Pillow is missing.
     """
     images, drawing, fonts = pillow()
     gap, head = 8, 22

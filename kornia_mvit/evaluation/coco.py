@@ -10,6 +10,8 @@ from torchmetrics import Metric
 
 from kornia_mvit.batch import Batch
 from kornia_mvit.data.formats.coco import distinct_names
+from kornia_mvit.extras import needing
+from kornia_mvit.inference.detection import sizes_of
 
 __all__ = ["CocoMetrics", "coco_scores", "truths_of"]
 
@@ -57,13 +59,6 @@ def truths_of(batch: Batch) -> list[dict[str, Any]]:
             truth["image_id"] = meta["image_id"]
         out.append(truth)
     return out
-
-
-def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return (B, 2) height and width of the images of a batch, and of their files."""
-    canvas = torch.tensor(batch.image.shape[2:], device=batch.image.device).expand(len(batch), 2)
-    size = canvas if batch.size is None else batch.size
-    return size, size if batch.original_size is None else batch.original_size
 
 
 # N predictions, T truths, K classes, I IoU thresholds, R recalls, S ranges of areas, M most boxes of an image
@@ -216,10 +211,8 @@ def coco_scores(rows: Mapping[str, Tensor], class_names: Sequence[str]) -> dict[
 
 
 def _evaluate(rows: Mapping[str, Tensor], class_names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    try:
+    with needing("scores of boxes need faster-coco-eval", "train"):
         from faster_coco_eval import COCO, COCOeval_faster  # type: ignore[import-untyped]  # it has no stubs
-    except ImportError as error:
-        raise ImportError("scores of boxes need faster-coco-eval; install kornia-mvit[train]") from error
     images, truths, found = _annotations(rows)
     categories = [{"id": label, "name": name} for label, name in enumerate(class_names)]
     sides = []

@@ -16,9 +16,10 @@ from kornia_mvit.draw.images import draw_detections
 from kornia_mvit.draw.sheets import side_by_side, stack_rows
 from kornia_mvit.evaluation import parts
 from kornia_mvit.evaluation.base import BaseCollector, BaseEvaluation, Colours, thumbnail
-from kornia_mvit.evaluation.coco import CocoMetrics, coco_scores, sizes_of, truths_of
+from kornia_mvit.evaluation.coco import CocoMetrics, coco_scores, truths_of
 from kornia_mvit.evaluation.page import Picture, Section, Text
 from kornia_mvit.evaluation.parts import number, percent
+from kornia_mvit.inference.detection import sizes_of
 from kornia_mvit.ops.geometry import box_iou
 from kornia_mvit.preprocess import Preprocess
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit.exporters.card import metadata
-from kornia_mvit.exporters.graph import Deployed, filter_weights
+from kornia_mvit.exporters.graph import Deployed, filter_weights, shares
 from kornia_mvit.exporters.options import Options, sides
 from kornia_mvit.exporters.tracing import check_size, example_input
 from kornia_mvit.inference.engines.exported import lay_on_canvas
@@ -86,7 +86,7 @@ class Canvas(nn.Module):
         return self._locate(answer[0], answer[1], (height, width), resized)
 
     def _resized(self, height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`Preprocess.resized_size`, of tensors."""
+        """Return what :meth:`Preprocess.resized_size` does, of tensors."""
         size = self.record.size
         if size is None:
             return height, width
@@ -101,7 +101,7 @@ class Canvas(nn.Module):
         )
 
     def _window(self, resized: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Top and left of the network's input in the resized image."""
+        """Return top and left of the network's input in the resized image."""
         if self.record.letterbox or self.record.crop is None:
             return torch.zeros_like(resized[0]), torch.zeros_like(resized[1])
         top, left = (round_ratio(r - n, 2) for r, n in zip(resized, self.network_size, strict=True))
@@ -109,12 +109,16 @@ class Canvas(nn.Module):
 
     def _prepare(self, image: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
         assert self.deployed.prepare is not None
-        rows, columns = (
-            _resize_weights(size[n], resized[n], self._window(resized)[n], self.network_size[n], self.max_size[n], kind)
-            for n, kind in enumerate((self.record.interpolation,) * 2)
-        )
+        rows, columns = (self._weights(n, size, resized) for n in (0, 1))
         prepare = self.deployed.prepare
         return prepare.values(prepare.clip(rows @ prepare.clip(image @ columns.mT)))
+
+    def _weights(self, n: int, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
+        """Return what ``resize_weights`` of a graph does, for the image's height or width on the canvas."""
+        pixels, place = torch.arange(self.max_size[n]), torch.arange(self.network_size[n]) + self._window(resized)[n]
+        step = size[n].float() / resized[n].float()
+        weights = filter_weights(pixels, place, step, self.record.interpolation) * (pixels < size[n])
+        return shares(weights, place < resized[n])
 
     def _label(self, logits: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
         """Return the most probable class of each pixel of the image: (1, K, h, w) -> (1, H, W)."""
@@ -138,21 +142,10 @@ class Canvas(nn.Module):
         return torch.minimum(((boxes + first) * scale).clamp_min(0.0), whole), best, labels
 
 
-def _resize_weights(
-    source: Tensor, target: Tensor, first: Tensor, count: int, longest: int, interpolation: str
-) -> Tensor:
-    """As :func:`~kornia_mvit.exporters.graph.resize_weights`, for a side of (1,) pixels of ``longest``."""
-    pixels = torch.arange(longest)
-    place = torch.arange(count) + first
-    step = source.float() / target.float()
-    weights = filter_weights(pixels, place, step, interpolation) * (pixels < source)
-    return weights / weights.sum(1, keepdim=True).clamp_min(1e-6) * (place < target)[:, None]
-
-
 def _stretch_weights(source: Tensor, target: Tensor, count: int, longest: int) -> Tensor:
-    """What pixels of a bilinearly resized side take from the (1,) ``source`` first ones of ``count``: (longest, count).
+    """Return what pixels of a resized side take from the (1,) ``source`` first ones of ``count``: (longest, count).
 
-    Without antialiasing, as :func:`torch.nn.functional.interpolate` resizes.
+    Bilinear, without antialiasing, as :func:`torch.nn.functional.interpolate` resizes.
     """
     place = (torch.arange(longest) + 0.5) * (source.float() / target.float()) - 0.5
     place = torch.minimum(place.clamp_min(0.0), source.float() - 1.0)

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit.exporters.canvas import Canvas, static_graph
+from kornia_mvit.exporters.formats import find_format
 from kornia_mvit.exporters.graph import Deployed
 from kornia_mvit.exporters.options import Options, takes_options
+from kornia_mvit.extras import needing
 from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.inference.engines.exported import silence
 from kornia_mvit.weights.cards import Model
@@ -46,14 +48,10 @@ def to_coreml(model: Model, path: str | Path, *, options: Options) -> Path:
         ValueError: for a path of another ending, another layout, ``'dynamic'`` and other sizes that the package cannot
             take, preprocessing to various sizes, and as :func:`~kornia_mvit.exporters.deployable` says.
     """
-    try:
-        with silence():
-            import coremltools
-    except ImportError as error:
-        raise ImportError("Core ML packages need coremltools; install kornia-mvit[export]") from error
+    with needing("Core ML packages need coremltools", "export"), silence():
+        import coremltools
     path = Path(path)
-    if path.suffix != ".mlpackage":
-        raise ValueError(f"{path} does not end in .mlpackage, as Core ML's packages do")
+    find_format(path, "coreml")  # refuses another ending
     if options.layout != "nchw":
         raise ValueError(f"layout {options.layout!r} is not one of Core ML, which takes images as such; leave it out")
     graph, example, about = static_graph(model, replace(options, fp16=False), "Core ML")
@@ -109,7 +107,7 @@ def _describe(coremltools: Any, package: Any, graph: Deployed | Canvas, about: d
 
 
 def _half(coremltools: Any) -> Any:
-    """Half precision for what lies between the network's first and last operation with weights, these included."""
+    """Return half precision for what lies from the network's first operation with weights to its last."""
     weighted = ("conv", "linear")
     before: dict[Any, bool] = {}
     after: dict[Any, bool] = {}

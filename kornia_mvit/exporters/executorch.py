@@ -9,6 +9,7 @@ import torch
 
 from kornia_mvit.exporters.canvas import static_graph
 from kornia_mvit.exporters.options import Options, takes_options
+from kornia_mvit.extras import needing
 from kornia_mvit.files import write_whole
 from kornia_mvit.inference.engines.exported import EXECUTORCH_METADATA, load_executorch, read_metadata, silence
 from kornia_mvit.weights.cards import Model
@@ -76,10 +77,8 @@ def lower(program: torch.export.ExportedProgram, path: str | Path, about: dict[s
 
 
 def _need_executorch() -> None:
-    try:
+    with needing("ExecuTorch programs need {}", "export"):
         import executorch  # noqa: F401  # whether it is there
-    except ImportError as error:
-        raise ImportError(f"ExecuTorch programs need {error.name}; install kornia-mvit[export]") from error
 
 
 @contextlib.contextmanager

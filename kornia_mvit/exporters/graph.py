@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_mvit.extras import needing
 from kornia_mvit.inference.engines.fuse import fuse
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.ssdlite import SSDLite
@@ -27,6 +28,7 @@ __all__ = [
     "deployable",
     "filter_weights",
     "resize_weights",
+    "shares",
     "suppress_boxes",
 ]
 
@@ -93,11 +95,11 @@ class DeployPreprocess(PreprocessModule):
         return image
 
     def resized(self, image: Tensor) -> tuple[int, int]:
-        """Height and width of (B, 3, H, W) images after the resize, before the crop or the letterbox."""
+        """Return height and width of (B, 3, H, W) images after the resize, before the crop or the letterbox."""
         return self.preprocess.resized_size(image.shape[-2], image.shape[-1])
 
     def window(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """Where the network's input lies in the resized image: top, left, height and width."""
+        """Return where the network's input lies in the resized image: top, left, height and width."""
         record = self.preprocess
         if record.letterbox:
             assert isinstance(record.size, tuple)
@@ -146,7 +148,7 @@ def resize_weights(
     length = torch.ones_like(place) * source  # a tensor, as a traced length cannot be divided without being looked at
     step = length.float() / target
     weights = filter_weights(torch.arange(source, device=device), place, step[:, None], interpolation)
-    return weights / weights.sum(1, keepdim=True).clamp_min(1e-6) * (place < target)[:, None]
+    return shares(weights, place < target)
 
 
 def filter_weights(pixels: Tensor, place: Tensor, step: Tensor, interpolation: str) -> Tensor:
@@ -155,12 +157,17 @@ def filter_weights(pixels: Tensor, place: Tensor, step: Tensor, interpolation: s
     return _FILTERS[interpolation](distance.abs())
 
 
+def shares(weights: Tensor, inside: Tensor) -> Tensor:
+    """Return (n, m) weights whose rows sum to 1, or to 0 where they are not (n,) ``inside`` the resized side."""
+    return weights / weights.sum(1, keepdim=True).clamp_min(1e-6) * inside[:, None]
+
+
 def _triangle(x: Tensor) -> Tensor:
     return (1.0 - x).clamp_min(0.0)
 
 
 def _cubic(x: Tensor) -> Tensor:
-    """Keys' filter of a = -1/2, which antialiased resizes use."""
+    """Return Keys' filter of a = -1/2, which antialiased resizes use."""
     near = (1.5 * x - 2.5) * x * x + 1.0
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return torch.where(x < 1.0, near, torch.where(x < 2.0, far, 0.0))
@@ -208,19 +215,11 @@ class Deployed(nn.Module):
         self.task: str = str(task_of(model))
         self.dtype: torch.dtype = model.backbone.stem.conv.weight.dtype
         self.layout = layout
+        self.with_preprocess: bool = prepare is not None
         self.with_decode = with_decode
+        self.nms: bool = suppress is not None
         self.input_names: list[str] = ["image"]
         self.output_names: list[str] = list((_DECODED if with_decode else _RAW)[self.task])
-
-    @property
-    def with_preprocess(self) -> bool:
-        """Whether uint8 images go in."""
-        return self.prepare is not None
-
-    @property
-    def nms(self) -> bool:
-        """Whether overlapping boxes are suppressed."""
-        return self.suppress is not None
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Prepare, predict and decode."""
@@ -286,10 +285,8 @@ def suppress_boxes(
 
     An operator of its own, which the export to ONNX knows how to write.
     """
-    try:
+    with needing("to suppress overlapping boxes needs torchvision", "train"):
         from torchvision.ops import nms  # type: ignore[import-untyped]  # it comes without stubs
-    except ImportError as error:
-        raise ImportError("to suppress overlapping boxes needs torchvision; install kornia-mvit[train]") from error
     kept = torch.zeros_like(scores, dtype=torch.bool)
     for image in range(scores.shape[0]):
         for label in range(scores.shape[1]):

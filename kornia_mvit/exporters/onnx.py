@@ -10,6 +10,7 @@ from kornia_mvit.exporters.card import metadata
 from kornia_mvit.exporters.graph import Deployed
 from kornia_mvit.exporters.options import Options, Size, takes_options
 from kornia_mvit.exporters.tracing import check_size, dynamic_shapes, example_input
+from kornia_mvit.extras import needing
 from kornia_mvit.files import write_whole
 from kornia_mvit.inference.engines.exported import load_onnx, quiet
 from kornia_mvit.weights.cards import Model
@@ -36,11 +37,9 @@ def to_onnx(model: Model, path: str | Path, *, options: Options) -> Path:
         ImportError: where onnx or onnxscript is missing.
         ValueError: for sizes that the network does not take, and as :func:`~kornia_mvit.exporters.deployable` says.
     """
-    try:
+    with needing("writing ONNX needs {}", "export"):
         import onnx
         import onnxscript  # noqa: F401  # torch.onnx needs it
-    except ImportError as error:
-        raise ImportError(f"writing ONNX needs {error.name}; install kornia-mvit[export]") from error
     graph = options.build_graph(model)
     check_size(graph, options.size)
     proto = _translate(graph, options.size)

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kornia_mvit.exporters.card import metadata
+from kornia_mvit.exporters.formats import find_format
 from kornia_mvit.exporters.onnx import to_onnx
 from kornia_mvit.exporters.options import Options, takes_options
+from kornia_mvit.extras import needing
 from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.inference.engines.exported import load_openvino
 from kornia_mvit.weights.cards import Model
@@ -31,10 +32,10 @@ def to_openvino(model: Model, path: str | Path, *, options: Options) -> Path:
         ImportError: where openvino, onnx or onnxscript is missing.
         ValueError: for a path of another ending, and as :func:`~kornia_mvit.exporters.to_onnx` says.
     """
-    openvino = _import()
+    with needing("OpenVINO's files need openvino", "export"):
+        import openvino
     path = Path(path)
-    if path.suffix != ".xml":
-        raise ValueError(f"{path} does not end in .xml, as the files of OpenVINO do")
+    find_format(path, "openvino")  # refuses another ending
     full = replace(options, fp16=False)
     with scratch(path) as folder:
         # OpenVINO 2026.4 reads ONNX's antialiased resize as another one
@@ -45,11 +46,3 @@ def to_openvino(model: Model, path: str | Path, *, options: Options) -> Path:
     with write_whole(path) as beside:
         openvino.save_model(written, beside, compress_to_fp16=options.fp16)
     return path
-
-
-def _import() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise ImportError("OpenVINO's files need openvino; install kornia-mvit[export]") from error
-    return openvino

@@ -8,6 +8,7 @@ around the network; for ExecuTorch the activations too. So do the layers that ar
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from kornia_mvit.exporters.executorch import lower, shared_provenance
 from kornia_mvit.exporters.graph import deployable
 from kornia_mvit.exporters.onnx import to_onnx
 from kornia_mvit.exporters.options import Options, Size, sides, takes_options
+from kornia_mvit.extras import needing
 from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.inference.engines.exported import silence
 from kornia_mvit.models.layers import ConvNormAct
@@ -50,16 +52,21 @@ def _inputs(model: Model, images: Iterable[Tensor], size: Size) -> Iterator[Tens
                 f"{tuple(image.shape)}"
             )
         x = image[None].float() / 255 if model.preprocess is None else model.preprocess.module()(image[None])
-        if not isinstance(size, str) and tuple(x.shape[-2:]) != sides(size):
-            x = F.interpolate(x, size=sides(size), mode="bilinear", align_corners=False, antialias=True)
-        yield x
+        yield _resize(x, size)
         count += 1
     if not count:
         raise ValueError("there are no calibration images; give some that are like those that the model will see")
 
 
+def _resize(image: Tensor, size: Size) -> Tensor:
+    """Return images (B, C, H, W) of a size; as they are where it is ``'dynamic'``."""
+    if isinstance(size, str) or tuple(image.shape[-2:]) == sides(size):
+        return image
+    return F.interpolate(image, size=sides(size), mode="bilinear", align_corners=False, antialias=True)
+
+
 def _layers(model: nn.Module) -> dict[str, tuple[nn.Conv2d | nn.Linear, nn.Module]]:
-    """The layers with weights by name, each with the module whose output is the layer's: its normalisation, if any."""
+    """Return the layers with weights by name, each with the module that ends it: its normalisation, if any."""
     outputs: dict[nn.Module, nn.Module] = {
         module.conv: module.norm for module in model.modules() if isinstance(module, ConvNormAct)
     }
@@ -71,7 +78,7 @@ def _layers(model: nn.Module) -> dict[str, tuple[nn.Conv2d | nn.Linear, nn.Modul
 
 
 def _kept(model: nn.Module, keep: Sequence[str]) -> set[str]:
-    """The layers with weights that are named, or lie in what is named.
+    """Return the layers with weights that are named, or lie in what is named.
 
     Raises:
         ValueError: for a name that is none of a layer's, nor the beginning of one.
@@ -86,16 +93,12 @@ def _kept(model: nn.Module, keep: Sequence[str]) -> set[str]:
 
 
 def _execution_order(model: nn.Module, x: Tensor) -> list[str]:
-    """The layers with weights in the order in which they run."""
+    """Return the layers with weights in the order in which they run."""
     order: list[str] = []
-    hooks = [
-        layer.register_forward_hook(lambda _, __, ___, name=name: order.append(name))
-        for name, (layer, _) in _layers(model).items()
-    ]
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, (layer, _) in _layers(model).items():
+            hooks.enter_context(layer.register_forward_hook(lambda _, __, ___, name=name: order.append(name)))
         model(x)
-    for hook in hooks:
-        hook.remove()
     return order
 
 
@@ -123,11 +126,9 @@ def quantize_onnx(
         ValueError: without images, for other images than uint8 ones, for names of no layer, and as
             :func:`~kornia_mvit.exporters.to_onnx` says.
     """
-    try:
+    with needing("quantising for ONNX Runtime needs {}", "export"):
         import onnx
         from onnxruntime import quantization
-    except ImportError as error:
-        raise ImportError(f"quantising for ONNX Runtime needs {error.name}; install kornia-mvit[export]") from error
     kept, images, path = _kept(model, keep), list(images), Path(path)
     inputs = list(_inputs(model, images, options.size))
     with scratch(path) as folder:
@@ -138,7 +139,8 @@ def quantize_onnx(
         order = _execution_order(deployable(model, fused=False).model, inputs[0])
         assert len(nodes) == len(order), "each layer with weights is one node of the graph, in the order that they run"
         if options.with_preprocess:
-            inputs = [_as_layout(_sized(image, options.size), options.layout) for image in images]
+            inputs = [_resize(image[None], options.size) for image in images]
+            inputs = [x.permute(0, 2, 3, 1) if options.layout == "nhwc" else x for x in inputs]
         with silence():
             quantization.quantize_static(
                 source,
@@ -164,14 +166,14 @@ def quantize_onnx(
 
 
 def _weighted_nodes(proto: Any) -> list[str]:
-    """The names of the nodes that multiply with weights, in order."""
+    """Return the names of the nodes that multiply with weights, in order."""
     weights = {tensor.name for tensor in proto.graph.initializer if len(tensor.dims) >= 2}
     kinds = ("Conv", "Gemm", "MatMul")
     return [node.name for node in proto.graph.node if node.op_type in kinds and weights & set(node.input)]
 
 
 def _activations(proto: Any) -> list[str]:
-    """The names of the nodes of SiLU: left in float32, each would bring its map to float32 and back."""
+    """Return the names of the nodes of SiLU: left in float32, each would bring its map to float32 and back."""
     sigmoids = [node for node in proto.graph.node if node.op_type == "Sigmoid"]
     gates = {node.output[0] for node in sigmoids}
     products = [node for node in proto.graph.node if node.op_type == "Mul" and gates & set(node.input)]
@@ -188,16 +190,6 @@ def _reader(quantization: Any, name: str, inputs: Iterable[Tensor]) -> Any:
             return None if batch is None else {name: batch.contiguous().numpy()}
 
     return Reader()
-
-
-def _sized(image: Tensor, size: Size) -> Tensor:
-    if isinstance(size, str) or tuple(image.shape[-2:]) == sides(size):
-        return image[None]
-    return F.interpolate(image[None], size=sides(size), mode="bilinear", align_corners=False, antialias=True)
-
-
-def _as_layout(image: Tensor, layout: str) -> Tensor:
-    return image.permute(0, 2, 3, 1) if layout == "nhwc" else image
 
 
 # ------------------------------------------------------------------------------------------------------- ExecuTorch
@@ -226,13 +218,10 @@ def quantize_executorch(
         ValueError: without images, for other images than uint8 ones, for names of no layer, and as
             :func:`~kornia_mvit.exporters.to_executorch` says.
     """
-    try:
-        with silence():
-            from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
-            from torchao.quantization import pt2e
-            from torchao.quantization.pt2e import quantize_pt2e
-    except ImportError as error:
-        raise ImportError(f"quantising for ExecuTorch needs {error.name}; install kornia-mvit[export]") from error
+    with needing("quantising for ExecuTorch needs {}", "export"), silence():
+        from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+        from torchao.quantization import pt2e
+        from torchao.quantization.pt2e import quantize_pt2e
     kept, images = _kept(model, keep), list(images)
     inputs = list(_inputs(model, images, options.size))
     graph, example, about = static_graph(model, options, "ExecuTorch")
@@ -259,12 +248,12 @@ def quantize_executorch(
 def _on_canvas(image: Tensor, graph: Canvas) -> tuple[Tensor, Tensor]:
     scale = min(1.0, *(most / side for most, side in zip(graph.max_size, image.shape[-2:], strict=True)))
     if scale < 1:
-        image = _sized(image, (int(image.shape[-2] * scale), int(image.shape[-1] * scale)))[0]
+        image = _resize(image[None], (int(image.shape[-2] * scale), int(image.shape[-1] * scale)))[0]
     return lay_on_canvas(image, graph.max_size, graph.deployed.layout)
 
 
 def _module_of(node: torch.fx.Node) -> str:
-    """The name, within the network, of the layer that a node of a traced graph comes from."""
+    """Return the name, within the network, of the layer that a node of a traced graph comes from."""
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     name: str = list(stack.values())[-1][0]
     return name.partition("model.")[2]
@@ -329,7 +318,7 @@ def layer_errors(model: Model, images: Iterable[Tensor], size: Size = "dynamic")
 
 
 def _flat(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The logits, classes last: (rows, K)."""
+    """Return the logits, classes last: (rows, K)."""
     if isinstance(outputs, tuple):
         return outputs[0].flatten(0, 1)
     return outputs.movedim(1, -1).flatten(0, -2)
@@ -347,42 +336,36 @@ Range = tuple[float, float]
 def _ranges(
     model: nn.Module, layers: dict[str, tuple[nn.Conv2d | nn.Linear, nn.Module]], inputs: list[Tensor]
 ) -> dict[str, tuple[Range, Range]]:
-    """The least and largest values that go into each layer and that come out, zero among them."""
+    """Return the least and largest values that go into each layer and that come out, zero among them."""
     ranges: dict[tuple[str, int], Range] = {}
 
     def widen(key: tuple[str, int], x: Tensor) -> None:
         low, high = ranges.get(key, (0.0, 0.0))
         ranges[key] = (min(low, float(x.min())), max(high, float(x.max())))
 
-    hooks: list[Any] = []
-    for name, (layer, output) in layers.items():
-        hooks.append(layer.register_forward_pre_hook(lambda _, x, name=name: widen((name, 0), x[0])))
-        hooks.append(output.register_forward_hook(lambda _, __, y, name=name: widen((name, 1), y)))
-    for x in inputs:
-        model(x)
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for name, (layer, output) in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(lambda _, x, name=name: widen((name, 0), x[0])))
+            hooks.enter_context(output.register_forward_hook(lambda _, __, y, name=name: widen((name, 1), y)))
+        for x in inputs:
+            model(x)
     return {name: (ranges[name, 0], ranges[name, 1]) for name in layers if (name, 1) in ranges}
 
 
-class _quantised:  # used as a function is
+@contextmanager
+def _quantised(layer: nn.Conv2d | nn.Linear, output: nn.Module, before: Range, after: Range) -> Iterator[None]:
     """Let a layer compute as in int8 for a while; linear layers give float, as they do for ONNX Runtime."""
-
-    def __init__(self, layer: nn.Conv2d | nn.Linear, output: nn.Module, before: Range, after: Range) -> None:
-        self.layer, self.weight = layer, layer.weight.data
-        self.hooks = [layer.register_forward_pre_hook(lambda _, x: (_round_to(x[0], before),))]
+    weight = layer.weight.data
+    scale = weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
+    scale = scale.view(-1, *(1,) * (weight.ndim - 1))
+    with layer.register_forward_pre_hook(lambda _, x: (_round_to(x[0], before),)), ExitStack() as more:
         if isinstance(layer, nn.Conv2d):
-            self.hooks.append(output.register_forward_hook(lambda _, __, y: _round_to(y, after)))
-
-    def __enter__(self) -> None:
-        scale = self.weight.flatten(1).abs().amax(1).clamp_min(1e-12) / 127
-        scale = scale.view(-1, *(1,) * (self.weight.ndim - 1))
-        self.layer.weight.data = (self.weight / scale).round() * scale
-
-    def __exit__(self, *_: object) -> None:
-        self.layer.weight.data = self.weight
-        for hook in self.hooks:
-            hook.remove()
+            more.enter_context(output.register_forward_hook(lambda _, __, y: _round_to(y, after)))
+        layer.weight.data = (weight / scale).round() * scale
+        try:
+            yield
+        finally:
+            layer.weight.data = weight
 
 
 def _round_to(x: Tensor, values: Range) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from kornia_mvit.exporters.card import metadata
+from kornia_mvit.exporters.formats import find_format
 from kornia_mvit.exporters.options import Options, takes_options
 from kornia_mvit.exporters.tracing import check_size, dynamic_shapes, example_input
 from kornia_mvit.files import write_whole
@@ -33,8 +34,7 @@ def to_torchexport(model: Model, path: str | Path, *, options: Options) -> Path:
             :func:`~kornia_mvit.exporters.deployable` says.
     """
     path = Path(path)
-    if path.suffix != ".pt2":
-        raise ValueError(f"{path} does not end in .pt2, as the files of torch.export do")
+    find_format(path, "torchexport")  # refuses another ending
     graph, size = options.build_graph(model), options.size
     check_size(graph, size)
     with quiet(), torch.no_grad():

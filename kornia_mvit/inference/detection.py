@@ -9,9 +9,10 @@ from torch import Tensor
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline, Params
 from kornia_mvit.augmentation.targets import inverse_boxes, way_back
 from kornia_mvit.batch import Batch
+from kornia_mvit.extras import needing
 from kornia_mvit.ops.geometry import constant
 
-__all__ = ["Found", "bring_back", "predict_boxes", "to_image", "without_overlaps"]
+__all__ = ["Found", "bring_back", "predict_boxes", "sizes_of", "to_image", "without_overlaps"]
 
 Found = dict[str, Tensor]  # of an image: boxes (n, 4), scores (n,) and labels (n,)
 
@@ -57,12 +58,16 @@ def bring_back(found: Sequence[Found], batch: Batch, pipeline: AugmentationPipel
     most = max((len(one["boxes"]) for one in found), default=0)
     padded = torch.stack([F.pad(one["boxes"], (0, 0, 0, most - len(one["boxes"]))) for one in found])
     boxes = pipeline.inverse_boxes(padded, params)
-    canvas = constant(tuple(batch.image.shape[2:]), boxes.device, torch.int64).expand(len(batch), 2)
-    size = canvas if batch.size is None else batch.size
-    original = size if batch.original_size is None else batch.original_size
-    limit, stored = (sides.flip(-1).repeat(1, 2)[:, None].to(boxes) for sides in (original, size))
+    stored, limit = (sides.flip(-1).repeat(1, 2)[:, None].to(boxes) for sides in sizes_of(batch))
     boxes = (boxes * limit / stored).clamp_min(0).minimum(limit)
     return [one | {"boxes": rows[: len(one["boxes"])]} for one, rows in zip(found, boxes, strict=True)]
+
+
+def sizes_of(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return (B, 2) height and width of the images of a batch, and of their files."""
+    canvas = constant(tuple(batch.image.shape[2:]), batch.image.device, torch.int64).expand(len(batch), 2)
+    size = canvas if batch.size is None else batch.size
+    return size, size if batch.original_size is None else batch.original_size
 
 
 @torch.no_grad()
@@ -93,10 +98,8 @@ def without_overlaps(
     Raises:
         ImportError: where torchvision is missing.
     """
-    try:
+    with needing("suppressing overlapping boxes needs torchvision", "train"):
         from torchvision.ops import batched_nms  # type: ignore[import-untyped]  # it comes without stubs
-    except ImportError as error:
-        raise ImportError("suppressing overlapping boxes needs torchvision; install kornia-mvit[train]") from error
     sure = (found["scores"] > score_threshold) & (found["labels"] >= 0)
     found = {name: value[sure] for name, value in found.items()}
     kept = batched_nms(found["boxes"], found["scores"], found["labels"], iou_threshold)[:max_detections]

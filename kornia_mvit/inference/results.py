@@ -17,7 +17,7 @@ from kornia_mvit.inference.sources import stem_of
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ClassificationResult", "DetectionResult", "Result", "Results", "SegmentationResult"]
+__all__ = ["ClassificationResult", "DetectionResult", "Result", "Results", "SegmentationResult", "to_uint8"]
 
 Colours = Sequence[tuple[int, int, int]]
 
@@ -146,7 +146,8 @@ class ClassificationResult(Result):
         """Return the image, 320 pixels wide or high, with the likeliest class and its probability below it."""
         from kornia_mvit.draw.images import draw_predictions, fit_image
 
-        image = fit_image(_to_uint8(self.load()), _CELL)
+        image = to_uint8(self.load())
+        image = fit_image(image.expand(3, -1, -1) if len(image) == 1 else image[:3], _CELL)
         return draw_predictions(image[None], self.probabilities[None], class_names=self.class_names, cell=_CELL)
 
     def to_supervision(self) -> Any:
@@ -331,10 +332,9 @@ class Results(Sequence[Result]):
         return [row for result in self for row in result.to_coco()]
 
 
-def _to_uint8(image: Tensor) -> Tensor:
-    if image.dtype != torch.uint8:
-        image = (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return image.expand(3, -1, -1) if len(image) == 1 else image[:3]
+def to_uint8(image: Tensor) -> Tensor:
+    """Return an image, floating point in [0, 1] or uint8, as uint8."""
+    return image if image.dtype == torch.uint8 else (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _supervision() -> Any:

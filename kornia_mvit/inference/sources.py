@@ -22,6 +22,7 @@ from kornia_mvit.data.reading import (
     from_picture,
     read_image,
 )
+from kornia_mvit.extras import needing
 from kornia_mvit.files import check_local
 from kornia_mvit.parsing import is_file, is_folder, reason_of
 from kornia_mvit.pictures import array_to_tensor, is_array, is_picture
@@ -266,10 +267,8 @@ def _decode(file: Path) -> Iterator[Tensor]:
         DataError: naming the file, if it is missing, damaged, or has no video.
         ImportError: where PyAV is missing.
     """
-    try:
+    with needing("reading videos needs PyAV (av)", "video"):
         import av
-    except ImportError as error:
-        raise ImportError("reading videos needs PyAV (av); install kornia-mvit[video]") from error
     if not file.is_file():
         raise DataError(f"no such video: {file}")
     try:

@@ -15,7 +15,7 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.inference.detection import Found, to_image, without_overlaps
 from kornia_mvit.inference.network import Network
-from kornia_mvit.inference.results import ClassificationResult, DetectionResult, Result, SegmentationResult
+from kornia_mvit.inference.results import ClassificationResult, DetectionResult, Result, SegmentationResult, to_uint8
 from kornia_mvit.inference.sliding_window import SlidingWindow, read_labels
 from kornia_mvit.inference.sources import Item
 from kornia_mvit.inference.tta import TestTimeAugmentation
@@ -158,7 +158,7 @@ class Classify(Task):
         return self.network.first
 
     def prepare(self, image: Tensor) -> tuple[Tensor, Params | None]:
-        return (_to_uint8(image) if self.network.takes_images else self._module(image))[None], None
+        return (to_uint8(image) if self.network.takes_images else self._module(image))[None], None
 
     def fields(self, x: Tensor, images: list[Read]) -> list[dict[str, Any]]:
         out = self.look(x).float().cpu()
@@ -177,8 +177,8 @@ class _Locating(Task):
             prepared, params = self.pipeline.prepare(Batch(image[None]))
             return prepared.image, params
         if self.network.gives_answers:
-            return _to_uint8(image)[None], None
-        return _to_uint8(image)[None], self.pipeline.prepare(Batch(image[None]))[1]
+            return to_uint8(image)[None], None
+        return to_uint8(image)[None], self.pipeline.prepare(Batch(image[None]))[1]
 
 
 class Segment(_Locating):
@@ -258,12 +258,6 @@ class Detect(_Locating):
 
 
 TASKS: dict[str, type[Task]] = {"classification": Classify, "segmentation": Segment, "detection": Detect}
-
-
-def _to_uint8(image: Tensor) -> Tensor:
-    if image.dtype == torch.uint8:
-        return image
-    return (image.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _smallest(labels: Tensor) -> Tensor:

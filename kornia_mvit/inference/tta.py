@@ -13,6 +13,7 @@ from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
 from kornia_mvit.batch import Batch
+from kornia_mvit.extras import needing
 from kornia_mvit.ops.geometry import box_iou, constant, scale_matrix, window_matrix
 from kornia_mvit.preprocess import antialiased_resize
 
@@ -326,10 +327,8 @@ class _BoxMerger:
         self.found.append(out)
 
     def result(self, count: int) -> Detections:
-        try:
+        with needing("merging boxes needs torchvision", "train"):
             from torchvision.ops import batched_nms  # type: ignore[import-untyped]  # it comes without stubs
-        except ImportError as error:
-            raise ImportError("merging boxes needs torchvision; install kornia-mvit[train]") from error
         out = []
         for looks in zip(*self.found, strict=True):
             joined = {name: torch.cat([look[name] for look in looks]) for name in ("boxes", "scores", "labels")}

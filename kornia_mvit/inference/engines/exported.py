@@ -5,14 +5,15 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kornia_mvit.extras import needing
 from kornia_mvit.files import FileError
 from kornia_mvit.parsing import is_folder, reading, reason_of
 from kornia_mvit.preprocess import Preprocess
@@ -147,7 +148,7 @@ def find_exported(path: str | Path) -> Path | None:
     path = Path(path)
     if path.suffix == ".mlpackage":
         raise FileError(f"{path} is a Core ML package, which runs on Apple's systems alone; use the checkpoint or ONNX")
-    if path.suffix in _LOADERS:
+    if path.suffix in _OPENERS:
         return path
     if not is_folder(path):
         return None
@@ -155,6 +156,15 @@ def find_exported(path: str | Path) -> Path | None:
     if len(found) > 1:
         raise FileError(f"{path} has {len(found)} OpenVINO files; pass one of them, such as {found[0]}")
     return found[0] if found else None
+
+
+class _Opened(NamedTuple):
+    """A file that is ready to run."""
+
+    run: Run
+    about: Mapping[str, str]
+    shape: Sequence[Any] | None  # of the input; None where images of any size are laid on a canvas
+    single: bool = False
 
 
 def load_exported(path: str | Path, threads: int | None = None) -> Exported:
@@ -171,8 +181,10 @@ def load_exported(path: str | Path, threads: int | None = None) -> Exported:
     """
     file = find_exported(path)
     if file is None:
-        raise FileError(f"{path} is no exported file; expected {', '.join(_LOADERS)}")
-    return _LOADERS[file.suffix](file, threads)
+        raise FileError(f"{path} is no exported file; expected {', '.join(_OPENERS)}")
+    opened = _OPENERS[file.suffix](file, threads)
+    size = None if opened.shape is None else _fixed_size(opened.shape, opened.about)
+    return Exported(file, opened.run, opened.about, size, opened.single)
 
 
 def load_onnx(path: str | Path, threads: int | None = None) -> Run:
@@ -185,31 +197,23 @@ def load_onnx(path: str | Path, threads: int | None = None) -> Run:
     Raises:
         ImportError: where onnxruntime is missing.
     """
-    return _onnx_session(path, threads)[1]
+    return _open_onnx(path, threads).run
 
 
-def _onnx_session(path: str | Path, threads: int | None) -> tuple[Any, Run]:
-    try:
+def _open_onnx(path: str | Path, threads: int | None) -> _Opened:
+    with needing("running ONNX needs onnxruntime", "export"):
         import onnxruntime
-    except ImportError as error:
-        raise ImportError("running ONNX needs onnxruntime; install kornia-mvit[export]") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.inter_op_num_threads = 1
     with reading(path, "an ONNX file"):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    image_input = session.get_inputs()[0]
 
     def run(image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(out) for out in session.run(None, {name: image.contiguous().numpy()}))
+        return tuple(torch.from_numpy(out) for out in session.run(None, {image_input.name: image.contiguous().numpy()}))
 
-    return session, run
-
-
-def _open_onnx(path: Path, threads: int | None) -> Exported:
-    session, run = _onnx_session(path, threads)
-    about = session.get_modelmeta().custom_metadata_map
-    return Exported(path, run, about, _fixed_size(session.get_inputs()[0].shape, about))
+    return _Opened(run, session.get_modelmeta().custom_metadata_map, image_input.shape)
 
 
 def load_openvino(path: str | Path, threads: int | None = None) -> Run:
@@ -222,14 +226,12 @@ def load_openvino(path: str | Path, threads: int | None = None) -> Run:
     Raises:
         ImportError: where openvino is missing.
     """
-    return _openvino_model(path, threads)[1]
+    return _open_openvino(path, threads).run
 
 
-def _openvino_model(path: str | Path, threads: int | None) -> tuple[Any, Run]:
-    try:
+def _open_openvino(path: str | Path, threads: int | None) -> _Opened:
+    with needing("OpenVINO's files need openvino", "export"):
         import openvino
-    except ImportError as error:
-        raise ImportError("OpenVINO's files need openvino; install kornia-mvit[export]") from error
     settings = {
         "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
@@ -244,15 +246,10 @@ def _openvino_model(path: str | Path, threads: int | None) -> tuple[Any, Run]:
         outputs = compiled([image.contiguous().numpy()])
         return tuple(torch.from_numpy(outputs[port].copy()) for port in compiled.outputs)
 
-    return model, run
-
-
-def _open_openvino(path: Path, threads: int | None) -> Exported:
-    model, run = _openvino_model(path, threads)
     places = {name: ["kornia_mvit", name] for name in _ABOUT}
     about = {name: str(model.get_rt_info(place).value) for name, place in places.items() if model.has_rt_info(place)}
     shape = [dim.get_length() if dim.is_static else None for dim in model.input(0).partial_shape]
-    return Exported(path, run, about, _fixed_size(shape, about))
+    return _Opened(run, about, shape)
 
 
 def load_torchexport(path: str | Path) -> Run:
@@ -261,10 +258,10 @@ def load_torchexport(path: str | Path) -> Run:
     Args:
         path: the file that :func:`~kornia_mvit.exporters.to_torchexport` wrote.
     """
-    return _torchexport_program(path)[2]
+    return _open_torchexport(path).run
 
 
-def _torchexport_program(path: str | Path) -> tuple[Any, dict[str, str], Run]:
+def _open_torchexport(path: str | Path, _: int | None = None) -> _Opened:
     extra = {TORCHEXPORT_METADATA: ""}
     with quiet(), reading(path, "a file of torch.export"):
         program = torch.export.load(path, extra_files=extra)
@@ -279,14 +276,9 @@ def _torchexport_program(path: str | Path) -> tuple[Any, dict[str, str], Run]:
             raise ValueError(f"{path} does not take images {tuple(image.shape)}: {reason_of(error)}") from None
         return tuple(out) if isinstance(out, tuple | list) else (out,)
 
-    return program, about, run
-
-
-def _open_torchexport(path: Path, _: int | None) -> Exported:
-    program, about, run = _torchexport_program(path)
-    (name,) = program.graph_signature.user_inputs
-    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == name)
-    return Exported(path, run, about, _fixed_size(shape, about))
+    first = program.graph_signature.user_inputs[0]
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == first)
+    return _Opened(run, about, shape)
 
 
 def load_executorch(path: str | Path) -> Run:
@@ -302,10 +294,10 @@ def load_executorch(path: str | Path) -> Run:
         ImportError: where executorch is missing.
         FileNotFoundError: if there is no such file.
     """
-    return _executorch_program(path)[2]
+    return _open_executorch(path).run
 
 
-def _executorch_program(path: str | Path) -> tuple[Any, dict[str, str], Run]:
+def _open_executorch(path: str | Path, _: int | None = None) -> _Opened:
     program = _read_program(path)
     about = _program_metadata(program, path)
     with reading(path, "an ExecuTorch program of this package"):
@@ -324,14 +316,8 @@ def _executorch_program(path: str | Path) -> tuple[Any, dict[str, str], Run]:
             out = [y[:, : image.shape[2], : image.shape[3]] for y in out]
         return tuple(out)
 
-    return method, about, run
-
-
-def _open_executorch(path: Path, _: int | None) -> Exported:
-    method, about, run = _executorch_program(path)
-    shape = method.metadata.input_tensor_meta(0).sizes()
-    size = None if "canvas" in about else _fixed_size(shape, about)
-    return Exported(path, run, about, size, single=True)
+    shape = None if canvas is not None else method.metadata.input_tensor_meta(0).sizes()
+    return _Opened(run, about, shape, single=True)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -355,10 +341,8 @@ def _program_metadata(program: Any, path: str | Path) -> dict[str, str]:
 
 
 def _read_program(path: str | Path) -> Any:
-    try:
+    with needing("ExecuTorch programs need {}", "export"):
         import executorch  # noqa: F401  # whether it is there
-    except ImportError as error:
-        raise ImportError(f"ExecuTorch programs need {error.name}; install kornia-mvit[export]") from error
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     with silence(), reading(path, "an ExecuTorch program"):
@@ -374,7 +358,7 @@ def _fixed_size(shape: Any, about: Mapping[str, str]) -> tuple[int, int] | None:
     return (height, width) if type(height) is int and type(width) is int else None
 
 
-_LOADERS: dict[str, Callable[[Path, int | None], Exported]] = {
+_OPENERS: dict[str, Callable[[Path, int | None], _Opened]] = {
     ".onnx": _open_onnx,
     ".xml": _open_openvino,
     ".pt2": _open_torchexport,
