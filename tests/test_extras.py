@@ -186,6 +186,7 @@ WITHOUT_THE_REST = {
         "train",
     ),
     "fit": ("command('fit', '--config', 'folder', '--data.root', '.')", "train"),
+    "recipes": ("import kornia_mvit.training.recipe_cli", "train"),
 }
 TIMM = {
     "a network of timm": "from kornia_mvit.training.networks import timm_network; timm_network('timm:resnet18', 2)",

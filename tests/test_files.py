@@ -259,7 +259,12 @@ NOT_FILES = {
     ("inference/results.py", "result.save"): "writes whole itself",
     ("training/demo.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
     ("training/preview.py", "self.picture.save"): "into memory",
+    ("training/options.py", "path.write_text"): "into a temporary folder",
+    ("training/resuming.py", "logger.save"): "the loggers' own",
     ("training/resuming.py", "trainer.save_checkpoint"): "AtomicCheckpointIO",
+    ("training/runs.py", "(folder / RunTable.NAME).open"): "an empty file, which is there or not",
+    ("training/runs.py", "self._path.open"): "adds rows; one that is cut is left out when it is read",
+    ("training/runs.py", "self.save"): "as above",
     ("training/resuming.py", "super().save_checkpoint"): "to an address, by Lightning",
     ("weights/conversion.py", "save_checkpoint"): "writes whole itself",
 }

@@ -3,6 +3,7 @@
 import ast
 import functools
 import io
+import json
 import re
 import shlex
 import tomllib
@@ -237,7 +238,7 @@ def write_data(folder: Path, task: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # two batches are few, as Lightning says in several ways
-def test_python_runs_and_gives_the_shapes_that_it_states(prepared):
+def test_python_runs_and_gives_the_shapes_that_it_states(prepared, capsys):
     names: dict[str, Any] = {"__name__": "__main__"}
     compared = sum(run(block, names) for block in blocks(README) if block.language == "python")
     assert compared >= 3
@@ -253,6 +254,12 @@ def test_python_runs_and_gives_the_shapes_that_it_states(prepared):
     assert names["found"].boxes[0].tolist() == pytest.approx(BOX, abs=1.5)
     assert (prepared / "pictures" / "0000_photo.png").is_file()
     assert (prepared / "model.onnx").is_file()
+    # and the command line says the same
+    assert cli.main(["predict", "photo.jpg", "--checkpoint", "runs/folder-detection"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == names["found"].to_dict()
+    assert cli.main(["predict", "photo.jpg", "--checkpoint", "runs/folder-segmentation", "--tta", "flip"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["height"], told["width"]) == PHOTO
 
 
 class TestRun:

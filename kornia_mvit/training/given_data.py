@@ -44,13 +44,13 @@ class PairData(pl.LightningDataModule):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self.parts = {"train": train, "val": val}
+        self.parts: dict[str, Any] = {"train": train, "val": val}
         self.batch_size = batch_size
         self.num_workers = num_workers
         dataset = train.dataset if isinstance(train, DataLoader) else train
         names = class_names or getattr(dataset, "class_names", None) or getattr(dataset, "classes", None)
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(map(str, names))
-        self.num_classes = num_classes if self.class_names is None else len(self.class_names)
+        self.num_classes: int | None = num_classes if self.class_names is None else len(self.class_names)
 
     def train_dataloader(self) -> Any:
         """Shuffled batches, none of a single image."""

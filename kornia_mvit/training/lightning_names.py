@@ -23,6 +23,7 @@ if TYPE_CHECKING or find_spec("pytorch_lightning") is not None or find_spec("lig
     from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
     from pytorch_lightning.trainer.states import TrainerFn
     from pytorch_lightning.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
+    from pytorch_lightning.utilities.seed import isolate_rng
     from pytorch_lightning.utilities.types import OptimizerLRScheduler
 else:
     import lightning.pytorch as pl
@@ -37,6 +38,7 @@ else:
     from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
     from lightning.pytorch.trainer.states import TrainerFn
     from lightning.pytorch.utilities import CombinedLoader, rank_zero_info, rank_zero_warn
+    from lightning.pytorch.utilities.seed import isolate_rng
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "_Metadata",
     "_ResultMetric",
     "_Sync",
+    "isolate_rng",
     "load_address",
     "load_hparams_from_tags_csv",
     "load_hparams_from_yaml",

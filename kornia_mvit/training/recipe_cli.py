@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kornia_mvit.files import printable
+from kornia_mvit.files import printable, write_whole
 from kornia_mvit.option_errors import OptionError, describe_option_error
 from kornia_mvit.training import (
     AtomicCheckpointIO,
@@ -88,8 +88,8 @@ class _SaveConfig(SaveConfigCallback):
         if stage == "fit" and config.get("ckpt_path"):
             config.ckpt_path = None
         path = Path(trainer.default_root_dir, "config.yaml" if stage == "fit" else f"config-{stage}.yaml")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
+        with write_whole(path) as beside:
+            self.parser.save(config, str(beside), skip_none=False, overwrite=True, multifile=False)
 
 
 class RecipeCLI(LightningCLI):
@@ -110,10 +110,10 @@ class RecipeCLI(LightningCLI):
         callbacks: Sequence[Callback] = (),
         data: LightningDataModule | None = None,
     ) -> None:
-        self.given_data = data
+        self.given_data: LightningDataModule | None = data
         self.folders: set[str] = set()  # that the run writes to
         arguments = _with_files(argv)
-        self.places_asked = any(argument.startswith("--trainer.default_root_dir") for argument in arguments)
+        self.places_asked: bool = any(argument.startswith("--trainer.default_root_dir") for argument in arguments)
         options = (option.partition("=")[0].removeprefix("--model.") for option in arguments if "--model." in option)
         self.asked: set[str] = {option.removeprefix("init_args.").partition(".")[0] for option in options}
         with _naming_full_disks(self.folders), _plain_errors():
@@ -177,7 +177,7 @@ class RecipeCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build task, data and trainer."""
         super().instantiate_classes()
-        self.datamodule = self.given_data or self.datamodule
+        self.datamodule: Any = self.given_data or self.datamodule
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the trainer, whose checkpoints replace the last one only when they are whole."""

@@ -151,7 +151,11 @@ class Report(_Collects):
             self._write_evaluation(trainer, pl_module, "validation images", "validate")
 
     on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = _Collects.on_validation_batch_end
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Take in a batch."""
+        self.on_validation_batch_end(*args, **kwargs)
+
     on_test_epoch_end = on_validation_epoch_end
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -9,17 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import pytorch_lightning as pl
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities import CombinedLoader, rank_zero_warn
-from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import IterableDataset
 
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.seeds import BATCH_PLACE, combine_seed
+from kornia_mvit.training.lightning_names import CombinedLoader, TrainerFn, isolate_rng, pl, rank_zero_warn
 
 __all__ = ["SHORT_RUN", "estimating", "is_short", "refresh_statistics", "warn_of_lag"]
 
