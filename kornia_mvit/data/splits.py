@@ -111,7 +111,7 @@ def split_off(count: int, fraction: float, seed: int) -> tuple[list[int], list[i
 
     Example:
         >>> split_off(10, 0.2, 0)
-        ([0, 1, 2, 3, 5, 6, 7, 9], [4, 8])
+        ([0, 2, 3, 5, 6, 7, 8, 9], [1, 4])
     """
     wanted = max(0, min(max(round(count * fraction), 1), count - 1))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

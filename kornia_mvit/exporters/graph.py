@@ -215,11 +215,19 @@ class Deployed(nn.Module):
         self.task: str = str(task_of(model))
         self.dtype: torch.dtype = model.backbone.stem.conv.weight.dtype
         self.layout = layout
-        self.with_preprocess: bool = prepare is not None
         self.with_decode = with_decode
-        self.nms: bool = suppress is not None
         self.input_names: list[str] = ["image"]
         self.output_names: list[str] = list((_DECODED if with_decode else _RAW)[self.task])
+
+    @property
+    def with_preprocess(self) -> bool:
+        """Whether uint8 images go in."""
+        return self.prepare is not None
+
+    @property
+    def nms(self) -> bool:
+        """Whether overlapping boxes are suppressed."""
+        return self.suppress is not None
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Prepare, predict and decode."""

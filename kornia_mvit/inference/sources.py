@@ -35,7 +35,7 @@ _LARGEST = 256 * 2**20  # bytes of an image behind an address
 _TIMEOUT = 30.0  # seconds without an answer
 _CHUNK = 2**20
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-_PATTERN = re.compile(r"[*?\[]")
+_PATTERN = re.compile(r"[*?]|\[[^]]+]")
 _CHANNELS = (1, 3, 4)
 
 
@@ -80,7 +80,10 @@ def count_items(source: Any) -> int | None:
     if isinstance(source, str | Path):
         if _ADDRESS.match(str(source)):
             return 1
-        files = _find(source)
+        try:
+            files = _find(source)
+        except DataError:
+            return 1  # which is told when it is read
         return None if any(map(_is_video, files)) else len(files)
     if isinstance(source, list | tuple):
         counts = [count_items(part) for part in source]
@@ -128,7 +131,12 @@ def _of_path(source: str | Path) -> Iterator[Item]:
     if _ADDRESS.match(text := str(source)):
         yield Item(text, lambda: download_image(text), text)
         return
-    for file in _find(source):
+    try:
+        files = _find(source)
+    except DataError as error:  # among other sources these go on
+        yield Item(text, _raising(error), text)
+        return
+    for file in files:
         if _is_video(file):
             yield from _frames(file)
         else:

@@ -29,6 +29,7 @@ from kornia_mvit.training.loading import check_progress, class_names_of, confine
 from kornia_mvit.training.networks import find_layers
 from kornia_mvit.training.optimization import parameter_groups, warmup_schedule
 from kornia_mvit.training.resuming import AtomicCheckpointIO
+from kornia_mvit.training.runs import RunFolder
 from kornia_mvit.training.settings import TaskSettings
 from kornia_mvit.training.statistics import is_short, refresh_statistics
 from kornia_mvit.weights.cards import model_card
@@ -354,7 +355,11 @@ class ImageTask(pl.LightningModule):
         trainer = trainer_of(self)
         if trainer is not None:
             check_progress(checkpoint, trainer)
-            confine_paths(checkpoint, own_callbacks(trainer))
+            callbacks = list(own_callbacks(trainer))
+            for callback in callbacks:
+                if isinstance(callback, RunFolder):
+                    callback.follow(trainer, checkpoint)
+            confine_paths(checkpoint, callbacks)
             saved = checkpoint.get("hyper_parameters")
             if trainer.training and not (isinstance(saved, dict) and "statistics_images" in saved):
                 self.hparams["statistics_images"] = 0  # a run of an earlier version goes on as it began

@@ -106,6 +106,15 @@ class RunFolder(pl.Callback):
                 "resumes it where it is"
             )
         self._first = first_step(checkpoint)
+        self.follow(trainer, checkpoint)
+
+    def follow(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Set the paths of the run's files in a checkpoint to where they are now, though the folder was moved.
+
+        A task calls it before it forgets paths of other folders.
+        """
+        if self.folder is None or trainer.state.fn != TrainerFn.FITTING:
+            return
         states = checkpoint.get("callbacks")
         for callback in trainer.checkpoint_callbacks:
             state = states.get(callback.state_key) if isinstance(states, dict) else None

@@ -112,10 +112,8 @@ def checkpoint_in(path: str | Path) -> Path:
 
 def in_folder(folder: Path) -> str:
     """Return what an error says of a folder in place of a checkpoint: the newest one in it, as that of a run."""
-    places = (
-        "*.ckpt",
-        *(f"{'*/' * depth}checkpoints/*.ckpt" for depth in range(4)),
-    )  # as Lightning's loggers have them
+    # as runs have them, and as Lightning's loggers do
+    places = ("*.ckpt", "*/*.ckpt", *(f"{'*/' * depth}checkpoints/*.ckpt" for depth in range(4)))
     found = [path for place in places for path in folder.glob(place) if is_file(path)]
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return "; give a file in it" + (f", such as {newest}" if newest else "")

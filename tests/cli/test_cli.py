@@ -327,7 +327,7 @@ class TestPredict:
             ((image, "--checkpoint", text), f"{text} is not a PyTorch checkpoint"),
             ((image, "--checkpoint", cut), f"checkpoint {cut} is truncated"),
             ((image, "--checkpoint", tmp_path / "b.ckpt"), "no such checkpoint: "),
-            ((image, "--checkpoint", checkpoint.parents[2]), f"; give a file in it, such as {checkpoint.parent}"),
+            ((image, "--checkpoint", checkpoint.parents[1]), "; give a file in it, such as "),
             ((image, "--checkpoint", ""), "the name of the weights is empty"),
             ((image, "--checkpoint", "https://a.b/c.pt"), "https://a.b/c.pt is an address"),
             (("http://127.0.0.1:9/c.png", "--checkpoint", checkpoint), "cannot fetch http://127.0.0.1:9/c.png"),

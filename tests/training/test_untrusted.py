@@ -10,7 +10,6 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from kornia_mvit.batch import Batch
 from kornia_mvit.data.loading.loaders import ResumableLoader
 from kornia_mvit.training import AtomicCheckpointIO, ClassificationTask, ExactResume
 from kornia_mvit.training.datamodules import DigitsData
@@ -168,23 +167,13 @@ def run_trainer(stage: str, path: Path, root: Path, **arguments: Any) -> pl.Trai
         num_sanity_val_steps=0,
         **QUIET,
     )
-    task = Predicting("xxs", 10, image_size=32)
+    task = ClassificationTask("xxs", 10, image_size=32)
     if stage == "predict":
         loader = torch.utils.data.DataLoader(torch.rand(2, 3, 32, 32), batch_size=2)
         trainer.predict(task, loader, ckpt_path=path)
     else:
         getattr(trainer, stage)(task, datamodule=DigitsData(4), ckpt_path=path)
     return trainer
-
-
-class Predicting(ClassificationTask):
-    """The task, for plain images in prediction."""
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return super().on_after_batch_transfer(batch, dataloader_idx) if isinstance(batch, Batch) else batch
-
-    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> torch.Tensor:
-        return self(batch)
 
 
 @pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:.*exists and is not empty", "ignore:Be aware that")
