@@ -152,9 +152,17 @@ class Report(_Collects):
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Take in a batch."""
-        self.on_validation_batch_end(*args, **kwargs)
+        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 
     on_test_epoch_end = on_validation_epoch_end
 
