@@ -209,9 +209,9 @@ class Preprocess:
 class PreprocessModule(nn.Module):
     r"""Apply a :class:`Preprocess` to a batch of RGB images of one size.
 
-    The resize is torchvision's (v2) antialiased one: on the CPU, uint8 images are resampled as such and equal to the
-    bit; elsewhere, and in exported graphs, they are resampled as floating point, which spares two roundings and
-    differs by about 1/255 at most.
+    The resize is torchvision's (v2) antialiased one. On the CPU, uint8 images are equal to the bit; elsewhere, when
+    compiled, and in exported graphs, they are resampled as floating point and rounded where torchvision's are, so that
+    one pixel in some hundred differs, by 1/255.
 
     Args:
         preprocess: the record.
@@ -234,23 +234,29 @@ class PreprocessModule(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Resize, crop, and bring the values to what the network takes."""
-        if image.dtype == torch.uint8 and image.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self.values(to_float(self.geometry(image)))
-        out = self.values(self.geometry(to_float(image)))
-        return out.to(image.dtype) if image.is_floating_point() else out
+        if image.dtype == torch.uint8:
+            if image.device.type == "cpu" and not torch.compiler.is_compiling():
+                return self.values(to_float(self.geometry(image)))
+            return self.values(self.geometry(image.to(torch.get_default_dtype()), levels=True) / 255.0)
+        return self.values(self.geometry(to_float(image))).to(image.dtype)
 
     if TYPE_CHECKING:
 
         def __call__(self, image: Tensor) -> Tensor:
             """Run forward, with the hooks."""
 
-    def geometry(self, image: Tensor) -> Tensor:
+    def geometry(self, image: Tensor, *, levels: bool = False) -> Tensor:
         """Resize and crop images, or lay them in their letterbox; uint8 ones on the CPU only.
+
+        Args:
+            image: (C, H, W) or (B, C, H, W).
+            levels: whether floating-point images hold grey levels from 0 to 255, which stay whole numbers.
 
         Raises:
             ValueError: if an image is smaller than the crop and no resize is asked for.
         """
-        image = self.resize(image, self.preprocess.resized_size(image.shape[-2], image.shape[-1]))
+        size = self.preprocess.resized_size(image.shape[-2], image.shape[-1])
+        image = self.resize(image, size, levels=levels)
         if self.preprocess.letterbox:
             height, width = _pair(self.preprocess.size or 0)
             return F.pad(image, (0, width - image.shape[-1], 0, height - image.shape[-2]))
@@ -259,13 +265,15 @@ class PreprocessModule(nn.Module):
         top, left, height, width = self.preprocess.crop_box(image.shape[-2], image.shape[-1])
         return image[..., top : top + height, left : left + width]
 
-    def resize(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+    def resize(self, image: Tensor, size: tuple[int, int], *, levels: bool = False) -> Tensor:
         """Resize images to a height and width with the record's interpolation, antialiased."""
         if image.shape[-2:] == size:
             return image
         batch = image if image.ndim == 4 else image[None]
         mode = self.preprocess.interpolation
-        if mode == "bilinear" or not batch.is_floating_point():
+        if levels:
+            batch = resize_levels(batch, size, mode)
+        elif mode == "bilinear" or not batch.is_floating_point():
             batch = antialiased_resize(batch, size, mode)
         else:  # overshoots at edges, and 8-bit resizers (torchvision's, Pillow's) clip it after each direction
             for step in ((batch.shape[-2], size[1]), size):
@@ -324,6 +332,18 @@ def antialiased_resize(batch: Tensor, size: tuple[int, int], mode: str = "biline
         if size[0] == 1:
             return antialiased_resize(batch.float(), size, mode).round().clamp(0, 255).to(batch.dtype)
     return F.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)
+
+
+def resize_levels(batch: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """Resize grey levels from 0 to 255 in floating point as those of uint8 images are, rounded in each direction."""
+    for step in ((batch.shape[-2], size[1]), size):
+        batch = round_levels(antialiased_resize(batch, step, mode))
+    return batch
+
+
+def round_levels(image: Tensor) -> Tensor:
+    """Round grey levels in floating point to whole ones from 0 to 255, halves up."""
+    return (image + 0.5).floor().clamp(0.0, 255.0)
 
 
 def to_float(image: Tensor) -> Tensor:

@@ -89,6 +89,10 @@ class TestPreprocess(BaseTester):
             assert torch.equal(module(photo), expected)
             # torchvision's uint8 arithmetic rounds twice, each time by up to half a level
             assert (module(photo.float() / 255) - expected).abs().max() <= 1.07 / 255
+            levels = module.geometry(photo.float(), levels=True)
+            apart = (levels - expected * 255).abs()
+            assert apart.max() <= 1.001
+            assert (apart > 0.5).float().mean() <= 0.01
 
     def test_channel_order_mean_and_std(self):
         image = torch.rand(1, 3, 8, 8)

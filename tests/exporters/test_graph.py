@@ -8,7 +8,7 @@ from kornia_mvit.exporters import DeployPreprocess, Suppression, deployable
 from kornia_mvit.exporters.graph import resize_weights, suppress_boxes
 from kornia_mvit.inference.detection import predict_boxes
 from kornia_mvit.inference.sliding_window import predict_maps
-from tests.exporters.scenes import TASKS, batch, build, photos
+from tests.exporters.scenes import TASKS, assert_same_levels, batch, build, photos
 
 RECORDS = {
     "crop": Preprocess(72, crop=64),
@@ -31,19 +31,17 @@ class TestDeployPreprocess:
     @pytest.mark.parametrize("name", RECORDS)
     def test_equals_preprocess_on_photos(self, name, resample):
         record = RECORDS[name]
-        prepare, scale = DeployPreprocess(record, "nhwc", resample), min(record.std or (1.0,))
+        prepare = DeployPreprocess(record, "nhwc", resample)
         for photo in photos():
             given, wanted = prepare(batch(photo, "nhwc")), record.module()(photo)[None]
             assert given.shape == wanted.shape
-            # two roundings to 8 bits, which Preprocess has and a graph has not, of bicubic ones four
-            most = (2.0 if record.interpolation == "bicubic" else 1.0) / 255 / scale
-            assert (given - wanted).abs().max() <= most + 1e-5
+            assert_same_levels(given, wanted, record)
 
     @pytest.mark.parametrize("name", RECORDS)
     def test_both_ways_to_resample_are_one(self, name):
         for photo in photos():
             one, other = (DeployPreprocess(RECORDS[name], resample=way)(batch(photo)) for way in ("native", "matmul"))
-            torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
+            assert_same_levels(one, other, RECORDS[name])
 
     def test_weights(self):
         weights = resize_weights(301, 64, 64, 0, "bilinear")
