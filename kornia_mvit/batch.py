@@ -27,6 +27,7 @@ from kornia_mvit.samples import name_fields, open_batch
 __all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "replace_checked"]
 
 _PADDING = {"boxes": 0, "box_label": -1, "box_ignore": False, "keypoints": 0, "keypoint_visible": False}
+_TOLD: list[bool] = []  # whether there was a warning of coordinates: one is enough, and each batch may be another one
 
 
 @dataclass
@@ -213,11 +214,11 @@ class Batch:
                 limit = f"the canvas is {height}x{width}" if name == "size" else "sizes start at 1x1"
                 raise ValueError(f"{name} goes from {name_size(least)} to {name_size(most)}, but {limit}")
 
-    def warn_of_shares(self) -> bool:
-        """Warn where boxes or keypoints seem to be shares of width and height in place of pixels.
+    def warn_of_coordinates(self) -> bool:
+        """Warn where boxes or keypoints seem to be shares of width and height, and where boxes lie outside the image.
 
-        They do where all of them lie between 0 and 1, at fractions; fewer than four keypoints may do so by chance. On
-        an accelerator this waits for the device.
+        They seem to be shares where all of them lie between 0 and 1, at fractions; fewer than four keypoints may do so
+        by chance. On an accelerator this waits for the device.
 
         Returns:
             Whether there was a warning.
@@ -236,7 +237,29 @@ class Batch:
                     stacklevel=3,
                 )
                 return True
-        return False
+        return self._warn_of_boxes_outside()
+
+    def _warn_of_boxes_outside(self) -> bool:
+        if self.boxes is None or self.box_label is None or not self.boxes.numel():
+            return False
+        size = torch.tensor(self.image.shape[2:], device=self.boxes.device)
+        size = (size[None] if self.size is None else self.size)[:, None].flip(-1)
+        has_area = (self.boxes[..., 2:] > self.boxes[..., :2]).all(-1)
+        beside = (self.boxes[..., :2] >= size).any(-1) | (self.boxes[..., 2:] <= 0).any(-1)
+        outside = beside & has_area & (self.box_label >= 0)
+        if not bool(outside.any()):
+            return False
+        i, j = outside.nonzero()[0].tolist()
+        height, width = self.image.shape[2:] if self.size is None else self.size[i].tolist()
+        path = f" of {self.meta[i]['path']}" if self.meta is not None and "path" in self.meta[i] else ""
+        warnings.warn(
+            f"{int(outside.sum())} of {int((self.box_label >= 0).sum())} boxes of a batch lie wholly outside their "
+            f"images, such as boxes[{i}, {j}]{path}, ({', '.join(f'{edge:g}' for edge in self.boxes[i, j].tolist())}), "
+            f"outside {height}x{width} (height x width): nothing can be learned from them; boxes are in pixels of the "
+            "image as it is given",
+            stacklevel=4,
+        )
+        return True
 
     def __repr__(self) -> str:
         """Tell which fields there are, with their shapes and dtypes."""
@@ -361,8 +384,8 @@ class Batch:
                 values[name] = torch.stack(rows)
         check_image_values(values["image"])
         batch = cls(**values)
-        if get_worker_info() is None:  # otherwise each worker would, at each epoch; pipelines look, too
-            batch.warn_of_shares()
+        if get_worker_info() is None and not _TOLD:  # else each worker would, at each epoch; pipelines look, too
+            _TOLD.extend([True] * batch.warn_of_coordinates())
         return batch
 
     @classmethod

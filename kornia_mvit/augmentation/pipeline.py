@@ -151,7 +151,7 @@ class AugmentationPipeline(nn.Module):
         )
         self.counter: SeedCounter = SeedCounter(seed)
         self.check_values = check_values
-        self._told = False  # that boxes seem to be no pixels, which is said once
+        self._told = False  # what is odd about coordinates, once
         warp: Warp = Geometry.warp_image
         self._settings = Settings(ignore_index, erase_masks, fuse, torch.compile(warp) if compile else warp)
         self._unable = unable(augment) if augment is not None else {}
@@ -350,7 +350,7 @@ class AugmentationPipeline(nn.Module):
         check_layout(batch.image.shape)
         if self.check_values or batch.image.device.type == "cpu":
             batch.check_values()
-            self._told = self._told or batch.warn_of_shares()
+            self._told = self._told or batch.warn_of_coordinates()
 
     def _run(
         self, batch: Batch, seed: int, resize: tuple[int, int] | None, replay: Params | None = None
