@@ -102,18 +102,18 @@ def target_file(image: Path, suffix: str, folders: Sequence[str]) -> Path:
 
 
 def split_off(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return the numbers of the items that stay, and of those that are split off, at least one of two items.
+    """Return the numbers of the items that stay, and of those that are split off: of two items, one or both.
 
     Args:
         count: number of items.
-        fraction: share that is split off.
+        fraction: share that is split off; all items for 1, else all but one at most.
         seed: of the random choice.
 
     Example:
         >>> split_off(10, 0.2, 0)
         ([0, 2, 3, 5, 6, 7, 8, 9], [1, 4])
     """
-    wanted = max(0, min(max(round(count * fraction), 1), count - 1))
+    wanted = count if fraction == 1 else max(0, min(max(round(count * fraction), 1), count - 1))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[wanted:]), sorted(order[:wanted])
 

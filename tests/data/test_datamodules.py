@@ -220,8 +220,8 @@ class TestFolderData:
         make_folder(tmp_path)
         with pytest.raises(ValueError, match="available: 'raise', 'skip'"):
             FolderData(str(tmp_path), on_error="ignore")
-        with pytest.raises(ValueError, match=r"val_fraction 1\.0"):
-            FolderData(str(tmp_path), val_fraction=1.0)
+        with pytest.raises(ValueError, match=r"val_fraction 1\.1"):
+            FolderData(str(tmp_path), val_fraction=1.1)
         with pytest.raises(ValueError, match="batch_size 0"):
             FolderData(str(tmp_path), batch_size=0)
         data = FolderData(str(tmp_path))

@@ -121,6 +121,15 @@ class TestSplitOff:
         half = files_of(built(kind, tmp_path, val_fraction=0.4, **arguments))
         assert (len(half["train"]), len(half["val"])) == (6, 4)
 
+    @pytest.mark.parametrize(("kind", "make", "arguments"), MAKERS)
+    def test_all_images_may_be_for_evaluation(self, kind, make, arguments, tmp_path):
+        make(tmp_path)
+        data = built(kind, tmp_path, val_fraction=1, **arguments)
+        assert {split: len(files) for split, files in files_of(data).items()} == {"train": 0, "val": 10}
+        assert sum(len(batch) for batch in data.val_dataloader()) == 10
+        with pytest.raises(DataError, match="val_fraction 1 leaves no image to train on"):
+            data.train_dataloader()
+
     @pytest.mark.parametrize(("kind", "make", "arguments"), MAKERS[1:4])
     def test_images_with_and_without_boxes(self, kind, make, arguments, tmp_path):
         """Both are in val by their share, with the boxes and the numbers of their images."""

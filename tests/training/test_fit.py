@@ -162,6 +162,16 @@ class TestEvaluate:
         assert evaluate(run.best, photos, tta="flip", **QUIET) == pytest.approx(told, abs=1e-5)
         assert told.keys() >= {"accuracy", "loss"}
 
+    def test_whole_folder(self, run, photos, caplog):
+        """A folder without val, as one of images to test on, is scored by the part that fit splits off, or whole."""
+        with caplog.at_level("INFO"):
+            evaluate(run, photos, **QUIET)
+            assert "val_fraction 1 evaluates on all images" in caplog.text
+            caplog.clear()
+            evaluate(run, photos, val_fraction=1, **QUIET)
+        assert "0 images in train" in caplog.text
+        assert "evaluates on all" not in caplog.text
+
     def test_leaves_the_model_alone(self, run, photos):
         before = {name: value.clone() for name, value in run.model.state_dict().items()}
         evaluate(run.model, photos, batch_size=3, **QUIET)

@@ -19,7 +19,7 @@ from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.datamodules.settings import DataSettings, SplitSettings, check_choice, check_on_error
-from kornia_mvit.training.lightning_names import pl, rank_zero_info
+from kornia_mvit.training.lightning_names import TrainerFn, pl, rank_zero_info
 from kornia_mvit.training.settings import accepts
 from kornia_mvit.weights.files import read_checkpoint
 from kornia_mvit.weights.settings import plain_settings
@@ -54,7 +54,7 @@ class ImageData(pl.LightningDataModule):
         storage_size: length in pixels that the shorter side of images is brought to; what the task's Preprocess says
             when None. See :class:`~kornia_mvit.data.storage.StorageResize`.
         val_fraction: share of the training images that is used for validation where none are given for it; of each
-            class, or of the images with boxes and of those without.
+            class, or of the images with boxes and of those without. 1 leaves none to train on, to evaluate on all.
         seed: seed of the split.
         on_error: ``'raise'`` stops at an image that cannot be read and names it; ``'skip'`` tries every image before
             the start, which takes about as long as an epoch of reading, and counts and lists those that it leaves out.
@@ -85,9 +85,10 @@ class ImageData(pl.LightningDataModule):
         if isinstance(settings, SplitSettings):
             self.val_fraction: float = settings.val_fraction
             self.seed: int = settings.seed
-            if not 0 < self.val_fraction < 1:
-                raise ValueError(f"val_fraction {self.val_fraction} is not between 0 and 1")
+            if not 0 < self.val_fraction <= 1:
+                raise ValueError(f"val_fraction {self.val_fraction} is not between 0 and 1; 1 evaluates on all images")
         self.splits: dict[str, Dataset[dict[str, Any]]] = {}
+        self._is_split_off = False
         self._notes: list[str] = []  # what was found and what was left out, for the log
 
     @classmethod
@@ -186,12 +187,16 @@ class ImageData(pl.LightningDataModule):
     def _note_split(self, count: int) -> None:
         told = f"val_fraction {self.val_fraction}, seed {self.seed}"
         self._notes.append(f"there is no val split: {count} of the train images are split off for it ({told})")
+        self._is_split_off = True
 
     def _tell(self, place: str | Path, counts: Iterable[str]) -> None:
         """Log the classes, the numbers of images in the splits, and the notes."""
         rank_zero_info(f"{printable(place)}: {list_classes(self.class_names)}, {', '.join(counts)}")
         for note in self._notes:
             rank_zero_info(printable(note))
+        evaluates = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
+        if evaluates and self._is_split_off and self.val_fraction < 1:
+            rank_zero_info("val_fraction 1 evaluates on all images of a folder, where none of them were trained on")
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; an incomplete last one is left out, since batch normalisation needs more than one sample.
@@ -200,6 +205,8 @@ class ImageData(pl.LightningDataModule):
         batches are as large as the size drawn for each allows.
         """
         data = self._samples("train")
+        if not len(data):
+            raise DataError(f"val_fraction {self.val_fraction} leaves no image to train on; give less than 1")
         scales = self._scales()
         if scales is not None:
             sizes, base, seed = scales

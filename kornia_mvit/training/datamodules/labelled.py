@@ -53,7 +53,7 @@ class LabelledFiles(ImageData):
             return splits
         parts: dict[str, Classes] = {"train": {}, "val": {}}
         for name, files in splits["train"].items():
-            if len(files) == 1:
+            if len(files) == 1 and self.val_fraction < 1:
                 raise DataError(f"class {name!r} in {self._source} has one image, too few for a train and a val split")
             for part, chosen in zip(parts.values(), split_off(len(files), self.val_fraction, self.seed), strict=True):
                 part[name] = [files[n] for n in chosen]

@@ -76,7 +76,7 @@ class _MaskData(ImageData):
                 colours=colours,
                 transform=self.storage_if_told() if split == "train" else None,  # evaluation is at the images' own size
             )
-            for wrong, message in look_at_labels(data, split, self.class_names) if split in used else ():
+            for wrong, message in look_at_labels(data, split, self.class_names) if pairs and split in used else ():
                 (rank_zero_warn if wrong else rank_zero_info)(printable(message))
         self._tell(self.root, (f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items()))
 
