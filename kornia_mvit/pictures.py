@@ -56,7 +56,10 @@ def array_to_tensor(array: Any) -> Tensor:
     """
     shape = tuple(array.shape)
     if str(array.dtype) != "uint8":
-        raise TypeError(f"it is an array of {array.dtype}; arrays are uint8, (H, W, 3), as image libraries have it")
+        hint = "; of values in [0, 1], (array * 255).round().astype('uint8')" if array.dtype.kind == "f" else ""
+        raise TypeError(
+            f"it is an array of {array.dtype}; arrays are uint8, (H, W, 3), as image libraries have it{hint}"
+        )
     if len(shape) not in (2, 3) or 0 in shape or (len(shape) == 3 and shape[2] not in _CHANNELS):
         raise ValueError(
             f"it is an array {shape}; arrays are (H, W, 3), (H, W, 4) or (H, W): for (C, H, W) pass "

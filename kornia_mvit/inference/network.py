@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kornia_mvit.data.reading import IMAGE_SUFFIXES
 from kornia_mvit.inference.engines.exported import Exported, find_exported, load_exported
 from kornia_mvit.inference.engines.optimize import MODES, Optimized, optimize
 from kornia_mvit.models.ssdlite import SSDLite
@@ -124,6 +125,8 @@ def load_network(
     if engine not in MODES:
         raise ValueError(f"unknown engine {engine!r}; available: {', '.join(map(repr, MODES))}")
     if isinstance(model, str | os.PathLike):
+        if Path(model).suffix.lower() in IMAGE_SUFFIXES:
+            raise TypeError(f"{model} is an image; the model comes first: predict('best.ckpt', 'photos')")
         if str(model) and find_exported(model) is not None:
             return _from_exported(load_exported(model), device, engine)
         return _from_model(from_pretrained(model), str(model), device, engine)
@@ -149,6 +152,8 @@ def _output_size(record: Preprocess, task: str) -> tuple[int, int] | None:
 
 
 def _from_model(model: Any, name: str, device: str | torch.device | None, engine: str) -> Network:
+    if hasattr(model, "network") and hasattr(model, "configure_optimizers"):
+        model = _network_of(model)
     known: Any = model.model if isinstance(model, Optimized) else model
     task = task_of(known) if isinstance(known, nn.Module) else None
     if task is None:
@@ -166,6 +171,15 @@ def _from_model(model: Any, name: str, device: str | torch.device | None, engine
         raise ValueError(f"device {device!r} cannot be used here: {error}") from None
     run = model if engine == "eager" else _Engine(known, engine)
     return Network(name, task, run, known, known.backbone.in_channels, there)
+
+
+def _network_of(task: Any) -> Any:
+    """Return the network of a task of training, which says what the task knows."""
+    network = copy.copy(task.network)  # shares its weights; the task's own stays as it is
+    for name in ("class_names", "preprocess"):
+        if getattr(network, name, None) is None and getattr(task, name, None) is not None:
+            setattr(network, name, getattr(task, name))
+    return network
 
 
 class _Engine:

@@ -22,6 +22,7 @@ __all__ = ["ClassificationResult", "DetectionResult", "Result", "Results", "Segm
 Colours = Sequence[tuple[int, int, int]]
 
 _CHUNK = 2**22  # pixels whose classes are counted at a time
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _CELL = 320  # side in pixels of the pictures of classifiers
 
 
@@ -89,18 +90,20 @@ class Result(ABC):
         raise TypeError(f"COCO's results are boxes, and this is a result of {self.task}")
 
     def save(self, folder: str | Path) -> Path:
-        """Write the picture of :meth:`draw` into a folder, and return its path.
+        """Write the picture of :meth:`draw`, and return its path.
 
         Args:
             folder: made if missing. The file is named after the place in the source and the image's own name, such as
-                ``0003_photo.png``.
+                ``0003_photo.png``. Or the file itself, of a name that ends in .png, .jpg, .jpeg, .webp or .bmp.
 
         Raises:
             ImportError: if Pillow is missing.
             OSError: if it cannot be written, naming the file.
         """
         stem = "image" if self.path is None else stem_of(self.path)
-        path = Path(folder) / f"{self.index:04d}_{stem}.png"
+        path = Path(folder)
+        if path.suffix.lower() not in _PICTURES or path.is_dir():
+            path /= f"{self.index:04d}_{stem}.png"
         picture = self.draw()
         with write_whole(path) as beside:
             picture.save(beside)
@@ -312,7 +315,13 @@ class Results(Sequence[Result]):
         return [result.draw() for result in self]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write a picture of each image into a folder, see :meth:`Result.save`, and return their paths."""
+        """Write a picture of each image into a folder, see :meth:`Result.save`, and return their paths.
+
+        Raises:
+            ValueError: for several images and the name of one file.
+        """
+        if len(self) > 1 and Path(folder).suffix.lower() in _PICTURES and not Path(folder).is_dir():
+            raise ValueError(f"{folder} is one file for {len(self)} pictures; give a folder")
         return [result.save(folder) for result in self]
 
     def to_dict(self) -> list[dict[str, Any]]:

@@ -250,7 +250,7 @@ def evaluate(
     if names is not None and (told := getattr(module, "class_names", None)) is not None and tuple(told) != tuple(names):
         raise ValueError(
             f"the data's classes ({cut(', '.join(told))}) are not the model's ({cut(', '.join(names))}); where they "
-            "are the same by number, set model.class_names = None"
+            "are the same by number, load the model with from_pretrained and set its class_names to None"
         )
     count = network.num_classes - (task == "detection")
     pipeline = AugmentationPipeline(preprocess=network.preprocess)

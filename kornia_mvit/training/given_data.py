@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from kornia_mvit.batch import Batch
 from kornia_mvit.training.datamodules import DigitsData, SegmentationFolderData, ShardData, VOCSegmentationData
@@ -89,8 +89,29 @@ def data_module(data: Any, options: dict[str, Any]) -> Any:
             f"data is a {type(data).__name__}; give the path of a folder, a data module, or a pair of datasets or "
             "loaders, to train on and to validate on"
         )
+    for loader in data:
+        _check_loader(loader)
     known = ("batch_size", "num_workers", "class_names", "num_classes")
     return PairData(*data, **{name: options.pop(name) for name in known if name in options})
+
+
+def _check_loader(loader: Any) -> None:
+    """Raise for a loader whose own ``collate_fn`` cannot take its samples, which would tell so in a process of its own.
+
+    Raises:
+        TypeError: saying what would do.
+    """
+    if not isinstance(loader, DataLoader) or loader.collate_fn is not default_collate or not loader.batch_sampler:
+        return
+    if isinstance(loader.dataset, IterableDataset):
+        return
+    try:
+        default_collate([loader.dataset[0]])
+    except TypeError as error:
+        raise TypeError(
+            f"PyTorch's default collate_fn cannot take the loader's samples ({error}); give the DataLoader "
+            "collate_fn=kornia_mvit.Batch.collate, or give the dataset itself"
+        ) from None
 
 
 def task_of_data(module: Any) -> str:

@@ -34,6 +34,17 @@ __all__ = [
 ]
 
 ALIASES = {"epochs": "trainer.max_epochs", "out": "trainer.default_root_dir"}
+_ELSEWHERE = {  # what other libraries call an option
+    **dict.fromkeys(("lr", "lr0", "base_lr"), "learning_rate"),
+    **dict.fromkeys(("img_size", "imgsz", "size", "resolution", "input_size"), "image_size"),
+    **dict.fromkeys(("batch", "bs", "train_batch_size"), "batch_size"),
+    **dict.fromkeys(("workers", "jobs"), "num_workers"),
+    **dict.fromkeys(("device", "gpus"), "accelerator"),
+    **dict.fromkeys(("amp", "fp16", "bf16"), "precision"),
+    **dict.fromkeys(("resume", "ckpt"), "ckpt_path"),
+    **dict.fromkeys(("wd",), "weight_decay"),
+    **dict.fromkeys(("pretrained", "model"), "weights"),
+}
 TASKS: dict[str, Any] = {
     "classification": classification.ClassificationTask,
     "segmentation": segmentation.SegmentationTask,
@@ -125,9 +136,24 @@ def full_name(name: str, task: type, data: type | None, prefix: str = "") -> str
     if len(places) > 1:
         whole = " or ".join(f"{prefix}{place}.{name}" for place in places)
         raise ValueError(f"{prefix}{name} is one of {' and '.join(places)}; give {whole}")
+    if not places and name == "num_classes":
+        raise ValueError(f"{prefix}num_classes is told by the data; leave it out")
     if not places:
+        if _ELSEWHERE.get(name) in [*_WHOLE, *set().union(*known.values())]:
+            raise ValueError(f"there is no option {prefix}{name}; did you mean {prefix}{_ELSEWHERE[name]}?")
         raise ValueError(unknown_option(prefix + name, [*ALIASES, *_WHOLE, *set().union(*known.values())], prefix))
     return f"{places[0]}.{name}"
+
+
+def _check_sections(names: Iterable[str], task: type, data: type | None, prefix: str) -> None:
+    """Raise for a name that has the wrong one of model, data and trainer before it."""
+    kinds = {"model": task, "data": data, "trainer": Trainer}
+    known = {section: _arguments(kind) for section, kind in kinds.items() if kind is not None}
+    for name in names:
+        section, _, argument = name.partition(".")
+        right = [other for other in known if argument in known[other] and argument != "num_classes"]
+        if right and section in known and argument not in known[section]:
+            raise ValueError(f"there is no option {prefix}{name}; did you mean {prefix}{right[0]}.{argument}?")
 
 
 def _arguments(kind: type) -> set[str]:
@@ -183,6 +209,7 @@ def plan_run(
     if layout is not None and data is None:
         data = getattr(datamodules, layout.data)
     wanted = {full_name(name, known.task, data or known.data, prefix): value for name, value in options.items()}
+    _check_sections([*wanted, *given], known.task, data or known.data, prefix)
     argv = [f"--config={recipe}"]
     if layout is not None:
         argv += _options_of_layout(layout, known, {*wanted, *given}, class_names, workers)

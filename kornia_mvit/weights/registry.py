@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -264,6 +265,10 @@ def _locate(source: str | Path) -> _Spec:
         names = class_names(record.classes)
         return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names)
     if _HUB_ID.fullmatch(repository := source.removeprefix("hf-hub:")):
+        if repository == source and is_folder(path.parent):  # runs/foldr
+            near = get_close_matches(path.name, os.listdir(path.parent), 1)
+            hint = f"did you mean {path.parent / near[0]}? " if near else ""
+            raise CheckpointError(f"no such checkpoint: {source}; {hint}(hf-hub:{source} would be one of the hub)")
         return _read_folder(_fetch_repository(repository))
     find_weights(source)  # for its error
     raise AssertionError(source)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kornia_mvit import Predictor, predict, save_checkpoint
+from kornia_mvit import Predictor, from_pretrained, predict, save_checkpoint
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.exporters import to_executorch, to_onnx, to_openvino, to_torchexport
 from kornia_mvit.inference import sources
@@ -268,6 +268,27 @@ class TestVideo:
             predict(given / "classification.ckpt", path)
 
 
+def test_exception_of_what_is_no_model(given):
+    with pytest.raises(TypeError, match=r"a\.png is an image; the model comes first"):
+        predict(given / "photos" / "a.png", given / "classification.ckpt")
+    with pytest.raises(DataError, match=r"float64.*\* 255"):
+        predict(given / "classification.ckpt", numpy.zeros((8, 8, 3)))
+
+
+def test_task_of_training(given):
+    """Predicts as its network does, with the names and the preprocessing that the task knows, and stays as it is."""
+    network = from_pretrained(given / "classification.ckpt")
+    wanted = predict(network, given / "photos")
+    names, preprocess = network.class_names, network.preprocess
+    network.class_names = network.preprocess = None
+    task = types.SimpleNamespace(
+        network=network, class_names=names, preprocess=preprocess, configure_optimizers=lambda: None
+    )
+    found = predict(task, given / "photos")
+    assert found.to_dict() == wanted.to_dict()
+    assert network.class_names is None
+
+
 class TestResults:
     def test_sequence(self, given, tmp_path):
         results = predict(given / "detection.ckpt", given / "photos", score=0.0)
@@ -277,6 +298,11 @@ class TestResults:
         assert "2 images" in repr(results)
         assert [picture.size for picture in results.draw()] == [(150, 149), (80, 90)]
         assert [path.name for path in results.save(tmp_path)] == ["0000_a.png", "0001_b.png"]
+        assert results[0].save(tmp_path / "mine.jpg") == tmp_path / "mine.jpg"
+        with Image.open(tmp_path / "mine.jpg") as picture:
+            assert picture.size == results[0].draw().size
+        with pytest.raises(ValueError, match=r"mine\.jpg.*2 pictures.*folder"):
+            results.save(tmp_path / "mine.jpg")
         rows = results.to_coco()
         assert len(rows) == sum(len(result.boxes) for result in results)
         assert {row["image_id"] for row in rows} == {0, 1}

@@ -1,14 +1,19 @@
 """Training and evaluation from Python in a line, and the plain names of options."""
 
 import json
+import shutil
 import signal
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader
 
 from kornia_mvit import MobileViTClassifier, evaluate, fit, predict
 from kornia_mvit.cli import main
+from kornia_mvit.data.reading import DataError
 from kornia_mvit.training import ClassificationTask, DetectionTask, SegmentationTask
 from kornia_mvit.training.datamodules import COCOData, FolderData, SegmentationFolderData
 from kornia_mvit.training.fit import _BestScores
@@ -102,6 +107,19 @@ class TestFit:
     def test_exception(self, options, message, photos):
         with pytest.raises(ValueError, match=message):
             fit(photos, **options)
+
+    def test_exception_of_loaders(self):
+        """One whose collate_fn cannot take PIL images is told of before any process starts."""
+        data = [(Image.new("RGB", (8, 8)), 0)] * 4
+        with pytest.raises(TypeError, match=r"collate_fn=kornia_mvit\.Batch\.collate"):
+            fit((DataLoader(data, 2), DataLoader(data, 2)), num_classes=2)
+
+    def test_exception_of_unreadable_images(self, photos, tmp_path):
+        root = Path(shutil.copytree(photos, tmp_path / "photos"))
+        for file in root.rglob("*.*"):
+            file.write_bytes(b"broken")
+        with pytest.raises(DataError, match=r"on_error='skip' \(--on_error skip\)"):
+            fit(root, out=tmp_path / "out", epochs=1, **QUIET)
 
     def test_exception_of_data(self, photos):
         with pytest.raises(TypeError, match="data is a int"):
@@ -205,6 +223,20 @@ class TestOptions:
         assert full_name("devices", DetectionTask, COCOData) == "trainer.devices"
         assert full_name("trainer__devices", DetectionTask, None) == "trainer.devices"
         assert full_name("epochs", DetectionTask, None) == "trainer.max_epochs"
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("lr", "lr; did you mean learning_rate"),
+            ("batch", "batch; did you mean batch_size"),
+            ("num_classes", "num_classes is told by the data"),
+            ("data.image_size", "data.image_size; did you mean model.image_size"),
+            ("model__root", "model.root; did you mean data.root"),
+        ],
+    )
+    def test_exception_of_what_others_call_it(self, name, message, photos):
+        with pytest.raises(ValueError, match=message):
+            plan_run(photos, {name: 1})
 
     def test_exception(self):
         with pytest.raises(ValueError, match=r"ignore_index is one of model and data; give model.ignore_index"):

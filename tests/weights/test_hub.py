@@ -10,6 +10,7 @@ import torch
 
 import kornia_mvit
 from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, Preprocess, SSDLite, from_pretrained
+from kornia_mvit.weights.files import CheckpointError
 from kornia_mvit.weights.hub import push_to_hub, save_pretrained
 from tests.weights.peers import randomise
 from tests.weights.test_checkpoints import SMALL
@@ -187,3 +188,12 @@ def test_the_prefix_of_the_hub(monkeypatch, tmp_path):
     for source in ("me/mine", "hf-hub:me/mine"):
         assert equal(model, kornia_mvit.from_pretrained(source))
     assert asked == ["me/mine"] * 2
+
+
+def test_a_folder_that_is_not_there_is_no_repository(monkeypatch, tmp_path):
+    """A mistyped run is told of as such, and nothing is asked for from the hub."""
+    (tmp_path / "runs" / "folder").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    with pytest.raises(CheckpointError, match=r"no such checkpoint: runs/foldr; did you mean runs/folder\?"):
+        kornia_mvit.from_pretrained("runs/foldr")

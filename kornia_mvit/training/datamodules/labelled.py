@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from kornia_mvit.data.reading import DataError, ImageFiles, read_image
 from kornia_mvit.data.splits import split_off
@@ -43,7 +44,7 @@ class LabelledFiles(ImageData):
         for split, classes in self._split(self._files).items():
             files = [file for images in classes.values() for file in images]
             labels = [label for label, images in enumerate(classes.values()) for _ in images]
-            self.splits[split] = ImageFiles(files, labels, self.storage(split))
+            self.splits[split] = _Files(files, labels, self.storage(split))
             counts.append(f"{len(files)} images in {split}")
         self._tell(self._source, counts)
 
@@ -73,6 +74,23 @@ class LabelledFiles(ImageData):
         if errors:
             lines = "\n".join(f"  {printable(message)}" for _, message in errors)
             rank_zero_info(f"skipped {len(errors)} of {len(files)} images:\n{lines}")
+
+
+class _Files(ImageFiles):
+    """Image files that tell how to do without those that cannot be read."""
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Read an image.
+
+        Raises:
+            DataError: naming the file and the option.
+        """
+        try:
+            return super().read(index)
+        except DataError as error:
+            raise DataError(
+                f"{error}; on_error='skip' (--on_error skip) leaves such images out, and names them"
+            ) from None
 
 
 def _read_error(path: Path) -> tuple[Path, str] | None:
