@@ -27,7 +27,7 @@ from kornia_mvit.samples import name_fields, open_batch
 __all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "replace_checked"]
 
 _PADDING = {"boxes": 0, "box_label": -1, "box_ignore": False, "keypoints": 0, "keypoint_visible": False}
-_TOLD: list[bool] = []  # whether there was a warning of coordinates: one is enough, and each batch may be another one
+_TOLD: list[bool] = []  # whether boxes outside their images were told of: once is enough, as each batch has others
 
 
 @dataclass
@@ -247,8 +247,9 @@ class Batch:
         has_area = (self.boxes[..., 2:] > self.boxes[..., :2]).all(-1)
         beside = (self.boxes[..., :2] >= size).any(-1) | (self.boxes[..., 2:] <= 0).any(-1)
         outside = beside & has_area & (self.box_label >= 0)
-        if not bool(outside.any()):
+        if not bool(outside.any()) or _TOLD:
             return False
+        _TOLD.append(True)
         i, j = outside.nonzero()[0].tolist()
         height, width = self.image.shape[2:] if self.size is None else self.size[i].tolist()
         path = f" of {self.meta[i]['path']}" if self.meta is not None and "path" in self.meta[i] else ""
@@ -384,8 +385,8 @@ class Batch:
                 values[name] = torch.stack(rows)
         check_image_values(values["image"])
         batch = cls(**values)
-        if get_worker_info() is None and not _TOLD:  # else each worker would, at each epoch; pipelines look, too
-            _TOLD.extend([True] * batch.warn_of_coordinates())
+        if get_worker_info() is None:  # otherwise each worker would, at each epoch; pipelines look, too
+            batch.warn_of_coordinates()
         return batch
 
     @classmethod

@@ -1,6 +1,6 @@
 """Carry out a stack of augmentations on the images of a batch, and keep account of where their pixels went."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,8 +35,6 @@ from kornia_mvit.preprocess import PreprocessModule
 
 __all__ = ["Execution", "Settings"]
 
-Warp = Callable[[Geometry, Tensor, int, int], Tensor]
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -45,7 +43,6 @@ class Settings:
     ignore_index: int
     erase_masks: bool
     fuse: bool
-    warp: Warp
 
 
 @dataclass
@@ -76,6 +73,8 @@ class Execution:
 
     Geometric operations are put off as long as nothing needs their pixels, and then carried out together. Operations
     are drawn ahead as long as the size of their images is known, so that what they draw goes to the device in one copy.
+    The last of them are left planned: :meth:`carry_out_planned` needs no generator and nothing of the host, and can be
+    compiled with what follows it as one graph.
 
     Args:
         settings: of the pipeline.
@@ -126,7 +125,7 @@ class Execution:
                 self.record.append({"path": operation.path, "name": operation.name, "data": drawn})
                 self._plan(operation, drawn, index, numbers)
             self._seed(index + 1, 2)  # for the choices of containers
-        self._carry_out_planned()
+        self._send_planned()
 
     def replay_all(self, stack: AugmentationSequential, record: list[dict[str, Any]]) -> None:
         """Carry out what was drawn before.
@@ -147,7 +146,7 @@ class Execution:
             self.record.append(entry)
             with exclusive(operation.module):
                 self._plan(operation, entry["data"], index)
-        self._carry_out_planned()
+        self._send_planned()
 
     def resize(self, size: tuple[int, int], preprocess: PreprocessModule) -> None:
         """Resize each image to a height and width, antialiased, or into a letterbox of them, if the record has one.
@@ -174,7 +173,7 @@ class Execution:
         """Carry out what was put off, and give the images."""
         waiting, self._waiting = self._waiting, []
         if any(operation.resamples or _is_away(drawn) for operation, drawn, _ in waiting):
-            self.image = self.settings.warp(self.geometry, self.image, self._image_at, len(self.geometry))
+            self.image = self.geometry.warp_image(self.image, self._image_at, len(self.geometry))
         else:
             for operation, drawn, index in waiting:
                 self._apply(operation, drawn, index)
@@ -221,7 +220,7 @@ class Execution:
         """Draw a crop's numbers; all of it, if it is one of which nothing is known."""
         if is_known(module):
             return None, sample(module, self.random, module.numbers, len(self.batch))
-        self._carry_out_planned()
+        self._send_and_carry_out()
         return sample(module, self.random, module.draw, self._look(module), self.shape), ()
 
     def _look(self, module: WindowCrop) -> View:
@@ -258,17 +257,23 @@ class Execution:
             known = known and (one.step is not None or operation.kind is Kind.VALUES)
         self._planned.append(one)
         if not known:
-            self._carry_out_planned()
+            self._send_and_carry_out()
 
-    def _carry_out_planned(self) -> None:
+    def _send_and_carry_out(self) -> None:
+        self._send_planned()
+        self.carry_out_planned()
+
+    def carry_out_planned(self) -> None:
+        """Carry out what was drawn and not carried out yet."""
         planned, self._planned = self._planned, []
-        if self.image.device.type != "cpu":
-            self._send(planned)
         for one in planned:
             self._carry_out(one)
 
-    def _send(self, planned: list[_Planned]) -> None:
+    def _send_planned(self) -> None:
         """Send what operations take to the device, in one copy."""
+        planned = self._planned
+        if self.image.device.type == "cpu":
+            return
         names = [one.operation.movable(one.sent) for one in planned]
         here: list[Tensor] = []
         for one, chosen in zip(planned, names, strict=True):
@@ -335,7 +340,8 @@ class Execution:
             self._frame = _move_frame(self._frame, operation.module, self.geometry)
 
     def _apply(self, operation: Operation, drawn: Draw, index: int) -> None:
-        self._seed(index, 1)
+        if not is_known(operation.module):  # others draw nothing
+            self._seed(index, 1)
         self.image = operation.apply(self.image, drawn, self.random)
 
     def _carry_mask(self, operation: Operation, drawn: Draw, index: int) -> None:

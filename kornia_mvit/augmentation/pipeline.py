@@ -8,7 +8,7 @@ import torch
 from kornia.augmentation import AugmentationSequential, ImageSequential, MixAugmentationBaseV2
 from torch import Generator, Tensor, nn
 
-from kornia_mvit.augmentation.execution import Execution, Settings, Warp
+from kornia_mvit.augmentation.execution import Execution, Settings
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.kornia_adapter import AugmentationBase, PolicyAugmentBase
 from kornia_mvit.augmentation.mix import Mix
@@ -72,7 +72,7 @@ class AugmentationPipeline(nn.Module):
         fuse: carry out geometric operations that follow each other in one step. False lets Kornia resample at each.
         multi_scale: sizes to draw from for each step, such as :func:`kornia_mvit.ops.seeds.multiscale_sizes`.
         seed: of what is drawn without a seed or generator.
-        compile: compile the geometric step.
+        compile: compile what follows the drawing as one graph. ``torch.compile`` of the pipeline does it too.
         check_values: look at the values of images and targets on accelerators as well, which waits for the device. On
             the CPU they are always looked at.
 
@@ -152,8 +152,8 @@ class AugmentationPipeline(nn.Module):
         self.counter: SeedCounter = SeedCounter(seed)
         self.check_values = check_values
         self._told = False  # what is odd about coordinates, once
-        warp: Warp = Geometry.warp_image
-        self._settings = Settings(ignore_index, erase_masks, fuse, torch.compile(warp) if compile else warp)
+        self._settings = Settings(ignore_index, erase_masks, fuse)
+        self._carry_out = torch.compile(_carry_out) if compile else _carry_out
         self._unable = unable(augment) if augment is not None else {}
 
     def forward(
@@ -201,7 +201,6 @@ class AugmentationPipeline(nn.Module):
             """Run forward, with the hooks."""
 
     @torch.no_grad()
-    @uncompiled
     def augment(
         self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None
     ) -> tuple[Batch, Params]:
@@ -216,6 +215,11 @@ class AugmentationPipeline(nn.Module):
             The batch and the parameters: tensors, numbers, strings, lists and dictionaries, which ``torch.save``
             writes and ``torch.load(weights_only=True)`` reads.
         """
+        return self._run(batch, *self._choose(seed, generator))
+
+    @uncompiled
+    def _choose(self, seed: int | None, generator: Generator | None) -> tuple[int, tuple[int, int] | None]:
+        """Return the seed of what is drawn, and the size of the images where that is drawn too."""
         if seed is not None and generator is not None:
             raise ValueError("give a seed or a generator, not both")
         if generator is not None:
@@ -224,11 +228,9 @@ class AugmentationPipeline(nn.Module):
             place, base = self.counter.take()
         else:
             place, base = (seed, 0, 0), combine_seed(seed)
-        size = None if self.multi_scale is None else multiscale_size(self.multi_scale, *place)
-        return self._run(batch, base, size)
+        return base, None if self.multi_scale is None else multiscale_size(self.multi_scale, *place)
 
     @torch.no_grad()
-    @uncompiled
     def replay(self, batch: Batch, params: Params) -> Batch:
         """Do to a batch what was done before, by the parameters that :meth:`augment` gave.
 
@@ -250,7 +252,6 @@ class AugmentationPipeline(nn.Module):
         return self._run(batch, params["seed"], size, params)[0]
 
     @torch.no_grad()
-    @uncompiled
     def views(
         self, batch: Batch, n: int = 2, *, seed: int | None = None, generator: Generator | None = None
     ) -> list[tuple[Batch, Params]]:
@@ -358,44 +359,44 @@ class AugmentationPipeline(nn.Module):
         if not len(batch):
             self._refuse(batch)
             return run_empty(batch, lambda blank: self._run(blank, seed, resize, replay))
+        run = self._plan(batch, seed, replay)
+        mixes = self.mix is not None and batch.label is not None
+        image, targets = self._carry_out(self, run, batch, resize or self.preprocess.output_size, not mixes)
+        return self._finish(batch, run, image, targets, resize, replay)
+
+    @uncompiled
+    def _plan(self, batch: Batch, seed: int, replay: Params | None) -> Execution:
+        """Draw, or take what was drawn before, and carry out what cannot wait."""
         self._check(batch)
         self._refuse(batch)
-        device = batch.image.device
-        mixed: Params | None = None
-        with _no_autocast(device):
+        with _no_autocast(batch.image.device):
             run = Execution(self._settings, batch, to_float(batch.image), seed, look=self.mix is not None)
             if self.stack is not None and replay is None:
                 run.sample_all(self.stack)
             elif self.stack is not None and replay is not None:
                 run.replay_all(self.stack, replay["steps"])
-            size = resize or self.preprocess.output_size
-            if size is not None:
-                run.resize(size, self._preprocess)
-            image = run.finish()
-            targets = self._move(batch, run.geometry)
-            if batch.mask is not None:
-                targets["mask"] = run.finish_mask()
-            if self.mix is not None and batch.label is not None:
-                run.random.seed(combine_seed(seed, -1))
-                with exclusive(self.mix):
-                    if replay is None:
-                        shape = (len(batch), image.shape[-2], image.shape[-1])
-                        mixed = sample(self.mix, run.random, self.mix.draw, *shape)
-                    else:
-                        mixed = replay["mix"]
-                    sent = self.mix.send(mixed, device)
-                    if replay is None and mixed["kind"] == "cutmix":
-                        sent = self.mix.weigh(sent, run.seen)
-                        mixed = mixed | {"own": sent["own"]}
-                    mix = carry_out(self.mix, run.random, self.mix.mix, image, batch.label, sent)
-                    image, targets["label"] = mix
-                    if "size" in targets:
-                        targets["size"] = self.mix.size(targets["size"], sent)
-            image = self._preprocess.values(image)
+        return run
+
+    @uncompiled
+    def _finish(
+        self,
+        batch: Batch,
+        run: Execution,
+        image: Tensor,
+        targets: dict[str, Any],
+        resize: tuple[int, int] | None,
+        replay: Params | None,
+    ) -> tuple[Batch, Params]:
+        """Mix, and put together what was made and what was drawn."""
+        mixed: Params | None = None
+        if self.mix is not None and batch.label is not None:
+            with _no_autocast(batch.image.device):
+                image, mixed = self._mix(batch, run, image, targets, replay)
+                image = self._preprocess.values(image)
         image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
         params = {
             "kind": "augmented",
-            "seed": seed,
+            "seed": run.seed,
             "shape": list(batch.image.shape),
             "resize": None if resize is None else list(resize),
             "steps": run.record,
@@ -403,6 +404,26 @@ class AugmentationPipeline(nn.Module):
             "mix": mixed,
         }
         return detach_memory(replace_checked(batch, image=image, **targets), batch), params
+
+    def _mix(
+        self, batch: Batch, run: Execution, image: Tensor, targets: dict[str, Any], replay: Params | None
+    ) -> tuple[Tensor, Params]:
+        assert self.mix is not None
+        run.random.seed(combine_seed(run.seed, -1))
+        with exclusive(self.mix):
+            if replay is None:
+                shape = (len(batch), image.shape[-2], image.shape[-1])
+                mixed: Params = sample(self.mix, run.random, self.mix.draw, *shape)
+            else:
+                mixed = replay["mix"]
+            sent = self.mix.send(mixed, image.device)
+            if replay is None and mixed["kind"] == "cutmix":
+                sent = self.mix.weigh(sent, run.seen)
+                mixed = mixed | {"own": sent["own"]}
+            image, targets["label"] = carry_out(self.mix, run.random, self.mix.mix, image, batch.label, sent)
+            if "size" in targets:
+                targets["size"] = self.mix.size(targets["size"], sent)
+        return image, mixed
 
     def _refuse(self, batch: Batch) -> None:
         """Refuse a batch with targets that some operation cannot carry, drawn or not."""
@@ -429,6 +450,31 @@ class AugmentationPipeline(nn.Module):
                 sized=self.preprocess.letterbox,
             )
         )
+
+
+def _carry_out(
+    pipeline: AugmentationPipeline, run: Execution, batch: Batch, size: tuple[int, int] | None, values: bool
+) -> tuple[Tensor, dict[str, Any]]:
+    """Carry out what was drawn: the part of a run that is one graph, compiled or captured.
+
+    It reads no tensor's values, draws nothing, and its shapes follow from those of its arguments.
+
+    Args:
+        pipeline: whose run it is.
+        run: with all that was drawn.
+        batch: what it is done to.
+        size: height and width that images are brought to.
+        values: whether images get the values that the network takes, too.
+    """
+    with _no_autocast(batch.image.device):
+        run.carry_out_planned()
+        if size is not None:
+            run.resize(size, pipeline._preprocess)
+        image = run.finish()
+        targets = pipeline._move(batch, run.geometry)
+        if batch.mask is not None:
+            targets["mask"] = run.finish_mask()
+        return pipeline._preprocess.values(image) if values else image, targets
 
 
 def _as_batch(batch: Any, label: Tensor | None, ignore_index: int) -> Batch:

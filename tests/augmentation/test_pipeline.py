@@ -79,18 +79,6 @@ class TestAugmentationPipeline(BaseTester):
             assert getattr(out, field).device.type == "meta"
         assert pipeline.replay(batch.to("meta"), params).image.shape == out.image.shape
 
-    @pytest.mark.long
-    def test_the_geometric_step_compiles(self):
-        """And gives what it gives uncompiled, for images of several sizes."""
-        compiled = AugmentationPipeline(STACKS["chain"](), compile=True)
-        for size in (64, 80):
-            batch = scene(0, height=size)
-            for seed in range(2):
-                out = compiled.augment(batch, seed=seed)[0]
-                expected = AugmentationPipeline(STACKS["chain"]()).augment(batch, seed=seed)[0]
-                self.assert_close(out.image, expected.image)
-                assert torch.equal(out.mask, expected.mask)
-
     def test_moving_it_leaves_the_draws_alone(self):
         """Kornia would draw on the device that its module is on, and then elsewhere differently."""
         pipeline = AugmentationPipeline(policies.classification_train(32), preprocess=RECORD).train()

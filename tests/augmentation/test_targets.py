@@ -188,6 +188,7 @@ def test_boxes_wholly_outside_the_image_are_told_once(monkeypatch):
     with pytest.warns(UserWarning, match=r"^1 of 5 boxes .* boxes\[1, 1\] of a.jpg, \(300, 200, 400, 250\).*30x40"):
         batch = Batch.collate(samples)
     pipeline = AugmentationPipeline()
+    monkeypatch.setattr("kornia_mvit.batch._TOLD", [])
     with pytest.warns(UserWarning, match="^1 of 5 boxes .* wholly outside"):
         pipeline(batch)
     with warnings.catch_warnings():

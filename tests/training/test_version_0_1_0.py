@@ -36,6 +36,9 @@ def test_resumes(tmp_path):
         run.fit(task, Tones(), ckpt_path=CHECKPOINT, weights_only=True)
     after = torch.load(stopped.value.checkpoint, weights_only=True)
     assert after["global_step"] == 7
+    # Where a tensor lies in memory decides how sums are rounded, and Adam makes 1e-5 of that; a step without its state
+    # would be another by 3e-3.
     for name in ("state_dict", "current_model_state"):
         for key, expected in EXPECTED[name].items():
-            torch.testing.assert_close(after[name][key], torch.tensor(expected, dtype=after[name][key].dtype))
+            wanted = torch.tensor(expected, dtype=after[name][key].dtype)
+            torch.testing.assert_close(after[name][key], wanted, rtol=1e-4, atol=1e-4)

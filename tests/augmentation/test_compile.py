@@ -1,0 +1,96 @@
+"""Pipelines under ``torch.compile``: what is drawn stays out of the graph, and all that follows is one."""
+
+import pytest
+import torch
+from kornia.augmentation import IntensityAugmentationBase2D, RandomAffine, RandomGaussianNoise, RandomHorizontalFlip
+
+from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess, policies
+from tests.augmentation.scenes import STACKS, scene
+
+PREPROCESS = Preprocess((48, 48), mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
+POLICIES = {
+    "affine": lambda: [RandomHorizontalFlip(), RandomAffine(20.0, scale=(0.8, 1.2))],
+    "chain": STACKS["chain"],
+    "classification_train": lambda: policies.classification_train(48, jitter=0.4),
+    "segmentation_train": lambda: policies.segmentation_train((48, 48), rotate=10.0),
+    "detection_train": lambda: policies.detection_train((48, 48)),
+}
+FIELDS = ("boxes", "box_label", "box_ignore", "mask", "keypoints", "keypoint_visible", "size")
+
+
+def built(name: str, preprocess: Preprocess = PREPROCESS, **arguments) -> AugmentationPipeline:
+    return AugmentationPipeline(POLICIES[name](), preprocess=preprocess, **arguments).train()
+
+
+def assert_equal(out: Batch, wanted: Batch, atol: float = 0.0) -> None:
+    torch.testing.assert_close(out.image, wanted.image, rtol=0, atol=atol)
+    for name in FIELDS:
+        one, other = getattr(out, name), getattr(wanted, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=0, atol=atol)
+
+
+@pytest.fixture(autouse=True)
+def graphs():
+    """Forget what was compiled; the numbers of graphs that were made since."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "detection_train" else pytest.mark.long) for name in POLICIES]
+)
+def test_one_graph_for_any_seed(name, graphs):
+    """Equal to the bit for 20 seeds and for the pipeline's own counter; nothing but the drawing is left out."""
+    eager, compiled = built(name), torch.compile(built(name), backend="aot_eager")
+    for seed in [*range(20), None, None]:
+        batch = scene(seed or 0, count=6)
+        assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed))
+    # Where no image draws an operation, another graph is made, and PyTorch makes so many and no more.
+    assert graphs["unique_graphs"] == 1 or (name == "chain" and graphs["unique_graphs"] < 12)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["segmentation_train", "detection_train"])
+def test_argument(name, graphs):
+    """By the default compiler, which rounds otherwise, and replayed."""
+    eager, compiled = built(name), built(name, compile=True)
+    for seed in range(20):
+        batch = scene(seed, count=6)
+        out, params = compiled.augment(batch, seed=seed)
+        assert_equal(out, eager.augment(batch, seed=seed)[0], atol=1e-4)
+    assert graphs["unique_graphs"] == 1
+    assert_equal(compiled.replay(batch, params), out, atol=1e-4)
+    assert_equal(eager.replay(batch, params), out, atol=1e-4)
+
+
+@pytest.mark.long
+def test_sizes():
+    """Images of other sizes and numbers, padded ones, and a letterbox."""
+    preprocess = Preprocess((48, 64), letterbox=True)
+    eager, compiled = built("affine", preprocess), torch.compile(built("affine", preprocess), backend="aot_eager")
+    for seed, (count, height, padded) in enumerate([(2, 64, False), (2, 80, False), (3, 70, True), (5, 64, True)]):
+        batch = scene(seed, count=count, height=height, padded=padded)
+        assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed), atol=1e-5)
+
+
+class Noise(IntensityAugmentationBase2D):
+    """Draws as it goes, of which the pipeline knows nothing."""
+
+    def apply_transform(self, image, params, flags, transform=None):
+        return image + 0.1 * torch.rand_like(image)
+
+
+@pytest.mark.parametrize("step", [RandomGaussianNoise(p=1.0), Noise(p=1.0)], ids=["kornia", "own"])
+def test_what_draws_as_it_goes_draws_the_same(step):
+    def make() -> AugmentationPipeline:
+        return AugmentationPipeline([RandomHorizontalFlip(), step], Mix(3), preprocess=PREPROCESS).train()
+
+    eager, compiled = make(), torch.compile(make(), backend="aot_eager")
+    for seed in range(3):
+        image, label = torch.rand(4, 3, 40, 40), torch.tensor([0, 1, 2, 0])
+        for one, other in zip(compiled(image, label, seed=seed), eager(image, label, seed=seed), strict=True):
+            assert torch.equal(one, other)
