@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kornia_mvit.ops.uploads import upload
+from kornia_mvit.ops.geometry import constant
 
 __all__ = [
     "VARIANCES",
@@ -75,9 +75,11 @@ def make_anchors(
             f"{len(map_sizes)} maps and {len(aspect_ratios)} lists of aspect ratios; give one for each map"
         )
     out = []
-    shapes = [torch.tensor(sides, dtype=dtype) for sides in anchor_shapes(aspect_ratios, scales)]
-    if device is not None:
-        shapes = upload(shapes, torch.device(device))
+    sides_of_maps = anchor_shapes(aspect_ratios, scales)
+    if device is None:
+        shapes = [torch.tensor(sides, dtype=dtype) for sides in sides_of_maps]
+    else:
+        shapes = [constant(tuple(sides), torch.device(device), dtype) for sides in sides_of_maps]
     for (height, width), side in zip(map_sizes, shapes, strict=True):
         y, x = (((torch.arange(n, device=device) + 0.5) / n).to(dtype) for n in (height, width))
         place = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)

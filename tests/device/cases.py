@@ -24,6 +24,7 @@ from kornia_mvit import (
     TestTimeAugmentation,
     policies,
 )
+from kornia_mvit.batch import replace_checked
 from kornia_mvit.evaluation.coco import CocoMetrics
 from kornia_mvit.inference.detection import predict_boxes
 from kornia_mvit.ops.boxes import assign_targets
@@ -169,8 +170,8 @@ def mixing(**arguments: Any) -> Case:
     return case
 
 
-def step_of(policy: str) -> Case:
-    """From a batch on the device to its loss, with a network."""
+def step_of(policy: str, *, drawn: bool = False) -> Case:
+    """From a batch on the device to its loss, with a network; where all is drawn, the part that a graph can capture."""
 
     def case(put: Put) -> Callable[[], Any]:
         torch.manual_seed(0)
@@ -187,8 +188,14 @@ def step_of(policy: str) -> Case:
         pipeline, batch = put(AugmentationPipeline(POLICIES[policy](), preprocess=RECORD)), put(photos(policy))
         put(network.train())
 
+        runs = iter([pipeline._plan(batch, 3, None) for _ in range(2 * drawn)])
+
         def step() -> Any:
-            seen = pipeline.augment(batch, seed=3)[0]
+            if drawn:
+                image, targets = pipeline._carry_out(pipeline, next(runs), batch, RECORD.output_size, True)
+                seen = replace_checked(batch, image=image, **targets)
+            else:
+                seen = pipeline.augment(batch, seed=3)[0]
             if isinstance(network, SSDLite):
                 logits, deltas = network(seen.image)
                 anchors = network.anchors(seen.image.shape[-2:], device=deltas.device)
@@ -281,6 +288,10 @@ STEPS: dict[str, Case] = {
     **{f"augment: {name}": augmenting(make, name) for name, make in POLICIES.items()},
     **{f"augment, several sizes: {name}": augmenting(make, name, padded=True) for name, make in POLICIES.items()},
     **{f"step: {name}": step_of(name) for name in ("classification_strong", "segmentation_train", "detection_train")},
+    **{
+        f"step, from what was drawn: {name}": step_of(name, drawn=True)
+        for name in ("classification_train", "segmentation_train", "detection_train")
+    },
     "augment: letterbox": augmenting(lambda: policies.detection_train(40), "detection"),
     "mix: mixup": mixing(cutmix=0.0),
     "mix: cutmix": mixing(mixup=0.0),
