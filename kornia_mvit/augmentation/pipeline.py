@@ -408,7 +408,7 @@ class AugmentationPipeline(nn.Module):
     def _mix(
         self, batch: Batch, run: Execution, image: Tensor, targets: dict[str, Any], replay: Params | None
     ) -> tuple[Tensor, Params]:
-        assert self.mix is not None
+        assert self.mix is not None and batch.label is not None
         run.random.seed(combine_seed(run.seed, -1))
         with exclusive(self.mix):
             if replay is None:
