@@ -227,6 +227,13 @@ class TestPipeline:
         assert float((here_seen != there_seen.cpu()).float().mean()) < 1e-2
         assert float(((there_maps.cpu() - here_maps).abs() * both).quantile(0.99)) < 1e-3
 
+    def test_compiled(self, there):
+        """As one graph, without the compiler that makes kernels of it."""
+        pipeline = AugmentationPipeline(POLICIES["detection_train"](), preprocess=Preprocess((64, 64)))
+        compiled = torch.compile(copy.deepcopy(pipeline).to(there), backend="aot_eager")
+        for seed in range(3):
+            self.compare(compiled(batch_of(there), seed=seed), pipeline(batch_of(), seed=seed))
+
     def test_prepare(self, pipeline, there):
         expected, _ = pipeline.prepare(batch_of())
         found, _ = copy.deepcopy(pipeline).to(there).prepare(batch_of(there))
