@@ -60,6 +60,14 @@ class Network:
         self._decoder = source if isinstance(source, SSDLite) else None
 
     @property
+    def engine(self) -> str:
+        """What computed last: ``'eager'``, what :func:`~kornia_mvit.optimize` kept, or the exported file's suffix."""
+        if self.exported is not None:
+            return self.exported.path.suffix.removeprefix(".")
+        run = self._run.optimized if isinstance(self._run, _Engine) else self._run
+        return run.engine if isinstance(run, Optimized) else "eager"
+
+    @property
     def takes_images(self) -> bool:
         """Whether images go in as they are, since the preprocessing is inside."""
         return self.exported is not None and self.exported.with_preprocess

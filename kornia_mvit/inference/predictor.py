@@ -57,8 +57,8 @@ def predict(
         score: least score of boxes.
         batch_size: most images at a time.
         device: where to compute; where the model is when None.
-        engine: ``'eager'``, or a mode of :func:`~kornia_mvit.optimize`: ``'auto'``, ``'compile'`` or
-            ``'reduce-overhead'``.
+        engine: ``'eager'``, or a mode of :func:`~kornia_mvit.optimize`: ``'auto'``, ``'compile'``, ``'openvino'``,
+            ``'onnxruntime'`` or ``'reduce-overhead'``. What ran is in ``results.engine``.
         stream: return an iterator of results, in memory that does not grow with their number.
         stride: pixels from window to window; two thirds of the window when None.
         max_pixels: most pixels that an image may have when it is resized for the network; as the model says when None.
@@ -171,7 +171,7 @@ class Predictor:
 
         with _Progress(source) as progress:
             results = [progress.count(result) for result in self.stream(source, on_error=skip)]
-        return Results(results, skipped)
+        return Results(results, skipped, self.network.engine)
 
     def stream(self, source: Any, *, on_error: OnError = "skip") -> Iterator[Any]:
         """Predict the images of a source one after another, in memory that does not grow; see :func:`predict`.

@@ -286,11 +286,13 @@ class Results(Sequence[Result]):
     Args:
         results: one an image that could be read.
         skipped: a message for each image that was left out.
+        engine: what computed them, see :func:`~kornia_mvit.predict`.
     """
 
-    def __init__(self, results: Sequence[Result], skipped: Sequence[str] = ()) -> None:
+    def __init__(self, results: Sequence[Result], skipped: Sequence[str] = (), engine: str = "eager") -> None:
         self._results = list(results)
         self.skipped: tuple[str, ...] = tuple(skipped)
+        self.engine = engine
 
     def __len__(self) -> int:
         return len(self._results)
@@ -303,7 +305,11 @@ class Results(Sequence[Result]):
 
     def __getitem__(self, index: int | slice) -> Any:
         """Return the result of an image, or the results of some."""
-        return Results(self._results[index], self.skipped) if isinstance(index, slice) else self._results[index]
+        return (
+            Results(self._results[index], self.skipped, self.engine)
+            if isinstance(index, slice)
+            else self._results[index]
+        )
 
     def __repr__(self) -> str:
         """Show the results, ten at most."""

@@ -30,6 +30,11 @@ class TestOptimize:
         with pytest.raises(AttributeError, match="nothing_such"):
             _ = fast.nothing_such
 
+    @pytest.fixture(autouse=True)
+    def _alone(self, monkeypatch):
+        """Without other runtimes, which tests/inference/test_runtimes.py has."""
+        monkeypatch.setattr("kornia_mvit.inference.engines.optimize.RUNTIMES", {})
+
     def test_auto_keeps_the_faster(self, monkeypatch):
         """With times given out; that the real ones decide is a matter of the benchmark."""
         model = randomize(MobileViT(DEEP)).eval()
@@ -74,7 +79,7 @@ class TestOptimize:
         monkeypatch.setattr(torch, "compile", refuse)
         model, x = randomize(MobileViT(DEEP)).eval(), torch.rand(2, 3, 64, 70)
         fast = optimize(model, x)
-        assert "left eager: it cannot be compiled here (no compiler)" in fast.report
+        assert "left out compiled: it cannot be compiled here (no compiler)" in fast.report
         with torch.no_grad():
             torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
         with pytest.raises(RuntimeError, match="no compiler"):

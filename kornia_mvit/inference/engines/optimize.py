@@ -3,20 +3,21 @@
 import functools
 import statistics
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse
+from kornia_mvit.inference.engines.runtimes import RUNTIMES
 from kornia_mvit.inference.engines.timing import time_in_turn
 from kornia_mvit.models.fast import slice_size
 from kornia_mvit.models.mobilevit import MobileViT
 
 __all__ = ["Optimized", "optimize"]
 
-MODES = ("auto", "eager", "compile", "reduce-overhead")
+MODES = ("auto", "eager", "compile", "reduce-overhead", *RUNTIMES)
 _ROUNDS, _SECONDS = 200, 2.0  # of trying, for all contestants together, once they are warm
 
 
@@ -27,6 +28,7 @@ class Optimized(nn.Module):
         model: the fused model, in eager form; its attributes and methods are found on this module too.
         steps: what was done, a line each; ``print(optimized.report)`` shows them.
         milliseconds: the median time of each contestant on the example.
+        engine: what runs it: ``'eager'``, ``'compiled'``, ``'openvino'``, ``'onnxruntime'``, ….
 
     Shape:
         - Input: as the model's, of any floating-point type; it is brought to the model's type and layout
@@ -34,12 +36,18 @@ class Optimized(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, run: Callable[[Tensor], Any], steps: Sequence[str], milliseconds: dict[str, float]
+        self,
+        model: nn.Module,
+        run: Callable[[Tensor], Any],
+        steps: Sequence[str],
+        milliseconds: dict[str, float],
+        engine: str = "eager",
     ) -> None:
         super().__init__()
         self.model = model
         self.steps: tuple[str, ...] = tuple(steps)
         self.milliseconds = milliseconds
+        self.engine = engine
         self._run = run
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
@@ -74,16 +82,18 @@ def optimize(
 ) -> Optimized:
     """Make a trained model as fast as the device allows, and say what was done.
 
-    The model is copied and fused (:func:`~kornia_mvit.fuse`). ``'auto'`` then times it in eager form and compiled, on
-    the example, in turn, and keeps the fastest; on a CPU, large batches also by slices that fit its cache. Where
-    nothing can be compiled, for want of a C++ compiler, say, it stays eager and says so.
+    The model is copied and fused (:func:`~kornia_mvit.fuse`). ``'auto'`` then times it in eager form, compiled, and, on
+    a CPU, by OpenVINO and ONNX Runtime where they are installed, on the example, in turn, and keeps the fastest; large
+    batches also by slices that fit the CPU's cache. What cannot run here, for want of a package or a C++ compiler, or
+    whose answers are not within 1e-4 of the model's, is left out, and the report says why.
 
     Args:
         model: any of this package's, with its weights, on the device it will run on.
         example: images as they will come, (B, C, H, W): their size, batch and device are what it is tuned for. Others
             work too; with a compiled model each costs a compilation, unless ``dynamic``.
         mode: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: always compile;
-            ``'reduce-overhead'``: compile with CUDA graphs, for small batches of one size on a GPU.
+            ``'reduce-overhead'``: compile with CUDA graphs, for small batches of one size on a GPU; ``'openvino'`` or
+            ``'onnxruntime'``: that one, on a CPU, see :class:`~kornia_mvit.inference.engines.runtimes.Runtime`.
         dtype: None for the model's own. ``torch.bfloat16`` pays on GPUs and on CPUs with AMX or AVX512-BF16,
             ``torch.float16`` on GPUs; the image is brought to it, the result to float32.
         dynamic: compile for all sizes at once, from batches of 2 up.
@@ -93,7 +103,9 @@ def optimize(
 
     Raises:
         ValueError: for an unknown mode, ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W) or
-            lies on another device, or a dtype that the device has no instructions for.
+            lies on another device, a dtype that the device has no instructions for, and a runtime that is asked for
+            where it cannot run: not on a CPU, not in float32, or for all sizes at once.
+        ImportError: where the runtime that is asked for is not installed, naming what to install.
 
     Example:
         >>> from kornia_mvit import MobileViTClassifier
@@ -113,29 +125,60 @@ def optimize(
     if mode == "eager":
         return Optimized(fused, fused, [*steps, f"left eager, as asked, on {device}"], {})
 
+    if mode in RUNTIMES:
+        if reason := _no_runtime(device, image, dynamic):
+            raise ValueError(f"{mode} {reason}; take another mode")
+        return Optimized(fused, RUNTIMES[mode](fused, image), [*steps, f"runs by {mode}, as asked"], {}, mode)
+
     settings = _settings(device, mode, dynamic)
     how = ", ".join(("inductor", *settings.get("options", ()), *filter(None, [settings.get("mode")])))
     compiled = torch.compile(fused, dynamic=dynamic, **settings)
+    if mode != "auto":
+        _warm_up([compiled], image)
+        return Optimized(fused, compiled, [*steps, f"compiled for {device} ({how}), as asked"], {}, "compiled")
     contestants: dict[str, Callable[[Tensor], Any]] = {"eager": fused, "compiled": compiled}
-    if (size := _slice_size(fused, image)) and mode == "auto" and not dynamic:
+    if (size := _slice_size(fused, image)) and not dynamic:
         contestants[f"compiled for slices of {size}"] = _Slices(compiled, fused, size)
     try:
-        with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own, of what it would rather have
-            for run in contestants.values():
-                run(image)
+        _warm_up(contestants.values(), image)
     except Exception as error:  # the compilers behind it raise what they like
-        if mode != "auto":
-            raise
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        return Optimized(fused, fused, [*steps, f"left eager: it cannot be compiled here ({told})"], {})
-    if mode != "auto":
-        return Optimized(fused, compiled, [*steps, f"compiled for {device} ({how}), as asked"], {})
+        contestants = {"eager": fused}
+        steps.append(f"left out compiled: it cannot be compiled here ({_first_line(error)})")
+    for name, runtime in RUNTIMES.items():
+        try:
+            if reason := _no_runtime(device, image, dynamic):
+                raise ValueError(reason)
+            contestants[name] = runtime(fused, image)
+        except Exception as error:  # and so do the converters
+            steps.append(f"left out {name}: {_first_line(error)}")
+    if len(contestants) == 1:
+        return Optimized(fused, fused, [*steps, f"left eager on {device}: there is nothing else"], {})
     times = _race(contestants, image)
     best = min(times, key=times.__getitem__)
     told = ", ".join(f"{taken:.2f} ms {name}" for name, taken in times.items())
-    steps.append(f"kept it {best} on {device}, by the medians for {tuple(example.shape)}: {told} ({how})")
-    return Optimized(fused, contestants[best], steps, times)
+    compiler = f" ({how})" if "compiled" in times else ""
+    steps.append(f"kept it {best} on {device}, by the medians for {tuple(example.shape)}: {told}{compiler}")
+    return Optimized(fused, contestants[best], steps, times, best)
+
+
+def _no_runtime(device: torch.device, image: Tensor, dynamic: bool) -> str:
+    """Say why runtimes beside PyTorch cannot run here; nothing where they can."""
+    if device.type != "cpu":
+        return f"runs on a CPU here, and the model is on {device}"
+    if image.dtype != torch.float32:
+        return f"runs in float32 here, and the model is in {str(image.dtype).removeprefix('torch.')}"
+    return "is made for each size, and all at once are asked for" if dynamic else ""
+
+
+def _warm_up(runs: Iterable[Callable[[Tensor], Any]], image: Tensor) -> None:
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own, of what it would rather have
+        for run in runs:
+            run(image)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class _Slices:

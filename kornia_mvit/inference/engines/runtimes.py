@@ -1,0 +1,137 @@
+"""Runtimes beside PyTorch that a network can be handed to: OpenVINO and ONNX Runtime, on a CPU.
+
+Each takes a network and gives a callable from images to what the network returns, as tensors. A network is translated
+anew for each size of images, which takes seconds.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from kornia_mvit.extras import needing
+from kornia_mvit.inference.engines.exported import compile_openvino, quiet, silence
+
+__all__ = ["RUNTIMES", "ONNXRuntime", "OpenVINO", "Runtime"]
+
+_SIZES = 8  # that a network is translated for
+_TOLERANCE = 1e-4  # of the largest value of an output
+Shape = tuple[int, ...]
+Run = Callable[[Tensor], Sequence[Any]]  # from images to arrays, for one thread
+
+
+class Runtime(ABC):
+    """A network in a runtime, with float32 throughout and as many threads as PyTorch has.
+
+    It is translated for the first images' size as it is made, and for further sizes as they come; after some, PyTorch
+    runs the others. Several threads may call it at the same time. Pickled or copied, it is translated again.
+
+    Args:
+        model: a network in eval mode, float32, on the CPU.
+        example: images (B, C, H, W) as they will come.
+
+    Raises:
+        ImportError: where the runtime is not installed, naming what to install.
+        RuntimeError: where its answers are not the network's.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model = model
+        self.threads: int = torch.get_num_threads()
+        self._begin()
+        with torch.inference_mode():
+            expected, self._spec = tree_flatten(model(example))
+        found, _ = tree_flatten(self(example))
+        for one, other in zip(found, expected, strict=True):
+            far = float((one - other).abs().max()) / max(float(other.abs().max()), 1e-6)
+            if not far <= _TOLERANCE:
+                raise RuntimeError(f"its answers are {far:.1e} of the largest away from PyTorch's")
+
+    def _begin(self) -> None:
+        self._makers: dict[Shape, Callable[[], Run]] = {}
+        self._lock = threading.Lock()
+        self._own = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_makers", "_lock", "_own")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
+
+    def __call__(self, x: Tensor) -> Any:
+        """Run the network on images (B, C, H, W)."""
+        shape = tuple(x.shape)
+        mine: dict[Shape, Run] = self._own.__dict__.setdefault("runs", {})
+        run = mine.get(shape)
+        if run is None:
+            with self._lock:
+                if shape not in self._makers and len(self._makers) < _SIZES:
+                    self._makers[shape] = self.translate(x)
+                maker = self._makers.get(shape)
+            if maker is None or x.dtype != torch.float32:
+                return self.model(x)
+            run = mine[shape] = maker()
+        out = [torch.from_numpy(array) for array in run(x.detach().contiguous())]
+        return tree_unflatten(out, self._spec)
+
+    @abstractmethod
+    def translate(self, x: Tensor) -> Callable[[], Run]:
+        """Translate the network for images of a size; what is returned gives each thread what it runs.
+
+        Args:
+            x: images of the size.
+        """
+
+
+class OpenVINO(Runtime):
+    """OpenVINO, which PyTorch's trace of the network is given to as it is."""
+
+    name = "openvino"
+
+    def translate(self, x: Tensor) -> Callable[[], Run]:
+        """Convert and compile."""
+        with needing("the engine needs openvino", "export"):
+            import openvino
+        with silence(), torch.no_grad():  # of the tracer's warnings: sizes are to be numbers
+            converted = openvino.convert_model(self.model, example_input=x, input=[list(x.shape)])
+        compiled = compile_openvino(openvino.Core(), converted, self.threads)
+
+        def make() -> Run:
+            request = compiled.create_infer_request()
+            return lambda x: list(request.infer([x.numpy()], share_inputs=True).values())
+
+        return make
+
+
+class ONNXRuntime(Runtime):
+    """ONNX Runtime, by way of an ONNX file."""
+
+    name = "onnxruntime"
+
+    def translate(self, x: Tensor) -> Callable[[], Run]:
+        """Export and load."""
+        with needing("the engine needs {}", "export"):
+            import onnx  # noqa: F401  # torch.onnx needs it
+            import onnxruntime
+            import onnxscript  # noqa: F401  # as above
+        with quiet(), torch.no_grad(), TemporaryDirectory() as folder:
+            program = torch.export.export(self.model, (x,))
+            written = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False)
+            assert written is not None
+            written.save(f"{folder}/model.onnx")
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+            session = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, ["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda: lambda x: session.run(None, {name: x.numpy()})  # which any threads may call
+
+
+RUNTIMES: dict[str, type[Runtime]] = {one.name: one for one in (OpenVINO, ONNXRuntime)}

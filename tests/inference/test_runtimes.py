@@ -1,0 +1,150 @@
+"""Networks handed to OpenVINO and ONNX Runtime: what PyTorch answers, from any thread, at any size, after pickling."""
+
+import copy
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from kornia_mvit import (
+    DeepLabV3,
+    MobileViT,
+    MobileViTClassifier,
+    SSDLite,
+    from_pretrained,
+    fuse,
+    optimize,
+    predict,
+    save_checkpoint,
+)
+from kornia_mvit.inference.engines import runtimes
+from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
+from tests.models.networks import DEEP, TINY, randomize
+
+MODELS = {
+    "backbone": lambda: MobileViT(DEEP),
+    "classification": lambda: MobileViTClassifier("xxs", num_classes=5),
+    "segmentation": lambda: DeepLabV3(TINY, num_classes=3),
+    "detection": lambda: SSDLite(DEEP, num_classes=4),
+}
+
+
+def built(name):
+    torch.manual_seed(0)
+    return fuse(randomize(MODELS[name]()).eval())
+
+
+def assert_same(found, expected):
+    found, expected = ((one,) if isinstance(one, torch.Tensor) else one for one in (found, expected))
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """A small one, which others copy."""
+    return OpenVINO(built("backbone"), torch.rand(2, 3, 64, 70))
+
+
+def long_but(names, *quick):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("runtime", long_but(RUNTIMES, "openvino"))
+@pytest.mark.parametrize("name", long_but(MODELS, "segmentation", "detection"))
+def test_answers(name, runtime):
+    """At 128 px, too, where OpenVINO's own kernels of attention are 1e-3 away."""
+    model = built(name)
+    run = RUNTIMES[runtime](model, torch.rand(1, 3, 128, 128))
+    for shape in ((1, 3, 128, 128), (2, 3, 70, 96)):
+        image = torch.rand(shape).to(memory_format=torch.channels_last)
+        assert_same(run(image), model(image))
+
+
+@torch.inference_mode()
+def test_threads(engine):
+    """Eight threads get what one gets."""
+    images = [torch.rand(2, 3, 64, 70) for _ in range(24)]
+    expected = [engine(image).clone() for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            for one, other in zip(pool.map(engine, images), expected, strict=True):
+                assert torch.equal(one, other)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"]
+)
+def test_copies(engine, duplicate):
+    other, image = duplicate(engine), torch.rand(2, 3, 64, 70)
+    assert other.model is not engine.model
+    assert_same(other(image), engine(image))
+
+
+@torch.inference_mode()
+def test_sizes_are_bounded(engine, monkeypatch):
+    """What comes after the last is run by PyTorch, and translated no more."""
+    other = copy.deepcopy(engine)
+    monkeypatch.setattr(runtimes, "_SIZES", 1)
+    other(torch.rand(2, 3, 64, 70))
+    monkeypatch.setattr(other, "translate", lambda x: pytest.fail("translated again"))
+    for image in (torch.rand(1, 3, 40, 40), torch.rand(2, 3, 64, 70)):
+        assert_same(other(image), other.model(image))
+
+
+def test_wrong_answers_are_refused(engine, monkeypatch):
+    def translate(self, x):
+        return lambda: lambda image: [self.model(image).numpy() * 1.001]
+
+    monkeypatch.setattr(OpenVINO, "translate", translate)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match=r"1\.0e-03 of the largest"):
+        OpenVINO(engine.model, torch.rand(1, 3, 64, 70))
+
+
+class TestOptimize:
+    @pytest.fixture(autouse=True)
+    def _short(self, monkeypatch):
+        """No compiler, and one runtime that is quick to make."""
+        monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+
+    def test_auto_keeps_the_fastest(self, monkeypatch):
+        model, image = built("backbone"), torch.rand(2, 3, 64, 70)
+        monkeypatch.setattr("kornia_mvit.inference.engines.optimize.RUNTIMES", {"openvino": OpenVINO})
+        given = {"eager": [3.0], "compiled": [2.0], "openvino": [1.0]}
+        monkeypatch.setattr("kornia_mvit.inference.engines.optimize.time_in_turn", lambda *_, **__: given)
+        fast = optimize(model, image)
+        assert "kept it openvino on cpu" in fast.report
+        assert fast.engine == "openvino"
+        assert_same(fast(image), fast.model(image))
+        assert_same(pickle.loads(pickle.dumps(fast))(image), fast(image))
+
+    def test_what_is_left_out_is_told(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        fast = optimize(built("backbone"), torch.rand(1, 3, 64, 64))
+        assert "left out openvino: the engine needs openvino; install kornia-mvit[export]" in fast.report
+        assert "left out onnxruntime: the engine needs onnxruntime; install kornia-mvit[export]" in fast.report
+        with pytest.raises(ImportError, match=r"kornia-mvit\[export\]"):
+            optimize(built("backbone"), torch.rand(1, 3, 64, 64), mode="openvino")
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="openvino is made for each size"):
+            optimize(built("backbone"), torch.rand(1, 3, 64, 64), mode="openvino", dynamic=True)
+        with pytest.raises(ValueError, match=r"onnxruntime runs in float32.*float64"):
+            optimize(built("backbone").double(), torch.rand(1, 3, 64, 64).double(), mode="onnxruntime")
+
+
+def test_predict(tmp_path):
+    """The same answers as PyTorch's, from a checkpoint."""
+    model = randomize(MobileViTClassifier(DEEP, num_classes=3)).eval()
+    save_checkpoint(model, tmp_path / "model.pt")
+    images = [torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8) for _ in range(3)]
+    found, expected = (predict(from_pretrained(tmp_path / "model.pt"), images, engine=e) for e in ("openvino", "eager"))
+    assert (found.engine, found[:1].engine, expected.engine) == ("openvino", "openvino", "eager")
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.probabilities, other.probabilities, rtol=0, atol=1e-4)
