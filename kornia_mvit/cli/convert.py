@@ -1,6 +1,6 @@
 """``kornia-mvit convert``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kornia_mvit.cli.frame import Command
 from kornia_mvit.weights.conversion import convert
@@ -17,16 +17,4 @@ COMMAND = Command(
     example="  kornia-mvit convert mine.ckpt mine.safetensors --to timm\n"
     "  writes mine.safetensors, which timm.create_model loads, and says what was read",
 )
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: ``convert`` and its options.
-
-    Returns:
-        The exit status.
-    """
-    print(convert(**COMMAND.parse(argv[1:])))
-    return 0
+main: Callable[[Sequence[str]], int] = COMMAND.run

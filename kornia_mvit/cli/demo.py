@@ -19,14 +19,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: ``demo`` and its options.
-
-    Returns:
-        The exit status: 1 if fewer digits are right than promised.
-    """
+    """See :meth:`Command.run`; 1 if fewer digits are right than promised."""
     arguments = COMMAND.parse(argv[1:])
     print("Training MobileViT xxs on 1,257 handwritten digits, augmented by Kornia as they arrive.", flush=True)
     run = demo(**arguments)

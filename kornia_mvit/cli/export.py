@@ -36,14 +36,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: ``export`` and its options.
-
-    Returns:
-        The exit status.
-    """
+    """See :meth:`Command.run`."""
     arguments = COMMAND.parse(argv[1:])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

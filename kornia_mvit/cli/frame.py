@@ -49,6 +49,22 @@ class Command:
     hidden: Sequence[str] = ()
     example: str = ""
 
+    def run(self, argv: Sequence[str]) -> int:
+        """Call the function, and print what it returns.
+
+        Args:
+            argv: the command's name and its options.
+
+        Returns:
+            The exit status.
+
+        Raises:
+            ValueError: for a wrong option or value, naming what would do.
+            ImportError: if jsonargparse is missing.
+        """
+        print(self.function(**self.parse(argv[1:])))
+        return 0
+
     def parse(self, argv: Sequence[str]) -> dict[str, Any]:
         """Return the arguments of the function that a command line gives.
 

@@ -1,6 +1,6 @@
 """``kornia-mvit info``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kornia_mvit.cli.frame import Command
 from kornia_mvit.weights.info import info
@@ -14,16 +14,4 @@ COMMAND = Command(
     metavars={"checkpoint": "FILE"},
     example="  kornia-mvit info best.ckpt\n  prints its layout, task, model, classes and preprocessing",
 )
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: ``info`` and its options.
-
-    Returns:
-        The exit status.
-    """
-    print(info(**COMMAND.parse(argv[1:])))
-    return 0
+main: Callable[[Sequence[str]], int] = COMMAND.run

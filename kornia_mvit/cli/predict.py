@@ -141,14 +141,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: ``predict`` and its options.
-
-    Returns:
-        The exit status.
-    """
+    """See :meth:`Command.run`."""
     run(**COMMAND.parse(argv[1:]))
     return 0
 

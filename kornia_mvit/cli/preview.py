@@ -32,14 +32,7 @@ COMMAND = Command(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: ``preview`` and its options.
-
-    Returns:
-        The exit status.
-    """
+    """See :meth:`Command.run`."""
     own, options = split_options(argv[1:])
     print(preview(**COMMAND.parse(own), options=options))
     return 0
