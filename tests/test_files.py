@@ -266,6 +266,7 @@ NOT_FILES = {
     ("training/runs.py", "self._path.open"): "adds rows; one that is cut is left out when it is read",
     ("training/runs.py", "self.save"): "as above",
     ("training/resuming.py", "super().save_checkpoint"): "to an address, by Lightning",
+    ("inference/engines/runtimes.py", "written.save"): "into a temporary folder",
     ("weights/conversion.py", "save_checkpoint"): "writes whole itself",
 }
 WRITERS = (

@@ -1,6 +1,7 @@
 """Stopping a run at any time, and resuming it as if it had not been stopped."""
 
 import io
+import os
 import random
 import signal
 import threading
@@ -194,7 +195,8 @@ class Stopped(SystemExit):
         self.checkpoint = checkpoint
 
     def __str__(self) -> str:
-        return f"stopped by {self.signal.name}; everything is in {self.checkpoint}; --ckpt_path last resumes from it"
+        told = f"stopped by {self.signal.name}; everything is in {self.checkpoint}"
+        return f"{told}; the same command with --checkpoint {os.path.dirname(self.checkpoint)} resumes from it"
 
 
 class _BetweenSteps(pl.Callback):

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from kornia_mvit import AugmentationPipeline, Batch, DeepLabV3, MobileViTClassifier, Preprocess
 from kornia_mvit.inference.sliding_window import predict_maps
-from kornia_mvit.preprocess import to_float
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "browser"
@@ -165,8 +164,8 @@ def _standardise(layer: nn.Module, mean: Tensor, scale: Tensor) -> None:
 
 @torch.inference_mode()
 def classify(model: MobileViTClassifier, image: Tensor) -> Tensor:
-    """Return the probabilities of a (3, H, W) image, resampled as floating point, as exported graphs do."""
-    prepared = model.preprocess.module()(to_float(image))
+    """Return the probabilities of a (3, H, W) image, as ``kornia-mvit predict`` does."""
+    prepared = model.preprocess.module()(image)
     return model(prepared[None])[0].softmax(-1)
 
 
@@ -175,5 +174,5 @@ def segment(model: DeepLabV3, image: Tensor) -> Tensor:
     """Return the class of each pixel of a (3, H, W) image, as ``kornia-mvit predict`` does."""
     assert model.preprocess is not None
     pipeline = AugmentationPipeline(preprocess=replace(model.preprocess, crop=None), ignore_index=255)
-    ((_, logits, _),) = predict_maps(model, Batch(to_float(image)[None]), pipeline)
+    ((_, logits, _),) = predict_maps(model, Batch(image[None]), pipeline)
     return logits.argmax(1)[0]

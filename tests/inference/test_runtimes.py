@@ -49,13 +49,10 @@ def engine():
     return OpenVINO(built("backbone"), torch.rand(2, 3, 64, 70))
 
 
-def long_but(names, *quick):
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]
-
-
 @torch.inference_mode()
-@pytest.mark.parametrize("runtime", long_but(RUNTIMES, "openvino"))
-@pytest.mark.parametrize("name", long_but(MODELS, "segmentation", "detection"))
+@pytest.mark.long
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_answers(name, runtime):
     """At 128 px, too, where OpenVINO's own kernels of attention are 1e-3 away."""
     model = built(name)
@@ -65,6 +62,7 @@ def test_answers(name, runtime):
         assert_same(run(image), model(image))
 
 
+@pytest.mark.long
 @torch.inference_mode()
 def test_threads(engine):
     """Eight threads get what one gets."""
@@ -76,6 +74,7 @@ def test_threads(engine):
                 assert torch.equal(one, other)
 
 
+@pytest.mark.long
 @torch.inference_mode()
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"]
@@ -86,6 +85,7 @@ def test_copies(engine, duplicate):
     assert_same(other(image), engine(image))
 
 
+@pytest.mark.long
 @torch.inference_mode()
 def test_sizes_are_bounded(engine, monkeypatch):
     """What comes after the last is run by PyTorch, and translated no more."""
@@ -97,6 +97,7 @@ def test_sizes_are_bounded(engine, monkeypatch):
         assert_same(other(image), other.model(image))
 
 
+@pytest.mark.long
 def test_wrong_answers_are_refused(engine, monkeypatch):
     def translate(self, x):
         return lambda: lambda image: [self.model(image).numpy() * 1.001]
@@ -112,6 +113,7 @@ class TestOptimize:
         """No compiler, and one runtime that is quick to make."""
         monkeypatch.setattr(torch, "compile", lambda network, **_: network)
 
+    @pytest.mark.long
     def test_auto_keeps_the_fastest(self, monkeypatch):
         model, image = built("backbone"), torch.rand(2, 3, 64, 70)
         monkeypatch.setattr("kornia_mvit.inference.engines.optimize.RUNTIMES", {"openvino": OpenVINO})
@@ -139,6 +141,7 @@ class TestOptimize:
             optimize(built("backbone").double(), torch.rand(1, 3, 64, 64).double(), mode="onnxruntime")
 
 
+@pytest.mark.long
 def test_predict(tmp_path):
     """The same answers as PyTorch's, from a checkpoint."""
     model = randomize(MobileViTClassifier(DEEP, num_classes=3)).eval()

@@ -36,9 +36,8 @@ def test_resumes(tmp_path):
         run.fit(task, Tones(), ckpt_path=CHECKPOINT, weights_only=True)
     after = torch.load(stopped.value.checkpoint, weights_only=True)
     assert after["global_step"] == 7
-    # Where a tensor lies in memory decides how sums are rounded, and Adam makes 1e-5 of that; a step without its state
-    # would be another by 3e-3.
+    # The gradient of the bias before batch normalisation is rounding alone, of which Adam makes whole steps.
     for name in ("state_dict", "current_model_state"):
         for key, expected in EXPECTED[name].items():
             wanted = torch.tensor(expected, dtype=after[name][key].dtype)
-            torch.testing.assert_close(after[name][key], wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(after[name][key], wanted, rtol=1e-5, atol=3e-3 if "0.bias" in key else 1e-5)
