@@ -58,7 +58,7 @@ class Images(ImageData):
 
     def __init__(self, train: Samples, val: Samples, batch_size: int) -> None:
         super().__init__(batch_size, 0, None)
-        self.splits = {"train": train, "val": val}  # type: ignore[dict-item]
+        self.splits = {"train": train, "val": val}  # type: ignore[dict-item]  # lists will do
         self._class_names = tuple(str(label) for label in sorted({one["label"] for one in train}))
 
 
@@ -84,7 +84,7 @@ def digits() -> tuple[Samples, Samples]:
     data = DigitsData()
     data.setup("fit")
     train, val = (
-        [sample(one["image"], int(one["label"])) for one in map(split.__getitem__, range(len(split)))]  # type: ignore[arg-type]
+        [sample(one["image"], int(one["label"])) for one in map(split.__getitem__, range(len(split)))]  # type: ignore[arg-type]  # as above
         for split in (data.splits["train"], data.splits["val"])
     )
     return train, val
@@ -149,12 +149,12 @@ class Averages(pl.Callback):
         """Start the averages."""
         for name, decay in DECAYS.items():
             average: Any = partial(_average, decay(self.steps))
-            self.of[name] = AveragedModel(module.network, multi_avg_fn=average, use_buffers=True)  # type: ignore[arg-type]
+            self.of[name] = AveragedModel(module.network, multi_avg_fn=average, use_buffers=True)  # type: ignore[arg-type]  # a task's network is a module
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *rest: Any) -> None:
         """Update the averages."""
         for average in self.of.values():
-            average.update_parameters(module.network)  # type: ignore[arg-type]
+            average.update_parameters(module.network)  # type: ignore[arg-type]  # as above
 
 
 @torch.inference_mode()

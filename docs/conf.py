@@ -9,7 +9,7 @@ sys.path.insert(0, str(HERE))
 
 import generate  # noqa: E402  # beside this file
 
-import kornia_mvit  # noqa: E402
+import kornia_mvit  # noqa: E402  # as above
 
 project = "kornia_mvit"
 author = "the authors of kornia_mvit"

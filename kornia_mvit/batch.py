@@ -240,14 +240,14 @@ class Batch:
         return self._warn_of_boxes_outside()
 
     def _warn_of_boxes_outside(self) -> bool:
-        if self.boxes is None or self.box_label is None or not self.boxes.numel():
+        if _TOLD or self.boxes is None or self.box_label is None or not self.boxes.numel():
             return False
         size = torch.tensor(self.image.shape[2:], device=self.boxes.device)
         size = (size[None] if self.size is None else self.size)[:, None].flip(-1)
         has_area = (self.boxes[..., 2:] > self.boxes[..., :2]).all(-1)
         beside = (self.boxes[..., :2] >= size).any(-1) | (self.boxes[..., 2:] <= 0).any(-1)
         outside = beside & has_area & (self.box_label >= 0)
-        if not bool(outside.any()) or _TOLD:
+        if not bool(outside.any()):
             return False
         _TOLD.append(True)
         i, j = outside.nonzero()[0].tolist()

@@ -269,16 +269,23 @@ class PreprocessModule(nn.Module):
         """Resize images to a height and width with the record's interpolation, antialiased."""
         if image.shape[-2:] == size:
             return image
-        batch = image if image.ndim == 4 else image[None]
-        mode = self.preprocess.interpolation
-        if levels:
-            batch = resize_levels(batch, size, mode)
-        elif mode == "bilinear" or not batch.is_floating_point():
-            batch = antialiased_resize(batch, size, mode)
-        else:  # overshoots at edges, and 8-bit resizers (torchvision's, Pillow's) clip it after each direction
-            for step in ((batch.shape[-2], size[1]), size):
-                batch = antialiased_resize(batch, step, mode).clamp(0.0, 1.0)
+        batch = self.interpolate(image if image.ndim == 4 else image[None], size, levels=levels)
         return batch if image.ndim == 4 else batch[0]
+
+    def interpolate(self, batch: Tensor, size: tuple[int, int], *, levels: bool = False) -> Tensor:
+        """Resize images (B, C, H, W), of a traced size too, clipped where 8-bit resizers do: after each direction."""
+        mode = self.preprocess.interpolation
+        if not levels and (mode == "bilinear" or not batch.is_floating_point()):
+            return antialiased_resize(batch, size, mode)
+        for step in ((batch.shape[-2], size[1]), size):
+            batch = self.clip(antialiased_resize(batch, step, mode), levels=levels)
+        return batch
+
+    def clip(self, image: Tensor, *, levels: bool = False) -> Tensor:
+        """Bring grey levels to whole ones from 0 to 255, halves up; else what a bicubic resize overshoots to [0, 1]."""
+        if levels:
+            return (image + 0.5).floor().clamp(0.0, 255.0)
+        return image.clamp(0.0, 1.0) if self.preprocess.interpolation == "bicubic" else image
 
     def values(self, image: Tensor) -> Tensor:
         """Put the channels in order, subtract the mean and divide by the std: the part that leaves pixels in place."""
@@ -332,18 +339,6 @@ def antialiased_resize(batch: Tensor, size: tuple[int, int], mode: str = "biline
         if size[0] == 1:
             return antialiased_resize(batch.float(), size, mode).round().clamp(0, 255).to(batch.dtype)
     return F.interpolate(batch, size=size, mode=mode, align_corners=False, antialias=True)
-
-
-def resize_levels(batch: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Resize grey levels from 0 to 255 in floating point as those of uint8 images are, rounded in each direction."""
-    for step in ((batch.shape[-2], size[1]), size):
-        batch = round_levels(antialiased_resize(batch, step, mode))
-    return batch
-
-
-def round_levels(image: Tensor) -> Tensor:
-    """Round grey levels in floating point to whole ones from 0 to 255, halves up."""
-    return (image + 0.5).floor().clamp(0.0, 255.0)
 
 
 def to_float(image: Tensor) -> Tensor:

@@ -27,7 +27,6 @@ SUCCESSORS = {"export": "exporters", "predict": "inference.predictor"}
 REMOVED: dict[str, str] = {
     ":MobileViT.slice_size": "models.fast.slice_size",
     "models.mobilevit:MobileViT.slice_size": "models.fast.slice_size",
-    "export:DeployPreprocess.clip": "preprocess.round_levels",
     "predict:add_arguments": "kornia_mvit.predict",
     "predict:run": "kornia_mvit.predict",
     "training:ClassificationTask.rest": "freeze_modules",

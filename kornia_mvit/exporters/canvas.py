@@ -19,7 +19,7 @@ from kornia_mvit.exporters.options import Options, sides
 from kornia_mvit.exporters.tracing import check_size, example_input
 from kornia_mvit.inference.engines.exported import lay_on_canvas
 from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.preprocess import Preprocess, round_levels, round_ratio
+from kornia_mvit.preprocess import Preprocess, round_ratio
 from kornia_mvit.weights.cards import Model
 
 __all__ = ["Canvas", "lay_on_canvas", "static_graph"]
@@ -110,8 +110,9 @@ class Canvas(nn.Module):
     def _prepare(self, image: Tensor, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
         assert self.deployed.prepare is not None
         rows, columns = (self._weights(n, size, resized) for n in (0, 1))
-        levels = round_levels(rows @ round_levels(image @ columns.mT))
-        return self.deployed.prepare.values(levels / 255.0)
+        prepare = self.deployed.prepare
+        levels = prepare.clip(rows @ prepare.clip(image @ columns.mT, levels=True), levels=True)
+        return prepare.values(levels / 255.0)
 
     def _weights(self, n: int, size: tuple[Tensor, Tensor], resized: tuple[Tensor, Tensor]) -> Tensor:
         """Return what ``resize_weights`` of a graph does, for the image's height or width on the canvas."""

@@ -18,7 +18,7 @@ from kornia_mvit.extras import needing
 from kornia_mvit.inference.engines.fuse import fuse
 from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.preprocess import Preprocess, PreprocessModule, resize_levels, round_levels, round_ratio
+from kornia_mvit.preprocess import Preprocess, PreprocessModule, round_ratio
 from kornia_mvit.weights.cards import Model, task_of
 
 __all__ = [
@@ -73,19 +73,19 @@ class DeployPreprocess(PreprocessModule):
         """Resize, crop, and bring the values to what the network takes."""
         if self.layout == "nhwc":
             image = image.permute(0, 3, 1, 2)
-        return self.values(self.geometry(image.to(torch.float32)) / 255.0)
+        return self.values(self.geometry(image.to(torch.float32), levels=True) / 255.0)
 
-    def geometry(self, image: Tensor, *, levels: bool = True) -> Tensor:
-        """Resize and crop images of grey levels from 0 to 255 in floating point, or lay them in their letterbox."""
+    def geometry(self, image: Tensor, *, levels: bool = False) -> Tensor:
+        """Resize and crop floating-point images, or lay them in their letterbox, as Preprocess does."""
         record = self.preprocess
         (height, width), size = image.shape[-2:], self.resized(image)
         top, left, h, w = self.window(*size)
         if record.size is not None and self.resample == "matmul":
             rows = resize_weights(height, size[0], h, top, record.interpolation, image.device)
             columns = resize_weights(width, size[1], w, left, record.interpolation, image.device)
-            return round_levels(rows @ round_levels(image @ columns.mT))
+            return self.clip(rows @ self.clip(image @ columns.mT, levels=levels), levels=levels)
         if record.size is not None:
-            image = resize_levels(image, size, record.interpolation)
+            image = self.interpolate(image, size, levels=levels)
         if record.letterbox:
             return F.pad(image, (0, w - size[1], 0, h - size[0]))
         if record.crop is not None:  # taken by index: where a slice begins may not depend on a traced size

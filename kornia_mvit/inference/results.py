@@ -305,11 +305,9 @@ class Results(Sequence[Result]):
 
     def __getitem__(self, index: int | slice) -> Any:
         """Return the result of an image, or the results of some."""
-        return (
-            Results(self._results[index], self.skipped, self.engine)
-            if isinstance(index, slice)
-            else self._results[index]
-        )
+        if isinstance(index, slice):
+            return Results(self._results[index], self.skipped, self.engine)
+        return self._results[index]
 
     def __repr__(self) -> str:
         """Show the results, ten at most."""

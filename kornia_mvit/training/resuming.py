@@ -196,7 +196,8 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         told = f"stopped by {self.signal.name}; everything is in {self.checkpoint}"
-        return f"{told}; the same command with --checkpoint {os.path.dirname(self.checkpoint)} resumes from it"
+        folder = os.path.dirname(self.checkpoint) or "."
+        return f"{told}; the same command with --checkpoint {folder} resumes from it"
 
 
 class _BetweenSteps(pl.Callback):

@@ -107,6 +107,17 @@ def test_wrong_answers_are_refused(engine, monkeypatch):
         OpenVINO(engine.model, torch.rand(1, 3, 64, 70))
 
 
+@pytest.mark.long
+@torch.inference_mode()
+def test_wrong_answers_at_another_size_are_pytorchs(engine, monkeypatch):
+    """Told once, and right."""
+    other, image = copy.deepcopy(engine), torch.rand(1, 3, 40, 40)
+    monkeypatch.setattr(other, "translate", lambda x: lambda: lambda image: [other.model(image).numpy() * 1.001])
+    with pytest.warns(UserWarning, match=r"openvino does not run \(1, 3, 40, 40\).*1\.0e-03"):
+        assert torch.equal(other(image), other.model(image))
+    assert torch.equal(other(image), other.model(image))
+
+
 class TestOptimize:
     @pytest.fixture(autouse=True)
     def _short(self, monkeypatch):

@@ -5,6 +5,7 @@ anew for each size of images, which takes seconds.
 """
 
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
@@ -28,8 +29,9 @@ Run = Callable[[Tensor], Sequence[Any]]  # from images to arrays, for one thread
 class Runtime(ABC):
     """A network in a runtime, with float32 throughout and as many threads as PyTorch has.
 
-    It is translated for the first images' size as it is made, and for further sizes as they come; after some, PyTorch
-    runs the others. Several threads may call it at the same time. Pickled or copied, it is translated again.
+    It is translated for the first images' size as it is made, and for further sizes as they come, and its answers are
+    compared with PyTorch's at each. PyTorch runs the sizes at which they differ, and those after some. Several threads
+    may call it at the same time. Pickled or copied, it is translated again.
 
     Args:
         model: a network in eval mode, float32, on the CPU.
@@ -37,7 +39,7 @@ class Runtime(ABC):
 
     Raises:
         ImportError: where the runtime is not installed, naming what to install.
-        RuntimeError: where its answers are not the network's.
+        RuntimeError: where its answers for the example are not the network's.
     """
 
     name: ClassVar[str]
@@ -46,16 +48,21 @@ class Runtime(ABC):
         self.model = model
         self.threads: int = torch.get_num_threads()
         self._begin()
+        self._makers[tuple(example.shape)] = self._compared(example)
+
+    def _compared(self, x: Tensor) -> Callable[[], Run]:
+        """Translate the network for images of a size, and compare its answers with PyTorch's."""
+        maker = self.translate(x)
         with torch.inference_mode():
-            expected, self._spec = tree_flatten(model(example))
-        found, _ = tree_flatten(self(example))
-        for one, other in zip(found, expected, strict=True):
-            far = float((one - other).abs().max()) / max(float(other.abs().max()), 1e-6)
+            expected, self._spec = tree_flatten(self.model(x))
+        for array, wanted in zip(maker()(x.detach().contiguous()), expected, strict=True):
+            far = float((torch.from_numpy(array) - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-6)
             if not far <= _TOLERANCE:
                 raise RuntimeError(f"its answers are {far:.1e} of the largest away from PyTorch's")
+        return maker
 
     def _begin(self) -> None:
-        self._makers: dict[Shape, Callable[[], Run]] = {}
+        self._makers: dict[Shape, Callable[[], Run] | None] = {}  # None where PyTorch is to run
         self._lock = threading.Lock()
         self._own = threading.local()
 
@@ -76,7 +83,11 @@ class Runtime(ABC):
         if run is None:
             with self._lock:
                 if shape not in self._makers and len(self._makers) < _SIZES:
-                    self._makers[shape] = self.translate(x)
+                    try:
+                        self._makers[shape] = self._compared(x)
+                    except RuntimeError as error:
+                        self._makers[shape] = None
+                        warnings.warn(f"{self.name} does not run {shape}, and PyTorch does: {error}", stacklevel=2)
                 maker = self._makers.get(shape)
             if maker is None:
                 return self.model(x)
