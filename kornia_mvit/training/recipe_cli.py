@@ -71,7 +71,6 @@ _MEANT = (  # warnings of Lightning and jsonargparse about each other, and about
     r".*does not have many workers.*",
     r"Checkpoint directory .* exists and is not empty.*",
     r".*is smaller than the logging interval.*",
-    r"Checkpoint directory .* exists and is not empty.*",
     r"LightningCLI's args parameter is intended to run from within Python.*",
 )
 
@@ -89,7 +88,7 @@ class _SaveConfig(SaveConfigCallback):
             config.ckpt_path = None
         path = Path(trainer.default_root_dir, "config.yaml" if stage == "fit" else f"config-{stage}.yaml")
         with write_whole(path) as beside:
-            self.parser.save(config, str(beside), skip_none=False, overwrite=True, multifile=False)
+            self.parser.save(config, str(beside), skip_unset=False, overwrite=True, multifile=False)
 
 
 class RecipeCLI(LightningCLI):

@@ -17,7 +17,7 @@ from kornia_mvit.evaluation.detection import (
     image_f1,
 )
 from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report, write_report
-from kornia_mvit.training.recipe_cli import build_cli
+from kornia_mvit.training.recipe_cli import build_cli, quiet_lightning
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from tests.evaluation.test_report import Page
@@ -260,7 +260,8 @@ class TestDetectionTask:
         }
         arguments = [f"--{name}={value}" for name, value in options.items()]
         cli = build_cli(["--config", "folder-detection", *arguments], run=False)
-        cli.trainer.fit(cli.model, cli.datamodule)
+        with quiet_lightning():
+            cli.trainer.fit(cli.model, cli.datamodule)
         assert cli.trainer.callback_metrics["val/map_50"] >= 0.9
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from kornia_mvit import AugmentationPipeline, Batch, DeepLabV3, MobileViTClassifier, Preprocess, save_checkpoint
 from kornia_mvit.training import EMA, Report, SegmentationTask
-from kornia_mvit.training.recipe_cli import build_cli
+from kornia_mvit.training.recipe_cli import build_cli, quiet_lightning
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from tests.training.shapes import ShapeData, all_ignored, make_pairs
@@ -284,5 +284,6 @@ class TestSegmentationTask:
         }
         arguments = [f"--{name}={value}" for name, value in options.items()]
         cli = build_cli(["--config", "folder-segmentation", *arguments], run=False)
-        cli.trainer.fit(cli.model, cli.datamodule)
+        with quiet_lightning():
+            cli.trainer.fit(cli.model, cli.datamodule)
         assert cli.trainer.callback_metrics["val/miou"] >= 0.95
