@@ -10,6 +10,7 @@ images of a batch the same crop.
 
 import argparse
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def detection(batch: int, size: int) -> common.Contestants:
     return {
         "kornia": lambda: bare(images / 255, boxes),
         "ours": lambda: ours(Batch(images, boxes=boxes, box_label=label)),
-        "torchvision v2": lambda: [each(*sample) for sample in wrapped],
+        "torchvision v2": lambda: stacked([each(*sample)[0] for sample in wrapped]),
     }
 
 
@@ -125,8 +126,48 @@ def detection_policy(batch: int, size: int) -> common.Contestants:
         "kornia": lambda: same(images / 255, boxes),
         "ours": lambda: ours(Batch(images, boxes=boxes, box_label=label)),
         "kornia, ColorJitter": lambda: jitter(images / 255, boxes),
-        "torchvision v2": lambda: [each(sample) for sample in samples],
+        "torchvision v2": lambda: stacked([each(sample)["image"] for sample in samples]),
     }
+
+
+def segmentation(batch: int, size: int) -> common.Contestants:
+    """Random scale, crop and flip with masks; once more with the policy's crop, which looks at classes."""
+    images = torch.randint(0, 256, (batch, 3, 480, 640), dtype=torch.uint8)
+    masks = torch.randint(0, 21, (batch, 6, 8)).repeat_interleave(80, 1).repeat_interleave(80, 2)
+    preprocess, sides = Preprocess((size, size), mean=MEAN, std=STD), (size // 2, 2 * size)
+
+    def ours(**how: Any) -> AugmentationPipeline:
+        policy = policies.segmentation_train(size, short_side=sides, **how)
+        return AugmentationPipeline(policy, preprocess=preprocess).train()
+
+    plain, looking = ours(max_class_share=1.0), ours()
+    each = v2.Compose(
+        [
+            v2.RandomResize(*sides, antialias=False),
+            v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: 255}),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    bare = K.AugmentationSequential(
+        K.RandomResizedCrop((size, size), align_corners=False),
+        K.RandomHorizontalFlip(),
+        K.Normalize(MEAN, STD),
+        data_keys=["input", "mask"],
+    )
+    samples = [(tv_tensors.Image(image), tv_tensors.Mask(mask)) for image, mask in zip(images, masks, strict=True)]
+    return {
+        "kornia": lambda: bare(images / 255, masks[:, None].float()),
+        "ours": lambda: plain(Batch(images, mask=masks)),
+        "ours, no class above its share": lambda: looking(Batch(images, mask=masks)),
+        "torchvision v2": lambda: [stacked(part) for part in zip(*(each(*sample) for sample in samples), strict=True)],
+    }
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Make one batch of single images, as a loader would."""
+    return torch.stack([image.as_subclass(Tensor) for image in images])
 
 
 def boxed(batch: int, count: int = 20) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,6 +193,7 @@ def main() -> None:
         "classification, 144 to 128 px": classification(args.batch, 144, 128),
         "detection, 640x480 to 320 px, 20 boxes": detection(args.batch, 320),
         "detection policy, 640x480 to 320 px, 20 boxes": detection_policy(args.batch, 320),
+        "segmentation, 640x480 to 320 px, masks": segmentation(args.batch, 320),
     }
     results = {}
     for title, contestants in races.items():

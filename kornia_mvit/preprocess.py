@@ -287,14 +287,19 @@ class PreprocessModule(nn.Module):
             return (image + 0.5).floor().clamp(0.0, 255.0)
         return image.clamp(0.0, 1.0) if self.preprocess.interpolation == "bicubic" else image
 
-    def values(self, image: Tensor) -> Tensor:
-        """Put the channels in order, subtract the mean and divide by the std: the part that leaves pixels in place."""
+    def values(self, image: Tensor, *, out: Tensor | None = None) -> Tensor:
+        """Put the channels in order, subtract the mean and divide by the std: the part that leaves pixels in place.
+
+        Args:
+            image: (C, H, W) or (B, C, H, W), floating point in [0, 1].
+            out: a tensor that the result may be written to.
+        """
         if self.preprocess.channel_order == "bgr":
             image = image.flip(-3)
         if self.mean is not None:
             image = image - self.mean.to(image.device, image.dtype, non_blocking=True)
         if self.std is not None:
-            image = image / self.std.to(image.device, image.dtype, non_blocking=True)
+            image = torch.div(image, self.std.to(image.device, image.dtype, non_blocking=True), out=out)
         return image
 
     def undo_values(self, image: Tensor) -> Tensor:

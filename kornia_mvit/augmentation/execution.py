@@ -26,12 +26,13 @@ from kornia_mvit.augmentation.operations import (
 from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import sample_crop_in_view
+from kornia_mvit.augmentation.slices import ImageWarp, are_sliced, in_slices
 from kornia_mvit.augmentation.targets import filled_size
 from kornia_mvit.batch import Batch, hold_value
 from kornia_mvit.ops.geometry import constant, gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
 from kornia_mvit.ops.uploads import upload
-from kornia_mvit.preprocess import PreprocessModule
+from kornia_mvit.preprocess import PreprocessModule, to_float
 
 __all__ = ["Execution", "Settings"]
 
@@ -79,7 +80,7 @@ class Execution:
     Args:
         settings: of the pipeline.
         batch: the images with their targets.
-        image: its images, floating point.
+        image: its images, uint8, or floating point of single precision or more.
         seed: what is drawn depends on it alone.
         look: keep account of which pixels show an image; for batches without masks.
     """
@@ -103,6 +104,7 @@ class Execution:
         self.record: list[dict[str, Any]] = []
         self._planned: list[_Planned] = []
         self._waiting: list[tuple[Operation, Draw, int]] = []
+        self._recolours: list[tuple[Operation, Draw]] = []  # after what waits
         self._image_at = 0
         self._mask_at = 0
 
@@ -169,15 +171,30 @@ class Execution:
             self.geometry.filled = filled_size(self.geometry)
         self._image_at = len(self.geometry)
 
-    def finish(self) -> Tensor:
-        """Carry out what was put off, and give the images."""
+    def finish(self, preprocess: PreprocessModule | None = None) -> Tensor:
+        """Carry out what was put off, and give the images, floating point.
+
+        Args:
+            preprocess: brings their values to what the network takes.
+        """
         waiting, self._waiting = self._waiting, []
+        recolours, self._recolours = self._recolours, []
+        first, self._image_at = self._image_at, len(self.geometry)
+        warp: ImageWarp | None = None
         if any(operation.resamples or _is_away(drawn) for operation, drawn, _ in waiting):
-            self.image = self.geometry.warp_image(self.image, self._image_at, len(self.geometry))
+            warp = self.geometry.image_warp(self.image, first, self._image_at)
         else:
             for operation, drawn, index in waiting:
                 self._apply(operation, drawn, index)
-        self._image_at = len(self.geometry)
+
+        def carry_out(part: Tensor, rows: slice, out: Tensor | None) -> Tensor:
+            part = to_float(part) if warp is None else warp(part, rows)
+            for operation, drawn in recolours:
+                part = operation.apply(part, operation.rows(drawn, rows), self.random)
+            return part if preprocess is None else preprocess.values(part, out=out)
+
+        if warp or recolours or preprocess or self.image.dtype == torch.uint8:
+            self.image = in_slices(self.image, carry_out)
         return self.image
 
     @property
@@ -295,11 +312,16 @@ class Execution:
             self.record[index]["data"] = drawn
             one.step = operation.step(drawn, before, one.size)
         if one.step is not None:
+            if self._recolours:
+                self.finish()
             joined = len(self._waiting) > 0
             self._waiting.append((operation, drawn, index))
             self._append(operation, replace(one.step, joined=joined))
             return
         drawn = one.sent
+        if operation.recolours and are_sliced(self.image):
+            self._recolours.append((operation, drawn))
+            return
         self.finish()
         if operation.kind is Kind.DENSE:
             self._carry_mask(operation, drawn, index)
@@ -342,7 +364,7 @@ class Execution:
     def _apply(self, operation: Operation, drawn: Draw, index: int) -> None:
         if not is_known(operation.module):  # others draw nothing
             self._seed(index, 1)
-        self.image = operation.apply(self.image, drawn, self.random)
+        self.image = operation.apply(to_float(self.image), drawn, self.random)
 
     def _carry_mask(self, operation: Operation, drawn: Draw, index: int) -> None:
         """Take masks through an operation without a matrix: send it the pixels' places, and look there."""

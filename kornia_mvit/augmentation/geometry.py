@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kornia_mvit.augmentation.slices import ImageWarp, Seen, in_slices
 from kornia_mvit.ops.geometry import (
     all_neighbours,
     box_area,
@@ -15,7 +16,7 @@ from kornia_mvit.ops.geometry import (
     gather_pixels,
     invert,
     is_inside,
-    sample_bilinear,
+    is_within,
     source_points,
     transform_points,
 )
@@ -92,17 +93,18 @@ class Geometry:
 
     def source(
         self, first: int, last: int, dtype: torch.dtype, *, whole: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Seen | None]:
         """Say where the pixels of canvas ``last`` lie on canvas ``first``, and which of them were in view all along.
 
         With ``whole``, pixels that were mixed with what lies outside do not count as in view.
 
         Returns:
-            x and y that broadcast to (B, h, w), and a boolean mask (B, h, w), or None where every pixel was in view.
+            x and y that broadcast to (B, h, w), and the pixels that were in view, or None where every pixel was.
         """
         size = self.sizes[last]
         steps = self.steps[first:last]
-        x = y = seen = None
+        x = y = None
+        seen: Seen | None = None
         for k in range(last - 1, first - 1, -1):
             view = self.view if k == 0 else None
             if k > first and self.steps[k].covers and view is None:
@@ -113,7 +115,7 @@ class Geometry:
                 continue
             inside = _inside(x, y, self.sizes[k], view, self.steps[k].rim if whole else 0.0)
             if depth is not None:
-                inside = inside & (depth > 0)
+                inside = inside & Seen(depth > 0, depth > 0)
             seen = inside if seen is None else seen & inside
         if x is None or y is None:
             assert not steps
@@ -127,7 +129,8 @@ class Geometry:
         seen: Tensor | None = None
         bounds = [k for k, step in enumerate(self.steps) if not step.joined]
         for first, last in zip(bounds, [*bounds[1:], len(self)], strict=False):
-            x, y, inside = self.source(first, last, dtype, whole=True)
+            x, y, pixels = self.source(first, last, dtype, whole=True)
+            inside = None if pixels is None else pixels.all()
             if seen is not None:
                 before = all_neighbours(seen, x, y)
                 inside = before if inside is None else inside & before
@@ -135,16 +138,29 @@ class Geometry:
         return seen
 
     def warp_image(self, image: Tensor, first: int, last: int) -> Tensor:
-        """Bring images of canvas ``first`` to canvas ``last`` in one bilinear step; zero where nothing was in view."""
-        x, y, seen = self.source(first, last, image.dtype)
-        out = sample_bilinear(image, *self._in_view(x, y, first))
-        return out if seen is None else out * seen[:, None]
+        """Bring images of canvas ``first`` to canvas ``last`` in one bilinear step; zero where nothing was in view.
+
+        Images of uint8 become floating point in [0, 1].
+        """
+        warp = self.image_warp(image, first, last)
+        return in_slices(image, lambda part, rows, _: warp(part, rows))
+
+    def image_warp(self, image: Tensor, first: int, last: int) -> ImageWarp:
+        """Return what warps parts of a batch of images, as :meth:`warp_image` does all of them."""
+        dtype = image.dtype if image.is_floating_point() else torch.get_default_dtype()
+        x, y, seen = self.source(first, last, dtype)
+        return ImageWarp(image, *self._in_view(x, y, first), seen)
 
     def warp_mask(self, mask: Tensor, first: int, last: int, ignore_index: int) -> Tensor:
         """Bring masks (B, H, W) of canvas ``first`` to canvas ``last``; ``ignore_index`` where nothing was in view."""
         x, y, seen = self.source(first, last, torch.float32)
-        out = gather_pixels(mask, *self._in_view(x, y, first))
-        return out if seen is None else out.masked_fill(~seen, ignore_index)
+        x, y = self._in_view(x, y, first)
+
+        def warp(part: Tensor, rows: slice, _: Tensor | None) -> Tensor:
+            out, inside = gather_pixels(part, x[rows], y[rows]), None if seen is None else seen.part(rows)
+            return out if inside is None else out.masked_fill_(~inside, ignore_index)
+
+        return in_slices(mask, warp)
 
     def _in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
         """Bring points of a canvas to the pixels that are image, so that the padding beside them is not read."""
@@ -233,11 +249,11 @@ class Geometry:
         return constant((width, height), self.device)
 
 
-def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None, rim: float = 0.0) -> Tensor:
+def _inside(x: Tensor, y: Tensor, size: Size, view: Tensor | None, rim: float = 0.0) -> Seen:
     if view is None:
-        return is_inside(x, y, size[1], size[0], rim)
+        return Seen(is_within(x, size[1], rim), is_within(y, size[0], rim))
     limit = view.to(x.dtype)[:, :, None, None]
-    return is_inside(x, y, limit[:, 1], limit[:, 0], rim)
+    return Seen(is_within(x, limit[:, 1], rim), is_within(y, limit[:, 0], rim))
 
 
 def _contains(points: Tensor, limit: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ as described; ``TRIED_WITH`` is the release of Kornia that it was run with.
 
 from typing import Any
 
-from kornia.augmentation import RandomCutMixV2, RandomResizedCrop, RandomRotation
+from kornia.augmentation import ColorJitter, RandomCutMixV2, RandomResizedCrop, RandomRotation
 from kornia.augmentation.auto.base import PolicyAugmentBase
 from kornia.augmentation.auto.operations.base import OperationBase
 from kornia.augmentation.auto.operations.policy import PolicySequential
@@ -26,6 +26,7 @@ __all__ = [
     "PolicyAugmentBase",
     "PolicySequential",
     "SequentialBase",
+    "color_order",
     "crop_ranges",
     "rotation_degrees",
     "sample_cutmix",
@@ -38,6 +39,11 @@ def crop_ranges(module: RandomResizedCrop) -> tuple[Any, Any]:
     """Return the ranges that a crop samples from: of the share of the area, and of width / height."""
     generator: Any = module._param_generator
     return generator.scale, generator.ratio
+
+
+def color_order(module: ColorJitter, params: dict[str, Tensor]) -> list[int]:
+    """Return in which order a jitter changes brightness (0), contrast (1), saturation (2) and hue (3)."""
+    return list(params["order"].tolist() if module._fixed_order is None else module._fixed_order)
 
 
 def rotation_degrees(module: RandomRotation) -> Any:

@@ -13,6 +13,7 @@ from kornia.core.exceptions import BaseError
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows, as_first, choose_rows
+from kornia_mvit.augmentation.color import RandomColorTwist, jitter_colors
 from kornia_mvit.augmentation.geometry import Step
 from kornia_mvit.augmentation.kornia_adapter import (
     AugmentationBase,
@@ -23,11 +24,13 @@ from kornia_mvit.augmentation.kornia_adapter import (
     PolicyAugmentBase,
     PolicySequential,
     SequentialBase,
+    color_order,
 )
 from kornia_mvit.augmentation.locks import lock_of
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import Draw, keep_before_horizon
+from kornia_mvit.augmentation.slices import are_sliced
 from kornia_mvit.ops.geometry import edge_matrix
 
 __all__ = [
@@ -73,6 +76,7 @@ _OF_NO_GREY = (K.RandomSaturation, K.RandomHue)  # what they change, an image of
 _OF_COLOUR = (
     K.ColorJiggle, K.ColorJitter, K.RandomJPEG, K.RandomPlanckianJitter, K.RandomRGBShift, K.RandomSnow,
 )  # fmt: skip
+_RECOLOURS = (K.ColorJiggle, K.ColorJitter, RandomColorTwist)
 # Kornia's code on the host reads what they drew.
 _READS = (K.ColorJiggle, K.ColorJitter, K.RandomGaussianBlur, K.RandomJPEG, K.RandomMotionBlur, K.RandomRain)
 # What would do where Kornia fails.
@@ -128,6 +132,16 @@ class Operation:
             return 0.0
         return {Resample.NEAREST: 0.0, Resample.BILINEAR: 0.5, Resample.BICUBIC: 1.5}[self.module.flags["resample"]]
 
+    @property
+    def recolours(self) -> bool:
+        """Whether it changes the colours of each image by itself, by what was drawn for that one."""
+        return type(self.module) in _RECOLOURS and is_known(self.module)
+
+    def rows(self, draw: Draw, rows: slice) -> Draw:
+        """Return, of what was drawn for the images of a batch, what concerns some of them, where it recolours."""
+        whole = ("order", "forward_input_shape")
+        return {name: value if name in whole else value[rows] for name, value in draw.items()}
+
     def apply(self, image: Tensor, draw: Draw, random: OwnGenerators) -> Tensor:
         """Let Kornia augment images with what was drawn, and others draw meanwhile."""
         return carry_out(self.module, random, self._apply, image, draw)
@@ -135,6 +149,8 @@ class Operation:
     def _apply(self, image: Tensor, draw: Draw) -> Tensor:
         if isinstance(self.module, _OF_NO_GREY) and image.shape[1] == 1:
             return image
+        if type(self.module) is K.ColorJitter and image.shape[1] == 3 and are_sliced(image):
+            return jitter_colors(image, draw, color_order(self.module, draw))
         with _named(self.module, image.shape):
             if getattr(self.module, "by_rows", False):
                 return apply_to_rows(self.module, image, draw)

@@ -370,7 +370,9 @@ class AugmentationPipeline(nn.Module):
         self._check(batch)
         self._refuse(batch)
         with _no_autocast(batch.image.device):
-            run = Execution(self._settings, batch, to_float(batch.image), seed, look=self.mix is not None)
+            # uint8 images stay so until they are read
+            image = batch.image if batch.image.dtype == torch.uint8 else to_float(batch.image)
+            run = Execution(self._settings, batch, image, seed, look=self.mix is not None)
             if self.stack is not None and replay is None:
                 run.sample_all(self.stack)
             elif self.stack is not None and replay is not None:
@@ -470,11 +472,11 @@ def _carry_out(
         run.carry_out_planned()
         if size is not None:
             run.resize(size, pipeline._preprocess)
-        image = run.finish()
+        image = run.finish(pipeline._preprocess if values else None)
         targets = pipeline._move(batch, run.geometry)
         if batch.mask is not None:
             targets["mask"] = run.finish_mask()
-        return pipeline._preprocess.values(image) if values else image, targets
+        return image, targets
 
 
 def _as_batch(batch: Any, label: Tensor | None, ignore_index: int) -> Batch:

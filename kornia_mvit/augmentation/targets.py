@@ -148,7 +148,8 @@ class MapsBack:
         self.maps: Tensor = maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
         self.view: Tensor | None = geometry.view
         self.size: tuple[int, int] = back.sizes[-1]
-        x, y, seen = back.source(0, len(back), self.maps.dtype)
+        x, y, pixels = back.source(0, len(back), self.maps.dtype)
+        seen = None if pixels is None else pixels.all()
         height, width = back.sizes[0]
         if geometry.filled is not None:  # bars beside an image are not read
             edge = (geometry.filled.to(x.device, x.dtype) - 0.5)[:, :, None, None]

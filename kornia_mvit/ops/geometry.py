@@ -20,13 +20,16 @@ __all__ = [
     "box_area",
     "box_corners",
     "box_iou",
+    "complex_grid",
     "constant",
     "corner_bounds",
     "edge_matrix",
     "gather_pixels",
     "invert",
     "is_inside",
+    "is_within",
     "sample_bilinear",
+    "sample_complex_grid",
     "scale_matrix",
     "source_points",
     "transform_points",
@@ -153,8 +156,13 @@ def is_inside(x: Tensor, y: Tensor, width: int | Tensor, height: int | Tensor, r
         >>> is_inside(torch.tensor([-1e-4, 8.0001, 8.1]), torch.zeros(3), 8, 6)
         tensor([ True,  True, False])
     """
+    return is_within(x, width, rim) & is_within(y, height, rim)
+
+
+def is_within(places: Tensor, length: int | Tensor, rim: float = 0.0) -> Tensor:
+    """Tell which places lie on a side of a canvas, as :func:`is_inside` does for both sides."""
     beyond = EDGE_TOLERANCE - rim
-    return (x >= -beyond) & (x <= width + beyond) & (y >= -beyond) & (y <= height + beyond)
+    return (places >= -beyond) & (places <= length + beyond)
 
 
 def box_corners(boxes: Tensor) -> Tensor:
@@ -238,6 +246,32 @@ def sample_bilinear(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     grid = torch.empty(*_joint_shape(x, y), 2, dtype=image.dtype, device=image.device)
     grid[..., 0] = x * (2.0 / width) - 1.0
     grid[..., 1] = y * (2.0 / height) - 1.0
+    return _sample_grid(image, grid)
+
+
+def complex_grid(x: Tensor, y: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return two tensors whose sum is the grid of :func:`sample_bilinear`, x and y as one complex number.
+
+    So the pairs of a grid are written in one pass over the memory. Of half precision there are no complex numbers.
+
+    Args:
+        x: broadcasting to (B, h, w), in pixels, single precision or more.
+        y: broadcasting to (B, h, w), in pixels, single precision or more.
+        size: height and width of the images, in pixels.
+
+    Returns:
+        Tensors of the shapes of x and y.
+    """
+    x, y = x * (2.0 / size[1]) - 1.0, y * (2.0 / size[0]) - 1.0
+    return torch.complex(x, torch.zeros_like(x)), torch.complex(torch.zeros_like(y), y)
+
+
+def sample_complex_grid(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Do as :func:`sample_bilinear` at what :func:`complex_grid` gave, or at a part of it for a part of the images."""
+    return _sample_grid(image, torch.view_as_real(x + y))
+
+
+def _sample_grid(image: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
