@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -50,9 +52,14 @@ def engine():
 
 
 @torch.inference_mode()
-@pytest.mark.long
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "runtime"),
+    [
+        pytest.param(name, runtime, marks=[] if (name, runtime) == ("backbone", "openvino") else pytest.mark.long)
+        for name in MODELS
+        for runtime in RUNTIMES
+    ],
+)
 def test_answers(name, runtime):
     """At 128 px, too, where OpenVINO's own kernels of attention are 1e-3 away."""
     model = built(name)
@@ -62,7 +69,6 @@ def test_answers(name, runtime):
         assert_same(run(image), model(image))
 
 
-@pytest.mark.long
 @torch.inference_mode()
 def test_threads(engine):
     """Eight threads get what one gets."""
@@ -74,7 +80,6 @@ def test_threads(engine):
                 assert torch.equal(one, other)
 
 
-@pytest.mark.long
 @torch.inference_mode()
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"]
@@ -85,7 +90,6 @@ def test_copies(engine, duplicate):
     assert_same(other(image), engine(image))
 
 
-@pytest.mark.long
 @torch.inference_mode()
 def test_sizes_are_bounded(engine, monkeypatch):
     """What comes after the last is run by PyTorch, and translated no more."""
@@ -97,7 +101,6 @@ def test_sizes_are_bounded(engine, monkeypatch):
         assert_same(other(image), other.model(image))
 
 
-@pytest.mark.long
 def test_wrong_answers_are_refused(engine, monkeypatch):
     def translate(self, x):
         return lambda: lambda image: [self.model(image).numpy() * 1.001]
@@ -107,7 +110,6 @@ def test_wrong_answers_are_refused(engine, monkeypatch):
         OpenVINO(engine.model, torch.rand(1, 3, 64, 70))
 
 
-@pytest.mark.long
 @torch.inference_mode()
 def test_wrong_answers_at_another_size_are_pytorchs(engine, monkeypatch):
     """Told once, and right."""
@@ -124,7 +126,6 @@ class TestOptimize:
         """No compiler, and one runtime that is quick to make."""
         monkeypatch.setattr(torch, "compile", lambda network, **_: network)
 
-    @pytest.mark.long
     def test_auto_keeps_the_fastest(self, monkeypatch):
         model, image = built("backbone"), torch.rand(2, 3, 64, 70)
         monkeypatch.setattr("kornia_mvit.inference.engines.optimize.RUNTIMES", {"openvino": OpenVINO})
@@ -152,7 +153,6 @@ class TestOptimize:
             optimize(built("backbone").double(), torch.rand(1, 3, 64, 64).double(), mode="onnxruntime")
 
 
-@pytest.mark.long
 def test_predict(tmp_path):
     """The same answers as PyTorch's, from a checkpoint."""
     model = randomize(MobileViTClassifier(DEEP, num_classes=3)).eval()
@@ -162,3 +162,29 @@ def test_predict(tmp_path):
     assert (found.engine, found[:1].engine, expected.engine) == ("openvino", "openvino", "eager")
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.probabilities, other.probabilities, rtol=0, atol=1e-4)
+
+
+# Where each engine has a core of OpenVINO of its own, the process dies of the signal.
+SIGNALS = """
+import gc, os, signal, torch
+from kornia_mvit.inference.engines.runtimes import OpenVINO
+told = []
+signal.signal(signal.SIGUSR1, lambda *_: told.append(1))
+first, second = (OpenVINO(torch.nn.Linear(3, size), torch.rand(1, 3)) for size in (2, 3))
+del first
+gc.collect()
+del second
+gc.collect()
+kept = [bytearray(30_000) for _ in range(200)]
+for _ in range(3):
+    os.kill(os.getpid(), signal.SIGUSR1)
+print(len(told))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="signals of POSIX")
+def test_signals_after_engines_are_gone():
+    """Engines that are closed in the order in which they were made leave signals as they were."""
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -232,11 +233,10 @@ def load_openvino(path: str | Path, threads: int | None = None) -> Run:
 
 def _open_openvino(path: str | Path, threads: int | None) -> _Opened:
     with needing("OpenVINO's files need openvino", "export"):
-        import openvino
+        core = openvino_core()
     with reading(path, "an OpenVINO file"):
-        core = openvino.Core()
         model = core.read_model(path)
-        compiled = compile_openvino(core, model, threads or torch.get_num_threads())
+        compiled = compile_openvino(model, threads or torch.get_num_threads())
 
     def run(image: Tensor) -> tuple[Tensor, ...]:
         outputs = compiled([image.contiguous().numpy()])
@@ -248,14 +248,29 @@ def _open_openvino(path: str | Path, threads: int | None) -> _Opened:
     return _Opened(run, about, shape)
 
 
-def compile_openvino(core: Any, model: Any, threads: int) -> Any:
+@lru_cache(maxsize=1)
+def openvino_core() -> Any:
+    """Return OpenVINO's core, the same one for the whole process.
+
+    Each core brings a stack for signal handlers along, and as it goes restores that of the core before, which may be
+    gone: of two that are closed in the order in which they were made, OpenVINO 2026.4 leaves freed memory as the stack.
+    The next signal that Python handles, such as that of a child process that ends, then kills the process.
+
+    Raises:
+        ImportError: where openvino is missing.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
+def compile_openvino(model: Any, threads: int) -> Any:
     """Compile a model of OpenVINO for the CPU, with float32 throughout.
 
     The kernels that OpenVINO 2026.4 makes of attention ("snippets") are 1e-3 of the largest answer away from float32 at
     some sizes of images, such as 128×128 for xxs, and its other kernels 1e-6, in the same time.
 
     Args:
-        core: OpenVINO's.
         model: as OpenVINO has it in memory.
         threads: that it computes with.
     """
@@ -265,9 +280,9 @@ def compile_openvino(core: Any, model: Any, threads: int) -> Any:
         "PERFORMANCE_HINT": "LATENCY",
     }
     try:
-        return core.compile_model(model, "CPU", settings | {"SNIPPETS_MODE": "DISABLE"})
+        return openvino_core().compile_model(model, "CPU", settings | {"SNIPPETS_MODE": "DISABLE"})
     except RuntimeError:  # a release that does not know the property
-        return core.compile_model(model, "CPU", settings)
+        return openvino_core().compile_model(model, "CPU", settings)
 
 
 def load_torchexport(path: str | Path) -> Run:

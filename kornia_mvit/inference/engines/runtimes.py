@@ -115,7 +115,7 @@ class OpenVINO(Runtime):
             import openvino
         with silence(), torch.no_grad():  # of the tracer's warnings: sizes are to be numbers
             converted = openvino.convert_model(self.model, example_input=x, input=[list(x.shape)])
-        compiled = compile_openvino(openvino.Core(), converted, self.threads)
+        compiled = compile_openvino(converted, self.threads)
 
         def make() -> Run:
             request = compiled.create_infer_request()
