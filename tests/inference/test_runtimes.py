@@ -186,5 +186,5 @@ print(len(told))
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="signals of POSIX")
 def test_signals_after_engines_are_gone():
     """Engines that are closed in the order in which they were made leave signals as they were."""
-    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
