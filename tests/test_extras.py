@@ -135,6 +135,10 @@ WITHOUT_ANY = {
         "import kornia_mvit.exporters as E; E.quantize_executorch(model, folder / 'm.pte', [])",
         "export",
     ),
+    "quantise OpenVINO": (
+        "import kornia_mvit.exporters as E; E.quantize_openvino(model, folder / 'm.xml', [])",
+        "export",
+    ),
     "export to Core ML": ("import kornia_mvit.exporters as E; E.to_coreml(model, folder / 'm.mlpackage')", "export"),
     "export command": (
         "save_checkpoint(model, folder / 'model.ckpt')\n"
@@ -202,6 +206,7 @@ _IN_TIMM = "kornia_mvit.models.registration: register_in_timm"
 
 # Functions that import from an extra and cannot be reached without it, and what says so before them.
 BEHIND = {
+    "kornia_mvit.exporters.openvino: translate": "kornia_mvit.exporters.openvino: to_openvino",
     "kornia_mvit.pictures: to_rgb": "kornia_mvit.data.reading: opened",
     "kornia_mvit.pictures: picture_to_tensor": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.reading: load": "kornia_mvit.data.reading: opened",

@@ -35,7 +35,7 @@ OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONP
 SIGN = {
     "cli": "jsonargparse",
     "train": "pytorch_lightning",
-    "hub": "safetensors",
+    "hub": "huggingface_hub",  # safetensors comes with export as well, of nncf
     "export": "onnxruntime",
     "testing": "hypothesis",
     "examples": "jupytext",

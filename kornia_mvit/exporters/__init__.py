@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kornia_mvit.exporters.graph import Deployed, DeployPreprocess, Suppression, deployable
     from kornia_mvit.exporters.onnx import load_onnx, to_onnx
     from kornia_mvit.exporters.openvino import load_openvino, to_openvino
-    from kornia_mvit.exporters.quantize import quantize_executorch, quantize_onnx
+    from kornia_mvit.exporters.quantize import quantize_executorch, quantize_onnx, quantize_openvino
     from kornia_mvit.exporters.report import Comparison, Row, Table, compare, file_size, time_in_turn
     from kornia_mvit.exporters.torchexport import load_torchexport, to_torchexport
     from kornia_mvit.exporters.writing import Export, export
@@ -41,6 +41,7 @@ __all__ = [
     "metadata",
     "quantize_executorch",
     "quantize_onnx",
+    "quantize_openvino",
     "time_in_turn",
     "to_coreml",
     "to_executorch",
@@ -59,7 +60,7 @@ _PLACES = {
     "executorch": ("load_executorch", "to_executorch"),
     "coreml": ("to_coreml",),
     "writing": ("Export", "export"),
-    "quantize": ("quantize_executorch", "quantize_onnx"),
+    "quantize": ("quantize_executorch", "quantize_onnx", "quantize_openvino"),
 }
 _PLACE = {name: module for module, names in _PLACES.items() for name in names}
 

@@ -33,7 +33,9 @@ class Format:
 
 FORMATS = {
     "onnx": Format("to_onnx", "load_onnx", ".onnx", "ONNX Runtime, browsers", nms=True, quantizer="quantize_onnx"),
-    "openvino": Format("to_openvino", "load_openvino", ".xml", "Intel's processors", nms=True),
+    "openvino": Format(
+        "to_openvino", "load_openvino", ".xml", "Intel's processors", nms=True, quantizer="quantize_openvino"
+    ),
     "torchexport": Format("to_torchexport", "load_torchexport", ".pt2", "PyTorch without this package"),
     "executorch": Format(
         "to_executorch",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kornia_mvit.exporters.card import metadata
 from kornia_mvit.exporters.formats import find_format
@@ -12,7 +13,7 @@ from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.inference.engines.exported import load_openvino
 from kornia_mvit.weights.cards import Model
 
-__all__ = ["load_openvino", "to_openvino"]
+__all__ = ["load_openvino", "to_openvino", "translate"]
 
 
 @takes_options("size", "with_preprocess", "with_decode", "layout", "nms", "fp16")
@@ -36,13 +37,24 @@ def to_openvino(model: Model, path: str | Path, *, options: Options) -> Path:
         import openvino
     path = Path(path)
     find_format(path, "openvino")  # refuses another ending
-    full = replace(options, fp16=False)
     with scratch(path) as folder:
-        # OpenVINO 2026.4 reads ONNX's antialiased resize as another one
-        file = to_onnx(model, folder / "model.onnx", **vars(replace(full, resample="matmul")))
-        written = openvino.convert_model(file)
-    for name, text in metadata(model, full.build_graph(model)).items():
-        written.set_rt_info(text, ["kornia_mvit", name])
+        written = translate(model, folder / "model.onnx", replace(options, fp16=False))
     with write_whole(path) as beside:
         openvino.save_model(written, beside, compress_to_fp16=options.fp16)
     return path
+
+
+def translate(model: Model, file: Path, options: Options) -> Any:
+    """Return a model as OpenVINO has it in memory, with what is told of it; the ONNX file on the way stays.
+
+    Raises:
+        ImportError: where onnx or onnxscript is missing.
+    """
+    import openvino
+
+    # OpenVINO 2026.4 reads ONNX's antialiased resize as another one
+    to_onnx(model, file, **vars(replace(options, resample="matmul")))
+    written = openvino.convert_model(file)
+    for name, text in metadata(model, options.build_graph(model)).items():
+        written.set_rt_info(text, ["kornia_mvit", name])
+    return written

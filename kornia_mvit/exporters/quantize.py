@@ -1,9 +1,10 @@
-"""Post-training static quantisation to int8: for ONNX Runtime, and for ExecuTorch on XNNPACK.
+"""Post-training static quantisation to int8: for ONNX Runtime, for OpenVINO, and for ExecuTorch on XNNPACK.
 
 Convolutions and linear layers compute with 8-bit numbers: weights with a scale for each output channel, activations
 with a scale and a zero point for each tensor, taken from the ranges that calibration images give. Everything between
 them stays in float32: layer normalisation, softmax and the products of attention, sums, resizes, and what stands
-around the network; for ExecuTorch the activations too. So do the layers that are named to be kept. Needs
+around the network; for ExecuTorch the activations too. So do the layers that are named to be kept. OpenVINO's toolkit,
+NNCF, decides for itself what else is quantised, the products of attention among it. Needs
 ``kornia-mvit[export]``.
 """
 
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 
 from kornia_mvit.exporters.canvas import Canvas, lay_on_canvas, static_graph
 from kornia_mvit.exporters.executorch import lower, shared_provenance
+from kornia_mvit.exporters.formats import find_format
 from kornia_mvit.exporters.graph import deployable
 from kornia_mvit.exporters.onnx import to_onnx
+from kornia_mvit.exporters.openvino import translate
 from kornia_mvit.exporters.options import Options, Size, sides, takes_options
 from kornia_mvit.extras import needing
 from kornia_mvit.files import scratch, write_whole
-from kornia_mvit.inference.engines.exported import silence
+from kornia_mvit.inference.engines.exported import quiet, silence
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 
@@ -34,6 +37,7 @@ __all__ = [
     "layer_errors",
     "quantize_executorch",
     "quantize_onnx",
+    "quantize_openvino",
 ]
 
 KEEP = ("backbone.stem",)  # layers that stay in float32 unless told otherwise: the first sees the image itself
@@ -130,17 +134,12 @@ def quantize_onnx(
         import onnx
         from onnxruntime import quantization
     kept, images, path = _kept(model, keep), list(images), Path(path)
-    inputs = list(_inputs(model, images, options.size))
+    inputs = _calibration(model, images, options)
     with scratch(path) as folder:
         source, target = folder / "float.onnx", folder / "int8.onnx"
         to_onnx(model, source, **vars(options))
         proto = onnx.load(source)
-        nodes = _weighted_nodes(proto)
-        order = _execution_order(deployable(model, fused=False).model, inputs[0])
-        assert len(nodes) == len(order), "each layer with weights is one node of the graph, in the order that they run"
-        if options.with_preprocess:
-            inputs = [_resize(image[None], options.size) for image in images]
-            inputs = [x.permute(0, 2, 3, 1) if options.layout == "nhwc" else x for x in inputs]
+        nodes = _named_layers(model, proto, _inputs(model, images[:1], options.size))
         with silence():
             quantization.quantize_static(
                 source,
@@ -151,7 +150,7 @@ def quantize_onnx(
                 weight_type=quantization.QuantType.QInt8,
                 op_types_to_quantize=["Conv", "Gemm", "MatMul", "Mul", "Sigmoid"],
                 nodes_to_quantize=[
-                    *(node for node, name in zip(nodes, order, strict=True) if name not in kept),
+                    *(node for node, layer in nodes.items() if layer not in kept),
                     *_activations(proto),
                 ],
                 calibrate_method=quantization.CalibrationMethod.MinMax,
@@ -165,11 +164,23 @@ def quantize_onnx(
     return path
 
 
-def _weighted_nodes(proto: Any) -> list[str]:
-    """Return the names of the nodes that multiply with weights, in order."""
+def _calibration(model: Model, images: Sequence[Tensor], options: Options) -> list[Tensor]:
+    """Return calibration images as what is written takes them, one a batch."""
+    prepared = list(_inputs(model, images, options.size))  # which refuses what is no image
+    if not options.with_preprocess:
+        return prepared
+    raw = [_resize(image[None], options.size) for image in images]
+    return [x.permute(0, 2, 3, 1) if options.layout == "nhwc" else x for x in raw]
+
+
+def _named_layers(model: Model, proto: Any, inputs: Iterable[Tensor]) -> dict[str, str]:
+    """Return the layer of each node that multiplies with weights."""
     weights = {tensor.name for tensor in proto.graph.initializer if len(tensor.dims) >= 2}
     kinds = ("Conv", "Gemm", "MatMul")
-    return [node.name for node in proto.graph.node if node.op_type in kinds and weights & set(node.input)]
+    nodes = [node.name for node in proto.graph.node if node.op_type in kinds and weights & set(node.input)]
+    order = _execution_order(deployable(model, fused=False).model, next(iter(inputs)))
+    assert len(nodes) == len(order), "each layer with weights is one node of the graph, in the order that they run"
+    return dict(zip(nodes, order, strict=True))
 
 
 def _activations(proto: Any) -> list[str]:
@@ -190,6 +201,89 @@ def _reader(quantization: Any, name: str, inputs: Iterable[Tensor]) -> Any:
             return None if batch is None else {name: batch.contiguous().numpy()}
 
     return Reader()
+
+
+# --------------------------------------------------------------------------------------------------------- OpenVINO
+
+
+@takes_options("size", "with_preprocess", "with_decode", "layout", "nms")
+def quantize_openvino(
+    model: Model, path: str | Path, images: Iterable[Tensor], *, options: Options, keep: Sequence[str] = ()
+) -> Path:
+    """Write a model as OpenVINO's intermediate representation in int8, as its toolkit NNCF quantises transformers.
+
+    Args:
+        model: what is written; left as it is.
+        path: the ``.xml`` file; its weights lie beside it in a ``.bin``.
+        images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see.
+        options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name.
+        keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: where nncf, openvino, onnx or onnxscript is missing.
+        ValueError: without images, for other images than uint8 ones, for names of no layer, and as
+            :func:`~kornia_mvit.exporters.to_onnx` says.
+    """
+    with needing("quantising for OpenVINO needs {}", "export"):
+        import nncf
+        import onnx
+        import openvino
+    kept, images, path = _kept(model, keep), list(images), Path(path)
+    find_format(path, "openvino")  # refuses another ending
+    inputs = _calibration(model, images, options)
+    with scratch(path) as folder:
+        file = folder / "float.onnx"
+        with silence():
+            translated = translate(model, file, options)
+        nodes = _named_layers(model, onnx.load(file), _inputs(model, images[:1], options.size))
+    outside = _outside(translated, nodes, {node for node, layer in nodes.items() if layer in kept})
+    with silence(), quiet():
+        written = nncf.quantize(
+            translated,
+            nncf.Dataset([x.contiguous().numpy() for x in inputs]),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(inputs),
+            ignored_scope=nncf.IgnoredScope(names=outside, validate=False),
+        )
+    with write_whole(path) as beside:
+        openvino.save_model(written, beside, compress_to_fp16=False)
+    return path
+
+
+def _outside(translated: Any, layers: Iterable[str], kept: set[str]) -> list[str]:
+    """Return the operations that stay in float32: what stands before and after the network, and layers that are kept.
+
+    Args:
+        translated: OpenVINO's model.
+        layers: names of the nodes that multiply with weights, the first one first.
+        kept: those that stay.
+    """
+    # An operation that became several, such as a convolution and its bias, has names with what was added after a slash.
+    ops = {op.get_friendly_name(): op for op in translated.get_ordered_ops()}
+    ours = {name: name.partition("/")[0] for name in ops}
+
+    def before(names: Iterable[str]) -> set[str]:
+        """Return the operations that these take something from, at first hand or not."""
+        found, waiting = set(), list(names)
+        while waiting:
+            for value in ops[waiting.pop()].input_values():
+                name = value.get_node().get_friendly_name()
+                if name not in found:
+                    found.add(name)
+                    waiting.append(name)
+        return found
+
+    layers = list(layers)
+    made = {layer: [name for name in ops if ours[name] == layer] for layer in layers}
+    network = before(name for names in made.values() for name in names) | {
+        name for names in made.values() for name in names
+    }
+    preparation = before(made[layers[0]]) - set(made[layers[0]])
+    return [name for name in ops if name not in network or name in preparation or ours[name] in kept]
 
 
 # ------------------------------------------------------------------------------------------------------- ExecuTorch

@@ -101,7 +101,7 @@ def export(
         layout: of uint8 images: ``nchw``, or ``nhwc`` as cameras have it.
         nms: suppress overlapping boxes (onnx, openvino).
         fp16: weights in half precision.
-        int8: quantise (onnx, executorch); needs calibration images.
+        int8: quantise (onnx, openvino, executorch); needs calibration images.
         calibration: folder of images like those that the model will see, a hundred or so; or ``shapes`` for drawn
             ones, where there are no others.
         images: folder of images to compare on, the first 8 (default: noise).

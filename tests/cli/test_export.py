@@ -86,9 +86,9 @@ class TestExport:
             ),
             (
                 "classification",
-                "m.xml",
+                "m.pt2",
                 ["--int8", "--calibration", "x"],
-                "openvino has no int8; onnx, executorch have",
+                "torchexport has no int8; onnx, openvino, executorch have",
             ),
             ("classification", "m.onnx", ["--calibration", "x"], "calibration is for int8; give that too"),
             ("classification", "m.onnx", ["--layout", "nhwc"], "layout nhwc is that of uint8 images; give"),

@@ -1,4 +1,4 @@
-"""int8 for ONNX Runtime and ExecuTorch."""
+"""int8 for ONNX Runtime, OpenVINO and ExecuTorch."""
 
 import sys
 
@@ -6,17 +6,19 @@ import onnx
 import pytest
 import torch
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite
 from kornia_mvit.exporters import (
     deployable,
     load_executorch,
     load_onnx,
+    load_openvino,
     quantize_executorch,
     quantize_onnx,
+    quantize_openvino,
 )
 from kornia_mvit.exporters.quantize import layer_errors
 from kornia_mvit.exporters.report import compare, file_size, model_size
-from tests.models.networks import TINY, randomize_norms
+from tests.models.networks import DEEP, TINY, randomize_norms
 from tests.test_preprocess import photos
 
 SIZE = 64
@@ -86,9 +88,9 @@ class TestQuantizeOnnx:
         after = quantize_onnx(xxs, tmp_path / "int8.onnx", images(2), size=SIZE)
         assert file_size(after) < 0.4 * model_size(xxs)
 
-    @pytest.mark.parametrize("write", [quantize_onnx, quantize_executorch])
+    @pytest.mark.parametrize("write", [quantize_onnx, quantize_openvino, quantize_executorch])
     def test_exception(self, write, tmp_path, monkeypatch):
-        model, path = network(), tmp_path / "file"
+        model, path = network(), tmp_path / "file.xml"
         with pytest.raises(ValueError, match="calibration images"):
             write(model, path, [], size=SIZE)
         with pytest.raises(ValueError, match=r"\(3, H, W\).*image 1.*torch.float32.*\(3, 9, 9\)"):
@@ -96,9 +98,73 @@ class TestQuantizeOnnx:
         with pytest.raises(ValueError, match=r"'head'.*backbone\.stem"):
             write(model, path, images(), size=SIZE, keep=("head",))
         monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        monkeypatch.setitem(sys.modules, "nncf", None)
         monkeypatch.setitem(sys.modules, "torchao.quantization", None)
         with pytest.raises(ImportError, match=r"install kornia-mvit\[export\]"):
             write(model, path, images(), size=SIZE)
+
+
+def quantized_weights(path):
+    """Return the names of an OpenVINO file's operations with weights, and of those whose weights are 8-bit numbers."""
+    import openvino
+
+    kinds = ("Convolution", "GroupConvolution", "MatMul")
+    layers = [op for op in openvino.Core().read_model(path).get_ordered_ops() if op.get_type_name() in kinds]
+    found: dict[str, set[str]] = {}
+    for layer in layers:
+        waiting, kinds_of_constants = [layer.input_value(1).get_node()], set()
+        while waiting:
+            op = waiting.pop()
+            if op.get_type_name() == "Constant":
+                kinds_of_constants.add(op.get_element_type().get_type_name())
+            if op.get_type_name() in ("Constant", "Convert", "Subtract", "Multiply", "Reshape", "FakeQuantize"):
+                waiting += [value.get_node() for value in op.input_values()]
+        if kinds_of_constants:
+            found[layer.get_friendly_name()] = kinds_of_constants
+    return list(found), [name for name, kinds in found.items() if kinds & {"i8", "u8"}]
+
+
+class TestQuantizeOpenVINO:
+    def test_smoke(self, tmp_path, capfd):
+        """Every layer with weights is quantised, what is told of the model stays, and nothing is printed."""
+        model = network()
+        path = quantize_openvino(model, tmp_path / "new" / "int8.xml", images(), size=SIZE)
+        assert capfd.readouterr() == ("", "")
+        assert 1e-5 < compare(load_openvino(path), model, prepared(model)).difference < 0.2
+        layers, quantized = quantized_weights(path)
+        weighted = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        assert len(layers) == len(quantized) == len(weighted)
+
+    def test_what_is_kept_is_not_quantised(self, tmp_path):
+        model = network()
+        path = quantize_openvino(
+            model, tmp_path / "int8.xml", images(), size=SIZE, keep=("classifier", "backbone.stages.0")
+        )
+        spared = [name for name in dict(model.named_modules()) if name.startswith(("classifier", "backbone.stages.0"))]
+        spared = [name for name in spared if isinstance(model.get_submodule(name), torch.nn.Conv2d | torch.nn.Linear)]
+        layers, quantized = quantized_weights(path)
+        assert len(spared) > 2
+        assert len(quantized) == len(layers) - len(spared)
+
+    @pytest.mark.long
+    @pytest.mark.parametrize("task", ["classification", "segmentation", "detection"])
+    def test_images_of_any_size_go_in(self, tmp_path, task):
+        """Preparing and decoding stay in float32: boxes and maps are as fine as before."""
+        build = {
+            "classification": network,
+            "segmentation": lambda: DeepLabV3(TINY, num_classes=3),
+            "detection": lambda: SSDLite(DEEP, num_classes=3),
+        }
+        model = randomize_norms(build[task]()).eval()
+        model.preprocess = Preprocess((SIZE, SIZE))
+        options = {"with_preprocess": True, "with_decode": True, "layout": "nhwc"}
+        path = quantize_openvino(model, tmp_path / "int8.xml", images(), **options)
+        shown = [photo.permute(1, 2, 0)[None] for photo in photos()[2:]]
+        found = compare(load_openvino(path), deployable(model, **options), shown)
+        assert found.difference < 0.2
+        keep = [name for name, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+        kept = quantize_openvino(model, tmp_path / "kept.xml", images(), keep=keep, **options)
+        assert compare(load_openvino(kept), deployable(model, **options), shown).difference < 1e-3
 
 
 class TestQuantizeExecutorch:
