@@ -103,7 +103,7 @@ def test_sizes_are_bounded(engine, monkeypatch):
 
 def test_wrong_answers_are_refused(engine, monkeypatch):
     def translate(self, x):
-        return lambda: lambda image: [self.model(image).numpy() * 1.001]
+        yield lambda: lambda image: [self.model(image).numpy() * 1.001], 1e-4
 
     monkeypatch.setattr(OpenVINO, "translate", translate)
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"1\.0e-03 of the largest"):
@@ -114,9 +114,19 @@ def test_wrong_answers_are_refused(engine, monkeypatch):
 def test_wrong_answers_at_another_size_are_pytorchs(engine, monkeypatch):
     """Told once, and right."""
     other, image = copy.deepcopy(engine), torch.rand(1, 3, 40, 40)
-    monkeypatch.setattr(other, "translate", lambda x: lambda: lambda image: [other.model(image).numpy() * 1.001])
+    wrong = lambda: lambda image: [other.model(image).numpy() * 1.001]  # noqa: E731
+    monkeypatch.setattr(other, "translate", lambda x: [(wrong, 1e-5), (wrong, 1e-4)])
     with pytest.warns(UserWarning, match=r"openvino does not run \(1, 3, 40, 40\).*1\.0e-03"):
         assert torch.equal(other(image), other.model(image))
+    assert torch.equal(other(image), other.model(image))
+
+
+@torch.inference_mode()
+def test_a_way_that_is_wrong_is_passed_over(engine, monkeypatch):
+    """The fastest is taken whose answers are PyTorch's but for rounding."""
+    other, image = copy.deepcopy(engine), torch.rand(1, 3, 40, 40)
+    ways = {factor: lambda factor=factor: lambda image: [other.model(image).numpy() * factor] for factor in (1.001, 1)}
+    monkeypatch.setattr(other, "translate", lambda x: [(ways[1.001], 1e-5), (ways[1], 1e-4), (None, 0.0)])
     assert torch.equal(other(image), other.model(image))
 
 

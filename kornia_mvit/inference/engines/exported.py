@@ -236,7 +236,8 @@ def _open_openvino(path: str | Path, threads: int | None) -> _Opened:
         core = openvino_core()
     with reading(path, "an OpenVINO file"):
         model = core.read_model(path)
-        compiled = compile_openvino(model, threads or torch.get_num_threads())
+        is_int8 = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
+        compiled = compile_openvino(model, threads or torch.get_num_threads(), snippets=is_int8)
 
     def run(image: Tensor) -> tuple[Tensor, ...]:
         outputs = compiled([image.contiguous().numpy()])
@@ -264,25 +265,27 @@ def openvino_core() -> Any:
     return openvino.Core()
 
 
-def compile_openvino(model: Any, threads: int) -> Any:
-    """Compile a model of OpenVINO for the CPU, with float32 throughout.
+def compile_openvino(model: Any, threads: int, *, snippets: bool) -> Any:
+    """Compile a model of OpenVINO for the CPU, with float32 throughout where it is not int8.
 
-    The kernels that OpenVINO 2026.4 makes of attention ("snippets") are 1e-3 of the largest answer away from float32 at
-    some sizes of images, such as 128×128 for xxs, and its other kernels 1e-6, in the same time.
+    The kernels that OpenVINO 2026.4 makes itself ("snippets") take a tenth off the time of xxs, and less off larger
+    ones. Those of attention are 1e-3 of the largest answer away from float32 at some sizes of images, such as 128×128
+    for xxs; the answers of its other kernels are 1e-6 away.
 
     Args:
         model: as OpenVINO has it in memory.
         threads: that it computes with.
+        snippets: whether it may make kernels.
     """
     settings: dict[str, Any] = {
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",  # which it would lower by itself where the CPU has bfloat16
         "PERFORMANCE_HINT": "LATENCY",
     }
-    try:
-        return openvino_core().compile_model(model, "CPU", settings | {"SNIPPETS_MODE": "DISABLE"})
-    except RuntimeError:  # a release that does not know the property
-        return openvino_core().compile_model(model, "CPU", settings)
+    if not snippets:
+        with contextlib.suppress(RuntimeError):  # of a release that does not know the property
+            return openvino_core().compile_model(model, "CPU", settings | {"SNIPPETS_MODE": "DISABLE"})
+    return openvino_core().compile_model(model, "CPU", settings)
 
 
 def load_torchexport(path: str | Path) -> Run:
