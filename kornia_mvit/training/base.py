@@ -264,7 +264,10 @@ class ImageTask(pl.LightningModule):
             layer_decay=h["layer_decay"],
             decay_norms=h["decay_norms"],
         )
-        optimizer = AdamW(groups)
+        # In one pass over the weights. It unscales half precision itself, where gradients could not be clipped then.
+        devices = {parameter.device.type for parameter in self.network.parameters()}
+        fused = devices <= {"cpu", "cuda", "mps", "xpu"} and not str(self.trainer.precision).startswith("16")
+        optimizer = AdamW(groups, fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
         epochs = max(1, self.trainer.max_epochs or 1)
         scheduler = warmup_schedule(
