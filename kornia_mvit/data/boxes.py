@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.data.reading import DataError, FileSamples, Transform, read_image
+from kornia_mvit.data.reading import DataError, FileSamples, Transform, decode_pixels
 
 __all__ = ["Annotation", "BoxFiles", "BoxRows", "BoxTable", "build_table", "collect_rows", "parse_number"]
 
@@ -249,7 +249,7 @@ class BoxFiles(FileSamples):
         where it drops boxes.
         """
         path, table = self.files[index], self.table
-        image = read_image(path)
+        image = decode_pixels(path)
         height, width = image.shape[1:]
         told = tuple(table.sizes[index].tolist())
         if told not in ((0, 0), (height, width)):

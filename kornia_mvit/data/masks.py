@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.data.reading import DataError, FileSamples, Transform, load, opened, read_image
+from kornia_mvit.data.reading import DataError, FileSamples, Transform, decode_pixels, load, opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -170,7 +170,7 @@ class MaskFiles(FileSamples):
     def read(self, index: int) -> dict[str, Any]:
         """Read an image and its label image."""
         path, label = self.files[index], self.masks[index]
-        image, mask = read_image(path), self.read_label(index)
+        image, mask = decode_pixels(path), self.read_label(index)
         if image.shape[1:] != mask.shape:
             raise DataError(
                 f"{path} is {image.shape[1]}x{image.shape[2]}, but its label image {label} is "

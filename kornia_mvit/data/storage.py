@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kornia_mvit.fields import read_sample
-from kornia_mvit.preprocess import MAX_PIXELS, Preprocess
+from kornia_mvit.preprocess import MAX_PIXELS, Preprocess, PreprocessModule
 
 __all__ = ["StorageResize"]
 
@@ -58,7 +59,7 @@ class StorageResize:
         limit = round(self.size * self.max_aspect) if self.fit == "cover" else self.size
         if self.fit == "cover" and int(self.size * long / short) <= limit:
             most = max(MAX_PIXELS, round(self.size**2 * 2))
-            return Preprocess(self.size, max_pixels=most).resized_size(height, width)
+            return _covering(self.size, most).resized_size(height, width)
         other = max(1, int(limit * short / long))
         return (other, limit) if height <= width else (limit, other)
 
@@ -72,7 +73,7 @@ class StorageResize:
         image: Tensor = out["image"]
         height, width = int(image.shape[-2]), int(image.shape[-1])
         target = self.resized_size(height, width)
-        out["image"] = Preprocess(None, interpolation=self.interpolation).module().resize(image, target)
+        out["image"] = _resizer(self.interpolation).resize(image, target)
         out["original_size"] = torch.tensor([height, width])
         factor = torch.tensor([target[1] / width, target[0] / height])
         if "boxes" in out:
@@ -83,6 +84,17 @@ class StorageResize:
             rows, columns = (_nearest(n, m) for n, m in zip(target, (height, width), strict=True))
             out["mask"] = out["mask"][rows[:, None], columns]
         return out
+
+
+# Both are asked for with each image, and take as long to make as an eighth of its resize.
+@lru_cache
+def _covering(size: int, max_pixels: int) -> Preprocess:
+    return Preprocess(size, max_pixels=max_pixels)
+
+
+@lru_cache
+def _resizer(interpolation: str) -> PreprocessModule:
+    return Preprocess(None, interpolation=interpolation).module()
 
 
 def _nearest(count: int, source: int) -> Tensor:

@@ -18,6 +18,7 @@ from kornia_mvit.data.reading import (
     IMAGE_SUFFIXES,
     SUFFIXES_TOLD,
     DataError,
+    decode_pixels,
     find_images,
     from_picture,
     read_image,
@@ -144,7 +145,7 @@ def _of_path(source: str | Path) -> Iterator[Item]:
 
 
 def _of_file(file: Path) -> Item:
-    return Item(str(file), lambda: read_image(file), str(file))
+    return Item(str(file), lambda: decode_pixels(file), str(file))
 
 
 def _find(source: str | Path) -> list[Path]:

@@ -19,7 +19,7 @@ from kornia_mvit.data.reading import (
     DataError,
     FileSamples,
     Transform,
-    read_image,
+    decode_pixels,
     unknown_label,
 )
 from kornia_mvit.files import write_whole
@@ -256,7 +256,7 @@ def decode_image(sample: Mapping[str, Any], label: int) -> dict[str, Any]:
         found = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
         raise DataError(f"{place} has no image, but {found}; names are cut at their first dot")
     path = f"{place}.{suffixes[0]}"
-    return {"image": read_image(io.BytesIO(sample[suffixes[0]]), path), "label": label, "meta": {"path": path}}
+    return {"image": decode_pixels(io.BytesIO(sample[suffixes[0]]), path), "label": label, "meta": {"path": path}}
 
 
 class ShardFiles(FileSamples):
