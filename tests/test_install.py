@@ -35,7 +35,7 @@ OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONP
 SIGN = {
     "cli": "jsonargparse",
     "train": "pytorch_lightning",
-    "hub": "huggingface_hub",  # safetensors comes with export as well, of nncf
+    "hub": "safetensors",
     "export": "onnxruntime",
     "testing": "hypothesis",
     "examples": "jupytext",
@@ -45,7 +45,7 @@ SIGN = {
 WITHIN = {
     "train": {"cli", "train"},
     "examples": {"cli", "train", "testing", "examples"},
-    "export": {"cli", "testing", "export"},  # executorch needs Hypothesis
+    "export": {"cli", "hub", "testing", "export"},  # executorch needs Hypothesis, nncf safetensors
 }
 
 # What needs an extra, and which.
