@@ -47,17 +47,19 @@ def contestants(mode: str, images: Tensor, args: argparse.Namespace) -> dict[str
             if name != "kornia":
                 common.check_equal(name, model(x), expected)
             runs[name] = functools.partial(model.to(dtype), x.to(dtype))
+        settings = FREEZING if args.device == "cpu" else {}
         if args.compiled:
-            settings = FREEZING if args.device == "cpu" else {}
             for name in common.TIMM:
                 x = common.lay_out(name, images).to(dtype)
                 compiled = torch.compile(models[name], dynamic=False, **settings)
                 common.check_equal(name, compiled(x).float(), expected, 1e-4 if dtype == torch.float32 else 0.1)
                 runs[f"{name}, compiled"] = functools.partial(compiled, x)
+        if args.compiled or args.optimized:
             fast = optimize(ours, images, dtype=None if dtype == torch.float32 else dtype)
             print(f"\n{fast.report}")
             common.check_equal("ours, optimized", fast(images), expected, 1e-4 if dtype == torch.float32 else 0.1)
             runs["ours, optimized"] = functools.partial(fast, images)
+        if args.compiled:
             x = common.lay_out("channels_last", images).to(dtype)
             compiled = torch.compile(models["ours, fused"], dynamic=False, **settings)
             compiled(x)
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--sizes", default="256", help="sides, or heights x widths: 256,224,320x192")
     parser.add_argument("--compiled", action="store_true", help="torch.compile too, some minutes more")
+    parser.add_argument("--optimized", action="store_true", help="what optimize keeps, too; --compiled has it")
     parser.add_argument("--runtimes", action="store_true", help="ONNX Runtime and OpenVINO too")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--short", action="store_true", help="6 seconds a race")
