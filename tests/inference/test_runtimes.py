@@ -114,7 +114,10 @@ def test_wrong_answers_are_refused(engine, monkeypatch):
 def test_wrong_answers_at_another_size_are_pytorchs(engine, monkeypatch):
     """Told once, and right."""
     other, image = copy.deepcopy(engine), torch.rand(1, 3, 40, 40)
-    wrong = lambda: lambda image: [other.model(image).numpy() * 1.001]  # noqa: E731
+
+    def wrong():
+        return lambda image: [other.model(image).numpy() * 1.001]
+
     monkeypatch.setattr(other, "translate", lambda x: [(wrong, 1e-5), (wrong, 1e-4)])
     with pytest.warns(UserWarning, match=r"openvino does not run \(1, 3, 40, 40\).*1\.0e-03"):
         assert torch.equal(other(image), other.model(image))
