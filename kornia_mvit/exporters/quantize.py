@@ -239,7 +239,7 @@ def quantize_openvino(
         with silence():
             translated = translate(model, file, options)
         nodes = _named_layers(model, onnx.load(file), _inputs(model, images[:1], options.size))
-    outside = _outside(translated, nodes, {node for node, layer in nodes.items() if layer in kept})
+    outside = _outside(translated, list(nodes), {node for node, layer in nodes.items() if layer in kept})
     with silence(), quiet():
         written = nncf.quantize(
             translated,
@@ -254,7 +254,7 @@ def quantize_openvino(
     return path
 
 
-def _outside(translated: Any, layers: Iterable[str], kept: set[str]) -> list[str]:
+def _outside(translated: Any, layers: Sequence[str], kept: set[str]) -> list[str]:
     """Return the operations that stay in float32: what stands before and after the network, and layers that are kept.
 
     Args:
@@ -264,7 +264,6 @@ def _outside(translated: Any, layers: Iterable[str], kept: set[str]) -> list[str
     """
     # An operation that became several, such as a convolution and its bias, has names with what was added after a slash.
     ops = {op.get_friendly_name(): op for op in translated.get_ordered_ops()}
-    ours = {name: name.partition("/")[0] for name in ops}
 
     def before(names: Iterable[str]) -> set[str]:
         """Return the operations that these take something from, at first hand or not."""
@@ -277,12 +276,11 @@ def _outside(translated: Any, layers: Iterable[str], kept: set[str]) -> list[str
                     waiting.append(name)
         return found
 
-    layers = list(layers)
-    made = {layer: [name for name in ops if ours[name] == layer] for layer in layers}
-    network = before(name for names in made.values() for name in names) | {
-        name for names in made.values() for name in names
-    }
-    preparation = before(made[layers[0]]) - set(made[layers[0]])
+    ours = {name: name.partition("/")[0] for name in ops}
+    weighted = {name for name in ops if ours[name] in layers}
+    network = before(weighted) | weighted
+    begun = {name for name in weighted if ours[name] == layers[0]}
+    preparation = before(begun) - begun
     return [name for name in ops if name not in network or name in preparation or ours[name] in kept]
 
 
