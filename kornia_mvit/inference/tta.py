@@ -32,8 +32,10 @@ class TestTimeTransform:
         scale: resize it by this factor; heights and widths are rounded to multiples of ``multiple``.
         angle: turn it counter-clockwise by this many degrees; the corners that become empty are zero.
         crop: None, or ``'top-left'``, ``'top-right'``, ``'bottom-left'``, ``'bottom-right'`` or ``'center'``.
-        crop_share: height and width of the crop as shares of the image's.
-        multiple: what scaled heights and widths are multiples of, in pixels; 1 leaves them as they come.
+        crop_share: height and width of the crop as shares of the image's, rounded to multiples of ``multiple``, or of
+            its half, its quarter and so on where the crop would be as long as the image.
+        multiple: what heights and widths of crops and scaled images are multiples of, in pixels; 1 leaves them as they
+            come.
 
     Raises:
         ValueError: for a scale that is not positive, or an unknown crop.
@@ -85,12 +87,20 @@ class TestTimeTransform:
 
     def _crop(self, image: Tensor, geometry: Geometry) -> Tensor:
         (height, width) = geometry.sizes[-1]
-        h, w = (max(1, round(side * self.crop_share)) for side in (height, width))
+        h, w = (self._cropped(side) for side in (height, width))
         down, across = _CROPS[cast(str, self.crop)]
         top, left = round((height - h) * down), round((width - w) * across)
         window = torch.tensor([[left, top, left + w, top + h]])
         geometry.append(Step("crop", window_matrix(window, (h, w)), (h, w), covers=True, aligned=True))
         return image[..., top : top + h, left : left + w]
+
+    def _cropped(self, side: int) -> int:
+        step = self.multiple if self.crop_share < 1 else 1
+        while step > 1:
+            if 0 < (length := round(side * self.crop_share / step) * step) < side:
+                return length
+            step //= 2
+        return max(1, round(side * self.crop_share))
 
     def _scaled(self, side: int) -> int:
         return max(self.multiple, round(side * self.scale / self.multiple) * self.multiple)

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.models.base import TaskModel, renamed_arguments
-from kornia_mvit.models.layers import ConvNormAct, init_weights
+from kornia_mvit.models.graph import crop_to, pad_to
+from kornia_mvit.models.layers import ConvNormAct, check_image, init_weights
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig
 
 __all__ = ["DeepLabV3"]
@@ -117,6 +118,9 @@ class DeepLabV3(TaskModel):
             code evaluates.
         aux_channels: width of an auxiliary head on the last stage but one, for :meth:`forward_with_aux`; 0 for none.
             Apple's first release has 256, its later code 128.
+        pad: whether images whose sides ``output_stride`` does not divide are padded, by repeating their last row and
+            column, to the next multiple, and the logits cropped. With False the logits of a map that reaches beyond the
+            image are squeezed into it, as Apple and transformers do.
 
     Shape:
         - Input: :math:`(B, C, H, W)`, see :class:`MobileViT`
@@ -163,6 +167,7 @@ class DeepLabV3(TaskModel):
         rates: Sequence[int] | None = None,
         align_corners: bool = False,
         aux_channels: int = 0,
+        pad: bool = True,
     ) -> None:
         super().__init__()
         for name, value, least in (("aspp_channels", aspp_channels, 1), ("aux_channels", aux_channels, 0)):
@@ -188,6 +193,7 @@ class DeepLabV3(TaskModel):
         self.rates: tuple[int, ...] = tuple(rates)
         self.align_corners = align_corners
         self.aux_channels = aux_channels
+        self.pad = pad
         self.head: DeepLabHead = DeepLabHead(
             self.backbone.out_channels, num_classes, aspp_channels, self.rates, head_dropout
         )
@@ -202,7 +208,8 @@ class DeepLabV3(TaskModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at the size of the images: (B, C, H, W) -> (B, num_classes, H, W)."""
-        return self._upsample(self.head(self.backbone(x)), x)
+        padded = self._pad(x)
+        return self._upsample(self.head(self.backbone(padded)), padded, x)
 
     if TYPE_CHECKING:
 
@@ -217,8 +224,9 @@ class DeepLabV3(TaskModel):
         """
         if self.aux_head is None:
             raise ValueError("the model has no auxiliary head; build it with aux_channels, such as 256")
-        earlier, last = self.backbone.forward_features(x, (-2, -1))
-        return self._upsample(self.head(last), x), self._upsample(self.aux_head(earlier), x)
+        padded = self._pad(x)
+        earlier, last = self.backbone.forward_features(padded, (-2, -1))
+        return self._upsample(self.head(last), padded, x), self._upsample(self.aux_head(earlier), padded, x)
 
     def reset_classifier(self, num_classes: int) -> None:
         """Put freshly initialised last layers for another number of classes; the pyramid stays."""
@@ -236,8 +244,17 @@ class DeepLabV3(TaskModel):
     def _heads(self) -> list["DeepLabHead | AuxiliaryHead"]:
         return [self.head] if self.aux_head is None else [self.head, self.aux_head]
 
-    def _upsample(self, logits: Tensor, x: Tensor) -> Tensor:
-        return F.interpolate(logits, size=(x.shape[-2], x.shape[-1]), mode="bilinear", align_corners=self.align_corners)
+    def _pad(self, x: Tensor) -> Tensor:
+        if not self.pad:
+            return x
+        check_image(x, self.backbone.in_channels)
+        return pad_to(x, self.backbone.feature_strides[-1])
+
+    def _upsample(self, logits: Tensor, padded: Tensor, x: Tensor) -> Tensor:
+        """Bring logits to the size of the padded images, and crop them to that of the images."""
+        size = (padded.shape[-2], padded.shape[-1])
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=self.align_corners)
+        return logits if padded is x else crop_to(logits, (x.shape[-2], x.shape[-1]))
 
 
 def _check_classes(num_classes: int) -> None:

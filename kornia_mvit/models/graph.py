@@ -14,7 +14,17 @@ from torch import Tensor
 
 from kornia_mvit.models.tokens import fold, unfold
 
-__all__ = ["fold_dynamic", "is_static", "is_traced", "resize", "to_map", "to_tokens", "unfold_dynamic"]
+__all__ = [
+    "crop_to",
+    "fold_dynamic",
+    "is_static",
+    "is_traced",
+    "pad_to",
+    "resize",
+    "to_map",
+    "to_tokens",
+    "unfold_dynamic",
+]
 
 
 def is_traced() -> bool:
@@ -38,6 +48,34 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if is_static(h, w, *size) and (h, w) == size:
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def pad_to(x: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column of images until both sides are multiples of a number of pixels.
+
+    Example:
+        >>> pad_to(torch.tensor([[[[1.0, 2.0, 3.0]]]]), 2)
+        tensor([[[[1., 2., 3., 3.],
+                  [1., 2., 3., 3.]]]])
+    """
+    h, w = x.shape[-2:]
+    if is_static(h, w) and h % multiple == 0 and w % multiple == 0:
+        return x
+    # by index, which every export format has
+    for dim, side in ((2, h), (3, w)):
+        places = torch.arange((side + multiple - 1) // multiple * multiple, device=x.device)
+        x = x.index_select(dim, places.clamp(max=side - 1))
+    return x
+
+
+def crop_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the first rows and columns of a map."""
+    if is_static(*x.shape[-2:], *size):
+        return x[..., : size[0], : size[1]]
+    # by index, since where a slice ends may not depend on a traced size
+    return x.index_select(2, torch.arange(size[0], device=x.device)).index_select(
+        3, torch.arange(size[1], device=x.device)
+    )
 
 
 def to_tokens(x: Tensor, patch_size: tuple[int, int]) -> Tensor:

@@ -100,6 +100,7 @@ class ImageTask(pl.LightningModule):
     task_name = "classification"
     prepares = True  # whether evaluation gets preprocessed batches; else the task preprocesses, and maps results back
     renamed: Mapping[str, str] = TaskSettings.renamed
+    added: Mapping[str, Any] = TaskSettings.added
     network: nn.Module
     pipeline: AugmentationPipeline
     class_names: tuple[str, ...] | None

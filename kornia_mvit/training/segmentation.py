@@ -17,9 +17,10 @@ from kornia_mvit.models.deeplabv3 import DeepLabV3
 from kornia_mvit.ops.losses import pixel_cross_entropy, pixel_dice, pixel_lovasz
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
+from kornia_mvit.training.lightning_adapter import trainer_of
 from kornia_mvit.training.networks import find_start
 from kornia_mvit.training.settings import Size, TaskSettings, accepts
-from kornia_mvit.weights.checkpoints import load_checkpoint
+from kornia_mvit.weights.checkpoints import CARD_KEY, load_checkpoint
 
 __all__ = ["SegmentationSettings", "SegmentationTask"]
 
@@ -33,6 +34,7 @@ class SegmentationSettings(TaskSettings):
     """
 
     renamed: ClassVar[Mapping[str, str]] = {**TaskSettings.renamed, "dropout": "head_dropout"}
+    added: ClassVar[Mapping[str, Any]] = {"pad": False}
 
     network: nn.Module | None = None
     image_size: Size = 512
@@ -42,6 +44,7 @@ class SegmentationSettings(TaskSettings):
     ignore_index: int = 255
     output_stride: int = 16
     aspp_channels: int = 256
+    pad: bool = True
     head_dropout: float = 0.1
     aux_weight: float = 0.0
     aux_channels: int = 256
@@ -107,6 +110,8 @@ class SegmentationTask(ImageTask):
         ignore_index: value of the pixels to ignore, the same as the data's and the pipeline's.
         output_stride: pixels of the image for one step on the map under the head: 16, 8 or 32.
         aspp_channels: width of the head.
+        pad: whether images that the output stride does not divide are padded; see :class:`~kornia_mvit.DeepLabV3`.
+            A checkpoint of an earlier version goes on without.
         head_dropout: dropout in the head.
         aux_weight: weight in the loss of an auxiliary head on an earlier map, 0 for none; usually 0.4.
         aux_channels: width of that head.
@@ -127,6 +132,7 @@ class SegmentationTask(ImageTask):
     task_name = "segmentation"
     prepares = False
     renamed: Mapping[str, str] = SegmentationSettings.renamed
+    added: Mapping[str, Any] = SegmentationSettings.added
     class_colours: tuple[tuple[int, int, int], ...] | None = None
 
     @accepts(SegmentationSettings)
@@ -177,6 +183,14 @@ class SegmentationTask(ImageTask):
                 f"the data ignore pixels of {found}, the task those of {self.pipeline.ignore_index}; give both the "
                 "same ignore_index"
             )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Do what the base class does, and leave a network of an earlier version without padding, as it was trained."""
+        super().on_load_checkpoint(checkpoint)
+        card = checkpoint.get(CARD_KEY)
+        known = card.get("model") if isinstance(card, dict) else None
+        if trainer_of(self) is not None and isinstance(self.network, DeepLabV3) and "pad" not in (known or {}):
+            self.network.pad = self.hparams["pad"] = False
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -308,6 +322,7 @@ def _deeplab(h: Any, weights: str | None) -> tuple[DeepLabV3, Preprocess | None]
         h["num_classes"],
         output_stride=h["output_stride"],
         aspp_channels=h["aspp_channels"],
+        pad=h["pad"],
         head_dropout=h["head_dropout"],
         variant=h["variant"],
         backbone_dropout=h["backbone_dropout"],

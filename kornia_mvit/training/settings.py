@@ -11,6 +11,7 @@ from torch import nn
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.training.optimization import SHAPES
+from kornia_mvit.weights.settings import constructor_types
 
 __all__ = ["Size", "TaskSettings", "accepts", "present_settings"]
 
@@ -33,6 +34,8 @@ class TaskSettings:
 
     # The former names of settings, which go in 0.3, and the present ones.
     renamed: ClassVar[Mapping[str, str]] = {"head_factor": "head_lr_multiplier", "raw_weights": "use_ema_weights"}
+    # Settings that checkpoints of earlier versions lack, and what these versions did.
+    added: ClassVar[Mapping[str, Any]] = {}
     # What no checkpoint carries.
     unsaved: ClassVar[tuple[str, ...]] = ("network", "pipeline")
 
@@ -108,7 +111,9 @@ def present_value(old: str, value: Any) -> Any:
 
 
 def present_settings(owner: type, saved: Any) -> Any:
-    """Return the settings of a checkpoint under their present names; what is no dictionary as it is.
+    """Return the settings of a checkpoint under their present names, and those that its version did not have yet.
+
+    What is no dictionary is returned as it is.
 
     Args:
         owner: the class of the task.
@@ -118,7 +123,9 @@ def present_settings(owner: type, saved: Any) -> Any:
     if not isinstance(saved, dict):
         return saved
     translated = {renamed[name]: present_value(name, value) for name, value in saved.items() if name in renamed}
-    return translated | {name: value for name, value in saved.items() if name not in renamed}
+    known = constructor_types(owner)
+    added = {name: value for name, value in getattr(owner, "added", {}).items() if name in known}
+    return added | translated | {name: value for name, value in saved.items() if name not in renamed}
 
 
 def accepts(

@@ -96,6 +96,7 @@ def _arguments(model: Model) -> dict[str, Any]:
             "rates": list(model.rates),
             "align_corners": model.align_corners,
             "aux_channels": model.aux_channels,
+            "pad": model.pad,
         }
     elif isinstance(model.backbone.head_conv, nn.Identity):
         arguments["head_conv"] = False  # which earlier versions do not know
@@ -160,6 +161,8 @@ def from_card(checkpoint: Mapping[str, Any], path: str | Path, **overrides: Any)
             f"use {task.capitalize()}Task.load_from_checkpoint(path, network=...)"
         )
     arguments = {**card["model"], "patch_size": tuple(card["model"].get("patch_size", (2, 2)))}
+    if task == "segmentation":
+        arguments.setdefault("pad", False)  # as earlier versions, which do not say
     if isinstance(arguments["mode"], dict):
         stages = tuple(Stage(**stage) for stage in arguments["mode"]["stages"])
         arguments["mode"] = MobileViTConfig(**{**arguments["mode"], "stages": stages})
@@ -326,6 +329,7 @@ _SEGMENTATION: dict[str, _Rule] = {
     "rates": _list(_whole(1, 4096), "up to 16 dilations", 1, 16),
     "align_corners": _TRUTH,
     "aux_channels": _whole(0, _WIDE),
+    "pad": _TRUTH,
 }
 _DETECTION: dict[str, _Rule] = {
     "widths": _list(_WIDTH, "six numbers of channels", 6, 6),

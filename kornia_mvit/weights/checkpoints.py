@@ -99,6 +99,7 @@ class Weights:
         if self.task is not None:
             known["num_classes"] = self.num_classes
         if self.task == "segmentation":
+            known["pad"] = False  # as the code that such files are of
             for argument, key in (("aspp_channels", "head.aspp.project"), ("aux_channels", "aux_head.project")):
                 if (weight := self.head.get(f"{key}.conv.weight")) is not None:
                     known[argument] = weight.shape[0]

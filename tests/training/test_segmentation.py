@@ -257,6 +257,25 @@ class TestSegmentationTask:
         run.fit(task, ShapeData(), ckpt_path=path, weights_only=True)
         assert run.current_epoch == 3
 
+    def test_a_checkpoint_of_an_earlier_version_goes_on_without_padding(self, fitted, tmp_path):
+        """Whether it is loaded, evaluated or resumed, and what is saved then says so."""
+        task, _, path = fitted
+        assert task.network.pad
+        old = torch.load(path, weights_only=True)
+        del old["hyper_parameters"]["pad"], old[CARD_KEY]["model"]["pad"]
+        torch.save(old, tmp_path / "old.ckpt")
+        assert not SegmentationTask.load_from_checkpoint(tmp_path / "old.ckpt").network.pad
+        assert SegmentationTask.load_from_checkpoint(tmp_path / "old.ckpt", pad=True).network.pad
+        assert not from_pretrained(tmp_path / "old.ckpt").pad
+        settings = {**SMALL, "aux_weight": 0.4, "aux_channels": 8, "resize_size": 32, "head_dropout": 0.0}
+        task = SegmentationTask(**settings)
+        run = trainer(tmp_path, max_epochs=3, callbacks=[EMA(0.5)])
+        run.fit(task, ShapeData(), ckpt_path=tmp_path / "old.ckpt", weights_only=True)
+        run.save_checkpoint(tmp_path / "new.ckpt")
+        assert not SegmentationTask.load_from_checkpoint(tmp_path / "new.ckpt").network.pad
+        assert SegmentationTask.load_from_checkpoint(path).network.pad
+        assert not SegmentationTask(**settings, pad=False).network.pad
+
     @pytest.mark.long
     def test_overfits_eight_images(self, tmp_path):
         """Through recipe, data, pipeline and task: mIoU 0.95 in 260 steps, which take half a minute of one core."""

@@ -67,7 +67,7 @@ class TestFormerNames:
         assert found.hparams[new] == kept
         assert old not in found.hparams
         saved = {old: value, "tta": None}
-        assert present_settings(task, saved) == {new: kept, "tta": None}
+        assert present_settings(task, saved) == {**task.added, new: kept, "tta": None}
 
     def test_on_the_command_line(self, tmp_path, capsys):
         model = {"class_path": "kornia_mvit.training.ClassificationTask", "init_args": {"head_factor": 4.0}}

@@ -33,6 +33,7 @@ MODELS = [
         rates=(1, 2),
         align_corners=True,
         aux_channels=8,
+        pad=False,
     ),
     DeepLabV3(SHALLOW, 3, aspp_channels=4, aux_channels=4),
     SSDLite("xxs", 4, widths=(8, 8, 8, 8, 8, 4), scales=(0.2, 0.9), aspect_ratios=[(2,), (), (2, 3), (2,), (2,), (2,)]),
@@ -54,7 +55,7 @@ class TestModelCard:
         assert again.backbone.feature_strides == model.backbone.feature_strides
         assert again.backbone.patch_size == model.backbone.patch_size
         for name in (
-            *("rates", "align_corners", "aux_channels", "aspp_channels", "num_classes"),
+            *("rates", "align_corners", "aux_channels", "aspp_channels", "pad", "num_classes"),
             *("widths", "aspect_ratios", "scales"),
         ):
             assert getattr(again, name, None) == getattr(model, name, None)
@@ -67,6 +68,17 @@ class TestModelCard:
         assert model_card(MODELS[-1], None, None)["task"] == "detection"
         card = model_card(nn.Linear(1, 1), None, None, "segmentation")
         assert (card["task"], card["model"], card["class_names"], card["preprocess"]) == ("segmentation", *[None] * 3)
+
+    def test_a_card_that_does_not_say_is_of_a_network_without_padding(self):
+        card = model_card(DeepLabV3("xxs", 3), None, None)
+        assert card["model"]["pad"]
+        assert from_card({CARD_KEY: card}, "a.pt").pad
+        del card["model"]["pad"]  # as earlier versions wrote it
+        assert not from_card({CARD_KEY: card}, "a.pt").pad
+        assert from_card({CARD_KEY: card}, "a.pt", pad=True).pad
+        card["model"]["pad"] = 1
+        with pytest.raises(CheckpointError, match=r"model\.pad is 1, not true or false"):
+            from_card({CARD_KEY: card}, "a.pt")
 
     def test_overrides(self):
         card = model_card(DeepLabV3("xxs", 3, aux_channels=8), None, None)

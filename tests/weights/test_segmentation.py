@@ -70,6 +70,7 @@ class TestLoadCheckpoint:
             "in_channels": 3,
             "num_classes": 7,
             "aspp_channels": 32,
+            "pad": False,
             **({"aux_channels": 8} if aux else {}),
         }
 
