@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # `as` marks, for type checkers, the public names that are no
     from kornia_mvit import exporters
     from kornia_mvit.augmentation import policies
     from kornia_mvit.augmentation.mix import Mix
+    from kornia_mvit.augmentation.mixes import CutMix, MixUp, Mosaic
     from kornia_mvit.augmentation.pipeline import AugmentationPipeline
     from kornia_mvit.batch import Batch
     from kornia_mvit.data.class_lists import class_names
@@ -92,6 +93,7 @@ _PLACES = {
     "ClassificationResult": "inference.results",
     "ClassificationTask": "training",
     "CocoMetrics": "training",
+    "CutMix": "augmentation.mixes",
     "DataError": "data.reading",
     "DeepLabV3": "models.deeplabv3",
     "DetectionResult": "inference.results",
@@ -103,9 +105,11 @@ _PLACES = {
     "LastCheckpoint": "training",
     "LogPictures": "training",
     "Mix": "augmentation.mix",
+    "MixUp": "augmentation.mixes",
     "MobileViT": "models.mobilevit",
     "MobileViTClassifier": "models.mobilevit",
     "MobileViTConfig": "models.mobilevit",
+    "Mosaic": "augmentation.mixes",
     "Predictor": "inference.predictor",
     "Preprocess": "preprocess",
     "Report": "training",
@@ -171,13 +175,16 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "ClassificationResult",
+    "CutMix",
     "DataError",
     "DeepLabV3",
     "DetectionResult",
     "Mix",
+    "MixUp",
     "MobileViT",
     "MobileViTClassifier",
     "MobileViTConfig",
+    "Mosaic",
     "Predictor",
     "Preprocess",
     "Result",

@@ -15,6 +15,7 @@ from torch.utils.data import get_worker_info
 from kornia_mvit.fields import (
     check_image_values,
     check_layout,
+    check_weights,
     hold_value,
     is_float,
     name_size,
@@ -26,7 +27,10 @@ from kornia_mvit.samples import name_fields, open_batch
 
 __all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "replace_checked"]
 
-_PADDING = {"boxes": 0, "box_label": -1, "box_ignore": False, "keypoints": 0, "keypoint_visible": False}
+_PADDING = {
+    **{"boxes": 0, "box_label": -1, "box_ignore": False, "box_weight": 0, "box_source": -1},
+    **{"keypoints": 0, "keypoint_visible": False},
+}
 _TOLD: list[bool] = []  # whether boxes outside their images were told of: once is enough, as each batch has others
 
 
@@ -46,6 +50,8 @@ class Batch:
             pipelines.
         box_label: (B, N) class of each box from 0, integer; -1 marks padding. Comes with ``boxes``.
         box_ignore: (B, N) bool, boxes to leave out of loss and score (crowds, difficult ones).
+        box_weight: (B, N) weight of each box in the loss, from 0, floating point; 1 where absent. MixUp sets it.
+        box_source: (B, N) the image of the batch that each box is from, integer; -1 for padding. Mixes set it.
         mask: (B, H, W) class of each pixel, integer, with one number for pixels to ignore.
         keypoints: (B, N, 2) x and y, floating point of 32 bits or more.
         keypoint_visible: (B, N) bool, False for padding too. Comes with ``keypoints``.
@@ -71,6 +77,8 @@ class Batch:
     boxes: Tensor | None = None
     box_label: Tensor | None = None
     box_ignore: Tensor | None = None
+    box_weight: Tensor | None = None
+    box_source: Tensor | None = None
     mask: Tensor | None = None
     keypoints: Tensor | None = None
     keypoint_visible: Tensor | None = None
@@ -96,7 +104,7 @@ class Batch:
             check_layout(self.image.shape)
         self._check_lengths()
         self._check_label()
-        self._check_rows("boxes", 4, "box_label", "box_ignore")
+        self._check_rows("boxes", 4, "box_label", "box_ignore", "box_weight", "box_source")
         self._check_rows("keypoints", 2, "keypoint_visible")
         self._check_whole()
 
@@ -119,7 +127,7 @@ class Batch:
 
     def _check_whole(self) -> None:
         """Check what holds whole numbers, and give it a dtype that can hold them all."""
-        for name in ("box_label", "mask", "size", "original_size"):
+        for name in ("box_label", "box_source", "mask", "size", "original_size"):
             if (value := getattr(self, name)) is None:
                 continue
             setattr(self, name, widen(name, value))
@@ -164,10 +172,10 @@ class Batch:
             value = getattr(self, other)
             if value is not None and value.shape != rows.shape[:2]:
                 raise ValueError(f"{name} are {tuple(rows.shape)}, but {other} is {tuple(value.shape)}")
-        for other in set(companions) - {"box_label"}:
-            value = getattr(self, other)
-            if value is not None and value.dtype != torch.bool:
-                raise TypeError(f"expected {other} to be bool, got {value.dtype}")
+        for other in set(companions) - {"box_label", "box_source"}:
+            value, wanted = getattr(self, other), "floating-point" if other == "box_weight" else "bool"
+            if value is not None and not (is_float(value) if other == "box_weight" else value.dtype == torch.bool):
+                raise TypeError(f"expected {other} to be {wanted}, got {value.dtype}")
 
     def check_values(self) -> None:
         """Raise for values that no image or target can have. On an accelerator this waits for the device.
@@ -200,6 +208,8 @@ class Batch:
                     f"{told}, which ends before it starts; boxes are left, top, right and bottom: a box of x, y, "
                     "width and height is x, y, x + width, y + height"
                 )
+            if self.box_weight is not None:
+                check_weights(self.box_weight)
         if self.keypoints is not None and self.keypoint_visible is not None:
             wrong = self.keypoint_visible & ~self.keypoints.isfinite().all(-1)
             if bool(wrong.any()):

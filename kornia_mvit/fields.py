@@ -13,6 +13,7 @@ __all__ = [
     "as_image",
     "check_image_values",
     "check_layout",
+    "check_weights",
     "hold_value",
     "is_float",
     "name_size",
@@ -28,7 +29,10 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _WIDE = (torch.int32, torch.int64)
 _ROWS = {"boxes": 4, "keypoints": 2}  # numbers in a row
-_COMPANIONS = {"box_label": "boxes", "box_ignore": "boxes", "keypoint_visible": "keypoints"}
+_COMPANIONS = {
+    **dict.fromkeys(("box_label", "box_ignore", "box_weight", "box_source"), "boxes"),
+    "keypoint_visible": "keypoints",
+}
 _FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number that stands for True: COCO's 1 and 2
 _CHANNELS = (1, 3, 4)  # of images as arrays have them
 _MOST_CHANNELS = 16  # below which the last of three dimensions may be that of channels
@@ -130,8 +134,8 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
                 out[name] = _as_rows(name, value, size)
             case "mask":
                 out[name] = _as_mask(value, size)
-            case "label":
-                out[name] = _as_label(value)
+            case "label" | "box_weight":
+                out[name] = (_as_label if name == "label" else _as_weights)(value)
             case _:
                 out[name] = _as_whole(name, value)
     for name, rows in _COMPANIONS.items():
@@ -158,6 +162,19 @@ def check_image_values(image: Tensor) -> None:
             raise ValueError("an image has NaN values")
         hint = "divide by 255, or give uint8" if high > 1.0 and low >= 0.0 else "undo the normalisation first"
         raise ValueError(f"floating-point images must lie in [0, 1], got values from {low:g} to {high:g}; {hint}")
+
+
+def check_weights(weight: Tensor) -> None:
+    """Raise unless the weights of boxes are finite and not negative. On an accelerator this waits for the device.
+
+    Raises:
+        ValueError: telling the range found.
+    """
+    if not bool(((weight >= 0) & weight.isfinite()).all()):
+        low, high = (value.item() for value in torch.aminmax(weight))
+        raise ValueError(
+            f"box_weight goes from {low:g} to {high:g}; weights of boxes in the loss are finite and from 0"
+        )
 
 
 def as_image(value: Any, *, turn: bool = True) -> Tensor:
@@ -276,6 +293,16 @@ def _as_label(value: Any) -> Tensor:
             f"label is {label.dtype} {tuple(label.shape)}; expected an integer, or floating-point shares (K,)"
         )
     return _without_loss("label", label) if label.dtype in _UNSIGNED else label
+
+
+def _as_weights(value: Any) -> Tensor:
+    """Read the weights of boxes."""
+    weights = _as_tensor("box_weight", value)
+    if weights.ndim != 1:
+        raise ValueError(f"box_weight is {tuple(weights.shape)}; expected one for each of the boxes, (n,)")
+    if weights.is_complex():
+        raise TypeError(f"expected box_weight to be numbers, got {weights.dtype}")
+    return weights.float()
 
 
 def _without_loss(name: str, numbers: Tensor) -> Tensor:

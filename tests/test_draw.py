@@ -33,6 +33,17 @@ class TestDrawBatch:
             assert picture.getpixel((8 + 3, 8 + 3)) == tuple(image[0, :, 0, 0].tolist())
             assert picture.getpixel((8 + 3 + 31, 8 + 3 + 31)) == tuple(image[0, :, -1, -1].tolist())
 
+    def test_weights_of_boxes_stand_beside_their_classes(self):
+        image, box = torch.zeros(1, 3, 64, 64), torch.tensor([[[2.0, 2.0, 60.0, 60.0]]])
+
+        def draw(name, weight):
+            weights = None if weight is None else torch.tensor([[weight]])
+            batch = Batch(image, boxes=box, box_label=torch.zeros(1, 1).long(), box_weight=weights)
+            return draw_batch(batch, [name], cell=320).tobytes()
+
+        assert draw("cell", 1.0) == draw("cell", None)
+        assert draw("cell", 0.25) == draw("cell × 0.25", None)
+
     def test_boxes_masks_and_keypoints_stand_where_they_belong(self):
         mask = torch.zeros(1, 32, 32, dtype=torch.long)
         mask[:, 16:] = 1

@@ -27,7 +27,7 @@ from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import sample_crop_in_view
 from kornia_mvit.augmentation.slices import ImageWarp, are_sliced, in_slices
-from kornia_mvit.augmentation.targets import filled_size
+from kornia_mvit.augmentation.targets import filled_size, known_part
 from kornia_mvit.batch import Batch, hold_value
 from kornia_mvit.ops.geometry import constant, gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
@@ -197,12 +197,18 @@ class Execution:
             self.image = in_slices(self.image, carry_out)
         return self.image
 
-    @property
-    def seen(self) -> Tensor:
-        """Which pixels of the result show an image, (B, H, W), if account was kept."""
-        mask = self.finish_mask()
-        assert mask is not None and mask.dtype == torch.bool
-        return mask != bool(self.settings.ignore_index)
+    def find_seen(self) -> Tensor:
+        """Return which pixels of the result show an image, (B, H, W).
+
+        Of batches with masks, behind a step that no matrix describes, the whole canvas counts as image.
+        """
+        if self.batch.mask is None and self.mask is not None:
+            mask = self.finish_mask()
+            assert mask is not None
+            return mask != bool(self.settings.ignore_index)
+        rest = known_part(self.geometry)
+        seen = torch.ones((), dtype=torch.bool, device=self.image.device).expand(len(self.batch), *rest.sizes[0])
+        return rest.warp_mask(seen, 0, len(rest), 0) if len(rest) or rest.view is not None else seen
 
     def _all_seen(self) -> Tensor:
         """Return masks of a canvas on which every pixel shows an image."""

@@ -1,5 +1,7 @@
 """MixUp and CutMix into soft targets."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +12,13 @@ from torch import Tensor, nn
 
 from kornia_mvit.augmentation.kornia_adapter import sample_cutmix
 from kornia_mvit.augmentation.randomness import uncompiled
-from kornia_mvit.batch import Batch
+from kornia_mvit.batch import Batch, replace_checked
 from kornia_mvit.ops.uploads import upload
 
-__all__ = ["Mix"]
+__all__ = ["Mix", "canvas_shown", "check_classes", "soften"]
 
-_SPATIAL = ("boxes", "mask", "keypoints")
+# What such targets need in place of Mix.
+_SPATIAL = {"boxes": "MixUp, CutMix or Mosaic", "mask": "CutMix or Mosaic", "keypoints": None}
 
 
 class Mix(nn.Module):
@@ -91,28 +94,18 @@ class Mix(nn.Module):
     def check(self, batch: Batch) -> None:
         """Refuse batches that cannot be mixed; labels are looked at on the CPU alone, where nothing waits."""
         if found := [name for name in _SPATIAL if getattr(batch, name) is not None]:
+            instead = [f"{_SPATIAL[name]} for {name}" for name in found if _SPATIAL[name] is not None]
+            told = f"take {', '.join(instead)}, " if instead else ""
             raise ValueError(
-                f"mixing images cannot carry {' and '.join(found)} along; leave mix away for this batch, or the targets"
+                f"Mix cannot carry {' and '.join(found)} along; {told}leave mix away for this batch, or the targets"
             )
-        label = batch.label
-        if label is None:
+        if batch.label is None:
             raise ValueError("mixing needs labels, and the batch has none; give labels, or leave mix away")
-        if label.is_floating_point():
-            if label.shape[1] != self.num_classes:
-                raise ValueError(f"soft labels have {label.shape[1]} classes, the mix {self.num_classes}")
-            if label.device.type == "cpu" and not bool(((label >= 0) & (label <= 1)).all()):
-                low, high = (value.item() for value in label.aminmax())
-                raise ValueError(
-                    f"soft and multi-hot labels lie in [0, 1], got values from {low:g} to {high:g}; divide counts and "
-                    "take the softmax of logits"
-                )
-        elif label.device.type == "cpu" and len(label):
-            low, high = (int(value) for value in label.aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(
-                    f"labels go from {low} to {high}, but num_classes {self.num_classes} allows 0 to "
-                    f"{self.num_classes - 1}"
-                )
+        check_classes(batch.label, self.num_classes)
+
+    def draw_for(self, batch: Batch) -> dict[str, Any]:
+        """Draw for a batch; see :meth:`draw`."""
+        return self.draw(len(batch), batch.image.shape[-2], batch.image.shape[-1])
 
     @uncompiled
     def draw(self, batch_size: int, height: int, width: int) -> dict[str, Any]:
@@ -172,7 +165,7 @@ class Mix(nn.Module):
         Returns:
             Images of the same dtype, and (B, K) soft targets in float32.
         """
-        soft = self._soften(label)
+        soft = soften(label, self.num_classes, self.label_smoothing)
         if params["kind"] == "none":
             return image, soft
         own = params["own"].to(image.device, non_blocking=True)
@@ -188,26 +181,34 @@ class Mix(nn.Module):
         weight = own.to(soft.dtype)[:, None]
         return mixed, soft * weight + soft.index_select(0, pairs) * (1 - weight)
 
+    def run(
+        self, batch: Batch, params: dict[str, Any], seen: Callable[[], Tensor] | None
+    ) -> tuple[Batch, dict[str, Any]]:
+        """Mix a batch as was drawn.
+
+        Args:
+            batch: floating-point images with labels.
+            params: what :meth:`draw` gave.
+            seen: gives (B, H, W) bool, which pixels show an image; None where that was asked for already.
+
+        Returns:
+            The batch, and what was drawn with the shares of the labels.
+        """
+        assert batch.label is not None
+        sent = self.send(params, batch.image.device)
+        if seen is not None and params["kind"] == "cutmix":
+            sent = self.weigh(sent, seen())
+            params = params | {"own": sent["own"]}
+        image, label = self.mix(batch.image, batch.label, sent)
+        size = None if batch.size is None else self.size(batch.size, sent)
+        return replace_checked(batch, image=image, label=label, size=size), params
+
     def forward(self, batch: Batch) -> Batch:
         """Draw, and mix a batch of floating-point images."""
         self.check(batch)
-        assert batch.label is not None
         if not batch.image.is_floating_point():
             raise TypeError(f"mixing takes floating-point images, got {batch.image.dtype}; divide by 255 first")
-        height, width = batch.image.shape[-2:]
-        params = self.send(self.draw(len(batch), height, width), batch.image.device)
-        if batch.size is None:
-            image, label = self.mix(batch.image, batch.label, params)
-            return batch.replace(image=image, label=label)
-        if params["kind"] == "cutmix":
-            row, column = (torch.arange(n, device=batch.size.device) for n in (height, width))
-            params = self.weigh(params, (row < batch.size[:, :1])[:, :, None] & (column < batch.size[:, 1:])[:, None])
-        image, label = self.mix(batch.image, batch.label, params)
-        return batch.replace(image=image, label=label, size=self.size(batch.size, params))
-
-    def _soften(self, label: Tensor) -> Tensor:
-        soft = label.float() if label.is_floating_point() else F.one_hot(label.long(), self.num_classes).float()
-        return soft * (1 - self.label_smoothing) + soft.mean(1, keepdim=True) * self.label_smoothing
+        return self.run(batch, self.draw_for(batch), None if batch.size is None else partial(canvas_shown, batch))[0]
 
     def __repr__(self) -> str:
         return (
@@ -219,3 +220,43 @@ class Mix(nn.Module):
 def _empty(boxes: Tensor) -> Tensor:
     """Return boxes (B, 4, 2) in Kornia's form that hold no pixel."""
     return boxes.new_tensor([[0, 0], [-1, 0], [-1, -1], [0, -1]]).expand_as(boxes)
+
+
+def check_classes(label: Tensor, num_classes: int) -> None:
+    """Refuse labels of other classes; values are looked at on the CPU alone, where nothing waits."""
+    if label.is_floating_point():
+        if label.shape[1] != num_classes:
+            raise ValueError(f"soft labels have {label.shape[1]} classes, the mix {num_classes}")
+        if label.device.type == "cpu" and not bool(((label >= 0) & (label <= 1)).all()):
+            low, high = (value.item() for value in label.aminmax())
+            raise ValueError(
+                f"soft and multi-hot labels lie in [0, 1], got values from {low:g} to {high:g}; divide counts and "
+                "take the softmax of logits"
+            )
+    elif label.device.type == "cpu" and len(label):
+        low, high = (int(value) for value in label.aminmax())
+        if low < 0 or high >= num_classes:
+            raise ValueError(
+                f"labels go from {low} to {high}, but num_classes {num_classes} allows 0 to {num_classes - 1}"
+            )
+
+
+def soften(label: Tensor, num_classes: int | None, smoothing: float) -> Tensor:
+    """Return labels (B,) or (B, K) as soft ones (B, K), float32, a share of which is spread over all classes.
+
+    Args:
+        label: classes, or soft or multi-hot ones.
+        num_classes: K; read for classes alone.
+        smoothing: the share.
+    """
+    soft = label.float() if label.is_floating_point() else F.one_hot(label.long(), num_classes or -1).float()
+    return soft * (1 - smoothing) + soft.mean(1, keepdim=True) * smoothing
+
+
+def canvas_shown(batch: Batch) -> Tensor:
+    """Return which pixels (B, H, W) of a batch's canvas its sizes say to be image."""
+    height, width = batch.image.shape[-2:]
+    if batch.size is None:
+        return torch.ones((), dtype=torch.bool, device=batch.image.device).expand(len(batch), height, width)
+    row, column = (torch.arange(n, device=batch.size.device) for n in (height, width))
+    return (row < batch.size[:, :1])[:, :, None] & (column < batch.size[:, 1:])[:, None]

@@ -31,6 +31,7 @@ from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import Draw, keep_before_horizon
 from kornia_mvit.augmentation.slices import are_sliced
+from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.ops.geometry import edge_matrix
 
 __all__ = [
@@ -89,8 +90,9 @@ _REMEDIES: dict[type[nn.Module], str] = {
     "long, and no pad_value",
 }
 _MIXES: dict[type[nn.Module], str] = {
-    K.RandomMixUpV2: "give mix=Mix(num_classes, cutmix=0.0)",
-    K.RandomCutMixV2: "give mix=Mix(num_classes, mixup=0.0)",
+    K.RandomMixUpV2: "give mix=Mix(num_classes, cutmix=0.0), or MixUp() for boxes",
+    K.RandomCutMixV2: "give mix=Mix(num_classes, mixup=0.0), or CutMix() for boxes and masks",
+    K.RandomMosaic: "give mix=Mosaic()",
     K.RandomJigsaw: "apply it to the images of batches that have labels alone, before the pipeline",
 }
 
@@ -269,7 +271,7 @@ def is_known(module: nn.Module) -> bool:
     if home not in ("kornia", "kornia_mvit") or isinstance(module, (K.RandomDissolving, K.PatchSequential)):
         return False
     hooked = module._forward_hooks or module._forward_pre_hooks
-    return isinstance(module, (BasicAugmentationBase, *_CONTAINERS, Mix)) and not hooked
+    return isinstance(module, (BasicAugmentationBase, *_CONTAINERS, Mix, TargetMix)) and not hooked
 
 
 def exclusive(module: nn.Module) -> AbstractContextManager[object]:
@@ -372,7 +374,8 @@ def check_stack(stack: K.AugmentationSequential, *, erase_masks: bool = False) -
             )
         if isinstance(module, K.MixAugmentationBaseV2):
             instead = _MIXES.get(
-                type(module), "of those that mix, the pipeline has MixUp and CutMix: mix=Mix(num_classes)"
+                type(module),
+                "of those that mix, the pipeline has Mix, Mosaic, MixUp, CutMix and CopyPaste: mix=Mosaic()",
             )
             raise TypeError(f"{name} mixes images, and targets would not follow; take it out of augment; {instead}")
         if isinstance(module, (K.AugmentationBase3D, K.VideoSequential)):

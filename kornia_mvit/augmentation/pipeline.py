@@ -11,20 +11,14 @@ from torch import Generator, Tensor, nn
 from kornia_mvit.augmentation.execution import Execution, Settings
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.kornia_adapter import AugmentationBase, PolicyAugmentBase
+from kornia_mvit.augmentation.layers import Limits
 from kornia_mvit.augmentation.mix import Mix
-from kornia_mvit.augmentation.operations import (
-    carry_out,
-    check_channels,
-    check_stack,
-    exclusive,
-    keeps_pixels,
-    lost_targets,
-    sample,
-    unable,
-)
+from kornia_mvit.augmentation.mix_runs import AnyMix, as_mixes, run_mixes
+from kornia_mvit.augmentation.operations import check_channels, check_stack, keeps_pixels, lost_targets, unable
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
+from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.augmentation.targets import (
     detach_memory,
     inverse_boxes,
@@ -63,7 +57,9 @@ class AugmentationPipeline(nn.Module):
     Args:
         augment: a policy, a Kornia ``AugmentationSequential``, a list of Kornia augmentations, or None for none. Its
             filters, enhancements and colour spaces may stand among them, and ``nn.Identity``: they change values alone.
-        mix: MixUp and CutMix; what the policy has when None.
+        mix: what mixes images with each other: :class:`~kornia_mvit.Mix` for labels alone, or one or a list of
+            :class:`~kornia_mvit.Mosaic`, :class:`~kornia_mvit.MixUp`, :class:`~kornia_mvit.CutMix` and
+            :class:`~kornia_mvit.CopyPaste`, in order. What the policy has when None, an empty list for none.
         preprocess: what the network's images go through; None leaves size and values alone.
         ignore_index: what masks hold where nothing is known.
         min_box_area: in square pixels of the result; a box of which less is left is dropped, as is one without area.
@@ -98,7 +94,7 @@ class AugmentationPipeline(nn.Module):
     def __init__(
         self,
         augment: AugmentationSequential | Sequence[nn.Module] | None = None,
-        mix: Mix | None = None,
+        mix: AnyMix | Sequence[AnyMix] | None = None,
         preprocess: Preprocess | None = None,
         *,
         ignore_index: int = 255,
@@ -129,8 +125,7 @@ class AugmentationPipeline(nn.Module):
             check_stack(augment, erase_masks=erase_masks)
         if mix is None and isinstance(augment, Policy):
             mix = augment.mix
-        if mix is not None and not isinstance(mix, Mix):
-            raise TypeError(f"mix is a kornia_mvit.Mix, got {type(mix).__name__}")
+        mixes = as_mixes(mix)
         if min_box_area < 0 or not 0 <= min_box_visibility <= 1:
             raise ValueError(
                 f"min_box_area {min_box_area} is negative, or min_box_visibility {min_box_visibility} not in [0, 1]"
@@ -138,9 +133,9 @@ class AugmentationPipeline(nn.Module):
         # Kept from registration: a move would have Kornia draw on the device, and differently, and its automatic
         # policies have parameters that no optimiser should find.
         self.stack: AugmentationSequential | None
-        self.mix: Mix | None
+        self.mixes: tuple[Mix] | tuple[TargetMix, ...]
         object.__setattr__(self, "stack", augment)
-        object.__setattr__(self, "mix", mix)
+        object.__setattr__(self, "mixes", mixes)
         self.preprocess: Preprocess = preprocess if preprocess is not None else Preprocess(size=None)
         self._preprocess = self.preprocess.module()
         self.ignore_index = ignore_index
@@ -245,6 +240,8 @@ class AugmentationPipeline(nn.Module):
         """
         if params.get("kind") != "augmented":
             raise ValueError("these parameters are not of augment; prepare draws nothing, so call prepare again")
+        if (params["mix"] is None) != (not self.mixes):
+            raise ValueError(f"the parameters are of another pipeline: this one has the mixes {list(self.mixes)}")
         shape = list(batch.image.shape)
         if shape[0] != params["shape"][0] or shape[2:] != params["shape"][2:]:
             raise ValueError(f"the parameters are for images {tuple(params['shape'])}, the batch has {tuple(shape)}")
@@ -326,6 +323,11 @@ class AugmentationPipeline(nn.Module):
         """
         return inverse_keypoints(keypoints, way_back(params, keypoints))
 
+    @property
+    def mix(self) -> AnyMix | tuple[AnyMix, ...] | None:
+        """What mixes images with each other: one mix, several in order, or None."""
+        return self.mixes if len(self.mixes) > 1 else self.mixes[0] if self.mixes else None
+
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch: what is drawn without a seed depends on its number and on the steps since."""
         self.counter.set_epoch(epoch)
@@ -341,7 +343,7 @@ class AugmentationPipeline(nn.Module):
     def extra_repr(self) -> str:
         """Show the augmentations, which `named_children` leaves out, why it does, and the settings."""
         why = "augment and mix are not registered as children: they sample on the CPU and have nothing to train\n"
-        steps = "".join(f"{part!r}\n" for part in (self.stack, self.mix) if part is not None)
+        steps = "".join(f"{part!r}\n" for part in (self.stack, *self.mixes) if part is not None)
         steps = steps and why + steps
         return f"{steps}ignore_index={self.ignore_index}, min_box_area={self.min_box_area}, " + (
             f"min_box_visibility={self.min_box_visibility}, fuse={self._settings.fuse}, seed={self.counter.seed}"
@@ -360,8 +362,7 @@ class AugmentationPipeline(nn.Module):
             self._refuse(batch)
             return run_empty(batch, lambda blank: self._run(blank, seed, resize, replay))
         run = self._plan(batch, seed, replay)
-        mixes = self.mix is not None and batch.label is not None
-        image, targets = self._carry_out(self, run, batch, resize or self.preprocess.output_size, not mixes)
+        image, targets = self._carry_out(self, run, batch, resize or self.preprocess.output_size, not self.mixes)
         return self._finish(batch, run, image, targets, resize, replay)
 
     @uncompiled
@@ -372,7 +373,7 @@ class AugmentationPipeline(nn.Module):
         with _no_autocast(batch.image.device):
             # uint8 images stay so until they are read
             image = batch.image if batch.image.dtype == torch.uint8 else to_float(batch.image)
-            run = Execution(self._settings, batch, image, seed, look=self.mix is not None)
+            run = Execution(self._settings, batch, image, seed, look=bool(self.mixes))
             if self.stack is not None and replay is None:
                 run.sample_all(self.stack)
             elif self.stack is not None and replay is not None:
@@ -391,10 +392,12 @@ class AugmentationPipeline(nn.Module):
     ) -> tuple[Batch, Params]:
         """Mix, and put together what was made and what was drawn."""
         mixed: Params | None = None
-        if self.mix is not None and batch.label is not None:
+        out = replace_checked(batch, image=image, **targets)
+        if self.mixes:
+            limits = Limits(self.min_box_area, self.min_box_visibility, self.ignore_index)
             with _no_autocast(batch.image.device):
-                image, mixed = self._mix(batch, run, image, targets, replay)
-                image = self._preprocess.values(image)
+                out, mixed = run_mixes(self.mixes, out, run, limits, None if replay is None else replay["mix"])
+                image = self._preprocess.values(out.image)
         image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
         params = {
             "kind": "augmented",
@@ -405,27 +408,7 @@ class AugmentationPipeline(nn.Module):
             "geometry": run.geometry.to_dict(),
             "mix": mixed,
         }
-        return detach_memory(replace_checked(batch, image=image, **targets), batch), params
-
-    def _mix(
-        self, batch: Batch, run: Execution, image: Tensor, targets: dict[str, Any], replay: Params | None
-    ) -> tuple[Tensor, Params]:
-        assert self.mix is not None and batch.label is not None
-        run.random.seed(combine_seed(run.seed, -1))
-        with exclusive(self.mix):
-            if replay is None:
-                shape = (len(batch), image.shape[-2], image.shape[-1])
-                mixed: Params = sample(self.mix, run.random, self.mix.draw, *shape)
-            else:
-                mixed = replay["mix"]
-            sent = self.mix.send(mixed, image.device)
-            if replay is None and mixed["kind"] == "cutmix":
-                sent = self.mix.weigh(sent, run.seen)
-                mixed = mixed | {"own": sent["own"]}
-            image, targets["label"] = carry_out(self.mix, run.random, self.mix.mix, image, batch.label, sent)
-            if "size" in targets:
-                targets["size"] = self.mix.size(targets["size"], sent)
-        return image, mixed
+        return detach_memory(replace_checked(out, image=image), batch), params
 
     def _refuse(self, batch: Batch) -> None:
         """Refuse a batch with targets that some operation cannot carry, drawn or not."""
@@ -439,8 +422,8 @@ class AugmentationPipeline(nn.Module):
                 )
         if self.stack is not None:
             check_channels(self.stack, batch.image.shape[1])
-        if self.mix is not None:
-            self.mix.check(batch)
+        for mix in self.mixes:
+            mix.check(batch)
 
     def _move(self, batch: Batch, geometry: Geometry) -> dict[str, Any]:
         return dict(

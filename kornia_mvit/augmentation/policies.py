@@ -18,6 +18,8 @@ from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.kornia_adapter import PolicyAugmentBase, crop_ranges, rotation_degrees
 from kornia_mvit.augmentation.mix import Mix
+from kornia_mvit.augmentation.mixes import CutMix, MixUp, Mosaic
+from kornia_mvit.augmentation.target_mix import TargetMix
 
 __all__ = ["classification_strong", "classification_train", "detection_train", "segmentation_train"]
 
@@ -31,19 +33,21 @@ class Policy(AugmentationSequential):
     Args:
         name: of the function that made it.
         steps: Kornia augmentations, in order.
-        mix: MixUp and CutMix that go with it.
+        mix: what mixes the images afterwards: one, or several in order.
     """
 
-    def __init__(self, name: str, steps: Sequence[nn.Module], mix: Mix | None = None) -> None:
+    def __init__(
+        self, name: str, steps: Sequence[nn.Module], mix: Mix | TargetMix | Sequence[TargetMix] | None = None
+    ) -> None:
         super().__init__(*steps, data_keys=["input"])  # type: ignore[arg-type]  # it takes automatic policies too
         self.name = name
         object.__setattr__(self, "mix", mix)  # beside the steps, not one of them
-        self.mix: Mix | None
+        self.mix: Mix | TargetMix | Sequence[TargetMix] | None
 
     def __repr__(self) -> str:
         lines = [f"{i}. {_describe(step)}" for i, step in enumerate(self.children(), 1)]
-        if self.mix is not None:
-            lines.append(f"then {self.mix!r}")
+        mixes = self.mix if isinstance(self.mix, Sequence) else () if self.mix is None else (self.mix,)
+        lines += [f"then {mix!r}" for mix in mixes]
         return "\n   ".join([self.name, *lines])
 
 
@@ -152,6 +156,7 @@ def segmentation_train(
     jitter: float = 0.0,
     hue: float = 0.0,
     rotate: float = 0.0,
+    cutmix: float = 0.0,
 ) -> Policy:
     """Random scale and crop, rotation, flip and colour jitter, for images with masks.
 
@@ -164,6 +169,7 @@ def segmentation_train(
         jitter: strength of random brightness, contrast and saturation; 0 for none.
         hue: strength of random hue, up to 0.5 for all hues; 0 for none.
         rotate: largest angle in degrees; the corners that become empty are ignored by the mask.
+        cutmix: share of the images that get a rectangle of another image; see :class:`~kornia_mvit.CutMix`. 0 for none.
 
     Raises:
         ValueError: for a range that is not ascending, a probability or strength outside [0, 1], or an angle outside
@@ -174,7 +180,7 @@ def segmentation_train(
         >>> segmentation_train(64, short_side=(64, 128))(torch.rand(2, 3, 96, 128)).shape
         torch.Size([2, 3, 64, 64])
     """
-    _check_shares(flip=flip, jitter=jitter, hue=hue)
+    _check_shares(flip=flip, jitter=jitter, hue=hue, cutmix=cutmix)
     if not 0 <= rotate <= 180:
         raise ValueError(f"rotate {rotate} is not an angle in [0, 180] degrees")
     if short_side is None:
@@ -182,7 +188,8 @@ def segmentation_train(
     steps: list[nn.Module] = [RandomScaledCrop(_pair(size), short_side=short_side, max_class_share=max_class_share)]
     if rotate:
         steps.append(RandomRotation(rotate, p=0.5))
-    return Policy("segmentation_train", [*steps, *_flip_and_colour(flip, jitter, hue)])
+    mixes = [CutMix(cutmix)] if cutmix else []
+    return Policy("segmentation_train", [*steps, *_flip_and_colour(flip, jitter, hue)], mixes)
 
 
 def detection_train(
@@ -194,6 +201,8 @@ def detection_train(
     flip: float = 0.5,
     jitter: float = 0.3,
     hue: float = 0.05,
+    mosaic: float = 0.0,
+    mixup: float = 0.0,
 ) -> Policy:
     """Zoom out, crop by overlap, resize, flip and colour jitter, for images with boxes: what SSD is trained with.
 
@@ -207,6 +216,10 @@ def detection_train(
         flip: probability of a mirror image.
         jitter: strength of random brightness, contrast and saturation; 0 for none.
         hue: strength of random hue, up to 0.5 for all hues; 0 for none.
+        mosaic: share of the images that become mosaics of four; see :class:`~kornia_mvit.Mosaic`. 0 for none. With it,
+            take a smaller ``zoom_out``: mosaics make objects smaller, too.
+        mixup: share of the images that are blended with another, mosaics included; see :class:`~kornia_mvit.MixUp`.
+            0 for none.
 
     Raises:
         ValueError: for a range that is not ascending, or a probability or strength outside [0, 1].
@@ -216,10 +229,15 @@ def detection_train(
         >>> detection_train(64)(torch.rand(2, 3, 96, 128)).shape
         torch.Size([2, 3, 64, 64])
     """
-    _check_shares(flip=flip, jitter=jitter, hue=hue)
+    _check_shares(flip=flip, jitter=jitter, hue=hue, mosaic=mosaic, mixup=mixup)
     steps: list[nn.Module] = [RandomZoomOut(zoom_out)] if zoom_out != 1 else []
     steps.append(RandomIoUCrop(_pair(size), overlaps=overlaps, scale=scale))
-    return Policy("detection_train", [*steps, *_flip_and_colour(flip, jitter, hue)])
+    mixes: list[TargetMix] = []
+    if mosaic:
+        mixes.append(Mosaic(mosaic))
+    if mixup:
+        mixes.append(MixUp(mixup))
+    return Policy("detection_train", [*steps, *_flip_and_colour(flip, jitter, hue)], mixes)
 
 
 def _crop_and_flip(size: Size, scale: Range, ratio: Range, flip: float) -> list[nn.Module]:

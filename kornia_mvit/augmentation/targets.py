@@ -27,6 +27,7 @@ __all__ = [
     "inverse_boxes",
     "inverse_keypoints",
     "inverse_maps",
+    "known_part",
     "move_targets",
     "run_empty",
     "way_back",
@@ -54,6 +55,10 @@ def move_targets(
         out["box_label"] = batch.box_label.masked_fill(~keep, -1).gather(1, order)
         if batch.box_ignore is not None:
             out["box_ignore"] = (batch.box_ignore & keep).gather(1, order)
+        if batch.box_weight is not None:
+            out["box_weight"] = batch.box_weight.masked_fill(~keep, 0.0).gather(1, order)
+        if batch.box_source is not None:
+            out["box_source"] = batch.box_source.masked_fill(~keep, -1).gather(1, order)
     if batch.keypoints is not None and batch.keypoint_visible is not None:
         points, seen = geometry.move_points(batch.keypoints)
         out["keypoints"] = points.to(batch.keypoints.dtype)
@@ -102,15 +107,21 @@ def filled_size(geometry: Geometry) -> Tensor:
     It ends with the last row and column whose centres show an image, and has one of each at least. Behind a step that
     no matrix describes, the whole canvas counts as image.
     """
+    rest = known_part(geometry)
+    height, width = rest.sizes[0]
+    whole = constant((0.0, 0.0, width, height), geometry.device, torch.float32)
+    edges = rest.move_boxes(whole.expand(geometry.batch, 1, 4))[0][:, 0, 2:].flip(-1)
+    return (edges + 0.5 + EDGE_TOLERANCE).floor().clamp_min(1)
+
+
+def known_part(geometry: Geometry) -> Geometry:
+    """Return the steps behind the last one that no matrix describes; its whole canvas then counts as image."""
     start = max((k + 1 for k, step in enumerate(geometry.steps) if step.matrix is None), default=0)
     view = geometry.view if start == 0 else None
     rest = Geometry(geometry.sizes[start], view, geometry.batch, geometry.device)
     for step in geometry.steps[start:]:
         rest.append(step)
-    height, width = geometry.sizes[start]
-    whole = constant((0.0, 0.0, width, height), geometry.device, torch.float32)
-    edges = rest.move_boxes(whole.expand(geometry.batch, 1, 4))[0][:, 0, 2:].flip(-1)
-    return (edges + 0.5 + EDGE_TOLERANCE).floor().clamp_min(1)
+    return rest
 
 
 def way_back(params: dict[str, Any], like: Tensor) -> Geometry:

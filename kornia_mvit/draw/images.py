@@ -54,9 +54,9 @@ def draw_batch(
 ) -> "Image.Image":
     """Draw the images of a batch in a grid, with their targets.
 
-    Boxes are framed in the colour of their class, ignored ones in grey; masks lie over the image in the colours of
-    their classes, hatched where they hold ``ignore_index``, with a legend below; visible keypoints are discs; labels
-    stand below each image, soft ones as percentages.
+    Boxes are framed in the colour of their class, ignored ones in grey, and tell their weight unless that is 1; masks
+    lie over the image in the colours of their classes, hatched where they hold ``ignore_index``, with a legend below;
+    visible keypoints are discs; labels stand below each image, soft ones as percentages.
 
     Args:
         batch: images and targets.
@@ -383,9 +383,10 @@ def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: 
                 continue
             ignored = batch.box_ignore is not None and bool(batch.box_ignore[index, k])
             scaled = [v * s for v, s in zip(box, (across, down) * 2, strict=True)]
-            _draw_box(
-                pen, picture.size, scaled, _name(label, class_names), _IGNORED if ignored else _colour(label), font
-            )
+            text = _name(label, class_names)
+            if batch.box_weight is not None and (weight := float(batch.box_weight[index, k])) != 1:
+                text = f"{text} × {weight:.2g}"
+            _draw_box(pen, picture.size, scaled, text, _IGNORED if ignored else _colour(label), font)
     if batch.keypoints is not None and batch.keypoint_visible is not None:
         for point, visible in zip(batch.keypoints[index].tolist(), batch.keypoint_visible[index].tolist(), strict=True):
             if visible:

@@ -21,6 +21,7 @@ __all__ = [
     "VARIANCES",
     "Matches",
     "assign_targets",
+    "assign_weighted_targets",
     "center_boxes",
     "corner_boxes",
     "decode_boxes",
@@ -330,7 +331,50 @@ def assign_targets(
         (B, A) classes, 0 for the background and -1 for what does not count, and (B, A, 4) how boxes depart from the
         anchors; zeros for those that have none to find.
     """
+    return _targets_of(match_anchors(anchors, boxes, labels, ignore, iou_threshold), anchors, boxes, variances)
+
+
+@torch.no_grad()
+def assign_weighted_targets(
+    anchors: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    ignore: Tensor | None = None,
+    iou_threshold: float = 0.5,
+    variances: tuple[float, float] = VARIANCES,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the targets of :func:`assign_targets`, and the weight (B, A) of the box that each anchor is to find.
+
+    Args:
+        anchors: (A, 4).
+        boxes: (B, M, 4).
+        labels: (B, M) classes from 1; -1 for padding.
+        weights: (B, M) of the boxes.
+        ignore: see :func:`match_anchors`.
+        iou_threshold: see :func:`match_anchors`.
+        variances: see :func:`encode_boxes`.
+
+    Returns:
+        What :func:`assign_targets` does, and the weights; 1 for anchors that have no box to find.
+
+    Example:
+        >>> anchors = torch.tensor([[0.25, 0.5, 0.5, 1.0], [0.75, 0.5, 0.5, 1.0]])
+        >>> boxes, labels = torch.tensor([[[0.0, 0.0, 0.5, 0.9]]]), torch.tensor([[7]])
+        >>> assign_weighted_targets(anchors, boxes, labels, torch.tensor([[0.25]]))[2]
+        tensor([[0.2500, 1.0000]])
+    """
     matches = match_anchors(anchors, boxes, labels, ignore, iou_threshold)
+    targets = _targets_of(matches, anchors, boxes, variances)
+    if not boxes.shape[1]:
+        return *targets, weights.new_ones(matches.labels.shape)
+    return *targets, torch.where(matches.labels > 0, weights.gather(1, matches.box), 1.0)
+
+
+def _targets_of(
+    matches: Matches, anchors: Tensor, boxes: Tensor, variances: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Return classes (B, A) and offsets (B, A, 4) of what anchors are to find."""
     if not boxes.shape[1]:
         return matches.labels, boxes.new_zeros(*matches.labels.shape, 4)
     deltas = encode_boxes(boxes.gather(1, matches.box[..., None].expand(-1, -1, 4)), anchors, variances)

@@ -107,6 +107,7 @@ def multibox_loss(
     *,
     negative_ratio: int = 3,
     label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
 ) -> MultiboxLoss:
     """SSD's loss: cross-entropy with hard negatives, and smooth L1, each a sum divided by the number of positives.
 
@@ -121,6 +122,8 @@ def multibox_loss(
         targets: (B, A, 4) what ``deltas`` should be; read where a label is above 0.
         negative_ratio: negatives for each positive.
         label_smoothing: share of a target that is spread over all classes.
+        weights: (B, A) what both terms of a positive are multiplied by, such as the weight of its box in a blend of
+            two images; None for 1. Negatives, and what the sums are divided by, stay as they are.
 
     Returns:
         The loss and its parts, float32 or wider.
@@ -137,15 +140,22 @@ def multibox_loss(
     count = positive.sum(1, keepdim=True).clamp_min(1)
     chosen = positive | _hardest(logits, labels == 0, negative_ratio * count)
     targets = targets.to(deltas.dtype)
+    if weights is not None:
+        weights = torch.where(positive, weights.to(deltas.dtype), 1.0)
     if logits.device.type == "cpu":
         logits, labels, deltas, targets = logits[chosen], labels[chosen], deltas[positive], targets[positive]
+        each = None if weights is None else (weights[chosen], weights[positive])
     else:  # an accelerator would have to be waited for to know how many there are
         logits, labels = logits.flatten(0, 1), labels.masked_fill(~chosen, -100).flatten()
         deltas, targets = (x.masked_fill(~positive[..., None], 0) for x in (deltas, targets))
+        each = None if weights is None else (weights.flatten(), weights)
+    reduction = "sum" if each is None else "none"
     classes = F.cross_entropy(
-        logits, labels, reduction="sum", label_smoothing=label_smoothing
+        logits, labels, reduction=reduction, label_smoothing=label_smoothing
     )  # without labels of -100
-    places = F.smooth_l1_loss(deltas, targets, reduction="sum")
+    places = F.smooth_l1_loss(deltas, targets, reduction=reduction)
+    if each is not None:
+        classes, places = (classes * each[0]).sum(), (places * each[1][..., None]).sum()
     classes, places = classes / count.sum(), places / count.sum()
     return MultiboxLoss(classes + places, classes, places)
 

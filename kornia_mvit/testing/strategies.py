@@ -37,6 +37,7 @@ from kornia_mvit.testing.builders import (
     make_mask,
     make_soft_labels,
 )
+from kornia_mvit.testing.mixes import mixes
 from kornia_mvit.testing.targets import TASKS, corners_within, points_within, soft_rows, targets_of
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "indivisible_sizes",
     "keypoints",
     "masks",
+    "mixes",
     "mobilevit_configs",
     "soft_labels",
 ]

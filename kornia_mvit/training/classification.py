@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassConfusionMatrix
 
+from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.batch import Batch
 from kornia_mvit.inference.tta import TestTimeAugmentation
 from kornia_mvit.models.mobilevit import MobileViTClassifier
@@ -176,7 +177,7 @@ class ClassificationTask(ImageTask):
         if batch.label is None:
             raise ValueError("classification needs labels; this batch has none")
         logits: Tensor = self(batch.image) if stage == "train" else self._predict(batch.image)
-        smoothed = stage != "train" or self.pipeline.mix is not None  # the mix smooths its targets
+        smoothed = stage != "train" or isinstance(self.pipeline.mix, Mix)  # which smooths its targets
         smoothing = 0.0 if smoothed else self.hparams["label_smoothing"]
         loss = F.cross_entropy(logits, batch.label, label_smoothing=smoothing)
         if stage == "train" and self.teacher is not None:

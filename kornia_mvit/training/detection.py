@@ -13,7 +13,7 @@ from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
 from kornia_mvit.inference.detection import Found, bring_back, predict_boxes
 from kornia_mvit.inference.tta import TestTimeAugmentation, find_transforms
 from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.ops.boxes import assign_targets
+from kornia_mvit.ops.boxes import assign_targets, assign_weighted_targets
 from kornia_mvit.ops.losses import multibox_loss
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
@@ -153,6 +153,8 @@ class DetectionTask(ImageTask):
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the losses of classes and of boxes of an augmented or preprocessed batch.
 
+        Both terms of the anchors that are to find a box are multiplied by its ``box_weight``, where the batch has it.
+
         Raises:
             ValueError: for a batch without boxes.
         """
@@ -169,10 +171,19 @@ class DetectionTask(ImageTask):
         boxes = batch.boxes.float() / batch.boxes.new_tensor([width, height] * 2, dtype=torch.float32)
         labels = batch.box_label.long()
         labels = torch.where(labels >= 0, labels + 1, labels)
-        targets = assign_targets(anchors, boxes, labels, batch.box_ignore)
-        smoothing = h["label_smoothing"] if self.training else 0.0
-        loss = multibox_loss(logits, deltas, *targets, negative_ratio=h["negative_ratio"], label_smoothing=smoothing)
-        return loss.classification, loss.regression
+        loss = partial(
+            multibox_loss,
+            logits,
+            deltas,
+            negative_ratio=h["negative_ratio"],
+            label_smoothing=h["label_smoothing"] if self.training else 0.0,
+        )
+        if batch.box_weight is None:
+            found = loss(*assign_targets(anchors, boxes, labels, batch.box_ignore))
+        else:
+            *targets, weights = assign_weighted_targets(anchors, boxes, labels, batch.box_weight, batch.box_ignore)
+            found = loss(*targets, weights=weights)
+        return found.classification, found.regression
 
     # ----------------------------------------------------------------------------------------------------- evaluation
 

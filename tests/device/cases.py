@@ -16,9 +16,12 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from kornia_mvit import (
     AugmentationPipeline,
     Batch,
+    CutMix,
     DeepLabV3,
     Mix,
+    MixUp,
     MobileViTClassifier,
+    Mosaic,
     Preprocess,
     SSDLite,
     TestTimeAugmentation,
@@ -157,9 +160,11 @@ def preparing(record: Preprocess, *, padded: bool = True) -> Case:
     return case
 
 
-def mixing(**arguments: Any) -> Case:
+def mixing(make: Callable[[], nn.Module], targets: tuple[str, ...]) -> Case:
     def case(put: Put) -> Callable[[], Any]:
-        mix, batch = Mix(num_classes=3, **arguments), put(photos("classification", padded=True))
+        given = photos("all", padded=True).replace(keypoints=None, keypoint_visible=None, label=torch.arange(4) % 3)
+        dropped = {"label", "boxes", "box_label", "box_ignore", "mask"} - set(targets)
+        mix, batch = make(), put(given.replace(**dict.fromkeys(dropped)))
 
         def step() -> Any:
             torch.manual_seed(0)
@@ -282,6 +287,7 @@ def scoring(make: Callable[[], Any]) -> Case:
     return case
 
 
+MIXED = ("label", "boxes", "box_label", "box_ignore", "mask")
 LETTERBOX = Preprocess((40, 48), letterbox=True)
 # What runs in seconds. Steps and inverse must not wait; what the others wait for is in the table.
 STEPS: dict[str, Case] = {
@@ -293,8 +299,13 @@ STEPS: dict[str, Case] = {
         for name in ("classification_train", "segmentation_train", "detection_train")
     },
     "augment: letterbox": augmenting(lambda: policies.detection_train(40), "detection"),
-    "mix: mixup": mixing(cutmix=0.0),
-    "mix: cutmix": mixing(mixup=0.0),
+    "mix: mixup": mixing(lambda: Mix(3, cutmix=0.0), ("label",)),
+    "mix: cutmix": mixing(lambda: Mix(3, mixup=0.0), ("label",)),
+    "mix: mosaic of targets": mixing(lambda: Mosaic(0.7, num_classes=3), MIXED),
+    "mix: mixup of targets": mixing(lambda: MixUp(0.7, num_classes=3), tuple(n for n in MIXED if n != "mask")),
+    "mix: cutmix of targets": mixing(lambda: CutMix(0.7, num_classes=3, max_boxes=5), MIXED),
+    "augment: mosaic": augmenting(lambda: policies.detection_train(40, mosaic=0.7), "detection"),
+    "augment: cutmix": augmenting(lambda: policies.segmentation_train(40, cutmix=0.7), "segmentation", padded=True),
     **{f"replay: {name}": replaying(name) for name in ("segmentation_train", "detection_train")},
     "inverse": inverting,
     "prepare": preparing(RECORD, padded=False),

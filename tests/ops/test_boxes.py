@@ -13,6 +13,7 @@ from kornia_mvit.ops import geometry
 from kornia_mvit.ops.boxes import (
     VARIANCES,
     assign_targets,
+    assign_weighted_targets,
     center_boxes,
     corner_boxes,
     decode_boxes,
@@ -302,6 +303,16 @@ class TestAssignTargets:
         assert torch.equal(labels, found.labels)
         torch.testing.assert_close(decode_boxes(deltas[0], anchors)[positive], boxes[0, found.box[0, positive]])
         assert not deltas[0, ~positive].any()
+
+    @given(seed=st.integers(0, 2**31), count=st.integers(0, 6))
+    def test_weights_are_of_the_boxes_that_anchors_find(self, seed, count):
+        boxes, classes, ignore = draw_boxes(2, count, seed)
+        weights = torch.rand(2, count, generator=torch.Generator().manual_seed(seed))
+        labels, _, found = assign_weighted_targets(SMALL, boxes, classes, weights, ignore)
+        matches = match_anchors(SMALL, boxes, classes, ignore)
+        for i, a in (labels > 0).nonzero().tolist():
+            assert found[i, a] == weights[i, matches.box[i, a]]
+        assert (found[labels <= 0] == 1).all()
 
     def test_keeps_dtype(self):
         boxes, classes = truth(DETECTION["cases"][0])

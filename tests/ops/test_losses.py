@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kornia_mvit.ops.boxes import assign_targets
+from kornia_mvit.ops.boxes import assign_targets, assign_weighted_targets
 from kornia_mvit.ops.losses import MultiboxLoss, multibox_loss, pixel_cross_entropy
 from tests.ops.test_boxes import SMALL, draw_boxes
 from tests.tester import BaseTester
@@ -109,6 +109,28 @@ class TestMultiboxLoss(BaseTester):
         multibox_loss(logits, deltas, labels, torch.zeros(2, len(SMALL), 4)).total.backward()
         assert ((logits.grad.abs().sum(-1) > 0).sum(1)).tolist() == [4, 3]
         assert not logits.grad[0, 7].any(), "anchors that do not count have no gradient"
+
+    @given(seed=st.integers(0, 2**31), count=st.integers(0, 6), share=st.floats(0, 1))
+    def test_weights(self, seed, count, share):
+        """Both terms of an anchor are multiplied by the weight of its box; negatives stay."""
+        logits, deltas = outputs(2, seed)
+        boxes, classes, ignore = draw_boxes(2, count, seed)
+        weights = torch.rand(2, count, generator=torch.Generator().manual_seed(seed))
+        labels, targets, anchor_weights = assign_weighted_targets(SMALL, boxes, classes, weights, ignore)
+        assert all(map(torch.equal, (labels, targets), assign_targets(SMALL, boxes, classes, ignore)))
+        plain = multibox_loss(logits, deltas, labels, targets)
+        ones = multibox_loss(logits, deltas, labels, targets, weights=torch.ones_like(anchor_weights))
+        torch.testing.assert_close(torch.stack(ones), torch.stack(plain))
+        none = multibox_loss(logits, deltas, labels, targets, weights=torch.zeros_like(anchor_weights))
+        some = multibox_loss(logits, deltas, labels, targets, weights=torch.full_like(anchor_weights, share))
+        torch.testing.assert_close(none.regression, torch.zeros((), dtype=torch.float64))
+        torch.testing.assert_close(some.regression, share * plain.regression)
+        mixed = share * plain.classification + (1 - share) * none.classification
+        torch.testing.assert_close(some.classification, mixed)
+        divisor = (labels > 0).sum(1).clamp_min(1).sum()
+        found = multibox_loss(logits, deltas, labels, targets, weights=anchor_weights)
+        each = F.smooth_l1_loss(deltas, targets, reduction="none").sum(-1) * (labels > 0) * anchor_weights
+        torch.testing.assert_close(found.regression, each.sum() / divisor)
 
     def test_gradcheck(self):
         labels, targets = assign_targets(SMALL, *draw_boxes(2, 4, 3))

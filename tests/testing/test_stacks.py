@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess
 from kornia_mvit.testing.stacks import all_operations
-from kornia_mvit.testing.strategies import TASKS, augmentations, batches, image_sizes, images
+from kornia_mvit.testing.strategies import TASKS, augmentations, batches, image_sizes, images, mixes
 from tests.testing.draws import QUIET, SEEDS, assert_same, drawable, least, printed
 
 OPERATIONS = all_operations((32, 40))
@@ -136,3 +136,47 @@ class TestAugmentations:
         with pytest.raises(ValueError) as raised:
             make()
         assert message in str(raised.value)
+
+
+class TestMixes:
+    @pytest.mark.parametrize("task", [task for task in TASKS if task not in ("keypoints", "everything")])
+    @given(data=st.data(), seed=SEEDS)
+    @settings(suppress_health_check=[HealthCheck.too_slow])
+    def test_run_and_replay_with_every_target(self, task, data, seed):
+        """Behind any stack: bit for bit, within the canvas, padding last; labels sum to what they did."""
+        batch, steps = data.draw(batches(task, count=st.integers(1, 4))), data.draw(augmentations(task))
+        chosen = data.draw(mixes(task, classes=4, max_steps=3))
+        pipeline = AugmentationPipeline(steps, chosen, Preprocess((24, 32)))
+        before = torch.get_rng_state()
+        out, params = pipeline.augment(batch, seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert_same(pipeline.replay(batch, params), out)
+        assert out.image.isfinite().all()
+        if batch.label is not None and chosen:
+            torch.testing.assert_close(out.label.sum(1), torch.ones(len(batch)), atol=1e-3, rtol=0)
+        if batch.mask is not None:
+            assert set(out.mask.unique().tolist()) <= {*batch.mask.unique().tolist(), 255}
+        if batch.boxes is not None:
+            live = out.box_label >= 0
+            assert bool((out.boxes >= 0).all())
+            assert bool((out.boxes <= torch.tensor([32, 24, 32, 24])).all())
+            assert bool((out.boxes[~live] == 0).all())
+            assert torch.equal(live.int().sort(1, descending=True).values.bool(), live)
+            if chosen:
+                assert bool(((out.box_source >= 0) == live).all())
+                assert bool((out.box_source < len(batch)).all())
+                for i, k in live.nonzero().tolist():
+                    assert out.box_label[i, k] in batch.box_label[out.box_source[i, k]]
+
+    def test_they_shrink(self):
+        assert least(mixes("detection")) == []
+        assert printed(mixes("segmentation"), lambda steps: len(steps) == 1)
+        assert least(mixes("everything")) == []  # none carries keypoints
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [(lambda: mixes("pose"), "unknown task 'pose'"), (lambda: mixes(classes=1), "classes 1 is not at least 2")],
+    )
+    def test_exception(self, make, message):
+        with pytest.raises(ValueError, match=message):
+            make()

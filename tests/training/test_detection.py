@@ -135,6 +135,18 @@ class TestDetectionTask:
         )
         torch.testing.assert_close(task.loss(batch), task.loss(wider))
 
+    def test_weights_of_boxes_reach_the_loss(self):
+        """As MixUp sets them, by the policy of the command line's options."""
+        torch.manual_seed(0)
+        task = DetectionTask(**SMALL, policy_args={"mosaic": 1.0, "mixup": 1.0}).eval()
+        batch = task.pipeline.augment(scenes(sizes=((64, 64),) * 4), seed=1)[0]
+        assert ((batch.box_weight > 0) & (batch.box_weight < 1)).any()
+        classes, places = task.loss(batch)
+        whole = task.loss(batch.replace(box_weight=(batch.box_label >= 0).float()))
+        assert classes < whole[0]
+        assert places < whole[1]
+        torch.testing.assert_close(task.loss(batch.replace(box_weight=None)), whole)
+
     @pytest.mark.parametrize("letterbox", [False, True])
     def test_scores_are_of_the_files_pixels(self, letterbox):
         """Boxes that are right in the network's input are right in images of several sizes, shrunk from their files."""
