@@ -20,8 +20,18 @@ _FORMS = (
 _META = ("image_id", "id", "file_name", "filename", "path", "width", "height")
 _DERIVED = ("area", "segmentation")  # what goes with boxes, and follows from others or has no place in a batch
 _TARGETS = (  # which are never strings
-    *("image", "label", "labels", "mask", "masks", "boxes", "box_label", "box_ignore", "box_weight", "iscrowd"),
-    *("keypoints", "keypoint_visible", "size", "original_size", "meta", "objects", "annotations"),
+    *("image", "label", "labels", "mask", "masks", "boxes", "box_label", "box_ignore", "box_weight"),
+    *(
+        "box_source",
+        "iscrowd",
+        "keypoints",
+        "keypoint_visible",
+        "size",
+        "original_size",
+        "meta",
+        "objects",
+        "annotations",
+    ),
 )
 _LISTS = ("objects", "annotations")
 _COLUMNS = {

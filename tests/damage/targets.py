@@ -36,7 +36,8 @@ DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
     *(torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn),
 ]
-PARTS = {"box_label": "boxes", "box_ignore": "boxes", "keypoint_visible": "keypoints"}
+OPTIONAL = ("box_ignore", "box_weight", "box_source")
+PARTS = {**dict.fromkeys(("box_label", *OPTIONAL), "boxes"), "keypoint_visible": "keypoints"}
 Make = Callable[[random.Random, np.ndarray], Any]
 
 
@@ -136,6 +137,8 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
             "boxes": boxes,
             "box_label": box_label,
             "box_ignore": rng.random(n) < 0.5,
+            "box_weight": rng.integers(0, 9, n) / 4,
+            "box_source": rng.integers(-1, 3, n),
             "mask": rng.integers(0, 4, (h, w)),
             "keypoints": points,
             "keypoint_visible": visible,
@@ -185,6 +188,8 @@ WAYS: dict[str, Make] = {
     "keypoints": any_of(as_list, FLOATS),
     "box_label": any_of(as_list, WHOLE, FLOATS),
     "box_ignore": any_of(as_list, as_array, as_tensor, WHOLE),
+    "box_weight": any_of(as_list, FLOATS),
+    "box_source": any_of(as_list, WHOLE, FLOATS),
     "keypoint_visible": any_of(as_list, as_array, as_tensor, WHOLE),
     "size": any_of(as_list, WHOLE, FLOATS),
     "original_size": any_of(as_list, WHOLE, FLOATS),
@@ -228,6 +233,12 @@ def wrong_flags(a: np.ndarray) -> list[Any]:
     return bad
 
 
+def wrong_weights(a: np.ndarray) -> list[Any]:
+    ones = np.ones(len(a) + 1)
+    bad: list[Any] = [ones, ones[:, None]]
+    return bad + ([ones[1:] * -2, ones[1:] * NAN, ones[1:] * INF, ones[2:], ones[None, 1:]] if len(a) else [])
+
+
 def wrong_masks(a: np.ndarray) -> list[Any]:
     h, w = a.shape
     sizes = [(h * 2, w * 2), (h // 2, w // 2), (h + 1, w), (h, w - 1), (2, h, w), (h, w, 1), (0, w), (h * w,)]
@@ -253,6 +264,8 @@ WRONG: dict[str, Callable[[np.ndarray], list[Any]]] = {
     "keypoints": wrong_rows,
     "box_label": lambda a: wrong_flags(a) + ([a > 0] if len(a) else []),
     "box_ignore": wrong_flags,
+    "box_weight": wrong_weights,
+    "box_source": lambda a: [one for one in wrong_flags(a) if not np.array_equal(one, [-2.0] * len(a))],
     "keypoint_visible": wrong_flags,
     "size": lambda a: [*wrong_sizes(a), a + np.array([12, 0]), a + np.array([0, 12])],
     "original_size": wrong_sizes,
@@ -307,7 +320,7 @@ def check_field(name: str, value: Any, truth: dict[str, Any], ignore_index: int)
         if value != a:
             raise Fault("meta differs")
         return
-    got, fill = value.detach().double(), {"box_label": -1, "mask": ignore_index}.get(name, 0)
+    got, fill = value.detach().double(), {"box_label": -1, "box_source": -1, "mask": ignore_index}.get(name, 0)
     if name in ("image", "mask"):
         pad = got.clone()
         pad[..., :h, :w] = fill
@@ -383,7 +396,7 @@ def check_case(r: random.Random) -> None:
     """Make a case, and raise where what comes of it is not right."""
     names = [f.name for f in fields(Batch) if f.name != "image" and r.random() < 0.6]
     names += [PARTS[name] for name in names if name in PARTS]
-    names += [part for part, of in PARTS.items() if of in names and part != "box_ignore"]
+    names += [part for part, of in PARTS.items() if of in names and part not in OPTIONAL]
     names = list(dict.fromkeys(names))
     ignore_index = r.choice([255, -100, -1, 0, 7, 65535])
     dtype = r.choice([np.uint8, np.uint8, np.float16, np.float32, np.float64])
