@@ -122,9 +122,12 @@ WITHOUT_ANY = {
     "export to ONNX": ("model.to_onnx(folder / 'model.onnx')", "export"),
     "run ONNX": ("import kornia_mvit.exporters as E; E.load_onnx(folder / 'model.onnx')", "export"),
     "quantise ONNX": ("import kornia_mvit.exporters as E; E.quantize_onnx(model, folder / 'model.onnx', [])", "export"),
-    "OpenVINO as an engine": ("import kornia_mvit; kornia_mvit.optimize(model, images[:1], mode='openvino')", "export"),
+    "OpenVINO as an engine": (
+        "import kornia_mvit; kornia_mvit.optimize(model, images[:1], engine='openvino')",
+        "export",
+    ),
     "ONNX Runtime as an engine": (
-        "import kornia_mvit; kornia_mvit.optimize(model, images[:1], mode='onnxruntime')",
+        "import kornia_mvit; kornia_mvit.optimize(model, images[:1], engine='onnxruntime')",
         "export",
     ),
     "export to OpenVINO": ("import kornia_mvit.exporters as E; E.to_openvino(model, folder / 'model.xml')", "export"),

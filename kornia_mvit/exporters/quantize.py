@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.exporters.canvas import Canvas, lay_on_canvas, static_graph
@@ -27,7 +26,8 @@ from kornia_mvit.exporters.openvino import translate
 from kornia_mvit.exporters.options import Options, Size, sides, takes_options
 from kornia_mvit.extras import needing
 from kornia_mvit.files import scratch, write_whole
-from kornia_mvit.inference.engines.exported import quiet, silence
+from kornia_mvit.inference.engines.exported import silence
+from kornia_mvit.inference.engines.int8 import measure_change, prepare_calibration, quantize_graph, resize
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 
@@ -48,25 +48,12 @@ KEEP = ("backbone.stem",)  # layers that stay in float32 unless told otherwise: 
 
 def _inputs(model: Model, images: Iterable[Tensor], size: Size) -> Iterator[Tensor]:
     """Prepare calibration images as the network takes them, one a batch."""
-    count = 0
-    for image in images:
-        if image.ndim != 3 or image.dtype != torch.uint8:
-            raise ValueError(
-                f"calibration images are uint8 of shape (3, H, W); image {count} is {image.dtype} of "
-                f"{tuple(image.shape)}"
-            )
-        x = image[None].float() / 255 if model.preprocess is None else model.preprocess.module()(image[None])
-        yield _resize(x, size)
-        count += 1
-    if not count:
-        raise ValueError("there are no calibration images; give some that are like those that the model will see")
+    return (_resize(x, size) for x in prepare_calibration(model, images))
 
 
 def _resize(image: Tensor, size: Size) -> Tensor:
     """Return images (B, C, H, W) of a size; as they are where it is ``'dynamic'``."""
-    if isinstance(size, str) or tuple(image.shape[-2:]) == sides(size):
-        return image
-    return F.interpolate(image, size=sides(size), mode="bilinear", align_corners=False, antialias=True)
+    return image if isinstance(size, str) else resize(image, sides(size))
 
 
 def _layers(model: nn.Module) -> dict[str, tuple[nn.Conv2d | nn.Linear, nn.Module]]:
@@ -228,7 +215,7 @@ def quantize_openvino(
             :func:`~kornia_mvit.exporters.to_onnx` says.
     """
     with needing("quantising for OpenVINO needs {}", "export"):
-        import nncf
+        import nncf  # noqa: F401  # before the work begins
         import onnx
         import openvino
     kept, images, path = _kept(model, keep), list(images), Path(path)
@@ -240,15 +227,7 @@ def quantize_openvino(
             translated = translate(model, file, options)
         nodes = _named_layers(model, onnx.load(file), _inputs(model, images[:1], options.size))
     outside = _outside(translated, list(nodes), {node for node, layer in nodes.items() if layer in kept})
-    with silence(), quiet():
-        written = nncf.quantize(
-            translated,
-            nncf.Dataset([x.contiguous().numpy() for x in inputs]),
-            model_type=nncf.ModelType.TRANSFORMER,
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(inputs),
-            ignored_scope=nncf.IgnoredScope(names=outside, validate=False),
-        )
+    written = quantize_graph(translated, inputs, outside=outside)
     with write_whole(path) as beside:
         openvino.save_model(written, beside, compress_to_fp16=False)
     return path
@@ -397,29 +376,16 @@ def layer_errors(model: Model, images: Iterable[Tensor], size: Size = "dynamic")
     try:
         layers = _layers(model)
         ranges = _ranges(model, layers, inputs)
-        whole = [_flat(model(x)) for x in inputs]
+        whole = [model(x) for x in inputs]
         found = []
         for name, (layer, output) in layers.items():
             if name not in ranges:  # an auxiliary head, which training alone runs
                 continue
             with _quantised(layer, output, *ranges[name]):
-                found.append(_difference(name, whole, [_flat(model(x)) for x in inputs]))
+                found.append(LayerError(name, *measure_change(whole, [model(x) for x in inputs])))
     finally:
         model.train(training)
     return sorted(found, key=lambda one: -one.error)
-
-
-def _flat(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return the logits, classes last: (rows, K)."""
-    if isinstance(outputs, tuple):
-        return outputs[0].flatten(0, 1)
-    return outputs.movedim(1, -1).flatten(0, -2)
-
-
-def _difference(name: str, whole: list[Tensor], changed: list[Tensor]) -> LayerError:
-    before, after = torch.cat(whole), torch.cat(changed)
-    error = (after - before).square().mean().sqrt() / before.square().mean().sqrt().clamp_min(1e-12)
-    return LayerError(name, float(error), float((after.argmax(-1) != before.argmax(-1)).float().mean()))
 
 
 Range = tuple[float, float]

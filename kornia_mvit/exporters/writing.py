@@ -25,6 +25,7 @@ __all__ = ["DRAWN", "Export", "export"]
 
 _IMAGES = 8  # images that files are compared on, unless told otherwise
 DRAWN = "shapes"  # in place of a folder of calibration images
+_JUDGED = 64  # calibration images whose answers are compared
 _ROUNDS = 10  # runs of each that are timed
 
 
@@ -39,6 +40,7 @@ class Export:
         options: what stands around the network in the file.
         table: sizes, times, and the comparison with the model; None without a report.
         layers: for int8, what each layer costs, the worst first.
+        kept: the layers that stay in float32 for the sake of ``max_drop``.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Export:
     options: Options
     table: Table | None = None
     layers: "Sequence[LayerError]" = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def comparison(self) -> Comparison | None:
@@ -61,6 +64,8 @@ class Export:
             from kornia_mvit.exporters.quantize import describe_layers
 
             lines.append(describe_layers(self.layers))
+        if self.kept:
+            lines.append(f"in float32, to keep the accuracy: {', '.join(self.kept)}")
         return "\n".join(lines)
 
     def _describe_input(self) -> str:
@@ -83,6 +88,7 @@ def export(
     fp16: bool = False,
     int8: bool = False,
     calibration: str | Path | None = None,
+    max_drop: float | None = None,
     images: str | Path | None = None,
     labelled: str | Path | None = None,
     report: bool = True,
@@ -104,6 +110,9 @@ def export(
         int8: quantise (onnx, openvino, executorch); needs calibration images.
         calibration: folder of images like those that the model will see, a hundred or so; or ``shapes`` for drawn
             ones, where there are no others.
+        max_drop: for int8: the largest drop, such as 0.01, of the accuracy on ``labelled``, or without that folder of
+            the share of answers for the calibration images that are the model's. The file is written anew with more
+            layers in float32, the worst first, until it holds.
         images: folder of images to compare on, the first 8 (default: noise).
         labelled: folder with a subfolder of images for each class: accuracy before and after.
         report: compare outputs, sizes and times.
@@ -130,6 +139,8 @@ def export(
         size="dynamic", with_preprocess=with_preprocess, with_decode=with_decode, layout=layout, nms=nms, fp16=fp16
     )
     _check_options(name, options, int8, calibration)
+    if max_drop is not None and not int8:
+        raise ValueError("max_drop is for int8; give that too")
     source = model if isinstance(model, str | Path) else "the model"
     network = from_pretrained(model) if isinstance(model, str | Path) else model
     task = str(task_of(network))
@@ -141,9 +152,13 @@ def export(
     folder = images or labelled or calibration
     inputs = _Inputs(network, options, form)
     shown = list(_read(folder, _IMAGES)) if folder else _noise(network)
-    written = _write(network, path, form, options, calibration)
+    if max_drop is None:
+        written, kept = _write(network, path, form, options, calibration), tuple[str, ...]()
+    else:
+        assert calibration is not None
+        written, kept = Path(path), _write_within(max_drop, inputs, path, calibration, labelled)
     if not report:
-        return Export(written, name, task, options)
+        return Export(written, name, task, options, kept=kept)
     kind = f"{name} int8" if int8 else f"{name} fp16" if fp16 else name
     table = _compare(network, written, kind, form, inputs, shown, "images" if folder else "noise")
     if form.loader is None:
@@ -156,7 +171,7 @@ def export(
         return Export(written, name, task, options, table)
     from kornia_mvit.exporters.quantize import layer_errors
 
-    return Export(written, name, task, options, table, layer_errors(network, shown))
+    return Export(written, name, task, options, table, layer_errors(network, shown), kept)
 
 
 export.__doc__ = (export.__doc__ or "").replace(
@@ -214,14 +229,40 @@ def _find_size(
     return numbers[0], numbers[-1]
 
 
-def _write(model: Model, path: str | Path, form: Format, options: Options, calibration: str | Path | None) -> Path:
+def _write(
+    model: Model, path: str | Path, form: Format, options: Options, calibration: str | Path | None, **quantizer: Any
+) -> Path:
     known = {"size": options.size, "with_preprocess": options.with_preprocess, "with_decode": options.with_decode}
     for name, default in (("layout", "nchw"), ("nms", False), ("fp16", False)):
         if getattr(options, name) != default:
             known[name] = getattr(options, name)
     if calibration is None:
         return Path(_function(form.writer)(model, path, **known))
-    return Path(_function(form.quantizer)(model, path, list(_read(calibration)), **known))
+    return Path(_function(form.quantizer)(model, path, list(_read(calibration)), **known, **quantizer))
+
+
+def _write_within(
+    max_drop: float, inputs: "_Inputs", path: str | Path, calibration: str | Path, labelled: str | Path | None
+) -> tuple[str, ...]:
+    """Write an int8 file whose accuracy drops by no more, and return the layers that stay in float32."""
+    from kornia_mvit.exporters.accuracy import limit_drop, score_agreement, worst_first
+
+    form, model = inputs.form, inputs.model
+    images = list(_read(calibration, _JUDGED))
+    batches, reference = [inputs.prepare(image) for image in images], inputs.build_reference()
+
+    def score(file: Path | None) -> float:
+        run = reference if file is None else _function(form.loader)(file)
+        if labelled is not None:
+            return _accuracy(labelled, run, inputs, model)
+        return score_agreement(run, reference, batches)
+
+    return limit_drop(
+        lambda kept: _write(model, path, form, inputs.options, calibration, keep=kept),
+        score,
+        worst_first(model, images[:_IMAGES]),
+        max_drop,
+    )
 
 
 def _function(name: str | None) -> Any:

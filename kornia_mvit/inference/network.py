@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.data.reading import IMAGE_SUFFIXES
 from kornia_mvit.inference.engines.exported import Exported, find_exported, load_exported
-from kornia_mvit.inference.engines.optimize import MODES, Optimized, optimize
+from kornia_mvit.inference.engines.optimize import ENGINES, Optimized, optimize
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.cards import Model, task_of
@@ -130,8 +130,8 @@ def load_network(
     """
     if isinstance(model, Network):
         return model
-    if engine not in MODES:
-        raise ValueError(f"unknown engine {engine!r}; available: {', '.join(map(repr, MODES))}")
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}; available: {', '.join(map(repr, ENGINES))}")
     if isinstance(model, str | os.PathLike):
         if Path(model).suffix.lower() in IMAGE_SUFFIXES:
             raise TypeError(f"{model} is an image; the model comes first: predict('best.ckpt', 'photos')")
@@ -193,12 +193,12 @@ def _network_of(task: Any) -> Any:
 class _Engine:
     """A model that is optimised for the first images that come."""
 
-    def __init__(self, model: nn.Module, mode: str) -> None:
+    def __init__(self, model: nn.Module, engine: str) -> None:
         self.model = model
-        self.mode = mode
+        self.engine = engine
         self.optimized: Optimized | None = None
 
     def __call__(self, x: Tensor) -> Any:
         if self.optimized is None:
-            self.optimized = optimize(self.model, x, mode=self.mode)
+            self.optimized = optimize(self.model, x, engine=self.engine)
         return self.optimized(x)

@@ -57,7 +57,7 @@ def predict(
         score: least score of boxes.
         batch_size: most images at a time.
         device: where to compute; where the model is when None.
-        engine: ``'eager'``, or a mode of :func:`~kornia_mvit.optimize`: ``'auto'``, ``'compile'``, ``'openvino'``,
+        engine: ``'eager'``, or an engine of :func:`~kornia_mvit.optimize`: ``'auto'``, ``'compile'``, ``'openvino'``,
             ``'onnxruntime'`` or ``'reduce-overhead'``. What ran is in ``results.engine``.
         stream: return an iterator of results, in memory that does not grow with their number.
         stride: pixels from window to window; two thirds of the window when None.

@@ -161,6 +161,10 @@ class TestSuppression:
             torch.testing.assert_close(scores[i], found.scores)
             assert torch.equal(labels[i], found.labels)
 
+    def test_the_threshold_is_exclusive(self):
+        boxes, scores = torch.tensor([[[0.0, 0, 4, 4], [6, 6, 9, 9]]]), torch.tensor([[[0.75, 0.5]]])
+        assert suppress_boxes(boxes, scores, 4, 0.5, 0.5).tolist() == [[[True, False]]]
+
     def test_fewer_boxes_than_asked_for(self):
         boxes = torch.tensor([[[0.0, 0, 4, 4], [0, 0, 4, 5], [6, 6, 9, 9]]])
         scores = torch.tensor([[[0.9], [0.8], [0.3]]])

@@ -153,7 +153,7 @@ class TestNetworks:
         with torch.no_grad():
             expected = flat(network(images))
             mode = "eager" if there.type == "cpu" else "auto"
-            found = flat(optimize(network.to(there), images.to(there), mode=mode)(images.to(there)))
+            found = flat(optimize(network.to(there), images.to(there), engine=mode)(images.to(there)))
         assert close(found, expected, 2e-4)
 
 

@@ -15,7 +15,7 @@ class TestOptimize:
     def test_eager(self, build):
         model = randomize(build()).eval()
         x = torch.rand(2, 3, 64, 80)
-        fast = optimize(model, x, mode="eager")
+        fast = optimize(model, x, engine="eager")
         with torch.no_grad():
             torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
         assert "as asked" in fast.report
@@ -24,7 +24,7 @@ class TestOptimize:
 
     def test_passes_on_what_the_model_has(self):
         model = SSDLite("xxs", 4)
-        fast = optimize(model, torch.rand(1, 3, 64, 64), mode="eager")
+        fast = optimize(model, torch.rand(1, 3, 64, 64), engine="eager")
         logits, deltas = fast(torch.rand(1, 3, 64, 64))
         assert len(fast.decode(logits, deltas, (64, 64))) == 1
         with pytest.raises(AttributeError, match="nothing_such"):
@@ -83,7 +83,7 @@ class TestOptimize:
         with torch.no_grad():
             torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
         with pytest.raises(RuntimeError, match="no compiler"):
-            optimize(model, x, mode="compile")
+            optimize(model, x, engine="compile")
 
     @pytest.mark.long
     def test_compiles(self):
@@ -97,7 +97,7 @@ class TestOptimize:
     @pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions")
     def test_bfloat16(self):
         model, x = randomize(MobileViT(DEEP)).eval(), torch.rand(2, 3, 64, 70)
-        fast = optimize(model, x, mode="eager", dtype=torch.bfloat16)
+        fast = optimize(model, x, engine="eager", precision="bf16")
         assert fast(x).dtype == torch.float32
         with torch.no_grad():
             assert (fast(x) - model(x)).abs().max() < 0.1 * model(x).abs().max()
@@ -105,19 +105,31 @@ class TestOptimize:
     def test_bfloat16_without_instructions(self, monkeypatch):
         monkeypatch.setattr("kornia_mvit.inference.engines.optimize.has_bfloat16", lambda: False)
         with pytest.raises(ValueError, match="no bfloat16 instructions"):
-            optimize(MobileViT(DEEP), torch.rand(1, 3, 64, 64), dtype=torch.bfloat16)
+            optimize(MobileViT(DEEP), torch.rand(1, 3, 64, 64), precision="bf16")
+
+    def test_old_name(self):
+        with pytest.warns(DeprecationWarning, match="mode is now engine"):
+            fast = optimize(MobileViT(DEEP), torch.rand(1, 3, 64, 64), mode="eager")
+        assert fast.engine == "eager"
 
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"mode": "fastest"}, "unknown mode 'fastest'; available: 'auto'"),
-            ({"mode": "reduce-overhead"}, "CUDA graphs, and the model is on cpu"),
+            ({"engine": "fastest"}, "unknown engine .fastest.; available: .auto."),
+            ({"engine": "reduce-overhead"}, "CUDA graphs, and the model is on cpu"),
             ({"dtype": torch.float16}, "float16 is slower"),
-            ({"dtype": torch.int8}, "not floating point"),
+            ({"precision": "fp16"}, "float16 is slower"),
+            ({"dtype": torch.int8}, "precision='int8'"),
+            ({"precision": "int4"}, "unknown precision 'int4'; available: .*'int8'"),
+            ({"precision": "bf16", "dtype": torch.float64}, "precision is 'bf16' and dtype is torch.float64"),
+            ({"precision": "int8"}, "needs calibration"),
+            ({"calibration": []}, "precision='int8'"),
+            ({"precision": "int8", "calibration": []}, "no calibration images"),
+            ({"precision": "int8", "calibration": [torch.rand(3, 9, 9)]}, r"image 0 is torch.float32 of \(3, 9, 9\)"),
+            ({"precision": "int8", "calibration": [], "engine": "compile"}, "'compile' has no int8; take 'openvino'"),
             ({"example": torch.zeros(3, 64, 64)}, r"shape \(3, 64, 64\); give images of shape"),
             ({"example": torch.zeros(1, 3, 64, 64, device="meta")}, "on meta and the model on cpu"),
         ],
-        ids=["mode", "graphs", "half", "integer", "rank", "device"],
     )
     def test_exception(self, settings, message):
         with pytest.raises(ValueError, match=message):

@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from PIL import Image
 
 from kornia_mvit import (
     DeepLabV3,
     MobileViT,
     MobileViTClassifier,
+    Preprocess,
     SSDLite,
     from_pretrained,
     fuse,
@@ -22,8 +24,10 @@ from kornia_mvit import (
     save_checkpoint,
 )
 from kornia_mvit.inference.engines import runtimes
+from kornia_mvit.inference.engines.int8 import measure_change
 from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
-from tests.models.networks import DEEP, TINY, randomize
+from tests.models.networks import DEEP, TINY, randomize, randomize_norms
+from tests.test_preprocess import photos
 
 MODELS = {
     "backbone": lambda: MobileViT(DEEP),
@@ -157,13 +161,50 @@ class TestOptimize:
         assert "left out openvino: the engine needs openvino; install kornia-mvit[export]" in fast.report
         assert "left out onnxruntime: the engine needs onnxruntime; install kornia-mvit[export]" in fast.report
         with pytest.raises(ImportError, match=r"kornia-mvit\[export\]"):
-            optimize(built("backbone"), torch.rand(1, 3, 64, 64), mode="openvino")
+            optimize(built("backbone"), torch.rand(1, 3, 64, 64), engine="openvino")
 
     def test_exception(self):
         with pytest.raises(ValueError, match="openvino is made for each size"):
-            optimize(built("backbone"), torch.rand(1, 3, 64, 64), mode="openvino", dynamic=True)
+            optimize(built("backbone"), torch.rand(1, 3, 64, 64), engine="openvino", dynamic=True)
         with pytest.raises(ValueError, match=r"onnxruntime runs in float32.*float64"):
-            optimize(built("backbone").double(), torch.rand(1, 3, 64, 64).double(), mode="onnxruntime")
+            optimize(built("backbone").double(), torch.rand(1, 3, 64, 64).double(), engine="onnxruntime")
+
+
+class TestInt8:
+    @pytest.mark.long
+    @pytest.mark.parametrize("name", ["classification", "segmentation", "detection"])
+    def test_optimize(self, name, tmp_path):
+        """Near float32 at the size it was made for and at another one; from images and from a folder of them."""
+        model = randomize_norms(MODELS[name]()).eval()
+        model.preprocess = Preprocess((64, 64))
+        images = [photo[:, :120, :100] for photo in photos()[:3]]
+        x = torch.cat([model.preprocess.module()(image[None]) for image in images[:2]])
+        fast = optimize(model, x, precision="int8", calibration=images)
+        assert fast.engine == "openvino int8"
+        assert "quantised to int8 with 3 images" in fast.report
+        assert set(fast.milliseconds) == {"openvino", "openvino int8"}
+        larger = torch.cat([Preprocess((96, 80)).module()(image[None]) for image in images])
+        for batch in (x, larger, x.double()):
+            change = measure_change([model(batch.float())], [fast(batch)])
+            assert 1e-5 < change.error < 0.2
+        for number, image in enumerate(images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+        again = optimize(model, x, precision="int8", calibration=tmp_path, engine="openvino")
+        assert measure_change([fast(x)], [again(x)]).error < 1e-3
+
+    def test_change(self):
+        before = torch.tensor([[3.0, 4.0], [4.0, 3.0]])
+        change = measure_change([before, before], [before, before + torch.tensor([[0.0, 0.0], [0.0, 2.0]])])
+        assert change == pytest.approx(((4 / 8) ** 0.5 / 12.5**0.5, 0.25))
+
+    def test_exception(self, monkeypatch):
+        model, image = built("classification"), torch.rand(1, 3, 64, 64)
+        settings = {"precision": "int8", "calibration": [torch.zeros(3, 64, 64, dtype=torch.uint8)]}
+        with pytest.raises(ValueError, match="openvino int8 is made for each size"):
+            optimize(model, image, dynamic=True, **settings)
+        monkeypatch.setitem(sys.modules, "nncf", None)
+        with pytest.raises(ImportError, match=r"nncf; install kornia-mvit\[export\]"):
+            optimize(model, image, **settings)
 
 
 def test_predict(tmp_path):

@@ -33,6 +33,22 @@ class TestConvNormAct(BaseTester):
         z = (sums - 1) / 2
         self.assert_close(layer(x), z / (1 + (-z).exp()))
 
+    @pytest.mark.parametrize("act", [nn.SiLU, None])
+    def test_inference_without_gradients(self, act):
+        """Where the normalisation is folded into the weights, with variances as small as what is added to them."""
+        layer = ConvNormAct(3, 8, stride=2, act=act).double().eval()
+        for values, low, high in (
+            (layer.norm.weight, 0.5, 1.5),
+            (layer.norm.bias, -2, 2),
+            (layer.norm.running_mean, -2, 2),
+            (layer.norm.running_var, 1e-6, 1e-4),
+        ):
+            nn.init.uniform_(values, low, high)
+        x = torch.rand(2, 3, 9, 7, dtype=torch.float64)
+        with torch.no_grad():
+            folded = layer(x)
+        self.assert_close(folded, layer(x), rtol=1e-9, atol=1e-9)
+
     def test_without_norm_and_act_it_is_a_bare_convolution(self):
         layer = ConvNormAct(3, 4, 1, norm=False, act=None)
         assert [name for name, _ in layer.named_parameters()] == ["conv.weight"]

@@ -324,6 +324,8 @@ class TestDecode:
         assert count(top_k=3) == 3
         assert count(score_threshold=torch.tensor(3.5).sigmoid().item()) == 3
         assert count(score_threshold=1.0) == 0
+        scores = model.decode(*outputs, (64, 96))[0].scores
+        assert count(score_threshold=scores[3].item()) == 3  # exclusive
         best = model.decode(*outputs, (64, 96), max_detections=1)[0]
         torch.testing.assert_close(best.boxes, torch.tensor([rows[-1][0]]), rtol=1e-4, atol=1e-3)
 

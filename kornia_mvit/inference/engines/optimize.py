@@ -4,20 +4,24 @@ import functools
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kornia_mvit.data.reading import find_images, read_image
 from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse
-from kornia_mvit.inference.engines.runtimes import RUNTIMES
+from kornia_mvit.inference.engines.int8 import Int8, prepare_calibration
+from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
 from kornia_mvit.inference.engines.timing import time_in_turn
 from kornia_mvit.models.fast import slice_size
 from kornia_mvit.models.mobilevit import MobileViT
 
 __all__ = ["Optimized", "optimize"]
 
-MODES = ("auto", "eager", "compile", "reduce-overhead", *RUNTIMES)
+ENGINES = ("auto", "eager", "compile", "reduce-overhead", *RUNTIMES)
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
 _ROUNDS, _SECONDS = 200, 2.0  # of trying, for all contestants together, once they are warm
 
 
@@ -76,9 +80,12 @@ def optimize(
     model: nn.Module,
     example: Tensor,
     *,
-    mode: str = "auto",
+    engine: str = "auto",
+    precision: str | None = None,
+    calibration: str | Path | Iterable[Tensor] | None = None,
     dtype: torch.dtype | None = None,
     dynamic: bool = False,
+    mode: str | None = None,
 ) -> Optimized:
     """Make a trained model as fast as the device allows, and say what was done.
 
@@ -91,49 +98,60 @@ def optimize(
         model: any of this package's, with its weights, on the device it will run on.
         example: images as they will come, (B, C, H, W): their size, batch and device are what it is tuned for. Others
             work too; with a compiled model each costs a compilation, unless ``dynamic``.
-        mode: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: always compile;
+        engine: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: always compile;
             ``'reduce-overhead'``: compile with CUDA graphs, for small batches of one size on a GPU; ``'openvino'`` or
             ``'onnxruntime'``: that one, on a CPU, see :class:`~kornia_mvit.inference.engines.runtimes.Runtime`.
-        dtype: None for the model's own. ``torch.bfloat16`` pays on GPUs and on CPUs with AMX or AVX512-BF16,
-            ``torch.float16`` on GPUs; the image is brought to it, the result to float32.
+        precision: None or ``'fp32'`` for the model's own; ``'bf16'`` pays on GPUs and on CPUs with AMX or AVX512-BF16,
+            ``'fp16'`` on GPUs: images are brought to it, the result to float32. ``'int8'`` runs on a CPU by OpenVINO,
+            see :class:`~kornia_mvit.inference.engines.int8.Int8`; the report says what it does to the outputs.
+        calibration: for int8, images like those to come, a hundred or so: a folder of them, or uint8 RGB (3, H, W),
+            which the model's ``preprocess`` prepares.
+        dtype: the precision as PyTorch has it: ``torch.bfloat16`` for ``'bf16'``.
         dynamic: compile for all sizes at once, from batches of 2 up.
+        mode: the old name of ``engine``, until 0.3.
 
     Returns:
         A module that takes the example's like; ``.report`` tells what was done.
 
     Raises:
-        ValueError: for an unknown mode, ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W) or
+        ValueError: for an unknown engine or precision, int8 without calibration images or by another engine,
+            ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W) or
             lies on another device, a dtype that the device has no instructions for, and a runtime that is asked for
             where it cannot run: not on a CPU, not in float32, or for all sizes at once.
         ImportError: where the runtime that is asked for is not installed, naming what to install.
 
     Example:
         >>> from kornia_mvit import MobileViTClassifier
-        >>> fast = optimize(MobileViTClassifier('xxs', 5), torch.rand(1, 3, 64, 64), mode='eager')
+        >>> fast = optimize(MobileViTClassifier('xxs', 5), torch.rand(1, 3, 64, 64), engine='eager')
         >>> fast(torch.rand(1, 3, 64, 64)).shape
         torch.Size([1, 5])
         >>> fast.steps[0]
         'fused batch normalisation and activations into 35 convolutions'
     """
-    device = _check(model, example, mode, dtype)
+    if mode is not None:
+        warnings.warn("mode is now engine; the old name is removed in 0.3", DeprecationWarning, stacklevel=2)
+        engine = mode
+    dtype = _find_dtype(precision, dtype)
+    device = _check(model, example, engine, dtype)
+    images = _read_calibration(model, engine, precision, calibration)
     fused = fuse(model) if dtype is None else fuse(model).to(dtype)
     count = sum(isinstance(module, FusedConv2d) for module in fused.modules())
     steps = [f"fused batch normalisation and activations into {count} convolutions"]
     if dtype is not None:
         steps.append(f"brought weights and images to {str(dtype).removeprefix('torch.')}")
     image = _prepare(example, next(fused.parameters()).dtype)
-    if mode == "eager":
+    if engine == "eager":
         return Optimized(fused, fused, [*steps, f"left eager, as asked, on {device}"], {})
 
-    if mode in RUNTIMES:
+    if engine in RUNTIMES or images:
         if reason := _no_runtime(device, image, dynamic):
-            raise ValueError(f"{mode} {reason}; take another mode")
-        return Optimized(fused, RUNTIMES[mode](fused, image), [*steps, f"runs by {mode}, as asked"], {}, mode)
+            raise ValueError(f"{Int8.name if images else engine} {reason}; take another engine")
+        return _run_by(engine, fused, image, images, steps)
 
-    settings = _settings(device, mode, dynamic)
+    settings = _settings(device, engine, dynamic)
     how = ", ".join(("inductor", *settings.get("options", ()), *filter(None, [settings.get("mode")])))
     compiled = torch.compile(fused, dynamic=dynamic, **settings)
-    if mode != "auto":
+    if engine != "auto":
         _warm_up([compiled], image)
         return Optimized(fused, compiled, [*steps, f"compiled for {device} ({how}), as asked"], {}, "compiled")
     contestants: dict[str, Callable[[Tensor], Any]] = {"eager": fused, "compiled": compiled}
@@ -159,6 +177,51 @@ def optimize(
     compiler = f" ({how})" if "compiled" in times else ""
     steps.append(f"kept it {best} on {device}, by the medians for {tuple(example.shape)}: {told}{compiler}")
     return Optimized(fused, contestants[best], steps, times, best)
+
+
+def _find_dtype(precision: str | None, dtype: torch.dtype | None) -> torch.dtype | None:
+    """Return the floating-point type that is asked for, in one way or the other; None for the model's own."""
+    if precision is None:
+        return dtype
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; available: {', '.join(map(repr, PRECISIONS))}")
+    if dtype is not None and dtype != PRECISIONS[precision]:
+        raise ValueError(f"precision is {precision!r} and dtype is {dtype}; give one of them")
+    return PRECISIONS[precision]
+
+
+def _read_calibration(
+    model: nn.Module, engine: str, precision: str | None, calibration: str | Path | Iterable[Tensor] | None
+) -> list[Tensor]:
+    """Return the calibration images, prepared; none where nothing is quantised."""
+    if precision != "int8":
+        if calibration is not None:
+            raise ValueError("calibration is for int8; give precision='int8' too")
+        return []
+    if calibration is None:
+        raise ValueError("int8 needs calibration, a folder with a hundred or so images like those to come")
+    if engine not in ("auto", OpenVINO.name):
+        raise ValueError(f"engine {engine!r} has no int8; take 'openvino', or export a file with int8=True")
+    if isinstance(calibration, str | Path):
+        calibration = (read_image(file) for file in find_images(Path(calibration)))
+    return list(prepare_calibration(model, calibration))
+
+
+def _run_by(
+    engine: str, fused: nn.Module, image: Tensor, calibration: Sequence[Tensor], steps: Sequence[str]
+) -> Optimized:
+    """Return the model as a runtime runs it; with calibration images in int8, timed beside itself in float32."""
+    if not calibration:
+        return Optimized(fused, RUNTIMES[engine](fused, image), [*steps, f"runs by {engine}, as asked"], {}, engine)
+    int8, whole = Int8(fused, image, calibration), OpenVINO(fused, image)
+    told = (
+        f"quantised to int8 with {len(calibration)} images, of which outputs change by {int8.change.error:.2%} (root "
+        f"mean square), and {int8.change.changed:.2%} of the answers are others"
+    )
+    times = _race({OpenVINO.name: whole, Int8.name: int8}, image)
+    timed = ", ".join(f"{taken:.2f} ms {name}" for name, taken in times.items())
+    last = f"runs by {Int8.name}, as asked; by the medians for {tuple(image.shape)}: {timed}"
+    return Optimized(fused, int8, [*steps, told, last], times, Int8.name)
 
 
 def _no_runtime(device: torch.device, image: Tensor, dynamic: bool) -> str:
@@ -201,18 +264,18 @@ def _slice_size(model: nn.Module, image: Tensor) -> int | None:
         return None if backbone is None else slice_size(backbone, image)
 
 
-def _check(model: nn.Module, example: Tensor, mode: str, dtype: torch.dtype | None) -> torch.device:
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; available: {', '.join(map(repr, MODES))}")
+def _check(model: nn.Module, example: Tensor, engine: str, dtype: torch.dtype | None) -> torch.device:
+    if engine not in ENGINES:
+        raise ValueError(f"unknown engine {engine!r}; available: {', '.join(map(repr, ENGINES))}")
     if example.ndim != 4:
         raise ValueError(f"the example has shape {tuple(example.shape)}; give images of shape (B, C, H, W)")
     device = next((p.device for p in model.parameters()), example.device)
     if example.device != device:
         raise ValueError(f"the example is on {example.device} and the model on {device}; bring both to one device")
-    if mode == "reduce-overhead" and device.type != "cuda":
+    if engine == "reduce-overhead" and device.type != "cuda":
         raise ValueError(f"'reduce-overhead' records CUDA graphs, and the model is on {device}; take 'compile'")
     if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype {dtype} is not floating point; int8 is a matter of kornia_mvit.exporters")
+        raise ValueError(f"dtype {dtype} is not floating point; give precision='int8' for that")
     if device.type == "cpu" and dtype == torch.float16:
         raise ValueError("float16 is slower than float32 on this CPU; take torch.bfloat16 or leave dtype out")
     if device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
@@ -227,9 +290,9 @@ def has_bfloat16() -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def _settings(device: torch.device, mode: str, dynamic: bool) -> dict[str, Any]:
+def _settings(device: torch.device, engine: str, dynamic: bool) -> dict[str, Any]:
     """What torch.compile is told beside the model."""
-    if mode == "reduce-overhead":
+    if engine == "reduce-overhead":
         return {"mode": "reduce-overhead"}
     if device.type != "cpu":
         return {}

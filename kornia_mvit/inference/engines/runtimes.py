@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from kornia_mvit.extras import needing
 from kornia_mvit.inference.engines.exported import compile_openvino, quiet, silence
 
-__all__ = ["RUNTIMES", "ONNXRuntime", "OpenVINO", "Runtime"]
+__all__ = ["RUNTIMES", "ONNXRuntime", "OpenVINO", "Run", "Runtime", "open_request"]
 
 _SIZES = 8  # that a network is translated for
 _TOLERANCE = 1e-4  # of the largest value of an output
@@ -54,14 +54,22 @@ class Runtime(ABC):
 
     def _compared(self, x: Tensor) -> Callable[[], Run]:
         """Translate the network for images of a size, as it is fastest of the ways whose answers are PyTorch's."""
-        with torch.inference_mode():
-            expected, self._spec = tree_flatten(self.model(x))
+        expected, self._spec = self._flatten(x)
         far = float("inf")
         for maker, tolerance in self.translate(x):
             far = _distance(maker()(x.detach().contiguous()), expected)
             if far <= tolerance:
                 return maker
         raise RuntimeError(f"its answers are {far:.1e} of the largest away from PyTorch's")
+
+    @torch.inference_mode()
+    def _flatten(self, x: Tensor) -> tuple[list[Any], TreeSpec]:
+        """Return what PyTorch answers, as a list, and how to put it together again."""
+        return tree_flatten(self.model(x))
+
+    def _rebuild(self, arrays: Sequence[Any]) -> Any:
+        """Return arrays as the network returns its outputs."""
+        return tree_unflatten([torch.from_numpy(array) for array in arrays], self._spec)
 
     def _begin(self) -> None:
         self._makers: dict[Shape, Callable[[], Run] | None] = {}  # None where PyTorch is to run
@@ -94,8 +102,7 @@ class Runtime(ABC):
             if maker is None:
                 return self.model(x)
             run = mine[shape] = maker()
-        out = [torch.from_numpy(array) for array in run(x.detach().contiguous())]
-        return tree_unflatten(out, self._spec)
+        return self._rebuild(run(x.detach().contiguous()))
 
     @abstractmethod
     def translate(self, x: Tensor) -> Iterator[tuple[Callable[[], Run], float]]:
@@ -116,15 +123,20 @@ class OpenVINO(Runtime):
 
     def translate(self, x: Tensor) -> Iterator[tuple[Callable[[], Run], float]]:
         """Convert, and compile with kernels that are faster and right at most sizes, then without."""
+        converted = self.convert(x)
+        for snippets, tolerance in ((True, _ROUNDING), (False, _TOLERANCE)):
+            yield partial(open_request, compile_openvino(converted, self.threads, snippets=snippets)), tolerance
+
+    def convert(self, x: Tensor) -> Any:
+        """Return the network as OpenVINO has it in memory, for images of a size."""
         with needing("the engine needs openvino", "export"):
             import openvino
         with silence(), torch.no_grad():  # of the tracer's warnings: sizes are to be numbers
-            converted = openvino.convert_model(self.model, example_input=x, input=[list(x.shape)])
-        for snippets, tolerance in ((True, _ROUNDING), (False, _TOLERANCE)):
-            yield partial(_request, compile_openvino(converted, self.threads, snippets=snippets)), tolerance
+            return openvino.convert_model(self.model, example_input=x, input=[list(x.shape)])
 
 
-def _request(compiled: Any) -> Run:
+def open_request(compiled: Any) -> Run:
+    """Return a function from images to arrays, for one thread, of a compiled model of OpenVINO."""
     request = compiled.create_infer_request()
     return lambda x: list(request.infer([x.numpy()], share_inputs=True).values())
 
