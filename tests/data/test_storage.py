@@ -4,9 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess
+from kornia_mvit.data.reading import ImageFiles, read_image
 from kornia_mvit.data.storage import StorageResize
+from kornia_mvit.pictures import ORIENTATION
 
 
 class TestStorageResize:
@@ -31,6 +34,37 @@ class TestStorageResize:
         assert short == size or long == 2 * size
         assert max(StorageResize(size, fit="inside").resized_size(height, width)) == size
         assert StorageResize((size, 7)).resized_size(height, width) == (size, 7)
+
+    @pytest.mark.parametrize("orientation", [1, 6])
+    @pytest.mark.parametrize("size", [40, (60, 40)])
+    def test_large_jpegs_are_decoded_with_fewer_pixels(self, size, orientation, tmp_path):
+        """As they are turned; with nearly the same pixels, and the size of the file."""
+        y, x = torch.meshgrid(torch.linspace(0, 6, 405), torch.linspace(0, 9, 601), indexing="ij")
+        pixels = (127.5 + 127.5 * torch.stack([x.sin(), y.cos(), (x + y).sin()], -1)).to(torch.uint8)
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photo.jpg", quality=95, exif=exif)
+        reduced, whole = (
+            ImageFiles([tmp_path / "photo.jpg"], [0], StorageResize(size, reduced=reduced)) for reduced in (True, False)
+        )
+        assert max(reduced.read(0)["image"].shape) < 0.6 * 601
+        assert min(reduced.read(0)["image"].shape[1:]) >= 2 * 40
+        sample, expected = reduced[0], whole[0]
+        assert sample["original_size"].tolist() == ([405, 601] if orientation == 1 else [601, 405])
+        for name in ("original_size", "label"):
+            assert torch.as_tensor(sample[name] == expected[name]).all()
+        assert sample["image"].shape == expected["image"].shape
+        # of an odd number of pixels half of the last one is beyond the edge: a quarter of a pixel of 17 levels' slope
+        assert (sample["image"].int() - expected["image"].int()).abs().float().mean() < 4
+
+    def test_small_images_and_others_than_jpegs_are_decoded_whole(self, tmp_path):
+        pixels = torch.randint(0, 256, (200, 300, 3), dtype=torch.uint8)
+        for name, side in (("small.jpg", 60), ("large.png", 20)):
+            Image.fromarray(pixels.numpy()).save(tmp_path / name)
+            assert torch.equal(
+                ImageFiles([tmp_path / name], [0], StorageResize(side, reduced=True))[0]["image"],
+                StorageResize(side)({"image": read_image(tmp_path / name)})["image"],
+            )
 
     def test_targets_follow(self):
         """A painted square's box, mask and middle still agree."""

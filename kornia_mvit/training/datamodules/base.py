@@ -150,7 +150,7 @@ class ImageData(pl.LightningDataModule):
             size = known
         if size is None:
             raise DataError("images need a storage size; give storage_size, or a Preprocess with a size")
-        return StorageResize(size)
+        return StorageResize(size, reduced=split == "train")
 
     def storage_if_told(self) -> StorageResize | None:
         """Return the resize transform of training images; None where neither the user nor the task gives a size."""
