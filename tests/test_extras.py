@@ -210,6 +210,7 @@ _IN_TIMM = "kornia_mvit.models.registration: register_in_timm"
 # Functions that import from an extra and cannot be reached without it, and what says so before them.
 BEHIND = {
     "kornia_mvit.exporters.openvino: translate": "kornia_mvit.exporters.openvino: to_openvino",
+    "kornia_mvit.inference.engines.int8: quantize_graph": "kornia_mvit.exporters.quantize: quantize_openvino",
     "kornia_mvit.pictures: to_rgb": "kornia_mvit.data.reading: opened",
     "kornia_mvit.pictures: picture_to_tensor": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.reading: load": "kornia_mvit.data.reading: opened",

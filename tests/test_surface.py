@@ -69,6 +69,8 @@ _RULES = "stem residuals residual blocks block layer parts closing_norm head_con
 CHANGED: dict[str, tuple[set[str], str]] = {
     ":DeepLabV3": (_BY_NAME, "by name, as in the other models; an old place works with a warning, as does no mode"),
     ":MobileViTClassifier": ({"dropout"}, "by name; the old place works with a warning"),
+    ":optimize": ({"mode"}, "engine is its name; the old name works with a warning"),
+    "models.optimize:optimize": ({"mode"}, "as above"),
     ":SSDLite": ({"mode"}, "the default that is shown is that of the other models; without a mode it is s, as before"),
     "models.deeplabv3:DeepLabV3": (_BY_NAME, "as above"),
     "models.mobilevit:MobileViTClassifier": ({"dropout"}, "as above"),

@@ -19,6 +19,7 @@ from kornia_mvit import (
     SSDLite,
     from_pretrained,
     fuse,
+    load_checkpoint,
     optimize,
     predict,
     save_checkpoint,
@@ -26,7 +27,17 @@ from kornia_mvit import (
 from kornia_mvit.inference.engines import runtimes
 from kornia_mvit.inference.engines.int8 import measure_change
 from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
-from tests.models.networks import DEEP, TINY, randomize, randomize_norms
+from tests.models.networks import (
+    APPLE,
+    DEEP,
+    DETECTION,
+    TINY,
+    apple_detector,
+    apple_image,
+    load_apple_weights,
+    randomize,
+    randomize_norms,
+)
 from tests.test_preprocess import photos
 
 MODELS = {
@@ -168,6 +179,35 @@ class TestOptimize:
             optimize(built("backbone"), torch.rand(1, 3, 64, 64), engine="openvino", dynamic=True)
         with pytest.raises(ValueError, match=r"onnxruntime runs in float32.*float64"):
             optimize(built("backbone").double(), torch.rand(1, 3, 64, 64).double(), engine="onnxruntime")
+
+
+@pytest.mark.long
+@torch.inference_mode()
+@pytest.mark.parametrize("engine", ["eager", "compile", *RUNTIMES])
+class TestGolden:
+    """What Apple's own code answers, by every engine, within 1e-4 of the largest answer."""
+
+    def check(self, values, golden):
+        sample = torch.tensor(golden["sample"])
+        assert list(values.shape) == golden["shape"]
+        assert (values.flatten()[golden["sample_index"]] - sample).abs().max() <= 1e-4 * sample.abs().max()
+
+    def test_classification(self, engine):
+        model = MobileViTClassifier("xxs").eval()
+        load_apple_weights(model)
+        images = [torch.from_numpy(apple_image(case["seed"], case["shape"])).float() for case in APPLE["cases"]]
+        fast = optimize(model, images[0], engine=engine)
+        for case, image in list(zip(APPLE["cases"], images, strict=True))[: 1 if engine == "compile" else None]:
+            self.check(fast(image), case["logits"])
+
+    def test_detection(self, engine):
+        model = SSDLite("xxs").eval()
+        load_checkpoint(model, apple_detector())
+        case = DETECTION["cases"][1]
+        image = torch.from_numpy(apple_image(case["seed"], case["shape"])).float()
+        logits, deltas = optimize(model, image, engine=engine)(image)
+        self.check(logits, case["confidences"])
+        self.check(deltas, case["locations"])
 
 
 class TestInt8:

@@ -120,8 +120,8 @@ class Int8(OpenVINO):
     name: ClassVar[str] = "openvino int8"
 
     def __init__(self, model: nn.Module, example: Tensor, calibration: Sequence[Tensor]) -> None:
-        self.calibration = list(calibration)
-        self.change = Change(math.nan, math.nan)
+        self.calibration: list[Tensor] = list(calibration)
+        self.change: Change = Change(math.nan, math.nan)
         super().__init__(model, example)
 
     def _compared(self, x: Tensor) -> Callable[[], Run]:

@@ -21,7 +21,7 @@ from kornia_mvit.models.mobilevit import MobileViT
 __all__ = ["Optimized", "optimize"]
 
 ENGINES = ("auto", "eager", "compile", "reduce-overhead", *RUNTIMES)
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": None}
 _ROUNDS, _SECONDS = 200, 2.0  # of trying, for all contestants together, once they are warm
 
 
