@@ -13,8 +13,13 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from kornia_mvit.fields import (
+    align_keypoints,
+    check_flags,
     check_image_values,
+    check_instances,
+    check_keypoint_values,
     check_layout,
+    check_rows,
     check_weights,
     hold_value,
     is_float,
@@ -53,8 +58,10 @@ class Batch:
         box_weight: (B, N) weight of each box in the loss, from 0, floating point; 1 where absent. MixUp sets it.
         box_source: (B, N) the image of the batch that each box is from, integer; -1 for padding. Mixes set it.
         mask: (B, H, W) class of each pixel, integer, with one number for pixels to ignore.
-        keypoints: (B, N, 2) x and y, floating point of 32 bits or more.
-        keypoint_visible: (B, N) bool, False for padding too. Comes with ``keypoints``.
+        keypoints: (B, K, 2) x and y, floating point of 32 bits or more; or (B, N, K, 2) those of several instances,
+            which go with the ``boxes`` of their rows where the batch has boxes.
+        keypoint_visible: (B, K) or (B, N, K), which comes with ``keypoints``: bool, False for padding too; or integer,
+            as COCO has it: 0 not labelled, as padding, 1 labelled and hidden, 2 visible.
         size: (B, 2) height and width of the part of the canvas, from its upper left corner, that holds the image; the
             rest is padding. None where the image fills the canvas.
         original_size: (B, 2) height and width of the image before it was brought to the canvas.
@@ -104,8 +111,10 @@ class Batch:
             check_layout(self.image.shape)
         self._check_lengths()
         self._check_label()
-        self._check_rows("boxes", 4, "box_label", "box_ignore", "box_weight", "box_source")
-        self._check_rows("keypoints", 2, "keypoint_visible")
+        self._check_rows("boxes", "box_label", "box_ignore", "box_weight", "box_source")
+        self._check_rows("keypoints", "keypoint_visible")
+        if self.boxes is not None and self.keypoints is not None:
+            check_instances(self.boxes, self.keypoints)
         self._check_whole()
 
     def _check_lengths(self) -> None:
@@ -153,29 +162,23 @@ class Batch:
         elif not is_float(self.label):
             raise TypeError(f"expected soft labels of 16 to 64 bits, got {self.label.dtype}")
 
-    def _check_rows(self, name: str, width: int, *companions: str) -> None:
+    def _check_rows(self, name: str, *companions: str) -> None:
         """Check rows of coordinates and the fields that describe each of them."""
         rows: Tensor | None = getattr(self, name)
         if rows is None:
             if orphans := [other for other in companions if getattr(self, other) is not None]:
                 raise ValueError(f"{orphans[0]} is given without {name}")
             return
-        if rows.ndim != 3 or rows.shape[-1] != width:
-            raise ValueError(f"expected {name} of shape (B, N, {width}), got {tuple(rows.shape)}")
-        if not is_float(rows):
-            raise TypeError(f"expected floating-point {name}, got {rows.dtype}")
-        if rows.dtype in (torch.float16, torch.bfloat16):  # which hold no pixels beyond the 2048th, or the 256th
-            setattr(self, name, rows.float())
+        setattr(self, name, check_rows(name, rows))
         if getattr(self, companions[0]) is None:
-            raise ValueError(f"{name} come with {companions[0]} of shape (B, N); it is missing")
+            shape = "(B, N, K)" if rows.ndim == 4 else "(B, N)"
+            raise ValueError(f"{name} come with {companions[0]} of shape {shape}; it is missing")
         for other in companions:
             value = getattr(self, other)
-            if value is not None and value.shape != rows.shape[:2]:
+            if value is not None and value.shape != rows.shape[:-1]:
                 raise ValueError(f"{name} are {tuple(rows.shape)}, but {other} is {tuple(value.shape)}")
-        for other in set(companions) - {"box_label", "box_source"}:
-            value, wanted = getattr(self, other), "floating-point" if other == "box_weight" else "bool"
-            if value is not None and not (is_float(value) if other == "box_weight" else value.dtype == torch.bool):
-                raise TypeError(f"expected {other} to be {wanted}, got {value.dtype}")
+            if value is not None and other not in ("box_label", "box_source"):
+                check_flags(other, value)
 
     def check_values(self) -> None:
         """Raise for values that no image or target can have. On an accelerator this waits for the device.
@@ -184,8 +187,8 @@ class Batch:
 
         Raises:
             ValueError: for images that are not finite or outside [0, 1], boxes that are not finite or end before they
-                start, visible keypoints that are not finite, labels with NaN, classes of boxes below -1, and sizes
-                below a pixel or above the canvas. Rows of padding may hold anything.
+                start, visible keypoints that are not finite, visibility beyond 0, 1 and 2, labels with NaN, classes of
+                boxes below -1, and sizes below a pixel or above the canvas. Rows of padding may hold anything.
         """
         check_image_values(self.image)
         self._check_targets()
@@ -211,10 +214,7 @@ class Batch:
             if self.box_weight is not None:
                 check_weights(self.box_weight)
         if self.keypoints is not None and self.keypoint_visible is not None:
-            wrong = self.keypoint_visible & ~self.keypoints.isfinite().all(-1)
-            if bool(wrong.any()):
-                i, j = wrong.nonzero()[0].tolist()
-                raise ValueError(f"keypoints[{i}, {j}] is not finite; keypoint_visible is False for unknown ones")
+            check_keypoint_values(self.keypoints, self.keypoint_visible)
         height, width = self.image.shape[2:]
         for name, value in (("size", self.size), ("original_size", self.original_size)):
             if value is None or not len(value):
@@ -235,7 +235,7 @@ class Batch:
         """
         for name, rows, live, least in (
             ("boxes", self.boxes, None if self.box_label is None else self.box_label >= 0, 1),
-            ("keypoints", self.keypoints, self.keypoint_visible, 4),
+            ("keypoints", self.keypoints, None if self.keypoint_visible is None else self.keypoint_visible > 0, 4),
         ):
             if rows is None or live is None or int(live.sum()) < least:
                 continue
@@ -371,6 +371,7 @@ class Batch:
         if not samples:
             raise ValueError("cannot make a batch of no samples")
         columns = _read_columns(samples, [field.name for field in fields(cls)])
+        columns |= align_keypoints(columns)
         images = columns["image"]
         if len({(image.shape[0], image.dtype) for image in images}) > 1:
             found = sorted({f"{image.dtype} {tuple(image.shape)}" for image in images})

@@ -10,9 +10,14 @@ from torch import Tensor
 from kornia_mvit.pictures import ORIENTATION, is_picture, picture_to_tensor, read_numbers
 
 __all__ = [
+    "align_keypoints",
     "as_image",
+    "check_flags",
     "check_image_values",
+    "check_instances",
+    "check_keypoint_values",
     "check_layout",
+    "check_rows",
     "check_weights",
     "hold_value",
     "is_float",
@@ -33,14 +38,18 @@ _COMPANIONS = {
     **dict.fromkeys(("box_label", "box_ignore", "box_weight", "box_source"), "boxes"),
     "keypoint_visible": "keypoints",
 }
-_FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number that stands for True: COCO's 1 and 2
+_FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number of each
 _CHANNELS = (1, 3, 4)  # of images as arrays have them
 _MOST_CHANNELS = 16  # below which the last of three dimensions may be that of channels
 _FORMATS = ("XYXY", "XYWH", "CXCYWH")
 _EXPECTED = {
     "boxes": "(n, 4), left, top, right and bottom",
-    "keypoints": "(n, 2), x and y; whether each is visible goes into keypoint_visible",
+    "keypoints": "(k, 2), x and y, or (n, k, 2), those of n instances; whether each is visible goes into "
+    "keypoint_visible",
 }
+_SHAPES = {"boxes": "(B, N, 4)", "keypoints": "(B, K, 2) or (B, N, K, 2)"}
+_ENTRIES = {"boxes": "one for each of the boxes, (n,)", "keypoints": "one for each of the keypoints, (k,) or (n, k)"}
+_DIMENSIONS = {"boxes": (2,), "keypoints": (2, 3)}  # without that of the batch
 
 
 def plain_tensor(name: str, value: Tensor) -> Tensor:
@@ -99,6 +108,54 @@ def check_layout(shape: Sequence[int]) -> None:
         )
 
 
+def check_rows(name: str, rows: Tensor) -> Tensor:
+    """Return the boxes or keypoints of a batch in a dtype that holds all pixels.
+
+    Raises:
+        ValueError: for another shape.
+        TypeError: for numbers that are not floating point.
+    """
+    if rows.ndim - 1 not in _DIMENSIONS[name] or rows.shape[-1] != _ROWS[name]:
+        raise ValueError(f"expected {name} of shape {_SHAPES[name]}, got {tuple(rows.shape)}")
+    if not is_float(rows):
+        raise TypeError(f"expected floating-point {name}, got {rows.dtype}")
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows  # no pixels beyond the 2048th, 256th
+
+
+def check_flags(name: str, value: Tensor) -> None:
+    """Raise a TypeError unless ``box_ignore`` is bool, weights floating point, and visibility bool or integer."""
+    wanted = {"box_ignore": "bool", "box_weight": "floating-point"}.get(name, "bool or, for COCO's 0, 1 and 2, integer")
+    right = is_float(value) if name == "box_weight" else value.dtype == torch.bool
+    if not right and not (name == "keypoint_visible" and value.dtype in _INTEGERS):
+        raise TypeError(f"expected {name} to be {wanted}, got {value.dtype}")
+
+
+def check_instances(boxes: Tensor, keypoints: Tensor) -> None:
+    """Raise a ValueError unless keypoints of instances are as many as the boxes that they go with."""
+    if keypoints.ndim > boxes.ndim and keypoints.shape[-3] != boxes.shape[-2]:
+        raise ValueError(
+            f"keypoints are {tuple(keypoints.shape)}, but boxes {tuple(boxes.shape)}; keypoints of instances go with "
+            "boxes, row by row: give as many, with keypoint_visible 0 where a box has none"
+        )
+
+
+def check_keypoint_values(keypoints: Tensor, visible: Tensor) -> None:
+    """Raise a ValueError for visible keypoints that are not finite, and for visibility other than 0, 1 and 2.
+
+    On an accelerator this waits for the device.
+    """
+    if visible.dtype != torch.bool and bool(((visible < 0) | (visible > _FLAGS["keypoint_visible"])).any()):
+        raise ValueError(
+            f"keypoint_visible goes from {int(visible.min())} to {int(visible.max())}; expected 0 not labelled, 1 "
+            "labelled and hidden, 2 visible, or True and False"
+        )
+    wrong = (visible > 0) & ~keypoints.isfinite().all(-1)
+    if bool(wrong.any()):
+        place = ", ".join(map(str, wrong.nonzero()[0].tolist()))
+        unknown = "False" if visible.dtype == torch.bool else "0"
+        raise ValueError(f"keypoints[{place}] is not finite; keypoint_visible is {unknown} for unknown ones")
+
+
 def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Read an image and its targets as tensors, and check each target against the image.
 
@@ -138,12 +195,66 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
                 out[name] = (_as_label if name == "label" else _as_weights)(value)
             case _:
                 out[name] = _as_whole(name, value)
-    for name, rows in _COMPANIONS.items():
-        if name in out and rows in out and len(out[name]) != len(out[rows]):
-            raise ValueError(f"{len(out[rows])} {rows}, but {name} has {len(out[name])} entries")
+    _check_companions(out)
     if "size" in out and bool((out["size"] > torch.tensor(size)).any()):
         raise ValueError(f"size {tuple(out['size'].tolist())} is larger than the image, which is {name_size(size)}")
     return out
+
+
+def _check_companions(sample: dict[str, Any]) -> None:
+    """Raise a ValueError unless a sample's rows and what belongs to each of them are as many; empty lists fit."""
+    rows, flags = sample.get("keypoints"), sample.get("keypoint_visible")
+    if rows is not None and flags is not None and not len(rows) and not len(flags):
+        shape = max(rows.shape[:-1], flags.shape, key=len)
+        sample |= {"keypoints": rows.reshape(*shape, 2), "keypoint_visible": flags.reshape(shape)}
+    for name, owner in _COMPANIONS.items():
+        if name in sample and owner in sample and sample[name].shape != sample[owner].shape[:-1]:
+            counts = [" x ".join(map(str, shape)) for shape in (sample[owner].shape[:-1], sample[name].shape)]
+            raise ValueError(f"{counts[0]} {owner}, but {name} has {counts[1]} entries")
+    if "boxes" in sample and "keypoints" in sample:
+        check_instances(sample["boxes"], sample["keypoints"])
+
+
+def align_keypoints(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return the keypoints and visibility of samples in one shape and dtype, also where a sample has none.
+
+    Where some samples have COCO's 0, 1 and 2, the others' True becomes 2.
+
+    Args:
+        columns: the fields of samples, as :func:`read_sample` returns them.
+
+    Raises:
+        ValueError: for samples with instances and without, with other numbers of keypoints, or with boxes and no row of
+            keypoints for each.
+    """
+    found = {name: columns[name] for name in ("keypoints", "keypoint_visible") if name in columns}
+    if "keypoints" not in found:
+        return found
+    shapes = {tuple(rows.shape[1:]) for rows in found["keypoints"] if rows.ndim == 3}
+    if shapes:
+        shapes |= {tuple(rows.shape[1:]) for rows in found["keypoints"] if len(rows)}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"keypoints of samples are {' and '.join(_shape_of_rows(one) for one in sorted(shapes))}; give each "
+                "instance as many keypoints, with keypoint_visible 0 for those that it has not"
+            )
+        (shape,) = shapes
+        found["keypoints"] = [rows.reshape(len(rows), *shape) for rows in found["keypoints"]]
+        for i, (rows, boxes) in enumerate(zip(found["keypoints"], columns.get("boxes", []), strict=False)):
+            if len(rows) != len(boxes):
+                raise ValueError(f"sample {i} has {len(boxes)} boxes, but keypoints of {len(rows)} instances")
+    if "keypoint_visible" in found:
+        numbered = any(flags.dtype != torch.bool for flags in found["keypoint_visible"])
+        shape = shapes.pop()[:-1] if shapes else ()
+        found["keypoint_visible"] = [
+            (flags.to(torch.uint8) * 2 if numbered and flags.dtype == torch.bool else flags).reshape(len(flags), *shape)
+            for flags in found["keypoint_visible"]
+        ]
+    return found
+
+
+def _shape_of_rows(shape: Sequence[int]) -> str:
+    return f"(n, {', '.join(map(str, shape))})"
 
 
 def check_image_values(image: Tensor) -> None:
@@ -230,14 +341,14 @@ def _as_tensor(name: str, value: Any) -> Tensor:
 
 
 def _as_rows(name: str, value: Any, size: Size) -> Tensor:
-    """Read boxes (n, 4) or keypoints (n, 2) in pixels of an image."""
+    """Read boxes (n, 4) or keypoints (k, 2) or (n, k, 2) in pixels of an image."""
     rows, width = _as_tensor(name, value), _ROWS[name]
     code = getattr(getattr(value, "format", None), "name", None)
     if name == "boxes" and code is not None and code not in _FORMATS:
         raise ValueError(f"boxes are of the format {code}; only {', '.join(_FORMATS)} are upright")
     if rows.shape == (0,):  # an empty list
         rows = rows.reshape(0, width)
-    if rows.ndim != 2 or rows.shape[1] != width:
+    if rows.ndim not in _DIMENSIONS[name] or rows.shape[-1] != width:
         raise ValueError(f"{name} are {tuple(rows.shape)}; expected {_EXPECTED[name]}")
     if rows.dtype == torch.bool or rows.is_complex():
         raise TypeError(f"expected {name} to be numbers, got {rows.dtype}")
@@ -321,7 +432,7 @@ def _as_whole(name: str, value: Any) -> Tensor:
     if numbers.dtype == torch.bool and name in _FLAGS:
         whole = numbers
     elif numbers.numel() == 0:
-        whole = numbers.long()
+        whole = numbers.bool() if name in _FLAGS and numbers.is_floating_point() else numbers.long()
     elif numbers.dtype == torch.bool or numbers.is_complex():
         raise TypeError(f"expected {name} to be whole numbers, got {numbers.dtype}")
     else:
@@ -330,12 +441,15 @@ def _as_whole(name: str, value: Any) -> Tensor:
         if whole.shape != (2,):
             raise ValueError(f"{name} is {tuple(whole.shape)}; expected (2,), height and width")
         return whole
-    if whole.ndim != 1:
-        raise ValueError(f"{name} is {tuple(whole.shape)}; expected one for each of the {_COMPANIONS[name]}, (n,)")
+    if whole.ndim not in (dimension - 1 for dimension in _DIMENSIONS[_COMPANIONS[name]]):
+        raise ValueError(f"{name} is {tuple(whole.shape)}; expected {_ENTRIES[_COMPANIONS[name]]}")
     if name in _FLAGS and whole.dtype != torch.bool:
         if bool(((whole < 0) | (whole > _FLAGS[name])).any()):
-            raise ValueError(f"{name} goes from {int(whole.min())} to {int(whole.max())}; expected True and False")
-        whole = whole.bool()
+            hint = " or 0 not labelled, 1 labelled and hidden, 2 visible" if name == "keypoint_visible" else ""
+            raise ValueError(
+                f"{name} goes from {int(whole.min())} to {int(whole.max())}; expected True and False{hint}"
+            )
+        whole = whole.bool() if name == "box_ignore" else whole.to(torch.uint8)
     return whole
 
 

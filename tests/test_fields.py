@@ -121,7 +121,8 @@ def test_what_goes_on_working():
     assert batch.box_label.tolist() == [[2], [2]]
     assert batch.box_ignore.tolist() == [[True], [True]]
     assert batch.mask[0].tolist() == mask.tolist()
-    assert batch.keypoint_visible[0].tolist() == [False, True, True]
+    assert batch.keypoint_visible[0].tolist() == [0, 1, 2]
+    assert batch.keypoint_visible.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 255, 300])

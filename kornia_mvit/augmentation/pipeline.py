@@ -1,7 +1,6 @@
 """One object that augments a batch with its targets, on its device, tells what it did, does it again and undoes it."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
@@ -10,25 +9,27 @@ from torch import Generator, Tensor, nn
 
 from kornia_mvit.augmentation.execution import Execution, Settings
 from kornia_mvit.augmentation.geometry import Geometry
+from kornia_mvit.augmentation.given import read_given, refuse_targets
+from kornia_mvit.augmentation.keypoints import inverse_keypoint_order, inverse_keypoints
 from kornia_mvit.augmentation.kornia_adapter import AugmentationBase, PolicyAugmentBase
 from kornia_mvit.augmentation.layers import Limits
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.mix_runs import AnyMix, as_mixes, run_mixes
-from kornia_mvit.augmentation.operations import check_channels, check_stack, keeps_pixels, lost_targets, unable
+from kornia_mvit.augmentation.operations import check_stack, keeps_pixels, unable
 from kornia_mvit.augmentation.policies import Policy
-from kornia_mvit.augmentation.preparation import prepare_images
+from kornia_mvit.augmentation.preparation import no_autocast, prepare_images
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
 from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.augmentation.targets import (
     detach_memory,
     inverse_boxes,
-    inverse_keypoints,
     inverse_maps,
     move_targets,
     run_empty,
     way_back,
 )
 from kornia_mvit.batch import Batch, check_layout, hold_value, replace_checked
+from kornia_mvit.ops.keypoints import Pairs, check_flip_pairs
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size
 from kornia_mvit.preprocess import Preprocess, to_float
 
@@ -64,6 +65,8 @@ class AugmentationPipeline(nn.Module):
         ignore_index: what masks hold where nothing is known.
         min_box_area: in square pixels of the result; a box of which less is left is dropped, as is one without area.
         min_box_visibility: share of a box's area that is still to be seen for it to stay.
+        keypoint_flip_pairs: numbers of keypoints, from 0, that are swapped in images that end up mirrored, such as left
+            and right eye; :func:`~kornia_mvit.ops.keypoints.pairs_of_names` returns them from names.
         erase_masks: masks hold ``ignore_index`` where ``RandomErasing`` erased; otherwise they stay as they are.
         fuse: carry out geometric operations that follow each other in one step. False lets Kornia resample at each.
         multi_scale: sizes to draw from for each step, such as :func:`kornia_mvit.ops.seeds.multiscale_sizes`.
@@ -100,6 +103,7 @@ class AugmentationPipeline(nn.Module):
         ignore_index: int = 255,
         min_box_area: float = 1.0,
         min_box_visibility: float = 0.0,
+        keypoint_flip_pairs: Sequence[tuple[int, int]] | None = None,
         erase_masks: bool = False,
         fuse: bool = True,
         multi_scale: Sequence[tuple[int, int]] | None = None,
@@ -141,6 +145,9 @@ class AugmentationPipeline(nn.Module):
         self.ignore_index = ignore_index
         self.min_box_area = min_box_area
         self.min_box_visibility = min_box_visibility
+        self.keypoint_flip_pairs: Pairs | None = (
+            None if keypoint_flip_pairs is None else check_flip_pairs(keypoint_flip_pairs)
+        )
         self.multi_scale: tuple[tuple[int, int], ...] | None = (
             None if multi_scale is None else tuple((int(h), int(w)) for h, w in multi_scale)
         )
@@ -167,7 +174,7 @@ class AugmentationPipeline(nn.Module):
             seed: what is drawn depends on it alone; without, on the pipeline's own counter.
             generator: what the seed is drawn from, in place of ``seed``.
         """
-        given = _as_batch(batch, label, self.ignore_index)
+        given = read_given(batch, label, self.ignore_index)
         out = self.augment(given, seed=seed, generator=generator)[0] if self.training else self.prepare(given)[0]
         if not isinstance(batch, Tensor):
             return out
@@ -278,7 +285,7 @@ class AugmentationPipeline(nn.Module):
         if not len(batch):
             return run_empty(batch, self.prepare)
         self._check(batch)
-        with _no_autocast(batch.image.device):
+        with no_autocast(batch.image.device):
             image, geometry = prepare_images(batch, self._preprocess)
             targets = self._move(batch, geometry)
             if batch.mask is not None:
@@ -316,12 +323,26 @@ class AugmentationPipeline(nn.Module):
 
     @torch.no_grad()
     def inverse_keypoints(self, keypoints: Tensor, params: Params) -> Tensor:
-        """Bring keypoints (B, N, 2) of augmented or prepared images back.
+        """Bring keypoints (B, K, 2) or (B, N, K, 2) of augmented or prepared images back, swapped pairs too.
 
         Raises:
             ValueError: as :meth:`inverse`.
         """
-        return inverse_keypoints(keypoints, way_back(params, keypoints))
+        return inverse_keypoints(keypoints, way_back(params, keypoints), self.keypoint_flip_pairs)
+
+    @torch.no_grad()
+    def inverse_keypoint_order(self, values: Tensor, params: Params, dim: int = -1) -> Tensor:
+        """Swap back what was swapped of anything that belongs to keypoints, such as their visibility or heatmaps.
+
+        Args:
+            values: (B, ...), with the K keypoints along ``dim``.
+            params: what :meth:`augment` or :meth:`prepare` gave.
+            dim: 1 for heatmaps (B, K, h, w).
+
+        Raises:
+            ValueError: for mixed batches, and for fewer keypoints than ``keypoint_flip_pairs`` name.
+        """
+        return inverse_keypoint_order(values, way_back(params, values), self.keypoint_flip_pairs, dim)
 
     @property
     def mix(self) -> AnyMix | tuple[AnyMix, ...] | None:
@@ -370,7 +391,7 @@ class AugmentationPipeline(nn.Module):
         """Draw, or take what was drawn before, and carry out what cannot wait."""
         self._check(batch)
         self._refuse(batch)
-        with _no_autocast(batch.image.device):
+        with no_autocast(batch.image.device):
             # uint8 images stay so until they are read
             image = batch.image if batch.image.dtype == torch.uint8 else to_float(batch.image)
             run = Execution(self._settings, batch, image, seed, look=bool(self.mixes))
@@ -395,7 +416,7 @@ class AugmentationPipeline(nn.Module):
         out = replace_checked(batch, image=image, **targets)
         if self.mixes:
             limits = Limits(self.min_box_area, self.min_box_visibility, self.ignore_index)
-            with _no_autocast(batch.image.device):
+            with no_autocast(batch.image.device):
                 out, mixed = run_mixes(self.mixes, out, run, limits, None if replay is None else replay["mix"])
                 image = self._preprocess.values(out.image)
         image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
@@ -411,19 +432,7 @@ class AugmentationPipeline(nn.Module):
         return detach_memory(replace_checked(out, image=image), batch), params
 
     def _refuse(self, batch: Batch) -> None:
-        """Refuse a batch with targets that some operation cannot carry, drawn or not."""
-        has = [name for name in ("boxes", "keypoints", "mask") if getattr(batch, name) is not None]
-        for kind, names in self._unable.items():
-            lost = lost_targets(kind, has)
-            if names and lost:
-                raise ValueError(
-                    f"{', '.join(names)} cannot carry {' and '.join(lost)} along: it {kind.value}; take it out of the "
-                    "augmentation, or the targets out of the batch"
-                )
-        if self.stack is not None:
-            check_channels(self.stack, batch.image.shape[1])
-        for mix in self.mixes:
-            mix.check(batch)
+        refuse_targets(batch, self.stack, self._unable, self.mixes, self.keypoint_flip_pairs)
 
     def _move(self, batch: Batch, geometry: Geometry) -> dict[str, Any]:
         return dict(
@@ -432,6 +441,7 @@ class AugmentationPipeline(nn.Module):
                 geometry,
                 min_box_area=self.min_box_area,
                 min_box_visibility=self.min_box_visibility,
+                flip_pairs=self.keypoint_flip_pairs,
                 sized=self.preprocess.letterbox,
             )
         )
@@ -451,7 +461,7 @@ def _carry_out(
         size: height and width that images are brought to.
         values: whether images get the values that the network takes, too.
     """
-    with _no_autocast(batch.image.device):
+    with no_autocast(batch.image.device):
         run.carry_out_planned()
         if size is not None:
             run.resize(size, pipeline._preprocess)
@@ -460,17 +470,3 @@ def _carry_out(
         if batch.mask is not None:
             targets["mask"] = run.finish_mask()
         return image, targets
-
-
-def _as_batch(batch: Any, label: Tensor | None, ignore_index: int) -> Batch:
-    if isinstance(batch, Tensor):
-        return Batch(batch, label)
-    if label is not None:
-        raise TypeError(f"a {type(batch).__name__} carries its labels; give none beside it")
-    return Batch.read(batch, ignore_index=ignore_index)
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager[None]:
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()

@@ -1,7 +1,7 @@
 """Preprocess batches whose images do not fill their canvas, each by its own size."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,14 @@ from kornia_mvit.ops.geometry import constant, window_matrix
 from kornia_mvit.ops.uploads import upload
 from kornia_mvit.preprocess import Preprocess, PreprocessModule, round_ratio, to_float
 
-__all__ = ["fit_frames", "prepare_images"]
+__all__ = ["fit_frames", "no_autocast", "prepare_images"]
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which nothing is computed in half precision that was not given in it."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def prepare_images(batch: Batch, module: PreprocessModule) -> tuple[Tensor, Geometry]:

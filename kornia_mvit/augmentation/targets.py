@@ -1,12 +1,14 @@
 """Targets taken along with their images, and brought back."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.geometry import Geometry
+from kornia_mvit.augmentation.keypoints import move_keypoints
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.geometry import (
     EDGE_TOLERANCE,
@@ -19,13 +21,13 @@ from kornia_mvit.ops.geometry import (
     sample_bilinear,
     transform_points,
 )
+from kornia_mvit.ops.keypoints import Pairs
 
 __all__ = [
     "MapsBack",
     "detach_memory",
     "filled_size",
     "inverse_boxes",
-    "inverse_keypoints",
     "inverse_maps",
     "known_part",
     "move_targets",
@@ -35,7 +37,13 @@ __all__ = [
 
 
 def move_targets(
-    batch: Batch, geometry: Geometry, *, min_box_area: float, min_box_visibility: float, sized: bool
+    batch: Batch,
+    geometry: Geometry,
+    *,
+    min_box_area: float,
+    min_box_visibility: float,
+    flip_pairs: Pairs | None,
+    sized: bool,
 ) -> dict[str, Tensor]:
     """Return the boxes, keypoints and size of a batch after its images went through a geometry.
 
@@ -43,6 +51,7 @@ def move_targets(
     that are kept stays. A batch without sizes gets them if it is ``sized``.
     """
     out: dict[str, Tensor] = {}
+    select: Callable[..., Tensor] | None = None
     if batch.boxes is not None and batch.box_label is not None:
         boxes, share = geometry.move_boxes(batch.boxes)
         area = box_area(boxes)  # none of what is wholly outside, and yet min_box_area may be none
@@ -50,23 +59,26 @@ def move_targets(
         large = (area >= min_box_area * (1 - SHARE_TOLERANCE)) & (share >= min_box_visibility - SHARE_TOLERANCE)
         keep = (batch.box_label >= 0) & left & large
         order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
-        boxes = boxes.to(batch.boxes.dtype).masked_fill(~keep[..., None], 0.0)
-        out["boxes"] = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-        out["box_label"] = batch.box_label.masked_fill(~keep, -1).gather(1, order)
+        select = partial(_select_rows, keep, order)
+        out["boxes"] = select(boxes.to(batch.boxes.dtype))
+        out["box_label"] = select(batch.box_label, padding=-1)
         if batch.box_ignore is not None:
-            out["box_ignore"] = (batch.box_ignore & keep).gather(1, order)
+            out["box_ignore"] = select(batch.box_ignore)
         if batch.box_weight is not None:
-            out["box_weight"] = batch.box_weight.masked_fill(~keep, 0.0).gather(1, order)
+            out["box_weight"] = select(batch.box_weight)
         if batch.box_source is not None:
-            out["box_source"] = batch.box_source.masked_fill(~keep, -1).gather(1, order)
-    if batch.keypoints is not None and batch.keypoint_visible is not None:
-        points, seen = geometry.move_points(batch.keypoints)
-        out["keypoints"] = points.to(batch.keypoints.dtype)
-        out["keypoint_visible"] = batch.keypoint_visible & seen
+            out["box_source"] = select(batch.box_source, padding=-1)
+    out |= move_keypoints(batch, geometry, flip_pairs, select)
     if batch.size is not None or sized:
         dtype = torch.int64 if batch.size is None else torch.promote_types(batch.size.dtype, torch.int32)
         out["size"] = filled_size(geometry).to(dtype)
     return out
+
+
+def _select_rows(keep: Tensor, order: Tensor, rows: Tensor, padding: int = 0) -> Tensor:
+    """Bring rows (B, N, ...) into another order, and write padding into those that are not kept."""
+    places = (..., *[None] * (rows.ndim - 2))
+    return rows.masked_fill(~keep[places], padding).gather(1, order[places].expand_as(rows))
 
 
 def detach_memory(out: Batch, given: Batch) -> Batch:
@@ -204,9 +216,3 @@ def inverse_boxes(boxes: Tensor, geometry: Geometry) -> Tensor:
     back = geometry.inverse()
     corners = transform_points(back.matrix(0, len(back)), box_corners(boxes))
     return corner_bounds(corners).to(boxes.dtype)
-
-
-def inverse_keypoints(keypoints: Tensor, geometry: Geometry) -> Tensor:
-    """Bring keypoints back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_keypoints`."""
-    back = geometry.inverse()
-    return transform_points(back.matrix(0, len(back)), keypoints).to(keypoints.dtype)

@@ -105,6 +105,40 @@ def scene(seed: int, *, count: int = 2, height: int = 64, width: int = 72, padde
     )
 
 
+def figures(seed: int, *, instances: bool = True, boxed: bool = True, states: bool = True) -> Batch:
+    """Two images of odd sizes with figures, of which the mask has dot k of figure n painted with class 4 n + k + 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pick(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=generator))
+
+    count = 2 if instances else 1
+    height, width = 2 * pick(32, 45) + 1, 2 * pick(32, 45) + 1
+    points = torch.zeros(2, count, 4, 2)
+    mask = torch.zeros(2, height, width, dtype=torch.long)
+    for b in range(2):
+        for n in range(count):
+            x, y = pick(14, width - 15), (pick(14, height - 15) if count == 1 else 14 + n * (height - 29))
+            turn = torch.tensor(pick(0, 359) * torch.pi / 180)
+            up = torch.stack([turn.cos(), turn.sin()])
+            right = torch.stack([-up[1], up[0]])
+            offsets = torch.stack([-10 * up, 10 * up, pick(6, 10) * right, -pick(6, 10) * right])
+            points[b, n] = (torch.tensor([float(x), y]) + offsets).floor() + 0.5
+            for k, (column, row) in enumerate(points[b, n].long().tolist()):
+                mask[b, row - 1 : row + 2, column - 1 : column + 2] = 4 * n + k + 1
+    visible = torch.tensor([[2, 2, 1, 2], [1, 2, 2, 1]], dtype=torch.uint8)[:count].expand(2, -1, -1)
+    visible = visible.clone() if states else visible > 0
+    boxes = torch.cat([points.amin(2) - 2, points.amax(2) + 2], -1)
+    return Batch(
+        torch.rand(2, 3, height, width, generator=generator),
+        boxes=boxes if boxed else None,
+        box_label=torch.arange(count).expand(2, -1).clone() if boxed else None,
+        mask=mask,
+        keypoints=points if instances else points[:, 0],
+        keypoint_visible=visible if instances else visible[:, 0],
+    )
+
+
 def smooth_maps(count: int, height: int, width: int) -> Tensor:
     """Smooth maps (count, 3, height, width) in [0, 1]."""
     y, x = torch.meshgrid((torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij")

@@ -5,7 +5,7 @@ import torch
 from kornia.augmentation import IntensityAugmentationBase2D, RandomAffine, RandomGaussianNoise, RandomHorizontalFlip
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess, policies
-from tests.augmentation.scenes import STACKS, scene
+from tests.augmentation.scenes import STACKS, figures, scene
 
 PREPROCESS = Preprocess((48, 48), mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
 POLICIES = {
@@ -51,6 +51,18 @@ def test_one_graph_for_any_seed(name, graphs):
         assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed))
     if name != "chain":  # of whose operations some are drawn by no image, which makes a graph of its own
         assert graphs["unique_graphs"] == 1
+
+
+@pytest.mark.long
+def test_keypoints_of_instances(graphs):
+    """Pairs are swapped within the graph, and rows go with their boxes."""
+    arguments = {"preprocess": PREPROCESS, "keypoint_flip_pairs": [(2, 3)], "min_box_visibility": 0.5}
+    eager = AugmentationPipeline(POLICIES["affine"](), **arguments)
+    compiled = torch.compile(AugmentationPipeline(POLICIES["affine"](), **arguments), backend="aot_eager")
+    for seed in range(3):
+        batch = figures(11)[[0, 1] * 3]
+        assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed))
+    assert graphs["unique_graphs"] == 1
 
 
 @pytest.mark.long

@@ -116,7 +116,7 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
     rng = np.random.default_rng(r.randrange(1 << 30))
     even, classes = r.random() < 0.5, r.randint(2, 4)
     shape = (r.randint(5, 12), r.randint(5, 12))
-    soft = r.random() < 0.3
+    soft, states, instances = r.random() < 0.3, r.random() < 0.5, r.choice([0, 0, 0, 1, 3])
     out = []
     for _ in range(count):
         h, w = shape if even else (r.randint(5, 12), r.randint(5, 12))
@@ -128,10 +128,13 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
         low = rng.integers(0, 4 * min(h, w) - 8, (n, 2)) / 4
         boxes = np.hstack([low, low + rng.integers(0, 9, (n, 2)) / 4])
         box_label = rng.integers(-1, 3, n)
-        points, visible = rng.integers(-8, 4 * min(h, w), (m, 2)) / 4, rng.random(m) < 0.6
+        rows = (n if "boxes" in names else m, instances) if instances else (m,)
+        points, visible = rng.integers(-8, 4 * min(h, w), (*rows, 2)) / 4, rng.random(rows) < 0.6
+        if states:
+            visible = visible * rng.integers(1, 3, rows)
         if r.random() < 0.3:
             boxes[box_label < 0] = r.choice([NAN, INF, -1.0])
-            points[~visible] = r.choice([NAN, INF, -1.0])
+            points[visible == 0] = r.choice([NAN, INF, -1.0])
         every = {
             "label": rng.random(classes).astype(np.float32) if soft else np.array(r.randrange(classes)),
             "boxes": boxes,
@@ -190,7 +193,9 @@ WAYS: dict[str, Make] = {
     "box_ignore": any_of(as_list, as_array, as_tensor, WHOLE),
     "box_weight": any_of(as_list, FLOATS),
     "box_source": any_of(as_list, WHOLE, FLOATS),
-    "keypoint_visible": any_of(as_list, as_array, as_tensor, WHOLE),
+    "keypoint_visible": lambda r, a: r.choice([as_list, as_array, as_tensor, WHOLE] if a.dtype == bool else [WHOLE])(
+        r, a
+    ),
     "size": any_of(as_list, WHOLE, FLOATS),
     "original_size": any_of(as_list, WHOLE, FLOATS),
     "meta": lambda r, a: dict(a),
@@ -219,12 +224,19 @@ def wrong_images(a: np.ndarray) -> list[Any]:
 
 
 def wrong_rows(a: np.ndarray) -> list[Any]:
+    if a.ndim == 3:
+        rows = np.ones((len(a) + 1, *a.shape[1:]))
+        return [rows, rows[:, :, :1], rows.ravel(), rows[None], rows > 0, np.ones((*a.shape[:2], 3)), rows[:, 1:]]
     rows = np.array([[1.0, 1, 2, 2]] * 3)[:, : a.shape[1]]
     bad = [rows.ravel(), rows.T, rows[None], np.hstack([rows, rows[:, :1]]), rows > 0, [[1, 2], [3]]]
     return bad + ([np.vstack([a, a[:1]]), a[1:]] if len(a) else [])
 
 
 def wrong_flags(a: np.ndarray) -> list[Any]:
+    if a.ndim == 2:
+        ones = np.ones(a.shape)
+        bad = [np.ones((len(a) + 1, a.shape[1])), ones.ravel() if a.size > 1 else [1, 1], ones[None], [10**30]]
+        return bad + ([ones * 1.5, ones * -2, ones * 3, ones * NAN] if len(a) else [])
     ones = np.ones(len(a) + 1)
     bad: list[Any] = [ones, ones[:, None], [10**30]]
     if len(a):
@@ -329,10 +341,22 @@ def check_field(name: str, value: Any, truth: dict[str, Any], ignore_index: int)
         pad = got[:0] if got.ndim else got[None][:0]
     else:
         got, pad = got[: len(a)], got[len(a) :]
-    if not np.array_equal(got.numpy(), a.astype(np.float64), equal_nan=True):
+    if name == "keypoint_visible" and a.dtype == bool:  # True is 2 where another sample has numbers, 1 as a number
+        got = (got > 0).double()
+    if not got.numel() == a.size == 0 and not np.array_equal(got.numpy(), a.astype(np.float64), equal_nan=True):
         raise Fault(f"{name} differs")
     if not bool((pad == fill).all()):
         raise Fault(f"padding of {name} is not {fill}")
+
+
+def seen_points(batch: Batch, limit: Tensor, keep: Tensor | None) -> Tensor:
+    """Return the visibility of what lies within its image; of instances, in the rows of the boxes that are kept."""
+    limit = limit if batch.keypoints.ndim == 3 else limit[..., None, :]
+    seen = batch.keypoint_visible * ((batch.keypoints >= 0) & (batch.keypoints <= limit)).all(-1)
+    if seen.ndim == 2 or keep is None:
+        return seen
+    order = keep.logical_not().byte().argsort(dim=1, stable=True)
+    return (seen * keep[..., None]).gather(1, order[..., None].expand_as(seen))
 
 
 def check_flip(r: random.Random, batch: Batch, ignore_index: int) -> None:
@@ -363,7 +387,7 @@ def check_flip(r: random.Random, batch: Batch, ignore_index: int) -> None:
         if not torch.equal(out.mask.double(), mask.flip(-1) if flipped else mask):
             raise Fault("mask of the flip")
     if batch.keypoints is not None:
-        seen = batch.keypoint_visible & ((batch.keypoints >= 0) & (batch.keypoints <= limit)).all(-1)
+        seen = seen_points(batch, limit, keep if batch.boxes is not None else None)
         if not torch.equal(out.keypoint_visible, seen):
             raise Fault("keypoint_visible of the flip")
     for value in vars(out).values():
@@ -416,8 +440,8 @@ def check_case(r: random.Random) -> None:
     except Exception as error:
         if wrong is None:
             raise Fault(f"refused: {type(error).__name__}: {str(error)[:150]}") from error
-        others = {"image": ("mask", "size"), "sample": ("field",)}.get(wrong, (PARTS.get(wrong, wrong),))
-        check_error(error, wrong, *others)
+        others = {"image": ("mask", "size"), "sample": ("field",), "label": ("mask",)}  # of two dimensions it is a mask
+        check_error(error, wrong, *others.get(wrong, (PARTS.get(wrong, wrong),)))
         return
     if wrong is not None:
         raise Fault(f"a wrong {wrong} is taken")

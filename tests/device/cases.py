@@ -32,7 +32,7 @@ from kornia_mvit.evaluation.coco import CocoMetrics
 from kornia_mvit.inference.detection import predict_boxes
 from kornia_mvit.ops.boxes import assign_targets
 from kornia_mvit.ops.losses import multibox_loss, pixel_cross_entropy, pixel_dice, pixel_lovasz
-from tests.augmentation.scenes import STACKS, scene, stack
+from tests.augmentation.scenes import STACKS, figures, scene, stack
 from tests.device.pretended import Pretended
 
 Put = Callable[[Any], Any]
@@ -144,6 +144,19 @@ def inverting(put: Put) -> Callable[[], Any]:
         pipeline.inverse_boxes(out.boxes, params),
         pipeline.inverse_keypoints(out.keypoints, params),
     )
+
+
+def paired(put: Put) -> Callable[[], Any]:
+    """Keypoints of instances, in pairs that mirroring swaps: augmented, and brought back."""
+    pipeline = put(AugmentationPipeline(policies.detection_train(40), preprocess=RECORD, keypoint_flip_pairs=[(2, 3)]))
+    batch = put(figures(1))
+
+    def step() -> Any:
+        out, params = pipeline.augment(batch, seed=2)
+        back = pipeline.inverse_keypoints(out.keypoints, params)
+        return fields(out), back, pipeline.inverse_keypoint_order(out.keypoint_visible, params)
+
+    return step
 
 
 def preparing(record: Preprocess, *, padded: bool = True) -> Case:
@@ -299,6 +312,7 @@ STEPS: dict[str, Case] = {
         for name in ("classification_train", "segmentation_train", "detection_train")
     },
     "augment: letterbox": augmenting(lambda: policies.detection_train(40), "detection"),
+    "augment and inverse: keypoints in pairs": paired,
     "mix: mixup": mixing(lambda: Mix(3, cutmix=0.0), ("label",)),
     "mix: cutmix": mixing(lambda: Mix(3, mixup=0.0), ("label",)),
     "mix: mosaic of targets": mixing(lambda: Mosaic(0.7, num_classes=3), MIXED),
