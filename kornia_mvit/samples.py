@@ -155,6 +155,8 @@ def _from_mapping(sample: Mapping[str, Any]) -> dict[str, Any]:
         if is_image(out.get(name)):
             _rename(out, name, "mask")
     _rename(out, "labels", "box_label" if "boxes" in out else "label")
+    if "keypoints" in out and "keypoint_visible" not in out:
+        out |= _split_keypoints(out["keypoints"])
     if "boxes" in out:
         _rename(out, "iscrowd", "box_ignore")
         for name in _DERIVED:
@@ -168,6 +170,17 @@ def _from_mapping(sample: Mapping[str, Any]) -> dict[str, Any]:
     if meta and isinstance(given := out.get("meta", {}), Mapping):
         out["meta"] = meta | dict(given)
     return out
+
+
+def _split_keypoints(keypoints: Any) -> dict[str, Any]:
+    """Return keypoints (..., 3) of x, y and visibility, as torchvision has them, as two fields; others as they are."""
+    try:
+        rows = torch.as_tensor(keypoints)
+    except (TypeError, ValueError, RuntimeError):
+        return {}
+    if rows.ndim < 2 or rows.shape[-1] != 3:
+        return {}
+    return {"keypoints": rows[..., :2], "keypoint_visible": rows[..., 2]}
 
 
 def _rename(out: dict[str, Any], name: str, field: str) -> None:

@@ -75,6 +75,34 @@ class TestDrawBatch:
         assert at(20, 6) == (255, 60, 60)
         assert at(24, 6) == at(16, 8), "what is not visible is not drawn"
 
+    def test_keypoints_of_instances_with_a_skeleton(self):
+        """Visible ones are discs, hidden ones rings, and lines end at what is labelled alone."""
+        points = torch.tensor([[[6.0, 6.0], [26, 6], [26, 26], [6, 26]], [[16.0, 12], [16, 20], [0, 0], [0, 0]]])
+        batch = Batch(
+            torch.full((1, 3, 32, 32), 255, dtype=torch.uint8),
+            keypoints=points[None],
+            keypoint_visible=torch.tensor([[[2, 1, 0, 2], [2, 2, 0, 0]]]),
+        )
+        lines = [(0, 1), (1, 2), (0, 3)]
+        picture = draw_batch(batch, cell=320, skeleton=lines)
+
+        def at(x, y, of=picture):
+            return of.getpixel((8 + 3 + round(x * 10), 8 + 3 + round(y * 10)))
+
+        white = (255, 255, 255)
+        assert at(6, 6) != white, "a disc"
+        assert at(26, 6) == white, "a ring, whose line ends there"
+        assert at(16, 6) != white, "the line between a visible and a hidden one"
+        assert at(26, 16) == white, "no line to what is not labelled"
+        assert at(26, 26) == white
+        assert at(6, 16) != white
+        assert at(16, 16) != white, "the second instance"
+        assert len({at(6, 6), at(6, 26), at(16, 20)}) == 3, "each keypoint has a colour of its own"
+        plain = draw_batch(batch, cell=320)
+        assert (at(6, 6, plain), at(16, 6, plain)) == ((255, 60, 60), white)
+        with pytest.raises(ValueError, match=r"skeleton has the line \(0, 4\), but there are 4 keypoints"):
+            draw_batch(batch, skeleton=[(0, 4)])
+
     def test_normalised_images_ask_for_their_preprocessing(self):
         record = Preprocess(None, mean=(0.5,) * 3, std=(0.5,) * 3)
         batch = Batch(record.module()(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)))

@@ -143,3 +143,97 @@ def test_boxes_that_seem_to_be_shares_are_told():
         warnings.simplefilter("error")
         for boxes in ([[0, 0, 1, 1]], [[0.1, 0.2, 0.5, 0.9], [0, 0, 9, 9]], []):
             Batch.collate([{"image": IMAGE, "boxes": boxes, "box_label": [0] * len(boxes)}])
+
+
+class TestKeypoints:
+    """Of an image, of instances, and visibility as True and False or as COCO's three states."""
+
+    @pytest.mark.parametrize("boxed", [True, False])
+    def test_instances(self, boxed):
+        sample = {
+            "image": IMAGE,
+            "keypoints": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]],
+            "keypoint_visible": [[2, 1], [0, 2]],
+        }
+        empty = {"image": IMAGE, "keypoints": [], "keypoint_visible": []}
+        if boxed:
+            sample |= {"boxes": [[0, 0, 9, 9]] * 2, "box_label": [0, 1]}
+            empty |= {"boxes": [], "box_label": []}
+        for samples in ([sample, empty], [empty, sample]):
+            batch = Batch.collate(samples)
+            row = samples.index(sample)
+            assert batch.keypoints.shape == (2, 2, 2, 2)
+            assert batch.keypoint_visible[row].tolist() == [[2, 1], [0, 2]]
+            assert batch.keypoint_visible[1 - row].tolist() == [[0, 0], [0, 0]]
+            again = Batch.collate([batch.sample(0), batch.sample(1)])
+            assert torch.equal(again.keypoints, batch.keypoints)
+            assert torch.equal(again.keypoint_visible, batch.keypoint_visible)
+
+    def test_of_torchvision(self):
+        """Rows of x, y and visibility are two fields."""
+        rows = torch.tensor([[[1.0, 2, 2], [0, 0, 0]]])
+        target = {"boxes": torch.tensor([[0.0, 0, 9, 9]]), "labels": torch.tensor([1]), "keypoints": rows}
+        batch = Batch.collate([(IMAGE, target)])
+        assert batch.keypoints.tolist() == [[[[1.0, 2.0], [0.0, 0.0]]]]
+        assert batch.keypoint_visible.tolist() == [[[2, 0]]]
+
+    def test_true_beside_numbers_is_visible(self):
+        samples = [TWO_POINTS | {"image": IMAGE}, TWO_POINTS | {"image": IMAGE, "keypoint_visible": [1, 0]}]
+        assert Batch.collate(samples).keypoint_visible.tolist() == [[2, 2], [1, 0]]
+
+    @pytest.mark.parametrize(
+        ("samples", "message"),
+        [
+            ([{"keypoint_visible": [3, 0]}], "from 0 to 3; expected .*0 not labelled"),
+            ([{"keypoint_visible": [-1, 0]}], "from -1 to 0"),
+            ([{"keypoint_visible": [[2, 2]]}], "2 keypoints, but keypoint_visible has 1 x 2"),
+            ([{}, {"keypoints": [[[1, 2]]], "keypoint_visible": [[2]]}], r"\(n, 1, 2\) and \(n, 2\)"),
+            (
+                [{"keypoints": [[[1, 2]] * k], "keypoint_visible": [[2] * k]} for k in (1, 3)],
+                r"\(n, 1, 2\) and \(n, 3, 2\); give each instance as many",
+            ),
+            (
+                [{"keypoints": [[[1, 2]]], "keypoint_visible": [[2]], "boxes": [], "box_label": []}],
+                r"keypoints are \(1, 1, 2\), but boxes \(0, 4\); .*row by row",
+            ),
+            (
+                [
+                    {"keypoints": rows, "keypoint_visible": states, "boxes": [[0, 0, 9, 9]], "box_label": [0]}
+                    for rows, states in (([[[1, 2]]], [[2]]), ([], []))
+                ],
+                "sample 1 has 1 boxes, but keypoints of 0 instances",
+            ),
+        ],
+    )
+    def test_exception(self, samples, message):
+        with pytest.raises(ValueError, match=message):
+            Batch.collate([TWO_POINTS | {"image": IMAGE} | sample for sample in samples])
+
+    @pytest.mark.parametrize(
+        ("fields", "error", "message"),
+        [
+            ({"keypoints": torch.zeros(1, 2, 3, 3)}, ValueError, r"\(B, K, 2\) or \(B, N, K, 2\), got \(1, 2, 3, 3\)"),
+            (
+                {"keypoint_visible": torch.zeros(1, 2, 4)},
+                ValueError,
+                r"\(1, 2, 3, 2\), but keypoint_visible is \(1, 2, 4\)",
+            ),
+            ({"keypoint_visible": torch.zeros(1, 2, 3)}, TypeError, "bool or, .* integer, got torch.float32"),
+            ({"keypoint_visible": torch.full((1, 2, 3), 3)}, ValueError, "goes from 3 to 3; expected 0 not labelled"),
+            ({"keypoint_visible": None}, ValueError, r"keypoint_visible of shape \(B, N, K\)"),
+            (
+                {"keypoints": torch.full((1, 2, 3, 2), torch.nan)},
+                ValueError,
+                r"keypoints\[0, 0, 0\] is not finite.* is 0 ",
+            ),
+            (
+                {"boxes": torch.zeros(1, 3, 4), "box_label": torch.zeros(1, 3).long()},
+                ValueError,
+                r"keypoints are \(1, 2, 3, 2\), but boxes \(1, 3, 4\)",
+            ),
+        ],
+    )
+    def test_exception_of_batch(self, fields, error, message):
+        given = {"keypoints": torch.zeros(1, 2, 3, 2), "keypoint_visible": torch.ones(1, 2, 3).long()} | fields
+        with pytest.raises(error, match=message):
+            Batch(IMAGE[None], **given)

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from kornia_mvit.data.reading import DataError, FileSamples, Transform, decode_pixels
 
-__all__ = ["Annotation", "BoxFiles", "BoxRows", "BoxTable", "build_table", "collect_rows", "parse_number"]
+__all__ = [
+    "Annotation",
+    "BoxFiles",
+    "BoxRows",
+    "BoxTable",
+    "build_table",
+    "collect_rows",
+    "parse_number",
+    "read_points",
+]
 
 _NUMBERS = 2**63  # from which on a tensor holds none
 _ROUNDING = 1e-3  # of an image's side: formats with few digits put boxes so far beyond it
@@ -29,6 +38,7 @@ class Annotation:
         given: each as the file has it, for messages.
         faults: what is wrong with some besides their edges, by their place in the lists.
         size: height and width of the image in pixels; zeros where the file does not tell.
+        keypoints: x, y and visibility of the keypoints of each object, in pixels or in shares, where they are read.
     """
 
     boxes: list[list[float]] = field(default_factory=list)
@@ -37,6 +47,7 @@ class Annotation:
     given: list[str] = field(default_factory=list)
     faults: dict[int, str] = field(default_factory=dict)
     size: tuple[int, int] = (0, 0)
+    keypoints: list[list[float]] = field(default_factory=list)
 
     def add(self, box: Sequence[float], name: str, given: str, fault: str | None, difficult: bool = False) -> None:
         """Append an object."""
@@ -56,6 +67,29 @@ def parse_number(text: str | None) -> float:
         return math.nan
 
 
+def read_points(values: Sequence[float], limit: float = math.inf) -> tuple[list[float], str | None]:
+    """Return keypoints in one form, and what is wrong with them, if anything is.
+
+    Args:
+        values: x, y and visibility of each.
+        limit: what coordinates of labelled keypoints do not exceed.
+
+    Returns:
+        The values, those of keypoints that are not labelled being 0, and a fault or None.
+    """
+    out = []
+    for place in range(0, len(values), 3):
+        x, y, state = values[place : place + 3]
+        if state not in (0, 1, 2):
+            return [0.0] * len(values), f"has keypoint {place // 3} of visibility {state:g}, which is not 0, 1 or 2"
+        if state and not (math.isfinite(x) and math.isfinite(y)):
+            return [0.0] * len(values), f"has keypoint {place // 3} at ({x:g}, {y:g}), which is not finite"
+        if state and max(x, y) > limit:
+            return [0.0] * len(values), f"has keypoint {place // 3} at ({x:g}, {y:g}), above 1; points are shares"
+        out += [x, y, state] if state else [0.0, 0.0, 0.0]
+    return out, None
+
+
 # N boxes, M images
 @dataclass
 class BoxRows:
@@ -69,6 +103,7 @@ class BoxRows:
         crowd: (N,) bool, boxes around many objects, to leave out, too.
         areas: (N,) of the objects, float64; NaN for the area of the box.
         faults: what is wrong with a box besides its edges, by its row.
+        keypoints: (N, K, 3) x, y and visibility of each box's keypoints, float64; None where they are not read.
     """
 
     image: Tensor
@@ -78,10 +113,17 @@ class BoxRows:
     crowd: Tensor
     areas: Tensor
     faults: dict[int, str] = field(default_factory=dict)
+    keypoints: Tensor | None = None
 
 
-def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) -> BoxRows:
-    """Concatenate the objects of images, those of unknown classes with a fault."""
+def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str], keypoints: int = 0) -> BoxRows:
+    """Concatenate the objects of images, those of unknown classes with a fault.
+
+    Args:
+        annotations: the objects of each image.
+        class_names: names of the classes in the order of their labels.
+        keypoints: number of keypoints of each object; 0 where they are not read.
+    """
     labels = {name: label for label, name in enumerate(class_names)}
     boxes, names, difficult = (
         list(chain.from_iterable(getattr(found, column) for found in annotations))
@@ -100,7 +142,13 @@ def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str]) 
         torch.zeros(len(names), dtype=torch.bool),
         torch.full((len(names),), torch.nan, dtype=torch.float64),
         faults,
+        _join_keypoints(annotations, keypoints) if keypoints else None,
     )
+
+
+def _join_keypoints(annotations: Sequence[Annotation], count: int) -> Tensor:
+    rows = list(chain.from_iterable(found.keypoints for found in annotations))
+    return torch.tensor(rows, dtype=torch.float64).reshape(len(rows), count, 3)
 
 
 @dataclass
@@ -115,7 +163,9 @@ class BoxTable:
         areas: (N,) of the objects in square pixels, float32.
         starts: (M + 1,) row of the first box of each image, and the number of boxes, int64.
         sizes: (M, 2) height and width of each image in pixels, int64; 0 where they are not known.
-        relative: whether boxes and areas are shares of width and height, not pixels.
+        relative: whether boxes, keypoints and areas are shares of width and height, not pixels.
+        keypoints: (N, K, 3) x, y and visibility (0 not labelled, 1 hidden, 2 visible) of each box's keypoints, float32;
+            None where they are not read.
     """
 
     boxes: Tensor
@@ -126,6 +176,7 @@ class BoxTable:
     starts: Tensor
     sizes: Tensor
     relative: bool = False
+    keypoints: Tensor | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -152,6 +203,7 @@ class BoxTable:
             starts,
             self.sizes[chosen],
             self.relative,
+            None if self.keypoints is None else self.keypoints[rows],
         )
 
 
@@ -197,6 +249,7 @@ def build_table(rows: BoxRows, sizes: Tensor, *, relative: bool = False) -> tupl
         _starts(torch.bincount(image[order], minlength=len(sizes))),
         torch.zeros_like(sizes) if relative else sizes,
         relative,
+        None if rows.keypoints is None else rows.keypoints[order].float(),
     )
     return table, dict(sorted(faults.items())), int((beyond & kept).sum())
 
@@ -246,7 +299,7 @@ class BoxFiles(FileSamples):
         ``original_size`` is height and width of the file's image, to whose pixels a change of size can be undone.
         ``meta`` has the file's ``path``, its ``image_id`` and, for the score, of each box ``box_area``, that of the
         object in square pixels of the file's image, and ``box_crowd``. Augmentation leaves ``meta`` as it is, also
-        where it drops boxes.
+        where it drops boxes. Where keypoints are read, each box has its own.
         """
         path, table = self.files[index], self.table
         image = decode_pixels(path)
@@ -260,11 +313,17 @@ class BoxFiles(FileSamples):
         boxes, areas = table.boxes[rows].clone(), table.areas[rows]
         if table.relative:
             boxes, areas = boxes * torch.tensor([width, height]).repeat(2), areas * (height * width)
+        keypoints: dict[str, Tensor] = {}
+        if table.keypoints is not None:
+            points = table.keypoints[rows, :, :2] * (torch.tensor([width, height]) if table.relative else 1)
+            visible = table.keypoints[rows, :, 2].to(torch.uint8)
+            keypoints = {"keypoints": points, "keypoint_visible": visible}
         return {
             "image": image,
             "boxes": boxes,
             "box_label": table.labels[rows].clone(),
             "box_ignore": table.ignore[rows].clone(),
+            **keypoints,
             "original_size": torch.tensor([height, width]),
             "meta": {
                 "path": str(path),

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.batch import Batch
+from kornia_mvit.draw.keypoints import draw_keypoints, line_width
 from kornia_mvit.draw.sheets import INK, PAPER, pillow, side_by_side, stack_rows, to_picture
+from kornia_mvit.ops.keypoints import check_lines
 from kornia_mvit.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ Colours = Sequence[tuple[int, int, int]]
 _RIGHT, _WRONG = "#1a7f37", "#cf222e"
 _SLACK = 0.01  # beyond [0, 1], as bicubic resizing leaves it
 _STRIP = 2**21  # pixels that are painted at a time
-_IGNORED, _POINT = (150, 150, 150), (255, 60, 60)
+_IGNORED = (150, 150, 150)
 
 
 def draw_batch(
@@ -51,12 +53,14 @@ def draw_batch(
     ignore_index: int = 255,
     background: int | None = None,
     legend: bool = True,
+    skeleton: Sequence[tuple[int, int]] = (),
 ) -> "Image.Image":
     """Draw the images of a batch in a grid, with their targets.
 
     Boxes are framed in the colour of their class, ignored ones in grey, and tell their weight unless that is 1; masks
     lie over the image in the colours of their classes, hatched where they hold ``ignore_index``, with a legend below;
-    visible keypoints are discs; labels stand below each image, soft ones as percentages.
+    visible keypoints are discs, hidden ones rings, with the lines of a skeleton between them; labels stand below each
+    image, soft ones as percentages.
 
     Args:
         batch: images and targets.
@@ -68,6 +72,7 @@ def draw_batch(
         ignore_index: number of the masks' pixels that are of no class.
         background: class of the masks that is not painted over the image; None paints all.
         legend: name the colours of masks below the grid.
+        skeleton: numbers, from 0, of the keypoints between which lines are drawn.
 
     Returns:
         A Pillow image.
@@ -77,14 +82,17 @@ def draw_batch(
 
     Raises:
         ImportError: if Pillow is missing.
+        ValueError: for a skeleton that names a keypoint that the batch does not have.
     """
+    lines = () if batch.keypoints is None else check_lines(skeleton, batch.keypoints.shape[-2])
     titles = ["" if batch.label is None else _title(batch.label[i], class_names) for i in range(len(batch))]
     pictures = []
     for i, image in enumerate(_look(batch.image, preprocess)):
         picture = _enlarge(image, cell)
         if batch.mask is not None:
             picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index, colours, background)
-        _draw_shapes(picture, batch, i, class_names)
+        _draw_boxes(picture, batch, i, class_names)
+        draw_keypoints(picture, batch, i, lines)
         pictures.append(picture)
     sheet = _grid(pictures, titles, [INK] * len(titles), columns, cell)
     if batch.mask is not None and legend:
@@ -367,13 +375,12 @@ def _paint_mask(
     return out
 
 
-def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: Sequence[str] | None) -> None:
-    """Draw an image's boxes and keypoints."""
+def _draw_boxes(picture: "Image.Image", batch: Batch, index: int, class_names: Sequence[str] | None) -> None:
+    """Draw an image's boxes."""
     _, drawing, fonts = pillow()
     pen = drawing.Draw(picture)
     height, width = batch.image.shape[-2:]
     across, down = picture.width / width, picture.height / height
-    line = _line(picture.size)
     if batch.boxes is not None and batch.box_label is not None:
         font = fonts.load_default(size=max(9, max(picture.size) // 26))
         for k, (box, label) in enumerate(
@@ -387,15 +394,6 @@ def _draw_shapes(picture: "Image.Image", batch: Batch, index: int, class_names: 
             if batch.box_weight is not None and (weight := float(batch.box_weight[index, k])) != 1:
                 text = f"{text} × {weight:.2g}"
             _draw_box(pen, picture.size, scaled, text, _IGNORED if ignored else _colour(label), font)
-    if batch.keypoints is not None and batch.keypoint_visible is not None:
-        for point, visible in zip(batch.keypoints[index].tolist(), batch.keypoint_visible[index].tolist(), strict=True):
-            if visible:
-                x, y, r = point[0] * across, point[1] * down, 1.5 * line + 1
-                pen.ellipse((x - r, y - r, x + r, y + r), fill=_POINT, outline=PAPER)
-
-
-def _line(size: tuple[int, int]) -> int:
-    return max(1, max(size) // 160)
 
 
 def _draw_box(
@@ -408,7 +406,7 @@ def _draw_box(
     above: bool = False,
 ) -> None:
     """Draw a frame, and its name where there is room for it, or else above it or below if that is asked for."""
-    line = _line(size)
+    line = line_width(size)
     left, top, right, bottom = box
     right, bottom = max(left, min(right, size[0]) - 1), max(top, min(bottom, size[1]) - 1)
     pen.rectangle((left, top, right, bottom), outline=colour, width=line)

@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.geometry import Geometry, Step
+from kornia_mvit.augmentation.keypoints import inverse_keypoint_order, inverse_keypoints
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
 from kornia_mvit.batch import Batch
 from kornia_mvit.extras import needing
 from kornia_mvit.ops.geometry import box_iou, constant, scale_matrix, window_matrix
+from kornia_mvit.ops.keypoints import Pairs, check_flip_pairs
 from kornia_mvit.preprocess import antialiased_resize
 
 __all__ = ["TestTimeAugmentation", "TestTimeTransform"]
@@ -136,7 +138,10 @@ class TestTimeAugmentation(nn.Module):
       transforms under which it was in view; zero where it never was;
     - a list with a dictionary of ``boxes`` (n, 4), ``scores`` (n,) and ``labels`` (n,) for each image, boxes in pixels
       of the image that was predicted on: brought back, and those of one class that overlap are merged. Boxes that end
-      where a crop does are left to the transforms that see beyond it. Turned boxes grow, for they stay upright.
+      where a crop does are left to the transforms that see beyond it. Turned boxes grow, for they stay upright. With
+      ``keypoints`` (n, K, 2), or (n, K, 3) with one number more for each, these are brought back and merged as their
+      boxes are;
+    - (B, K, 2) keypoints in pixels of the image that was predicted on: brought back, and averaged.
 
     Args:
         predict: takes images (B, C, h, w), of sizes that the transforms make, and gives one of the above: a model, or
@@ -148,6 +153,8 @@ class TestTimeAugmentation(nn.Module):
             weighted fusion, where the score is the mean over all transforms that have the box in view; non-maximum
             suppression; or the fusion of the boxes that at least half of those found.
         iou_threshold: overlap from which boxes of one class are taken to be of one object.
+        keypoint_flip_pairs: numbers of keypoints, from 0, that are swapped back where a transform mirrors; dense maps
+            are then heatmaps of keypoints, and their channels are swapped.
 
     Raises:
         ValueError: for an unknown name or merge, or no transform at all.
@@ -172,6 +179,7 @@ class TestTimeAugmentation(nn.Module):
         merge: str = "mean",
         *,
         iou_threshold: float = 0.55,
+        keypoint_flip_pairs: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         if merge not in _MERGES:
@@ -180,6 +188,7 @@ class TestTimeAugmentation(nn.Module):
         self.transforms: list[TestTimeTransform | AugmentationPipeline] = find_transforms(transforms)
         self.merge = merge
         self.iou_threshold = iou_threshold
+        self.keypoint_flip_pairs: Pairs = check_flip_pairs(keypoint_flip_pairs)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Prediction:
@@ -191,7 +200,7 @@ class TestTimeAugmentation(nn.Module):
     @torch.no_grad()
     def predict_valid(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Predict dense maps, and say which pixels (B, 1, H, W) were in view under some transform."""
-        merger = _DenseMerger(self.merge)
+        merger = _DenseMerger(self.merge, self.keypoint_flip_pairs)
         self._run(image, merger)
         return merger.result(len(self.transforms)), cast(Tensor, merger.weight) > 0
 
@@ -210,15 +219,18 @@ class TestTimeAugmentation(nn.Module):
         if isinstance(given, Tensor) and given.ndim == 2:
             return _ClassMerger(self.merge)
         if isinstance(given, Tensor) and given.ndim == 4:
-            return _DenseMerger(self.merge)
+            return _DenseMerger(self.merge, self.keypoint_flip_pairs)
+        if isinstance(given, Tensor) and given.ndim == 3 and given.shape[-1] == 2 and self.merge == "mean":
+            return _PointMerger(self.keypoint_flip_pairs)
         if isinstance(given, Sequence) and all(
             isinstance(d, dict) and {"boxes", "scores", "labels"} <= set(d) for d in given
         ):
-            return _BoxMerger(self.merge, self.iou_threshold, (image.shape[-2], image.shape[-1]))
+            size = (image.shape[-2], image.shape[-1])
+            return _BoxMerger(self.merge, self.iou_threshold, size, self.keypoint_flip_pairs)
         found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(
-            f"predict gave {found}; expected logits (B, K) or (B, K, h, w), or a list of dictionaries with boxes, "
-            "scores and labels"
+            f"predict gave {found}; expected logits (B, K) or (B, K, h, w), keypoints (B, K, 2) with merge='mean', or "
+            "a list of dictionaries with boxes, scores and labels"
         )
 
     def extra_repr(self) -> str:
@@ -282,13 +294,15 @@ class _ClassMerger:
 class _DenseMerger:
     """Merge (B, K, h, w) maps at every pixel."""
 
-    def __init__(self, merge: str) -> None:
+    def __init__(self, merge: str, pairs: Pairs) -> None:
         self.merge = merge
+        self.pairs = pairs
         self.total: Tensor | None = None
         self.weight: Tensor | None = None
 
     def add(self, given: Any, geometry: Geometry) -> None:
         maps, valid = inverse_maps(given, geometry)
+        maps = inverse_keypoint_order(maps, geometry, self.pairs, 1)
         if self.merge == "vote":
             maps = F.one_hot(maps.argmax(1), maps.shape[1]).permute(0, 3, 1, 2).to(maps.dtype) * valid
         elif self.merge == "max":
@@ -307,11 +321,28 @@ class _DenseMerger:
         return self.total / self.weight.clamp_min(1)
 
 
+class _PointMerger:
+    """Average keypoints (B, K, 2)."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.total: Tensor | None = None
+
+    def add(self, given: Any, geometry: Geometry) -> None:
+        points = inverse_keypoints(given, geometry, self.pairs)
+        self.total = points if self.total is None else self.total + points
+
+    def result(self, count: int) -> Tensor:
+        assert self.total is not None
+        return self.total / count
+
+
 class _BoxMerger:
     """Merge lists of boxes, image by image."""
 
-    def __init__(self, merge: str, iou_threshold: float, size: tuple[int, int]) -> None:
+    def __init__(self, merge: str, iou_threshold: float, size: tuple[int, int], pairs: Pairs) -> None:
         self.merge = merge
+        self.pairs = pairs
         self.iou_threshold = iou_threshold
         self.size = size
         self.found: list[Detections] = []
@@ -329,19 +360,34 @@ class _BoxMerger:
         view, boxes = boxes[0, 0], boxes[:, 1:]
         inside = (view > 0) & (view < limit)  # edges of the view that are none of the image's
         cut = ((boxes - view).abs() < _EDGE) & inside
+        points = self._points(given, geometry, count)
         self.views.append(view + _EDGE * inside * constant((1, 1, -1, -1), view.device, view.dtype))
         out = []
-        for d, row, lost in zip(given, boxes, cut.any(-1), strict=True):
+        for i, (d, row, lost) in enumerate(zip(given, boxes, cut.any(-1), strict=True)):
             (whole,) = (~lost[: len(d["boxes"])]).nonzero(as_tuple=True)
-            out.append({name: value[whole] for name, value in (d | {"boxes": row}).items()})
+            moved = {"boxes": row} if points is None else {"boxes": row, "keypoints": points[i]}
+            out.append({name: value[whole] for name, value in (d | moved).items()})
         self.found.append(out)
+
+    def _points(self, given: Any, geometry: Geometry, count: int) -> Tensor | None:
+        """Bring the keypoints of all boxes back: (B, count, K, 2 or 3), with padding; None where there are none."""
+        rows = [d["keypoints"] for d in given if "keypoints" in d]
+        if not rows:
+            return None
+        if len(rows) < len(given) or any(row.ndim != 3 or row.shape[-1] not in (2, 3) for row in rows):
+            found = ", ".join(str(tuple(d["keypoints"].shape)) if "keypoints" in d else "none" for d in given)
+            raise ValueError(f"predict gave keypoints {found}; expected (n, K, 2) or (n, K, 3) for each image")
+        points = torch.stack([F.pad(row, (0, 0, 0, 0, 0, count - len(row))) for row in rows])
+        places = inverse_keypoints(points[..., :2], geometry, self.pairs)
+        return torch.cat([places, inverse_keypoint_order(points[..., 2:], geometry, self.pairs, -2)], -1)
 
     def result(self, count: int) -> Detections:
         with needing("merging boxes needs torchvision", "train"):
             from torchvision.ops import batched_nms  # type: ignore[import-untyped]  # it comes without stubs
         out = []
         for looks in zip(*self.found, strict=True):
-            joined = {name: torch.cat([look[name] for look in looks]) for name in ("boxes", "scores", "labels")}
+            names = ("boxes", "scores", "labels", *(["keypoints"] if "keypoints" in looks[0] else []))
+            joined = {name: torch.cat([look[name] for look in looks]) for name in names}
             look_of = torch.cat(
                 [torch.full((len(look["boxes"]),), i, device=look["boxes"].device) for i, look in enumerate(looks)]
             )
@@ -362,7 +408,8 @@ class _BoxMerger:
         best, group = overlap.max(1)
         member = F.one_hot(group, len(kept)).to(scores.dtype) * (best >= self.iou_threshold)[:, None]
         weight = member * scores[:, None]
-        fused = (weight.T @ boxes) / weight.sum(0).clamp_min(torch.finfo(scores.dtype).tiny)[:, None]
+        total = weight.sum(0).clamp_min(torch.finfo(scores.dtype).tiny)[:, None]
+        fused = (weight.T @ boxes) / total
         looks = F.one_hot(look_of, count).to(scores.dtype).T @ member  # how many each look has in each group
         best_of_look = torch.stack([(weight * (look_of == i)[:, None]).amax(0) for i in range(count)])
         shown = self._shown(fused) | (looks > 0)
@@ -370,7 +417,11 @@ class _BoxMerger:
         order = score.argsort(descending=True)
         if self.merge == "vote":
             order = order[((looks > 0).sum(0) * 2 >= shown.sum(0))[order]]
-        return {"boxes": fused[order], "scores": score[order], "labels": labels[kept][order]}
+        out = {"boxes": fused[order], "scores": score[order], "labels": labels[kept][order]}
+        if "keypoints" in found:
+            points = (weight.T @ found["keypoints"].flatten(1)) / total
+            out["keypoints"] = points.view(-1, *found["keypoints"].shape[1:])[order]
+        return out
 
     def _shown(self, boxes: Tensor) -> Tensor:
         """Return which transforms have boxes (n, 4) in view, whole: (count, n)."""
@@ -378,4 +429,4 @@ class _BoxMerger:
         return (boxes[:, :2] >= views[..., :2]).all(-1) & (boxes[:, 2:] <= views[..., 2:]).all(-1)
 
 
-_Merger = _ClassMerger | _DenseMerger | _BoxMerger
+_Merger = _ClassMerger | _DenseMerger | _PointMerger | _BoxMerger

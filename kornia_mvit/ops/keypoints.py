@@ -14,6 +14,7 @@ from kornia_mvit.ops.geometry import constant
 
 __all__ = [
     "check_flip_pairs",
+    "check_lines",
     "is_mirrored",
     "pairs_of_names",
     "pairs_of_order",
@@ -63,6 +64,29 @@ def check_flip_pairs(pairs: Sequence[Sequence[int]], name: str = "keypoint_flip_
             partners[number] = pair
         found.append((left, right))
     return tuple(found)
+
+
+def check_lines(lines: Sequence[Sequence[int]], count: int, name: str = "skeleton") -> Pairs:
+    """Return the lines of a skeleton in one form, after a look at each.
+
+    Args:
+        lines: numbers of the two keypoints of each, from 0.
+        count: K.
+        name: what errors call them.
+
+    Raises:
+        ValueError: for a line that is not between two of the K keypoints.
+
+    Example:
+        >>> check_lines([[0, 1], [0, 2]], 3)
+        ((0, 1), (0, 2))
+    """
+    for line in lines:
+        if not isinstance(line, list | tuple) or len(line) != 2 or not all(type(v) is int for v in line):
+            raise ValueError(f"{name} has {line!r}; each line is two numbers of keypoints, such as (0, 1)")
+        if min(line) < 0 or max(line) >= count:
+            raise ValueError(f"{name} has the line {tuple(line)}, but there are {count} keypoints, numbered from 0")
+    return tuple((line[0], line[1]) for line in lines)
 
 
 def swap_order(pairs: Pairs, count: int, name: str = "keypoint_flip_pairs") -> tuple[int, ...]:

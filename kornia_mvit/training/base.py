@@ -17,6 +17,7 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.seeds import multiscale_sizes
 from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.training.keypoints import adopt_flip_pairs
 from kornia_mvit.training.lightning_adapter import own_callbacks, trainer_of, transfer_in_module
 from kornia_mvit.training.lightning_names import (
     OptimizerLRScheduler,
@@ -171,7 +172,9 @@ class ImageTask(pl.LightningModule):
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
 
     def setup(self, stage: str) -> None:
-        """Take the class names from the data, and let checkpoints be read as data, whatever the Trainer's default is.
+        """Take class names and pairs of keypoints from the data, and let checkpoints be read as data.
+
+        They are so whatever the Trainer's default is.
 
         Raises:
             ValueError: for a precision that tasks do not support, and for data of another number of classes.
@@ -182,7 +185,9 @@ class ImageTask(pl.LightningModule):
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
             strategy.checkpoint_io = AtomicCheckpointIO()
         transfer_in_module(self.trainer)
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        data = getattr(self.trainer, "datamodule", None)
+        adopt_flip_pairs(self.pipeline, data)
+        names = getattr(data, "class_names", None)
         if names is not None:
             if len(names) != self.hparams["num_classes"]:
                 raise ValueError(f"the data have {len(names)} classes, the task {self.hparams['num_classes']}")

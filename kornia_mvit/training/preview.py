@@ -15,6 +15,7 @@ from kornia_mvit.files import FileError, check_local, printable, write_whole
 from kornia_mvit.option_errors import describe_option_error
 from kornia_mvit.parsing import parse_yaml
 from kornia_mvit.preprocess import Preprocess
+from kornia_mvit.training.keypoints import adopt_flip_pairs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,9 +112,10 @@ def preview(
     data.setup("fit")
     if split not in data.splits:
         raise ValueError(f"the data have no split {split!r}; they have {', '.join(data.splits)}")
-    picture = draw_preview(
-        data.splits[split], pipeline, data.class_names, count=count, copies=copies, seed=seed, cell=cell
-    )
+    adopt_flip_pairs(pipeline, data)
+    looks: dict[str, Any] = {"count": count, "copies": copies, "seed": seed, "cell": cell}
+    looks["skeleton"] = getattr(data, "keypoint_skeleton", ())
+    picture = draw_preview(data.splits[split], pipeline, data.class_names, **looks)
     if out is None:
         return Preview(picture, pipeline, count, copies)
     with write_whole(out) as beside:
@@ -144,6 +146,7 @@ def draw_preview(
     copies: int = 4,
     seed: int = 0,
     cell: int = 220,
+    skeleton: Sequence[tuple[int, int]] = (),
 ) -> "Image.Image":
     """Draw images of a dataset, evenly spread over it, each beside augmentations of it.
 
@@ -155,6 +158,7 @@ def draw_preview(
         copies: augmentations of each.
         seed: seed of the augmentations.
         cell: side in pixels that each picture is drawn with.
+        skeleton: numbers, from 0, of the keypoints between which lines are drawn.
 
     Returns:
         A Pillow image with a row for each of the images: the image first, then its augmentations.
@@ -165,7 +169,7 @@ def draw_preview(
     chosen = [round(i * (len(dataset) - 1) / max(1, count - 1)) for i in range(count)]
     batch = Batch.collate([dataset[i] for i in chosen], ignore_index=pipeline.ignore_index)
     looks: dict[str, Any] = {"class_names": class_names, "cell": cell, "ignore_index": pipeline.ignore_index}
-    looks["legend"] = False
+    looks |= {"legend": False, "skeleton": skeleton}
     columns = [draw_batch(batch, columns=1, **looks)]
     from PIL import Image  # the drawing before has said so if it is missing
 

@@ -6,10 +6,13 @@ from PIL import Image
 
 from kornia_mvit import AugmentationPipeline, Preprocess, policies
 from kornia_mvit.cli import main
-from kornia_mvit.training.datamodules import SegmentationFolderData, VOCData
-from kornia_mvit.training.preview import draw_preview
+from kornia_mvit.training.datamodules import COCOData, SegmentationFolderData, VOCData
+from kornia_mvit.training.preview import draw_preview, preview
+from tests.data.people import make_coco_people, make_yolo_people
 from tests.data.test_datamodules import make_folder, make_masks, make_voc
 from tests.training.shapes import make_yolo
+
+PEOPLE = [f"--data.{split}_file=annotations/person_keypoints_{split}2017.json" for split in ("train", "val")]
 
 
 def run(*arguments):
@@ -34,11 +37,32 @@ class TestPreview:
         assert "1. RandomResizedCrop(size=(128, 128)" in said
         assert "3 images, each with 2 augmentations" in said
 
+    def test_pairs_of_keypoints_are_those_of_the_data(self, tmp_path):
+        data = COCOData(
+            str(make_coco_people(tmp_path)),
+            train_file="annotations/person_keypoints_train2017.json",
+            val_file=None,
+            keypoints=True,
+            num_workers=0,
+        )
+        for given, expected in ((None, data.keypoint_flip_pairs), ([(0, 1)], ((0, 1),)), ([], ())):
+            pipeline = AugmentationPipeline(policies.detection_train(64), keypoint_flip_pairs=given)
+            found = preview(data=data, policy=pipeline, count=2, copies=1, cell=64)
+            assert found.pipeline.keypoint_flip_pairs == expected
+        assert len(data.keypoint_flip_pairs) == 8
+
     @pytest.mark.parametrize(
         ("name", "make", "policy", "rest"),
         [
             ("VOCData", make_voc, "detection_train", []),
             ("YOLOData", make_yolo, "detection_train", []),
+            (
+                "YOLOData",
+                make_yolo_people,
+                "detection_train",
+                ["--data.keypoints=true", "--data.keypoint_skeleton=[[0,1]]"],
+            ),
+            ("COCOData", make_coco_people, "detection_train", ["--data.keypoints=true", *PEOPLE]),
             (
                 "SegmentationFolderData",
                 make_masks,

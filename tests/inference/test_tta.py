@@ -8,6 +8,7 @@ from torch import nn
 
 from kornia_mvit import AugmentationPipeline, MobileViTClassifier, TestTimeAugmentation
 from kornia_mvit.inference.tta import TestTimeTransform, find_transforms
+from kornia_mvit.ops.geometry import transform_points
 from tests.augmentation.scenes import smooth_maps
 from tests.tester import BaseTester
 
@@ -125,6 +126,72 @@ class TestTestTimeAugmentation(BaseTester):
         torch.testing.assert_close(out["scores"], torch.tensor([0.6, 0.3]))
         weighted = torch.tensor([0.0, 0, (0.9 * 10 + 0.3 * 11) / 1.2, 10])
         torch.testing.assert_close(out["boxes"][0], weighted)
+
+    @pytest.mark.parametrize("merge", ["mean", "max", "vote"])
+    @pytest.mark.parametrize("name", ["flip", "rotation", "ten-crop", "flip+scale"])
+    def test_keypoints_of_boxes_come_back_in_pairs(self, name, merge):
+        """A detector that takes for left what looks so in a mirrored picture; a third number of each goes along."""
+        hands = torch.tensor([[[41.0, 31], [61, 33], [55, 41]], [[70.0, 61], [90, 60], [82, 69]]])
+
+        def predict(image):
+            geometry = next(looks)
+            points = transform_points(geometry.matrix(0, len(geometry)).expand(2, 3, 3), hands)
+            mirrored = bool(torch.linalg.det(geometry.matrix(0, len(geometry)))[0] < 0)
+            points = points[:, [1, 0, 2]] if mirrored else points
+            boxes = torch.cat([points.amin(1) - 9, points.amax(1) + 9], 1).float()
+            scores = torch.tensor([0.5, 0.7, 0.9])[[1, 0, 2] if mirrored else [0, 1, 2]]
+            keypoints = torch.cat([points.float(), scores.expand(2, 3)[..., None]], -1)
+            found = {"boxes": boxes, "scores": torch.tensor([0.9, 0.8]), "labels": torch.zeros(2).long()}
+            return [found | {"keypoints": keypoints}]
+
+        transforms = find_transforms(name)
+        image = torch.rand(1, 3, 96, 128)
+        looks = iter([transform(image)[1] for transform in transforms])
+        (out,) = TestTimeAugmentation(predict, transforms, merge, keypoint_flip_pairs=[(0, 1)])(image)
+        found = out["keypoints"][out["boxes"][:, 0].argsort()]
+        assert found.shape == (2, 3, 3)
+        torch.testing.assert_close(found[..., :2], hands, rtol=0, atol=0.6)
+        torch.testing.assert_close(found[..., 2], torch.tensor([[0.5, 0.7, 0.9]] * 2))
+
+    def test_heatmaps_of_keypoints(self):
+        """A network that finds the left dot by its side of the picture: without pairs its maps of two looks cancel."""
+        image = torch.zeros(1, 3, 32, 48)
+        image[..., 8, 10], image[..., 20, 40] = 1.0, 1.0
+
+        def predict(seen):  # channel 0 is the dot on the right, which is the left one of who looks out of the picture
+            columns = torch.arange(seen.shape[-1])
+            right = (columns >= seen.shape[-1] // 2).float()
+            return torch.stack([seen[:, 0] * right, seen[:, 0] * (1 - right)], 1)
+
+        paired = TestTimeAugmentation(predict, "flip", keypoint_flip_pairs=[(0, 1)])(image)
+        torch.testing.assert_close(paired, predict(image))
+        plain = TestTimeAugmentation(predict, "flip")(image)
+        assert plain[0, 0, 20, 40] == 0.5
+
+    def test_keypoints_alone(self):
+        image = torch.zeros(1, 3, 32, 48)
+        image[..., 8, 10], image[..., 20, 40] = 1.0, 1.0
+
+        def predict(seen):
+            rows, columns = torch.where(seen[0, 0] > 0.5)
+            order = columns.argsort(descending=True)
+            return (torch.stack([columns, rows], 1)[order].float() + 0.5)[None]
+
+        out = TestTimeAugmentation(predict, "flip", keypoint_flip_pairs=[(0, 1)])(image)
+        torch.testing.assert_close(out, torch.tensor([[[40.5, 20.5], [10.5, 8.5]]]))
+        with pytest.raises(ValueError, match=r"gave \(1, 2, 2\); .*merge='mean'"):
+            TestTimeAugmentation(predict, "flip", "max")(image)
+
+    def test_exception_of_keypoints(self):
+        found = {"boxes": torch.zeros(1, 4), "scores": torch.ones(1), "labels": torch.zeros(1).long()}
+        image = torch.rand(2, 3, 8, 8)
+        given = [found | {"keypoints": torch.zeros(1, 3, 2)}, found]
+        with pytest.raises(ValueError, match=r"keypoints \(1, 3, 2\), none; expected \(n, K, 2\)"):
+            TestTimeAugmentation(lambda seen: given, "flip")(image)
+        with pytest.raises(ValueError, match=r"\(0, 3\), but there are 3 keypoints"):
+            TestTimeAugmentation(lambda seen: given[:1] * 2, "flip", keypoint_flip_pairs=[(0, 3)])(image)
+        with pytest.raises(ValueError, match="keypoint 0 twice"):
+            TestTimeAugmentation(nn.Identity(), keypoint_flip_pairs=[(0, 1), (0, 2)])
 
     def test_images_without_boxes(self):
         nothing = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.long)}

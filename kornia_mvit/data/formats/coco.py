@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kornia_mvit.data.boxes import BoxRows
+from kornia_mvit.data.boxes import BoxRows, read_points
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.parsing import brief, read_json
 
@@ -33,6 +33,8 @@ class CocoFile:
         rows: the boxes, right or wrong.
         sizes: (M, 2) height and width of each image in pixels, int64; 0 where the file does not tell.
         given: number of each annotation.
+        keypoint_names: names of the keypoints of an object, where they are read.
+        keypoint_skeleton: numbers, from 0, of the keypoints between which lines are drawn.
     """
 
     files: list[str]
@@ -42,21 +44,31 @@ class CocoFile:
     rows: BoxRows
     sizes: Tensor
     given: list[Any]
+    keypoint_names: tuple[str, ...] = ()
+    keypoint_skeleton: tuple[tuple[int, int], ...] = ()
 
 
-def read_coco(path: str | Path) -> CocoFile:
-    """Read boxes from a COCO file; outlines, masks and keypoints are left.
+def read_coco(path: str | Path, *, keypoints: bool = False) -> CocoFile:
+    """Read boxes, and perhaps keypoints, from a COCO file; outlines and masks are left.
+
+    COCO counts keypoints in whole pixels, from the middle of the first: half a pixel is added to the labelled ones, so
+    that they are measured from the edge of the image, as boxes are.
 
     Args:
         path: a JSON file with ``images``, ``annotations`` and ``categories``.
+        keypoints: read the keypoints too; an annotation without any, or of a category that has none, gets keypoints of
+            which none is labelled.
 
     Returns:
         Images, classes and boxes in pixels, neither clipped nor left out.
 
     Raises:
-        DataError: naming the file, if it is missing, not JSON, or not such a file.
+        DataError: naming the file, if it is missing, not JSON, or not such a file; for keypoints that no category has,
+            or that differ from category to category.
     """
-    data = read_json(path, DataError, "file of annotations", hook=_without_outlines)
+    hook = _without_masks if keypoints else _without_outlines
+    data = read_json(path, DataError, "file of annotations", hook=hook)
+    point_names, skeleton = _keypoints_of(data, path) if keypoints else ((), ())
     try:
         images, items, categories = (_entries(data, key) for key in ("images", "annotations", "categories"))
         image_ids, names = _by_number(images, "images", "file_name")
@@ -67,14 +79,19 @@ def read_coco(path: str | Path) -> CocoFile:
     order = sorted(range(len(category_ids)), key=category_ids.__getitem__)
     category_ids = [category_ids[i] for i in order]
     sizes = torch.tensor([[_length(image.get(side)) for side in ("height", "width")] for image in images])
+    rows = _coco_rows(items, image_ids, category_ids)
+    if keypoints:
+        rows.keypoints = _coco_keypoints(items, len(point_names), rows.faults)
     return CocoFile(
         names,
         image_ids,
         tuple(category_ids),
         tuple(class_names[i] for i in order),
-        _coco_rows(items, image_ids, category_ids),
+        rows,
         sizes.reshape(-1, 2).long(),
         [item.get("id") for item in items],
+        point_names,
+        skeleton,
     )
 
 
@@ -83,6 +100,61 @@ def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
     for key in ("segmentation", "keypoints"):
         entry.pop(key, None)
     return entry
+
+
+def _without_masks(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _keypoints_of(data: Any, path: str | Path) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Return the names of the keypoints of the categories that have some, and the lines between them, from 0."""
+    try:
+        categories = [category for category in _entries(data, "categories") if category.get("keypoints")]
+        if not categories:
+            raise ValueError("none of its categories has keypoints; leave keypoints (--data.keypoints) out")
+        first = categories[0]
+        for category in categories:
+            if category["keypoints"] != first["keypoints"]:
+                raise ValueError(
+                    f"the categories {brief(first.get('name'))} and {brief(category.get('name'))} have other keypoints "
+                    "from each other; give a file of one of them"
+                )
+        names = first["keypoints"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"keypoints of category {brief(first.get('name'))} is {brief(names)}, not a list of names")
+        lines = []
+        for line in first.get("skeleton") or []:
+            numbers = [_whole(number) for number in line] if isinstance(line, list) else []
+            if len(numbers) != 2 or not all(number is not None and 0 < number <= len(names) for number in numbers):
+                raise ValueError(
+                    f"skeleton of category {brief(first.get('name'))} has {brief(line)}; each line is two numbers of "
+                    f"keypoints, from 1 to {len(names)}"
+                )
+            lines.append((int(numbers[0] or 0) - 1, int(numbers[1] or 0) - 1))
+    except ValueError as error:
+        raise DataError(f"{path} is not a COCO file of keypoints: {error}") from None
+    return tuple(names), tuple(lines)
+
+
+def _coco_keypoints(items: Sequence[Mapping[str, Any]], count: int, faults: dict[int, str]) -> Tensor:
+    """Return the keypoints (N, K, 3) of annotations in pixels, and note what is wrong with some."""
+    rows = []
+    for row, item in enumerate(items):
+        given = item.get("keypoints") or [0] * (3 * count)
+        values, fault = [0.0] * (3 * count), None
+        if not isinstance(given, list):
+            fault = f"has keypoints {brief(given)}, not a list of numbers"
+        elif len(given) != 3 * count:
+            fault = f"has {len(given)} numbers of keypoints; {count} keypoints have {3 * count}, x, y and visibility"
+        else:
+            values, fault = read_points([_float(value) for value in given])
+        if fault is not None:
+            faults.setdefault(row, fault)
+        rows.append(values)
+    out = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), count, 3)
+    out[..., :2] += 0.5 * (out[..., 2:] > 0)
+    return out
 
 
 def _entries(data: Any, key: str) -> list[dict[str, Any]]:

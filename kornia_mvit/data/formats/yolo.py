@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kornia_mvit.data.boxes import Annotation, parse_number
+from kornia_mvit.data.boxes import Annotation, parse_number, read_points
 from kornia_mvit.data.classes import by_number, parse_file
 from kornia_mvit.data.reading import DataError, find_images
 from kornia_mvit.data.splits import find_places, find_splits, target_file
+from kornia_mvit.ops.keypoints import Pairs, pairs_of_names, pairs_of_order
 from kornia_mvit.parsing import brief, cut, is_file, is_folder, read_lines, repeated
 
 __all__ = ["YOLOLayout", "check_keypoints", "find_layout", "label_file", "list_images", "name_classes", "read_yolo"]
@@ -19,15 +20,17 @@ _MOST = 1.5  # of a share, which rounding or a box that reaches out may bring ab
 _DIGITS = 10  # of the number of a class
 
 
-def read_yolo(path: str | Path, *, kpt_shape: tuple[int, int] | None = None) -> Annotation:
+def read_yolo(path: str | Path, *, kpt_shape: tuple[int, int] | None = None, keypoints: bool = False) -> Annotation:
     """Read a label file of YOLO's: a class number, centre, width and height in each line.
 
     Centre, width and height are shares of the image's width and height. Lines with more numbers are outlines, x and y
-    of three points or more, whose boxes are taken; or, with ``kpt_shape``, boxes and keypoints, which are left.
+    of three points or more, whose boxes are taken; or, with ``kpt_shape``, boxes and keypoints. Keypoints of two values
+    that have a negative one, or lie at (0, 0), are not labelled; the others are visible.
 
     Args:
         path: a text file.
         kpt_shape: number of keypoints behind each box, and of the values of each.
+        keypoints: read the keypoints too; in a line without any, none is labelled.
 
     Returns:
         The objects, boxes in shares of width and height, neither clipped nor left out.
@@ -36,22 +39,20 @@ def read_yolo(path: str | Path, *, kpt_shape: tuple[int, int] | None = None) -> 
         DataError: naming the file, if it cannot be read.
     """
     out = Annotation()
-    keypoints = 4 + (0 if kpt_shape is None else kpt_shape[0] * kpt_shape[1])
+    long = 4 + (0 if kpt_shape is None else kpt_shape[0] * kpt_shape[1])
     for number, line in enumerate(read_lines(path, DataError, "labels"), 1):
         words = line.split()
         if not words:
             continue
         kind, *values = map(parse_number, words)
         box, fault = [math.nan] * 4, None
-        if len(values) in (4, keypoints):
+        if len(values) in (4, long):
             x, y, width, height = values[:4]
             if max(values[:4]) > _MOST:
                 fault = "has numbers above 1; they are shares of the image's sides, not pixels"
             box = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
         elif kpt_shape is not None:
-            fault = (
-                f"has {len(words)} numbers; a box has 5, with keypoints of kpt_shape {list(kpt_shape)} {keypoints + 1}"
-            )
+            fault = f"has {len(words)} numbers; a box has 5, with keypoints of kpt_shape {list(kpt_shape)} {long + 1}"
         elif len(values) >= 6 and len(values) % 2 == 0:
             if max(values) > _MOST:
                 fault = "has numbers above 1; points are shares of the image's sides, and keypoints need kpt_shape"
@@ -61,19 +62,76 @@ def read_yolo(path: str | Path, *, kpt_shape: tuple[int, int] | None = None) -> 
         else:
             fault = f"has {len(words)} numbers; a box has 5, an outline an odd number from 7"
             fault += "; keypoints need kpt_shape" if len(words) > 6 else ""
+        if keypoints and kpt_shape is not None:
+            points, wrong = _read_keypoints(values[4:] if len(values) == long else [], kpt_shape)
+            out.keypoints.append(points)
+            fault = fault or wrong
         name = cut(words[0]) if not kind.is_integer() or abs(kind) > _LONGEST else str(int(kind))
         out.add(box, name, f"line {number}", fault)
     return out
 
 
+def _read_keypoints(values: Sequence[float], shape: tuple[int, int]) -> tuple[list[float], str | None]:
+    """Return x, y and visibility of the keypoints of a line, and what is wrong with them, if anything is."""
+    count, width = shape
+    if not values:
+        return [0.0] * (3 * count), None
+    if width == 3:
+        return read_points(values, _MOST)
+    pairs = zip(values[::2], values[1::2], strict=True)
+    return read_points([v for x, y in pairs for v in (x, y, 0 if min(x, y) < 0 or x == y == 0 else 2)], _MOST)
+
+
 @dataclass
 class YOLOLayout:
-    """Where the images of each split are, and what the classes are called."""
+    """Where the images of each split are, and what the classes and keypoints are called.
+
+    Args:
+        folder: that of the images.
+        splits: folders and lists of images of each split.
+        names: of the classes.
+        kpt_shape: number of keypoints behind each box, and of the values of each.
+        described: the file that describes them, if there is one.
+        flip_idx: which keypoint takes the place of each in a mirrored image, as the file has it.
+        kpt_names: names of the keypoints, as the file has them.
+    """
 
     folder: Path
     splits: dict[str, list[str]]
     names: tuple[str, ...] = field(default=())
     kpt_shape: tuple[int, int] | None = None
+    described: Path | None = None
+    flip_idx: Any = None
+    kpt_names: Any = None
+
+    def keypoint_names(self, count: int) -> tuple[str, ...]:
+        """Return the names of the keypoints, which must be the same in all classes; none where the file has none.
+
+        Raises:
+            DataError: for other names than one for each keypoint.
+        """
+        given = [*self.kpt_names.values()] if isinstance(self.kpt_names, Mapping) else [self.kpt_names]
+        if given == [None] or not given:
+            return ()
+        first = given[0]
+        if not isinstance(first, list) or len(first) != count or any(other != first for other in given):
+            raise DataError(
+                f"{self.described}: kpt_names is {brief(self.kpt_names)}, not the same {count} names for each class"
+            )
+        return tuple(map(str, first))
+
+    def flip_pairs(self, count: int) -> Pairs | None:
+        """Return the pairs of keypoints that ``flip_idx`` tells, or their names where it is missing.
+
+        Raises:
+            DataError: for a ``flip_idx`` that is not the partner of each keypoint.
+        """
+        if self.flip_idx is not None:
+            try:
+                return pairs_of_order(self.flip_idx, count, f"{self.described}: flip_idx")
+            except ValueError as error:
+                raise DataError(str(error)) from None
+        return pairs_of_names(self.keypoint_names(count)) or None
 
 
 def name_classes(annotation: Annotation, names: Sequence[str]) -> None:
@@ -129,7 +187,7 @@ def find_layout(root: Path, name: str | None, *, named: bool) -> YOLOLayout:
         )
     shape = data.get("kpt_shape")
     keypoints = None if shape is None else check_keypoints(f"{file}: kpt_shape", shape)
-    return YOLOLayout(folder, splits, names, keypoints)
+    return YOLOLayout(folder, splits, names, keypoints, file, data.get("flip_idx"), data.get("kpt_names"))
 
 
 def check_keypoints(place: str, shape: Any) -> tuple[int, int]:

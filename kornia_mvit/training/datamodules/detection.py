@@ -15,6 +15,7 @@ from kornia_mvit.data.reading import DataError, find_images, read_size
 from kornia_mvit.data.splits import find_places
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
+from kornia_mvit.ops.keypoints import Pairs, pairs_of_names
 from kornia_mvit.parsing import brief, cut, is_file, repeated
 from kornia_mvit.training.datamodules.base import STAGES, ImageData, Samples
 from kornia_mvit.training.datamodules.settings import RootSettings, check_choice
@@ -57,6 +58,10 @@ class BoxData(ImageData):
     Attributes:
         bad_boxes: boxes that were left out, each with its file and what is wrong with it.
         clipped_boxes: number of boxes that reached out of their image.
+        keypoint_names: names of the keypoints of each box, where they are read and the data name them.
+        keypoint_flip_pairs: keypoints that are swapped in mirrored images, which a task hands to its pipeline; None
+            where none are known.
+        keypoint_skeleton: keypoints between which lines are drawn.
     """
 
     def _begin_boxes(self, settings: BoxSettings) -> None:
@@ -65,6 +70,9 @@ class BoxData(ImageData):
         self._on_bad_box = settings.on_bad_box
         self.bad_boxes: list[str] = []
         self.clipped_boxes: int = 0
+        self.keypoint_names: tuple[str, ...] = ()
+        self.keypoint_flip_pairs: Pairs | None = None
+        self.keypoint_skeleton: Pairs = ()
         self.root: Path = Path(settings.root)
         self._place = str(settings.root)
         self._parts: dict[str, _Part] = {}
@@ -122,6 +130,7 @@ class BoxData(ImageData):
         places: Mapping[Path, str],
         *,
         relative: bool = False,
+        keypoints: int = 0,
     ) -> None:
         """Make the parts from the objects of all images, each image read once.
 
@@ -130,8 +139,9 @@ class BoxData(ImageData):
             found: the objects of each image.
             places: what messages call the annotation of each image.
             relative: whether boxes are shares of width and height.
+            keypoints: number of keypoints of each box, where they are read.
         """
-        rows = collect_rows([*found.values()], self.class_names)
+        rows = collect_rows([*found.values()], self.class_names, keypoints)
         sizes = torch.tensor([annotation.size for annotation in found.values()]).reshape(-1, 2)
         table, faults, clipped = build_table(rows, sizes, relative=relative)
         bad = self._note(faults, clipped, [f"{places[path]}: {given}" for path in found for given in found[path].given])
@@ -295,6 +305,7 @@ class COCOSettings(BoxSettings):
     val_images: str = "val2017"
     test_file: str | None = None
     test_images: str | None = None
+    keypoints: bool = False
 
 
 class COCOData(BoxData):
@@ -314,6 +325,8 @@ class COCOData(BoxData):
         val_images: folder of their images.
         test_file: annotations to test on, if there are some.
         test_images: folder of their images.
+        keypoints: read the keypoints of each object too, as ``person_keypoints_train2017.json`` has them: batches have
+            ``keypoints`` (B, N, K, 2), and in ``keypoint_visible`` COCO's 0, 1 and 2.
 
     Attributes:
         category_ids: the file's number of each class, in the order of labels.
@@ -333,6 +346,7 @@ class COCOData(BoxData):
     def __init__(self, settings: COCOSettings) -> None:
         self._begin_boxes(settings)
         self.category_ids: tuple[int, ...] = ()
+        self._with_keypoints = settings.keypoints
         val_file, test = settings.val_file, (settings.test_file, settings.test_images)
         if (test[0] is None) != (test[1] is None):
             raise ValueError(f"test_file {test[0]!r} and test_images {test[1]!r} go together; give both")
@@ -351,7 +365,7 @@ class COCOData(BoxData):
         self._finish()
 
     def _read(self, file: str, folder: str) -> _Part:
-        found = read_coco(self.root / file)
+        found = read_coco(self.root / file, keypoints=self._with_keypoints)
         if not found.files or not found.category_ids:
             raise DataError(
                 f"{self.root / file} has {len(found.files)} images and {len(found.category_ids)} categories"
@@ -368,9 +382,21 @@ class COCOData(BoxData):
         for number in (found.sizes == 0).any(-1).nonzero().flatten().tolist():
             found.sizes[number] = torch.tensor(read_size(files[number]))
         found.rows.labels = self._translate(file, found)[found.rows.labels]
+        if self._with_keypoints:
+            self._take_keypoints(file, found)
         table, faults, clipped = build_table(found.rows, found.sizes)
         bad = self._note(faults, clipped, {row: f"{file}: annotation {found.given[row]}" for row in faults})
         return _Part(files, table, found.image_ids, bad)
+
+    def _take_keypoints(self, file: str, found: CocoFile) -> None:
+        """Take the names of the keypoints from the first file, and compare those of the others."""
+        if self.keypoint_names and self.keypoint_names != found.keypoint_names:
+            raise DataError(
+                f"{self.root / file} has the keypoints {cut(', '.join(found.keypoint_names))}, the first file "
+                f"{cut(', '.join(self.keypoint_names))}; the splits need the same keypoints"
+            )
+        self.keypoint_names, self.keypoint_skeleton = found.keypoint_names, found.keypoint_skeleton
+        self.keypoint_flip_pairs = pairs_of_names(found.keypoint_names) or None
 
     def _translate(self, file: str, found: CocoFile) -> Tensor:
         """Return the label of each of a file's categories; those of the first file are the classes."""

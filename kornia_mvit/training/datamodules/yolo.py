@@ -7,6 +7,7 @@ from pathlib import Path
 from kornia_mvit.data.boxes import Annotation
 from kornia_mvit.data.formats import yolo
 from kornia_mvit.data.reading import DataError
+from kornia_mvit.ops.keypoints import check_lines
 from kornia_mvit.parsing import is_file
 from kornia_mvit.training.datamodules.detection import BoxData, BoxSettings, check_names, shorten
 from kornia_mvit.training.settings import accepts
@@ -22,6 +23,8 @@ class YOLOSettings(BoxSettings):
     file: str | None = None
     class_names: Sequence[str] | None = None
     kpt_shape: tuple[int, int] | None = None
+    keypoints: bool = False
+    keypoint_skeleton: Sequence[tuple[int, int]] = ()
 
 
 class YOLOData(BoxData):
@@ -33,9 +36,11 @@ class YOLOData(BoxData):
     such as the images of the root itself. The labels of ``.../images/NAME.jpg`` are in ``.../labels/NAME.txt``, or
     beside the image. Each line has a class number, centre, width and height, as shares of the image's sides, or the
     class and an outline, whose box is taken. Where ``data.yaml`` has a ``kpt_shape``, keypoints follow the box, and are
-    left. Images without a label file, or with an empty one, stay as background. ``valid`` and ``validation`` stand for
-    val, ``training`` for train and ``testing`` for test. Where there is no val, it is split off train. Test images that
-    ``data.yaml`` names and that are not there matter to ``test`` alone.
+    read with ``keypoints``; its ``flip_idx`` says which keypoint takes the place of each in a mirrored image, and where
+    it is missing, left and right in its ``kpt_names``. Images without a label file, or with an empty one, stay as
+    background. ``valid`` and ``validation`` stand for val, ``training`` for train and ``testing`` for test. Where there
+    is no val, it is split off train. Test images that ``data.yaml`` names and that are not there matter to ``test``
+    alone.
 
     Arguments that are not listed here are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
 
@@ -45,6 +50,9 @@ class YOLOData(BoxData):
         class_names: names of the classes in the order of their numbers; when None those of the file, or the lines of
             a ``classes.txt`` in the root or with the labels.
         kpt_shape: number of keypoints behind each box, and of the values of each, 2 or 3; what the file says when None.
+        keypoints: read the keypoints too: batches have ``keypoints`` (B, N, K, 2), and ``keypoint_visible`` of 0 for
+            what is not labelled, 1 for what is hidden and 2 for what is visible.
+        keypoint_skeleton: pairs of keypoints, from 0, between which lines are drawn.
 
     Raises:
         DataError: naming the file or folder, if one is missing or broken, or if there are no labels at all.
@@ -67,6 +75,7 @@ class YOLOData(BoxData):
                 f"{self.root} does not tell the names of its classes; give class_names (--data.class_names), a "
                 f"data.yaml or a classes.txt{_hint(self.root)}"
             )
+        count = self._find_keypoints(settings, layout) if settings.keypoints else 0
         splits: dict[str, list[Path]] = {}
         for split, places in layout.splits.items():
             try:
@@ -79,7 +88,9 @@ class YOLOData(BoxData):
             splits[split] = list(dict.fromkeys(images))
         labels = {path: yolo.label_file(path) for files in splits.values() for path in files}
         found = {
-            path: yolo.read_yolo(label, kpt_shape=layout.kpt_shape) if is_file(label) else Annotation()
+            path: yolo.read_yolo(label, kpt_shape=layout.kpt_shape, keypoints=count > 0)
+            if is_file(label)
+            else Annotation()
             for path, label in labels.items()
         }
         for split, files in splits.items():
@@ -89,7 +100,21 @@ class YOLOData(BoxData):
             self._notes.append(f"{bare} of the {len(labels)} images have no label file, and stay as background")
         for annotation in found.values():
             yolo.name_classes(annotation, self._class_names)
-        self._fill(splits, found, {path: shorten(label, self.root) for path, label in labels.items()}, relative=True)
+        named = {path: shorten(label, self.root) for path, label in labels.items()}
+        self._fill(splits, found, named, relative=True, keypoints=count)
+
+    def _find_keypoints(self, settings: YOLOSettings, layout: yolo.YOLOLayout) -> int:
+        """Take names and pairs of the keypoints, and return their number."""
+        if layout.kpt_shape is None:
+            raise DataError(
+                f"{layout.described or self.root} does not tell the number of keypoints; give kpt_shape "
+                "(--data.kpt_shape), such as [17, 3], or leave keypoints out"
+            )
+        count = layout.kpt_shape[0]
+        self.keypoint_names = layout.keypoint_names(count)
+        self.keypoint_flip_pairs = layout.flip_pairs(count)
+        self.keypoint_skeleton = check_lines(settings.keypoint_skeleton, count, "keypoint_skeleton")
+        return count
 
 
 def _hint(root: Path) -> str:
