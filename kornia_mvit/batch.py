@@ -1,7 +1,5 @@
 """Images and their targets, in one object that travels together."""
 
-import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, fields
@@ -12,31 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from kornia_mvit.fields import (
-    align_keypoints,
-    check_flags,
-    check_image_values,
-    check_instances,
-    check_keypoint_values,
-    check_layout,
-    check_rows,
-    check_weights,
-    hold_value,
-    is_float,
-    name_size,
-    plain_tensor,
-    read_sample,
-    widen,
-)
+from kornia_mvit.batch_checks import check_fields, check_targets, warn_of_coordinates
+from kornia_mvit.fields import align_keypoints, check_image_values, check_layout, hold_value, read_sample
 from kornia_mvit.samples import name_fields, open_batch
 
-__all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "replace_checked"]
+__all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "map_tensors", "replace_checked"]
 
-_PADDING = {
+_CANVASES = ("image", "mask", "instance_masks")
+_PADDING = {  # of what has rows
     **{"boxes": 0, "box_label": -1, "box_ignore": False, "box_weight": 0, "box_source": -1},
-    **{"keypoints": 0, "keypoint_visible": False},
+    **{"box_index": -1, "instance_masks": 0},
+    **{"keypoints": 0, "keypoint_visible": False, "keypoint_index": -1},
 }
-_TOLD: list[bool] = []  # whether boxes outside their images were told of: once is enough, as each batch has others
 
 
 @dataclass
@@ -57,11 +42,17 @@ class Batch:
         box_ignore: (B, N) bool, boxes to leave out of loss and score (crowds, difficult ones).
         box_weight: (B, N) weight of each box in the loss, from 0, floating point; 1 where absent. MixUp sets it.
         box_source: (B, N) the image of the batch that each box is from, integer; -1 for padding. Mixes set it.
+        box_index: (B, N) which of the boxes that a pipeline was given each row is, integer; -1 for padding.
+        instance_masks: (B, N, H, W) the pixels of each box's object, bool, or uint8 of 0 and 1. Comes with ``boxes``.
+        fields: tensors (B, N, ...) by name, of any dtype, that say more of each box, such as its track or its score.
+            They follow the boxes; rows of padding hold zeros.
         mask: (B, H, W) class of each pixel, integer, with one number for pixels to ignore.
         keypoints: (B, K, 2) x and y, floating point of 32 bits or more; or (B, N, K, 2) those of several instances,
             which go with the ``boxes`` of their rows where the batch has boxes.
         keypoint_visible: (B, K) or (B, N, K), which comes with ``keypoints``: bool, False for padding too; or integer,
             as COCO has it: 0 not labelled, as padding, 1 labelled and hidden, 2 visible.
+        keypoint_index: (B, K) or (B, N, K), which of the keypoints that a pipeline was given each is, integer, counted
+            through all instances; -1 for padding.
         size: (B, 2) height and width of the part of the canvas, from its upper left corner, that holds the image; the
             rest is padding. None where the image fills the canvas.
         original_size: (B, 2) height and width of the image before it was brought to the canvas.
@@ -86,99 +77,21 @@ class Batch:
     box_ignore: Tensor | None = None
     box_weight: Tensor | None = None
     box_source: Tensor | None = None
+    box_index: Tensor | None = None
+    instance_masks: Tensor | None = None
+    fields: dict[str, Tensor] | None = None
     mask: Tensor | None = None
     keypoints: Tensor | None = None
     keypoint_visible: Tensor | None = None
+    keypoint_index: Tensor | None = None
     size: Tensor | None = None
     original_size: Tensor | None = None
     meta: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        self._check_fields()
+        check_fields(self)
         if self.image.device.type == "cpu":
-            self._check_targets()
-
-    def _check_fields(self) -> None:
-        """Check shapes and dtypes, and widen the dtypes that cannot hold all that they may have to."""
-        self.image = plain_tensor("image", self.image)
-        if self.image.ndim != 4:
-            raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(self.image.shape)}")
-        if self.image.dtype != torch.uint8 and not is_float(self.image):
-            raise TypeError(f"expected uint8 or floating-point images, got {self.image.dtype}")
-        if 0 in self.image.shape[1:]:
-            raise ValueError(f"images {tuple(self.image.shape)} have no pixels")
-        if self.image.dtype == torch.uint8:  # what an operation made of others may have any shape
-            check_layout(self.image.shape)
-        self._check_lengths()
-        self._check_label()
-        self._check_rows("boxes", "box_label", "box_ignore", "box_weight", "box_source")
-        self._check_rows("keypoints", "keypoint_visible")
-        if self.boxes is not None and self.keypoints is not None:
-            check_instances(self.boxes, self.keypoints)
-        self._check_whole()
-
-    def _check_lengths(self) -> None:
-        """Check that each field is a tensor, or a list of dictionaries, of as many entries as there are images."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None:
-                continue
-            if field.name == "meta":
-                if not isinstance(value, list | tuple) or not all(isinstance(entry, Mapping) for entry in value):
-                    raise TypeError("meta is not a list of dictionaries, one for each image")
-            else:
-                value = plain_tensor(field.name, value)
-                setattr(self, field.name, value)
-                if value.ndim == 0:
-                    raise ValueError(f"{len(self)} images, but {field.name} is a single number")
-            if len(value) != len(self):
-                raise ValueError(f"{len(self)} images, but {field.name} has {len(value)} entries")
-
-    def _check_whole(self) -> None:
-        """Check what holds whole numbers, and give it a dtype that can hold them all."""
-        for name in ("box_label", "box_source", "mask", "size", "original_size"):
-            if (value := getattr(self, name)) is None:
-                continue
-            setattr(self, name, widen(name, value))
-            if name == "mask" and value.shape[1:] != self.image.shape[2:]:
-                raise ValueError(
-                    f"expected masks of shape (B, H, W) as the images {tuple(self.image.shape)}, "
-                    f"got {tuple(value.shape)}"
-                )
-            if name in ("size", "original_size") and value.shape[1:] != (2,):
-                raise ValueError(f"expected {name} of shape (B, 2), height and width, got {tuple(value.shape)}")
-
-    def _check_label(self) -> None:
-        if self.label is None:
-            return
-        soft = self.label.is_floating_point()
-        if self.label.ndim != (2 if soft else 1) or self.label.dtype == torch.bool:
-            raise ValueError(
-                f"expected integer labels of shape (B,) or soft ones (B, K), got {self.label.dtype} "
-                f"{tuple(self.label.shape)}"
-            )
-        if not soft:
-            self.label = widen("label", self.label)
-        elif not is_float(self.label):
-            raise TypeError(f"expected soft labels of 16 to 64 bits, got {self.label.dtype}")
-
-    def _check_rows(self, name: str, *companions: str) -> None:
-        """Check rows of coordinates and the fields that describe each of them."""
-        rows: Tensor | None = getattr(self, name)
-        if rows is None:
-            if orphans := [other for other in companions if getattr(self, other) is not None]:
-                raise ValueError(f"{orphans[0]} is given without {name}")
-            return
-        setattr(self, name, check_rows(name, rows))
-        if getattr(self, companions[0]) is None:
-            shape = "(B, N, K)" if rows.ndim == 4 else "(B, N)"
-            raise ValueError(f"{name} come with {companions[0]} of shape {shape}; it is missing")
-        for other in companions:
-            value = getattr(self, other)
-            if value is not None and value.shape != rows.shape[:-1]:
-                raise ValueError(f"{name} are {tuple(rows.shape)}, but {other} is {tuple(value.shape)}")
-            if value is not None and other not in ("box_label", "box_source"):
-                check_flags(other, value)
+            check_targets(self)
 
     def check_values(self) -> None:
         """Raise for values that no image or target can have. On an accelerator this waits for the device.
@@ -188,41 +101,11 @@ class Batch:
         Raises:
             ValueError: for images that are not finite or outside [0, 1], boxes that are not finite or end before they
                 start, visible keypoints that are not finite, visibility beyond 0, 1 and 2, labels with NaN, classes of
-                boxes below -1, and sizes below a pixel or above the canvas. Rows of padding may hold anything.
+                boxes below -1, instance masks above 1, and sizes below a pixel or above the canvas. Rows of padding may
+                hold anything else.
         """
         check_image_values(self.image)
-        self._check_targets()
-
-    def _check_targets(self) -> None:
-        if self.label is not None and self.label.is_floating_point() and not bool(self.label.isfinite().all()):
-            raise ValueError("label has NaN or infinity; soft labels are the shares of the classes")
-        if self.boxes is not None and self.box_label is not None:
-            if bool((self.box_label < -1).any()):
-                raise ValueError(f"box_label has {int(self.box_label.min())}; classes count from 0, -1 marks padding")
-            right = (self.boxes[..., 2:] >= self.boxes[..., :2]).all(-1) & self.boxes.isfinite().all(-1)
-            wrong = (self.box_label >= 0) & ~right
-            if bool(wrong.any()):
-                i, j = wrong.nonzero()[0].tolist()
-                box = self.boxes[i, j].tolist()
-                told = f"boxes[{i}, {j}] is ({', '.join(f'{edge:g}' for edge in box)})"
-                if not all(map(math.isfinite, box)):
-                    raise ValueError(f"{told}, which is not finite; leave the box out, or set its box_label to -1")
-                raise ValueError(
-                    f"{told}, which ends before it starts; boxes are left, top, right and bottom: a box of x, y, "
-                    "width and height is x, y, x + width, y + height"
-                )
-            if self.box_weight is not None:
-                check_weights(self.box_weight)
-        if self.keypoints is not None and self.keypoint_visible is not None:
-            check_keypoint_values(self.keypoints, self.keypoint_visible)
-        height, width = self.image.shape[2:]
-        for name, value in (("size", self.size), ("original_size", self.original_size)):
-            if value is None or not len(value):
-                continue
-            least, most = value.amin(0).tolist(), value.amax(0).tolist()
-            if min(least) < 1 or (name == "size" and (most[0] > height or most[1] > width)):
-                limit = f"the canvas is {height}x{width}" if name == "size" else "sizes start at 1x1"
-                raise ValueError(f"{name} goes from {name_size(least)} to {name_size(most)}, but {limit}")
+        check_targets(self)
 
     def warn_of_coordinates(self) -> bool:
         """Warn where boxes or keypoints seem to be shares of width and height, and where boxes lie outside the image.
@@ -233,52 +116,13 @@ class Batch:
         Returns:
             Whether there was a warning.
         """
-        for name, rows, live, least in (
-            ("boxes", self.boxes, None if self.box_label is None else self.box_label >= 0, 1),
-            ("keypoints", self.keypoints, None if self.keypoint_visible is None else self.keypoint_visible > 0, 4),
-        ):
-            if rows is None or live is None or int(live.sum()) < least:
-                continue
-            found = rows[live]
-            if bool(((found >= 0) & (found <= 1)).all() & (found != found.round()).any()):
-                warnings.warn(
-                    f"all {name} of a batch lie within [0, 1]; they are in pixels: multiply shares of width and height "
-                    "by them",
-                    stacklevel=3,
-                )
-                return True
-        return self._warn_of_boxes_outside()
-
-    def _warn_of_boxes_outside(self) -> bool:
-        if _TOLD or self.boxes is None or self.box_label is None or not self.boxes.numel():
-            return False
-        size = torch.tensor(self.image.shape[2:], device=self.boxes.device)
-        size = (size[None] if self.size is None else self.size)[:, None].flip(-1)
-        has_area = (self.boxes[..., 2:] > self.boxes[..., :2]).all(-1)
-        beside = (self.boxes[..., :2] >= size).any(-1) | (self.boxes[..., 2:] <= 0).any(-1)
-        outside = beside & has_area & (self.box_label >= 0)
-        if not bool(outside.any()):
-            return False
-        _TOLD.append(True)
-        i, j = outside.nonzero()[0].tolist()
-        height, width = self.image.shape[2:] if self.size is None else self.size[i].tolist()
-        path = f" of {self.meta[i]['path']}" if self.meta is not None and "path" in self.meta[i] else ""
-        warnings.warn(
-            f"{int(outside.sum())} of {int((self.box_label >= 0).sum())} boxes of a batch lie wholly outside their "
-            f"images, such as boxes[{i}, {j}]{path}, ({', '.join(f'{edge:g}' for edge in self.boxes[i, j].tolist())}), "
-            f"outside {height}x{width} (height x width): nothing can be learned from them; boxes are in pixels of the "
-            "image as it is given",
-            stacklevel=4,
-        )
-        return True
+        return warn_of_coordinates(self)
 
     def __repr__(self) -> str:
         """Tell which fields there are, with their shapes and dtypes."""
-        told = [
-            f"{name}={tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        ]
+        told = [f"{name}={_describe(value)}" for name, value in vars(self).items() if isinstance(value, Tensor)]
+        if self.fields:
+            told.append(f"fields={{{', '.join(f'{name}: {_describe(one)}' for name, one in self.fields.items())}}}")
         return f"{type(self).__name__}({', '.join(told)})"
 
     def __len__(self) -> int:
@@ -302,8 +146,12 @@ class Batch:
 
     def sample(self, index: int) -> dict[str, Any]:
         """Return one image and its targets without the batch dimension, as :meth:`collate` takes them."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return {name: value[index] for name, value in values if value is not None}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: value[index] if isinstance(value, list) else map_tensors(value, lambda v: v[index])
+            for name, value in values.items()
+            if value is not None
+        }
 
     def replace(self, **changes: Any) -> Self:
         """Return a batch with some fields changed; the others are shared, not copied."""
@@ -340,8 +188,8 @@ class Batch:
 
         Images of several sizes are laid on one canvas as large as the largest height and width, padded right and
         below with zeros, their masks with ``ignore_index``, and ``size`` says which part is image. Lists of boxes and
-        keypoints of any length, none included, are padded to the longest. Each target is checked against its image
-        before that, and values here, on the CPU.
+        keypoints of any length, none included, are padded to the longest, with what is bound to them. Each target is
+        checked against its image before that, and values here, on the CPU.
 
         A sample is a dictionary with the fields of a batch, less the batch dimension, or what datasets give:
 
@@ -351,7 +199,8 @@ class Batch:
           and ``label``, or ``objects`` of ``bbox`` and ``category``, boxes being x, y, width and height.
 
         Classes keep their numbers. ``iscrowd`` becomes ``box_ignore``, and ``image_id``, ``file_name`` and other
-        strings go into ``meta``; areas, outlines and masks of single objects are left out.
+        strings go into ``meta``; ``masks`` of single objects become ``instance_masks``, and areas and outlines are left
+        out.
 
         Images are tensors (C, H, W), PIL images, which become RGB and are turned as their EXIF data tell, or NumPy
         arrays, channels first or last. Targets are lists, numbers, arrays, tensors or torchvision's TVTensors, whose
@@ -379,21 +228,8 @@ class Batch:
         height, width = (max(image.shape[k] for image in images) for k in (1, 2))
         if any(image.shape[1:] != (height, width) for image in images):
             columns.setdefault("size", [torch.tensor(image.shape[1:]) for image in images])
-        values: dict[str, Any] = {}
-        for name, rows in columns.items():
-            if name == "meta":
-                values[name] = rows
-            elif name == "image":
-                values[name] = torch.stack([_pad(row, height, width, 0) for row in rows])
-            elif name == "mask":
-                masks = [hold_value(row, ignore_index) for row in rows]
-                values[name] = torch.stack([_pad(row, height, width, ignore_index) for row in masks])
-            elif name in _PADDING:
-                values[name] = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_PADDING[name])
-            elif len({row.shape for row in rows}) > 1:
-                raise ValueError(f"{name} differ in shape: {sorted({tuple(row.shape) for row in rows})}")
-            else:
-                values[name] = torch.stack(rows)
+        canvas = height, width
+        values = {name: _stack(name, rows, canvas, ignore_index) for name, rows in columns.items()}
         check_image_values(values["image"])
         batch = cls(**values)
         if get_worker_info() is None:  # otherwise each worker would, at each epoch; pipelines look, too
@@ -435,8 +271,20 @@ class Batch:
         values: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            values[field.name] = tensor(value) if isinstance(value, Tensor) else None if value is None else other(value)
+            values[field.name] = other(value) if isinstance(value, list) else map_tensors(value, tensor)
         return type(self)(**values)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """Apply a function to the value of a field: to a tensor, or to each of a dictionary of them; None stays None.
+
+    Example:
+        >>> map_tensors({"track": torch.tensor([3])}, torch.neg)
+        {'track': tensor([-3])}
+    """
+    if isinstance(value, Mapping):
+        return {name: function(one) for name, one in value.items()}
+    return function(value) if isinstance(value, Tensor) else value
 
 
 def replace_checked(batch: Batch, **changes: Any) -> Batch:
@@ -454,13 +302,49 @@ def replace_checked(batch: Batch, **changes: Any) -> Batch:
     out = object.__new__(Batch)
     for field in fields(batch):
         setattr(out, field.name, changes[field.name] if field.name in changes else getattr(batch, field.name))
-    out._check_fields()
+    check_fields(out)
     return out
 
 
-def _pad(image: Tensor, height: int, width: int, fill: int) -> Tensor:
-    """Pad an image or a mask right and below."""
-    below, right = height - image.shape[-2], width - image.shape[-1]
+def _describe(value: Tensor) -> str:
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
+def _pad_rows(name: str, rows: Sequence[Tensor], fill: float = 0) -> Tensor:
+    """Stack rows of several numbers, padded to the longest. None, as an empty list is, fit any others.
+
+    Raises:
+        ValueError: where they differ in shape or dtype besides.
+    """
+    like = next((row for row in rows if len(row)), rows[0])
+    rows = [row if len(row) else like[:0] for row in rows]
+    if len({(row.shape[1:], row.dtype) for row in rows}) > 1:
+        found = sorted({f"{row.dtype} {tuple(row.shape)}" for row in rows})
+        raise ValueError(f"{name} differ in dtype, or in shape after the first dimension: {', '.join(found)}")
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+
+
+def _stack(name: str, rows: list[Any], canvas: tuple[int, int], ignore_index: int) -> Any:
+    """Put what samples have of a field together, on one canvas and of one number of rows."""
+    if name == "meta":
+        return rows
+    if name == "fields":
+        if len(names := {", ".join(sorted(row)) for row in rows}) > 1:
+            raise ValueError(f"fields differ in their names: {' or '.join(sorted(names))}")
+        return {key: _pad_rows(f"fields[{key!r}]", [row[key] for row in rows]) for key in rows[0]}
+    if name in _CANVASES:
+        fill = ignore_index if name == "mask" else 0
+        rows = [_pad(hold_value(row, fill) if name == "mask" else row, canvas, fill) for row in rows]
+    if name in _PADDING:
+        return _pad_rows(name, rows, _PADDING[name])
+    if len({row.shape for row in rows}) > 1:
+        raise ValueError(f"{name} differ in shape: {sorted({tuple(row.shape) for row in rows})}")
+    return torch.stack(rows)
+
+
+def _pad(image: Tensor, canvas: tuple[int, int], fill: int) -> Tensor:
+    """Pad an image or masks right and below."""
+    below, right = canvas[0] - image.shape[-2], canvas[1] - image.shape[-1]
     return F.pad(image, (0, right, 0, below), value=fill) if below or right else image
 
 

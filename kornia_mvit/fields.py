@@ -15,10 +15,8 @@ __all__ = [
     "check_flags",
     "check_image_values",
     "check_instances",
-    "check_keypoint_values",
     "check_layout",
     "check_rows",
-    "check_weights",
     "hold_value",
     "is_float",
     "name_size",
@@ -35,9 +33,10 @@ _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _WIDE = (torch.int32, torch.int64)
 _ROWS = {"boxes": 4, "keypoints": 2}  # numbers in a row
 _COMPANIONS = {
-    **dict.fromkeys(("box_label", "box_ignore", "box_weight", "box_source"), "boxes"),
-    "keypoint_visible": "keypoints",
+    **dict.fromkeys(("box_label", "box_ignore", "box_weight", "box_source", "box_index", "instance_masks"), "boxes"),
+    **dict.fromkeys(("keypoint_visible", "keypoint_index"), "keypoints"),
 }
+_IN_PIXELS = {"boxes", "keypoints", "mask", "instance_masks"}
 _FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number of each
 _CHANNELS = (1, 3, 4)  # of images as arrays have them
 _MOST_CHANNELS = 16  # below which the last of three dimensions may be that of channels
@@ -139,23 +138,6 @@ def check_instances(boxes: Tensor, keypoints: Tensor) -> None:
         )
 
 
-def check_keypoint_values(keypoints: Tensor, visible: Tensor) -> None:
-    """Raise a ValueError for visible keypoints that are not finite, and for visibility other than 0, 1 and 2.
-
-    On an accelerator this waits for the device.
-    """
-    if visible.dtype != torch.bool and bool(((visible < 0) | (visible > _FLAGS["keypoint_visible"])).any()):
-        raise ValueError(
-            f"keypoint_visible goes from {int(visible.min())} to {int(visible.max())}; expected 0 not labelled, 1 "
-            "labelled and hidden, 2 visible, or True and False"
-        )
-    wrong = (visible > 0) & ~keypoints.isfinite().all(-1)
-    if bool(wrong.any()):
-        place = ", ".join(map(str, wrong.nonzero()[0].tolist()))
-        unknown = "False" if visible.dtype == torch.bool else "0"
-        raise ValueError(f"keypoints[{place}] is not finite; keypoint_visible is {unknown} for unknown ones")
-
-
 def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     """Read an image and its targets as tensors, and check each target against the image.
 
@@ -174,7 +156,7 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         TypeError: for what cannot become a tensor, and numbers of a wrong kind.
     """
     out = dict(sample)
-    image = out["image"] = as_image(sample["image"], turn=not sample.keys() & {"boxes", "keypoints", "mask"})
+    image = out["image"] = as_image(sample["image"], turn=not sample.keys() & _IN_PIXELS)
     if image.ndim != 3:
         raise ValueError(f"image is {tuple(image.shape)}; expected (C, H, W), for grey ones (1, H, W)")
     if image.dtype != torch.uint8 and not is_float(image):
@@ -184,17 +166,12 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"image is {tuple(image.shape)}: it has no pixels")
     size = (int(image.shape[1]), int(image.shape[2]))
     for name, value in sample.items():
-        match name:
-            case "image" | "meta":
-                continue
-            case "boxes" | "keypoints":
-                out[name] = _as_rows(name, value, size)
-            case "mask":
-                out[name] = _as_mask(value, size)
-            case "label" | "box_weight":
-                out[name] = (_as_label if name == "label" else _as_weights)(value)
-            case _:
-                out[name] = _as_whole(name, value)
+        if name not in ("image", "meta"):
+            out[name] = _as_target(name, value, size)
+    for name, one in out.get("fields", {}).items():
+        if one.ndim == 0 or len(one) != len(out.get("boxes", one)):
+            told = f"{len(one)} entries" if one.ndim else "a single number"
+            raise ValueError(f"{len(out.get('boxes', ()))} boxes, but fields[{name!r}] has {told}")
     _check_companions(out)
     if "size" in out and bool((out["size"] > torch.tensor(size)).any()):
         raise ValueError(f"size {tuple(out['size'].tolist())} is larger than the image, which is {name_size(size)}")
@@ -208,8 +185,11 @@ def _check_companions(sample: dict[str, Any]) -> None:
         shape = max(rows.shape[:-1], flags.shape, key=len)
         sample |= {"keypoints": rows.reshape(*shape, 2), "keypoint_visible": flags.reshape(shape)}
     for name, owner in _COMPANIONS.items():
-        if name in sample and owner in sample and sample[name].shape != sample[owner].shape[:-1]:
-            counts = [" x ".join(map(str, shape)) for shape in (sample[owner].shape[:-1], sample[name].shape)]
+        if name not in sample or owner not in sample:
+            continue
+        own = sample[name].shape[:1] if name == "instance_masks" else sample[name].shape
+        if own != sample[owner].shape[:-1]:
+            counts = [" x ".join(map(str, shape)) for shape in (sample[owner].shape[:-1], own)]
             raise ValueError(f"{counts[0]} {owner}, but {name} has {counts[1]} entries")
     if "boxes" in sample and "keypoints" in sample:
         check_instances(sample["boxes"], sample["keypoints"])
@@ -275,19 +255,6 @@ def check_image_values(image: Tensor) -> None:
         raise ValueError(f"floating-point images must lie in [0, 1], got values from {low:g} to {high:g}; {hint}")
 
 
-def check_weights(weight: Tensor) -> None:
-    """Raise unless the weights of boxes are finite and not negative. On an accelerator this waits for the device.
-
-    Raises:
-        ValueError: telling the range found.
-    """
-    if not bool(((weight >= 0) & weight.isfinite()).all()):
-        low, high = (value.item() for value in torch.aminmax(weight))
-        raise ValueError(
-            f"box_weight goes from {low:g} to {high:g}; weights of boxes in the loss are finite and from 0"
-        )
-
-
 def as_image(value: Any, *, turn: bool = True) -> Tensor:
     """Return an image as a tensor.
 
@@ -340,6 +307,23 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         raise TypeError(f"{name} is a {_kind(value)} that cannot become a tensor: {reason}") from None
 
 
+def _as_target(name: str, value: Any, size: Size) -> Any:
+    """Read a target of an image of a height and width."""
+    match name:
+        case "boxes" | "keypoints":
+            return _as_rows(name, value, size)
+        case "mask":
+            return _as_mask(value, size)
+        case "instance_masks":
+            return _as_instance_masks(value, size)
+        case "fields":
+            return _as_fields(value)
+        case "label" | "box_weight":
+            return (_as_label if name == "label" else _as_weights)(value)
+        case _:
+            return _as_whole(name, value)
+
+
 def _as_rows(name: str, value: Any, size: Size) -> Tensor:
     """Read boxes (n, 4) or keypoints (k, 2) or (n, k, 2) in pixels of an image."""
     rows, width = _as_tensor(name, value), _ROWS[name]
@@ -388,6 +372,46 @@ def _as_mask(value: Any, size: Size) -> Tensor:
     if tuple(mask.shape) != size:
         raise ValueError(f"mask is {name_size(mask.shape)}, but its image is {name_size(size)} (height x width)")
     return _without_loss("mask", mask) if mask.dtype in _UNSIGNED else widen("mask", mask)
+
+
+def _as_instance_masks(value: Any, size: Size) -> Tensor:
+    """Read the masks of single objects, (n, H, W), of the size of their image."""
+    if isinstance(value, list | tuple):
+        one_by_one = [read_numbers(one) if is_picture(one) else _as_tensor("instance_masks", one) for one in value]
+        masks = torch.stack(one_by_one) if one_by_one else torch.zeros(0, *size, dtype=torch.bool)
+    else:
+        masks = _as_tensor("instance_masks", value)
+    masks = masks.reshape(0, *size) if masks.shape == (0,) else masks
+    if masks.ndim != 3:
+        raise ValueError(f"instance_masks is {tuple(masks.shape)}; expected (n, H, W), a mask for each box")
+    if tuple(masks.shape[1:]) != size:
+        raise ValueError(
+            f"instance_masks is {name_size(masks.shape[1:])}, but its image is {name_size(size)} (height x width)"
+        )
+    if masks.is_floating_point() or masks.is_complex():
+        raise TypeError(f"instance_masks is {masks.dtype}; expected bool, or integers of 0 and 1: give masks > 0.5")
+    if masks.dtype in (torch.bool, torch.uint8):
+        return masks
+    masks = _without_loss("instance_masks", masks)
+    if bool(((masks != 0) & (masks != 1)).any()):
+        raise ValueError(
+            f"instance_masks goes from {int(masks.min())} to {int(masks.max())}; expected 0 and 1: give masks > 0"
+        )
+    return masks.bool()
+
+
+def _as_fields(value: Any) -> dict[str, Tensor]:
+    """Read what a sample says of each of its boxes: tensors (n, ...) by name."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"fields is a {_kind(value)}, not a dictionary of values for each box by name")
+    out: dict[str, Tensor] = {}
+    for name, given in value.items():
+        try:
+            one = _as_tensor(f"fields[{name!r}]", given)
+        except TypeError as error:
+            raise TypeError(f"{error}; fields hold numbers: put texts into meta, and take them by box_index") from None
+        out[str(name)] = one
+    return out
 
 
 def _as_label(value: Any) -> Tensor:

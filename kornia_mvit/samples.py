@@ -1,12 +1,10 @@
 """Samples as datasets of torchvision, COCO and Hugging Face give them, under the names of a batch's fields."""
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from kornia_mvit.fields import as_image, name_size
 from kornia_mvit.pictures import is_picture
@@ -20,18 +18,9 @@ _FORMS = (
 _META = ("image_id", "id", "file_name", "filename", "path", "width", "height")
 _DERIVED = ("area", "segmentation")  # what goes with boxes, and follows from others or has no place in a batch
 _TARGETS = (  # which are never strings
-    *("image", "label", "labels", "mask", "masks", "boxes", "box_label", "box_ignore", "box_weight"),
-    *(
-        "box_source",
-        "iscrowd",
-        "keypoints",
-        "keypoint_visible",
-        "size",
-        "original_size",
-        "meta",
-        "objects",
-        "annotations",
-    ),
+    *("image", "label", "labels", "mask", "masks", "boxes", "box_label", "box_ignore", "box_weight", "box_source"),
+    *("box_index", "iscrowd", "instance_masks", "fields", "keypoints", "keypoint_visible", "keypoint_index", "size"),
+    *("original_size", "meta", "objects", "annotations"),
 )
 _LISTS = ("objects", "annotations")
 _COLUMNS = {
@@ -45,8 +34,9 @@ def name_fields(sample: Any) -> dict[str, Any]:
 
     Taken are dictionaries with these names; images alone; pairs of an image and a class, a mask, torchvision's
     dictionary of boxes or COCO's list of annotations; and rows of Hugging Face's datasets. COCO's x, y, width and
-    height become corners. Areas, outlines and masks of single objects are left out, and what names an image, as its
-    ``image_id``, goes into ``meta``, as do all other strings. Other names stay, for a batch to refuse.
+    height become corners, and torchvision's ``masks`` of single objects ``instance_masks``. Areas and outlines are left
+    out, and what names an image, as its ``image_id``, goes into ``meta``, as do all other strings. Other names stay,
+    for a batch to refuse.
 
     Args:
         sample: what a dataset gives for an image.
@@ -161,11 +151,7 @@ def _from_mapping(sample: Mapping[str, Any]) -> dict[str, Any]:
         _rename(out, "iscrowd", "box_ignore")
         for name in _DERIVED:
             out.pop(name, None)
-        if out.pop("masks", None) is not None and get_worker_info() is None:  # else each worker would, in each epoch
-            warnings.warn(
-                "masks of single objects are left out: a batch has one mask an image, the class of each pixel",
-                stacklevel=2,
-            )
+        _rename(out, "masks", "instance_masks")
         _check_size(out.get("image"), meta)
     if meta and isinstance(given := out.get("meta", {}), Mapping):
         out["meta"] = meta | dict(given)
@@ -276,12 +262,15 @@ def _is_one_image(value: object) -> bool:
 
 
 def _rows(stacked: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Return the samples of a dictionary of stacked tensors, and of lists of strings."""
+    """Return the samples of a dictionary of stacked tensors, of lists of strings, and of ``fields``."""
+    inner = {"fields": _rows(of, count)} if isinstance(of := stacked.get("fields"), Mapping) else {}
     for name, value in stacked.items():
+        if name in inner:
+            continue
         strings = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
         if not (strings or (isinstance(value, Tensor) and value.ndim)) or len(value) != count:
             raise TypeError(
                 f"{name} of a loaded batch of {count} images is {describe(value)}; give the DataLoader "
                 "collate_fn=Batch.collate"
             )
-    return [{name: value[i] for name, value in stacked.items()} for i in range(count)]
+    return [{name: inner.get(name, value)[i] for name, value in stacked.items()} for i in range(count)]

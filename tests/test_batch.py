@@ -1,5 +1,6 @@
 """Batch: images and their targets."""
 
+import pickle
 from dataclasses import fields
 
 import numpy
@@ -37,6 +38,9 @@ def everything(seed, count=3):
                 "boxes": torch.rand(n, 4, generator=generator).cumsum(1) * 0.5 + 1.1 if n else [],
                 "box_label": list(range(n)),
                 "box_ignore": [k == 1 for k in range(n)],
+                "box_index": list(range(n)),
+                "instance_masks": torch.rand(n, h, w, generator=generator) < 0.5,
+                "fields": {"track": [7 * k for k in range(n)], "pair": [[k / 2, k] for k in range(n)]},
                 "mask": torch.randint(0, 5, (h, w), generator=generator),
                 "keypoints": torch.rand(m, 2, generator=generator) * 2.5 + 1.1 if m else [],
                 "keypoint_visible": [True] * m,
@@ -102,6 +106,60 @@ class TestBatch:
         assert batch.image.device.type == batch.label.device.type == device.type
         assert Batch.collate(samples()).to("meta").image.is_meta
 
+    def test_fields_go_wherever_the_batch_goes(self, device):
+        batch = Batch.collate(everything(3), ignore_index=7)
+        sent = batch.to(device)
+        assert {value.device.type for value in (*sent.fields.values(), sent.instance_masks)} == {device.type}
+        again = pickle.loads(pickle.dumps(batch))
+        assert again.fields["track"].equal(batch.fields["track"])
+        part = batch[[2, 0]]
+        assert part.fields["track"].equal(batch.fields["track"][[2, 0]])
+        assert part.instance_masks.equal(batch.instance_masks[[2, 0]])
+        assert batch.replace(fields=None).fields is None
+        assert "fields={track: (3, " in repr(batch)
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"fields": [1]}, TypeError, "fields is not a dictionary of tensors"),
+            ({"fields": {"track": [1, 2]}}, TypeError, r"fields\['track'\] is a list, not a torch.Tensor"),
+            ({"fields": {"track": torch.zeros(2, 3)}}, ValueError, r"boxes are \(2, 2, 4\), but fields\['track'\] is"),
+            ({"fields": {"track": torch.zeros(3, 2)}}, ValueError, r"2 images, but fields\['track'\] has 3 entries"),
+            ({"fields": {"track": torch.zeros(())}}, ValueError, r"fields\['track'\] is a single number"),
+            ({"boxes": None, "box_label": None, "fields": {"a": torch.zeros(2, 2)}}, ValueError, "without boxes"),
+            ({"instance_masks": torch.zeros(2, 2, 9, 8) > 0}, ValueError, r"\(B, N, H, W\) as the images"),
+            ({"instance_masks": torch.zeros(2, 3, 8, 9) > 0}, ValueError, r"but instance_masks is \(2, 3, 8, 9\)"),
+            ({"instance_masks": torch.zeros(2, 2, 8, 9)}, TypeError, "bool, or uint8 of 0 and 1, got torch.float32"),
+            (
+                {"instance_masks": torch.full((2, 2, 8, 9), 255, dtype=torch.uint8)},
+                ValueError,
+                "instance_masks has 255; .* give masks > 0",
+            ),
+            ({"box_index": torch.zeros(2, 3).long()}, ValueError, r"but box_index is \(2, 3\)"),
+            ({"box_index": torch.zeros(2, 2)}, TypeError, "expected box_index to be of an integer dtype"),
+            ({"keypoint_index": torch.zeros(2, 2).long()}, ValueError, "keypoint_index is given without keypoints"),
+        ],
+    )
+    def test_exception_of_what_goes_with_boxes(self, changes, error, message):
+        boxes = {"boxes": torch.tensor([1.0, 2, 3, 4]).expand(2, 2, 4), "box_label": torch.zeros(2, 2).long()}
+        with pytest.raises(error, match=message):
+            Batch(torch.zeros(2, 3, 8, 9), **(boxes | changes))
+
+    @pytest.mark.parametrize(
+        ("fields", "error", "message"),
+        [
+            ([{"a": [1]}, {"b": [1]}], ValueError, "fields differ in their names: a or b"),
+            ([{"a": [1, 2]}, {"a": [1]}], ValueError, r"sample 0: 1 boxes, but fields\['a'\] has 2 entries"),
+            ([{"a": [1]}, {"a": [0.5]}], ValueError, r"fields\['a'\] differ in dtype"),
+            ([{"a": ["x"]}, {"a": ["y"]}], TypeError, "put texts into meta"),
+            ([5, 5], TypeError, "fields is a int, not a dictionary"),
+        ],
+    )
+    def test_exception_of_collated_fields(self, fields, error, message):
+        boxes = {"image": torch.zeros(3, 8, 9), "boxes": [[1, 2, 3, 4]], "box_label": [0]}
+        with pytest.raises(error, match=message):
+            Batch.collate([boxes | {"fields": one} for one in fields])
+
     def test_refuses_a_single_number(self):
         with pytest.raises(TypeError, match=r"write batch.sample\(1\)"):
             Batch.collate(samples())[1]
@@ -136,6 +194,9 @@ class TestBatch:
             if isinstance(value, torch.Tensor):
                 assert value.dtype == other.dtype
                 assert torch.equal(value, other), field.name
+            elif isinstance(value, dict):
+                assert value.keys() == other.keys()
+                assert all(torch.equal(one, other[name]) for name, one in value.items())
             else:
                 assert value == other, field.name
 
@@ -156,6 +217,12 @@ class TestBatch:
             assert torch.equal(batch.boxes[i, :n], torch.as_tensor(sample["boxes"]).reshape(-1, 4).float())
             assert batch.box_ignore[i, :n].tolist() == sample["box_ignore"]
             assert not batch.box_ignore[i, n:].any()
+            assert batch.box_index[i].tolist() == batch.box_label[i].tolist()
+            assert torch.equal(batch.instance_masks[i, :n, :h, :w], sample["instance_masks"])
+            assert int(batch.instance_masks[i].sum()) == int(sample["instance_masks"].sum())
+            assert batch.fields["track"][i, :n].tolist() == sample["fields"]["track"]
+            assert batch.fields["pair"][i, :n].tolist() == sample["fields"]["pair"]
+            assert not batch.fields["pair"][i, n:].any()
             assert int(batch.keypoint_visible[i].sum()) == len(sample["keypoints"])
             assert batch.size[i].tolist() == [h, w]
             assert batch.original_size[i].tolist() == [2 * h, 2 * w]

@@ -98,9 +98,11 @@ class TestSamples:
         target |= {"image_id": torch.tensor([9]), "area": torch.tensor([160.0, 35])}
         expected = {"image": IMAGE, "boxes": CORNERS, "box_label": [2, 3], "box_ignore": [0, 1]}
         assert same(Batch.collate([(PICTURE, target)]), Batch.collate([expected | {"meta": {"image_id": 9}}]))
-        with pytest.warns(UserWarning, match="masks"):
-            batch = Batch.collate([(IMAGE, target | {"masks": torch.zeros(2, 40, 60)})])
-        assert batch.mask is None and batch.boxes.tolist() == [CORNERS]
+        masks = torch.rand(2, 40, 60) < 0.5
+        for given in (masks, masks.to(torch.uint8), tv_tensors.Mask(masks), list(masks.numpy()), masks.long()):
+            batch = Batch.collate([(IMAGE, target | {"masks": given})])
+            assert batch.mask is None and batch.boxes.tolist() == [CORNERS]
+            assert batch.instance_masks.bool().equal(masks[None])
 
     @pytest.mark.parametrize(
         "sample",

@@ -27,7 +27,7 @@ from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import sample_crop_in_view
 from kornia_mvit.augmentation.slices import ImageWarp, are_sliced, in_slices
-from kornia_mvit.augmentation.targets import filled_size, known_part
+from kornia_mvit.augmentation.targets import filled_size, known_part, warp_instances
 from kornia_mvit.batch import Batch, hold_value
 from kornia_mvit.ops.geometry import constant, gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
@@ -44,6 +44,7 @@ class Settings:
     ignore_index: int
     erase_masks: bool
     fuse: bool
+    box_method: str = "corners"
 
 
 @dataclass
@@ -107,6 +108,8 @@ class Execution:
         self._recolours: list[tuple[Operation, Draw]] = []  # after what waits
         self._image_at = 0
         self._mask_at = 0
+        self.instances: Tensor | None = batch.instance_masks
+        self._instances_at = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -227,6 +230,11 @@ class Execution:
             return self.mask
         return self.geometry.warp_mask(self.mask, first, last, self.settings.ignore_index)
 
+    def finish_instances(self, order: Tensor | None, keep: Tensor | None) -> Tensor:
+        """Take the masks of single objects to where the images are to be; see :func:`warp_instances`."""
+        assert self.instances is not None
+        return warp_instances(self.instances, self.geometry, order, keep, first=self._instances_at)
+
     def _seed(self, index: int, purpose: int) -> None:
         self.random.seed(combine_seed(self.seed, index, purpose))
 
@@ -254,7 +262,7 @@ class Execution:
             view = constant(canvas, device, torch.int64).expand(len(batch), 2)
         boxes = valid = mask = None
         if module.looks_at == "boxes" and batch.boxes is not None and batch.box_label is not None:
-            boxes, share = self.geometry.move_boxes(batch.boxes)
+            boxes, share = self.geometry.move_boxes(batch.boxes, ellipses=self.settings.box_method == "ellipse")
             valid = (batch.box_label >= 0) & (share > 0)
             boxes = boxes.masked_fill(~valid[..., None], 0.0)  # padding may hold anything
         if module.looks_at == "mask" and batch.mask is not None:
@@ -341,10 +349,16 @@ class Execution:
                 self._mask_at = self._image_at
             if operation.kind is Kind.OPAQUE and self.mask is not None:
                 self.mask = self._all_seen()
-        elif isinstance(operation.module, RandomErasing) and self.settings.erase_masks and self.batch.mask is not None:
-            mask = self.finish_mask()
-            assert mask is not None
+        elif isinstance(operation.module, RandomErasing) and self.settings.erase_masks:
+            self._erase_masks(drawn)
+
+    def _erase_masks(self, drawn: Draw) -> None:
+        if self.batch.mask is not None and (mask := self.finish_mask()) is not None:
             self.mask = mask.masked_fill(_erased(drawn, mask), self.settings.ignore_index)
+        if self.instances is not None:
+            masks = self.finish_instances(None, None)
+            self.instances = masks.masked_fill(_erased(drawn, masks)[:, None], 0)
+            self._instances_at = len(self.geometry)
 
     def _resized(self, operation: Operation, before: tuple[int, ...]) -> Operation:
         """Take an operation for unknown that was to change values alone, and gave images of another size.
@@ -413,17 +427,17 @@ def _is_away(drawn: Draw) -> bool:
     return "src" in drawn and drawn["src"].device.type != "cpu"
 
 
-def _erased(drawn: Draw, mask: Tensor) -> Tensor:
-    """Return the pixels (B, H, W) that RandomErasing erased."""
-    row, column = (torch.arange(n, device=mask.device) for n in mask.shape[-2:])
+def _erased(drawn: Draw, image: Tensor) -> Tensor:
+    """Return the pixels (B, H, W) of images that RandomErasing erased."""
+    row, column = (torch.arange(n, device=image.device) for n in image.shape[-2:])
 
     def inside(places: Tensor, start: Tensor, length: Tensor) -> Tensor:
-        first, count = (v.to(mask.device, non_blocking=True)[:, None] for v in (start, length))
+        first, count = (v.to(image.device, non_blocking=True)[:, None] for v in (start, length))
         return (places >= first) & (places < first + count)
 
     gate: Tensor = drawn["batch_prob"]
     rows, columns = inside(row, drawn["ys"], drawn["heights"]), inside(column, drawn["xs"], drawn["widths"])
-    return (gate > 0.5).to(mask.device, non_blocking=True)[:, None, None] & rows[:, :, None] & columns[:, None, :]
+    return (gate > 0.5).to(image.device, non_blocking=True)[:, None, None] & rows[:, :, None] & columns[:, None, :]
 
 
 def _size(image: Tensor) -> tuple[int, int]:

@@ -6,17 +6,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kornia_mvit.augmentation.outlines import Corners, Ellipses, read_instances
 from kornia_mvit.augmentation.slices import ImageWarp, Seen, in_slices
 from kornia_mvit.ops.geometry import (
     all_neighbours,
     box_area,
-    box_corners,
     constant,
-    corner_bounds,
     gather_pixels,
     invert,
     is_inside,
     is_within,
+    pixel_index,
     source_points,
     transform_points,
 )
@@ -162,6 +162,27 @@ class Geometry:
 
         return in_slices(mask, warp)
 
+    def warp_instances(self, masks: Tensor, first: int, last: int, rows: list[list[int]] | None = None) -> Tensor:
+        """Bring masks of single objects (B, N, H, W) of canvas ``first`` to canvas ``last``; none where none was seen.
+
+        Args:
+            masks: bool, or uint8 of 0 and 1.
+            first: number of a canvas.
+            last: number of a canvas.
+            rows: for batches that go by slices, which masks of each image are wanted; the others become empty and go to
+                the end.
+        """
+        x, y, seen = self.source(first, last, torch.float32)
+        x, y = self._in_view(x, y, first)
+
+        def warp(part: Tensor, images: slice, _: Tensor | None) -> Tensor:
+            inside = None if seen is None else seen.part(images)
+            index = pixel_index(x[images], y[images], (int(part.shape[-2]), int(part.shape[-1])))
+            chosen = rows if rows is None else rows[images]
+            return read_instances(part, index.expand(len(part), -1, -1), inside, chosen)
+
+        return in_slices(masks, warp)
+
     def _in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
         """Bring points of a canvas to the pixels that are image, so that the padding beside them is not read."""
         if canvas > 0 or self.view is None:
@@ -169,27 +190,30 @@ class Geometry:
         edge = (self.view.to(x.dtype) - 0.5)[:, :, None, None]
         return torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
 
-    def move_boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def move_boxes(self, boxes: Tensor, *, ellipses: bool = False) -> tuple[Tensor, Tensor]:
         """Bring boxes (B, N, 4) to the last canvas, clipped to it and to what was in view before.
 
         A box that is cut by the edge of a canvas between is cut there; any other stays a quadrilateral until the end,
         so that two rotations widen it but once.
 
+        Args:
+            boxes: left, top, right and bottom.
+            ellipses: the boxes are those around the ellipses inside the given ones, not around their corners.
+
         Returns:
             boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view, where a box that
             was turned counts as the upright one around it.
         """
-        corners = box_corners(boxes.double())
-        corners, share = _clip(corners, self._limit(0))
+        shapes: Corners | Ellipses = (Ellipses if ellipses else Corners)(boxes.double())
+        share = _clip(shapes, self._limit(0))
         for k, step in enumerate(self.steps):
             assert step.matrix is not None, step.name
             if k > 0 and not step.covers:
-                corners, part = _clip(corners, self._limit(k))
-                share = share * part
-            corners = transform_points(step.matrix, corners)
+                share = share * _clip(shapes, self._limit(k))
+            shapes.move(step.matrix)
         limit = self._limit(len(self))
-        corners, part = _clip(corners, limit)
-        return corner_bounds(corners.clamp_min(0).minimum(limit.unsqueeze(-2))), share * part
+        share = share * _clip(shapes, limit)
+        return _within(shapes.bounds(), limit), share
 
     def move_points(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Bring points (B, N, 2) to the last canvas.
@@ -260,10 +284,16 @@ def _contains(points: Tensor, limit: Tensor) -> Tensor:
     return is_inside(points[..., 0], points[..., 1], limit[..., 0], limit[..., 1])
 
 
-def _clip(corners: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:
-    """Cut quadrilaterals (B, N, 4, 2) that leave a canvas down to boxes, and say which share of each one is left."""
-    bounds = corner_bounds(corners)
-    clipped = torch.cat([side.clamp_min(0).minimum(limit) for side in (bounds[..., :2], bounds[..., 2:])], -1)
-    within = _contains(corners, limit.unsqueeze(-2)).all(-1)
+def _within(boxes: Tensor, limit: Tensor) -> Tensor:
+    """Cut boxes (B, N, 4) at the edges of a canvas of a width and height."""
+    return torch.cat([side.clamp_min(0).minimum(limit) for side in (boxes[..., :2], boxes[..., 2:])], -1)
+
+
+def _clip(shapes: Corners | Ellipses, limit: Tensor) -> Tensor:
+    """Cut shapes that leave a canvas down to boxes, and say which share (B, N) of each one is left."""
+    bounds = shapes.bounds()
+    clipped = _within(bounds, limit)
+    within = _contains(bounds.view(*bounds.shape[:-1], 2, 2), limit.unsqueeze(-2)).all(-1)
+    shapes.cut(clipped, ~within)
     share = box_area(clipped) / box_area(bounds).clamp_min(torch.finfo(torch.float64).tiny)
-    return torch.where(within[..., None, None], corners, box_corners(clipped)), torch.where(within, 1.0, share)
+    return torch.where(within, 1.0, share)

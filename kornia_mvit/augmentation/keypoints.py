@@ -14,9 +14,9 @@ __all__ = ["inverse_keypoint_order", "inverse_keypoints", "move_keypoints"]
 
 
 def move_keypoints(
-    batch: Batch, geometry: Geometry, flip_pairs: Pairs | None, select: Callable[[Tensor], Tensor] | None
+    batch: Batch, geometry: Geometry, flip_pairs: Pairs | None, select: Callable[..., Tensor] | None
 ) -> dict[str, Tensor]:
-    """Return the keypoints of a batch and their visibility after its images went through a geometry.
+    """Return the keypoints of a batch, their visibility and numbers after its images went through a geometry.
 
     Coordinates of keypoints that are not labelled, where visibility has COCO's three states, are 0.
 
@@ -37,13 +37,15 @@ def move_keypoints(
     else:
         visible = visible * seen
         points = points.masked_fill((visible == 0)[..., None], 0.0)
+    index = torch.arange(visible[:1].numel(), device=visible.device).view(visible.shape[1:]).expand(visible.shape)
     if flip_pairs:
         mirrored = is_mirrored(geometry.matrix(0, len(geometry)))
         order = swap_order(flip_pairs, keypoints.shape[-2])
         points, visible = swap_pairs(points, mirrored, order, -2), swap_pairs(visible, mirrored, order, -1)
+        index = swap_pairs(index, mirrored, order, -1)
     if keypoints.ndim == 4 and select is not None:
-        points, visible = select(points), select(visible)
-    return {"keypoints": points, "keypoint_visible": visible}
+        points, visible, index = select(points), select(visible), select(index, padding=-1)
+    return {"keypoints": points, "keypoint_visible": visible, "keypoint_index": index}
 
 
 def inverse_keypoints(keypoints: Tensor, geometry: Geometry, flip_pairs: Pairs | None) -> Tensor:

@@ -27,7 +27,7 @@ __all__ = [
 
 
 # What has a row for each box, and what rows of padding hold.
-_ROWS = {"boxes": 0, "box_label": -1, "box_ignore": 0, "box_weight": 0, "box_source": -1}
+_ROWS = {"boxes": 0, "box_label": -1, "box_ignore": 0, "box_weight": 0, "box_source": -1, "box_index": -1}
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,12 @@ class Layer:
 
 
 def box_rows(batch: Batch) -> dict[str, tuple[Tensor, int]]:
-    """Return what a batch has a row (B, N, ...) for each box of, by name, and what rows of padding hold."""
-    return {name: (value, fill) for name, fill in _ROWS.items() if (value := getattr(batch, name)) is not None}
+    """Return what a batch has a row (B, N, ...) for each box of, by name, and what rows of padding hold.
+
+    The batch's own fields go by ``fields.`` and their names.
+    """
+    rows = {name: (value, fill) for name, fill in _ROWS.items() if (value := getattr(batch, name)) is not None}
+    return rows | {f"fields.{name}": (value, 0) for name, value in (batch.fields or {}).items()}
 
 
 def read_image(image: Tensor, layer: Layer) -> Tensor:

@@ -21,6 +21,8 @@ from kornia_mvit.augmentation.preparation import no_autocast, prepare_images
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
 from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.augmentation.targets import (
+    BoxRules,
+    choose_box_method,
     detach_memory,
     inverse_boxes,
     inverse_maps,
@@ -67,7 +69,12 @@ class AugmentationPipeline(nn.Module):
         min_box_visibility: share of a box's area that is still to be seen for it to stay.
         keypoint_flip_pairs: numbers of keypoints, from 0, that are swapped in images that end up mirrored, such as left
             and right eye; :func:`~kornia_mvit.ops.keypoints.pairs_of_names` returns them from names.
-        erase_masks: masks hold ``ignore_index`` where ``RandomErasing`` erased; otherwise they stay as they are.
+        box_method: what a box is around when its image was rotated, sheared or seen in perspective: ``'corners'``, the
+            box's own corners; ``'ellipse'``, the ellipse inside it, which is nearer to most objects; ``'mask'``, what
+            is left of its instance mask, or the corners where that was empty from the start.
+        boxes_from_masks: the same as ``box_method='mask'``.
+        erase_masks: masks hold ``ignore_index`` where ``RandomErasing`` erased, and instance masks nothing; otherwise
+            they stay as they are.
         fuse: carry out geometric operations that follow each other in one step. False lets Kornia resample at each.
         multi_scale: sizes to draw from for each step, such as :func:`kornia_mvit.ops.seeds.multiscale_sizes`.
         seed: of what is drawn without a seed or generator.
@@ -104,6 +111,8 @@ class AugmentationPipeline(nn.Module):
         min_box_area: float = 1.0,
         min_box_visibility: float = 0.0,
         keypoint_flip_pairs: Sequence[tuple[int, int]] | None = None,
+        box_method: str = "corners",
+        boxes_from_masks: bool = False,
         erase_masks: bool = False,
         fuse: bool = True,
         multi_scale: Sequence[tuple[int, int]] | None = None,
@@ -134,6 +143,7 @@ class AugmentationPipeline(nn.Module):
             raise ValueError(
                 f"min_box_area {min_box_area} is negative, or min_box_visibility {min_box_visibility} not in [0, 1]"
             )
+        self.box_method: str = choose_box_method(box_method, boxes_from_masks)
         # Kept from registration: a move would have Kornia draw on the device, and differently, and its automatic
         # policies have parameters that no optimiser should find.
         self.stack: AugmentationSequential | None
@@ -154,7 +164,7 @@ class AugmentationPipeline(nn.Module):
         self.counter: SeedCounter = SeedCounter(seed)
         self.check_values = check_values
         self._told = False  # what is odd about coordinates, once
-        self._settings = Settings(ignore_index, erase_masks, fuse)
+        self._settings = Settings(ignore_index, erase_masks, fuse, self.box_method)
         self._carry_out = torch.compile(_carry_out) if compile else _carry_out
         self._unable = unable(augment) if augment is not None else {}
 
@@ -314,12 +324,14 @@ class AugmentationPipeline(nn.Module):
 
     @torch.no_grad()
     def inverse_boxes(self, boxes: Tensor, params: Params) -> Tensor:
-        """Bring boxes (B, N, 4) of augmented or prepared images back: the boxes around their corners, unclipped.
+        """Bring boxes (B, N, 4) of augmented or prepared images back, unclipped.
+
+        They are the boxes around their corners, or with ``box_method='ellipse'`` around the ellipses inside them.
 
         Raises:
             ValueError: as :meth:`inverse`.
         """
-        return inverse_boxes(boxes, way_back(params, boxes))
+        return inverse_boxes(boxes, way_back(params, boxes), ellipses=self.box_method == "ellipse")
 
     @torch.no_grad()
     def inverse_keypoints(self, keypoints: Tensor, params: Params) -> Tensor:
@@ -434,17 +446,16 @@ class AugmentationPipeline(nn.Module):
     def _refuse(self, batch: Batch) -> None:
         refuse_targets(batch, self.stack, self._unable, self.mixes, self.keypoint_flip_pairs)
 
-    def _move(self, batch: Batch, geometry: Geometry) -> dict[str, Any]:
-        return dict(
-            move_targets(
-                batch,
-                geometry,
-                min_box_area=self.min_box_area,
-                min_box_visibility=self.min_box_visibility,
-                flip_pairs=self.keypoint_flip_pairs,
-                sized=self.preprocess.letterbox,
+    def _move(self, batch: Batch, geometry: Geometry, run: Execution | None = None) -> dict[str, Any]:
+        if self.box_method == "mask" and batch.boxes is not None and batch.instance_masks is None:
+            raise ValueError(
+                "box_method='mask' makes boxes of instance masks, and the batch has boxes without instance_masks; give "
+                "them, or take 'corners' or 'ellipse'"
             )
-        )
+        rules = BoxRules(self.min_box_area, self.min_box_visibility, self.box_method)
+        warp = None if run is None or batch.instance_masks is None else run.finish_instances
+        pairs, sized = self.keypoint_flip_pairs, self.preprocess.letterbox
+        return move_targets(batch, geometry, rules, flip_pairs=pairs, sized=sized, warp=warp)
 
 
 def _carry_out(
@@ -466,7 +477,7 @@ def _carry_out(
         if size is not None:
             run.resize(size, pipeline._preprocess)
         image = run.finish(pipeline._preprocess if values else None)
-        targets = pipeline._move(batch, run.geometry)
+        targets = pipeline._move(batch, run.geometry, run)
         if batch.mask is not None:
             targets["mask"] = run.finish_mask()
         return image, targets

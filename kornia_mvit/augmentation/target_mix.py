@@ -42,7 +42,10 @@ class TargetMix(nn.Module):
 
     kind: ClassVar[str]
     shares: ClassVar[bool] = False  # whether each pixel shows several images
-    refuses: ClassVar[dict[str, str]] = {"keypoints": "which instance each belongs to is not known"}
+    refuses: ClassVar[dict[str, str]] = {
+        "keypoints": "which instance each belongs to is not known",
+        "instance_masks": "it mixes boxes and the mask of all objects",
+    }
 
     def __init__(self, p: float, *, num_classes: int | None = None, max_boxes: int | None = None) -> None:
         super().__init__()
@@ -152,6 +155,8 @@ class TargetMix(nn.Module):
             shape = (len(batch), mixed.shape[1] - value.shape[1], *value.shape[2:])
             wide = torch.cat([value, value.new_full(shape, padding)], 1)
             changes[name] = wide.index_copy(0, rows, mixed)
+        if batch.fields is not None:
+            changes["fields"] = {name: changes.pop(f"fields.{name}") for name in batch.fields}
         return replace_checked(batch, **changes), seen
 
     def forward(self, batch: Batch) -> Batch:

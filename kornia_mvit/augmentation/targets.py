@@ -1,6 +1,7 @@
 """Targets taken along with their images, and brought back."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -9,22 +10,24 @@ from torch import Tensor
 
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.keypoints import move_keypoints
-from kornia_mvit.batch import Batch
+from kornia_mvit.augmentation.outlines import Corners, Ellipses
+from kornia_mvit.augmentation.slices import are_sliced
+from kornia_mvit.batch import Batch, map_tensors
+from kornia_mvit.ops.boxes import masks_to_boxes
 from kornia_mvit.ops.geometry import (
     EDGE_TOLERANCE,
     SHARE_TOLERANCE,
     all_neighbours,
     box_area,
-    box_corners,
     constant,
-    corner_bounds,
     sample_bilinear,
-    transform_points,
 )
 from kornia_mvit.ops.keypoints import Pairs
 
 __all__ = [
+    "BoxRules",
     "MapsBack",
+    "choose_box_method",
     "detach_memory",
     "filled_size",
     "inverse_boxes",
@@ -32,42 +35,64 @@ __all__ = [
     "known_part",
     "move_targets",
     "run_empty",
+    "warp_instances",
     "way_back",
 ]
+
+# Takes the order (B, N) that instance masks are wanted in and which of them are kept, or None and None for all as they
+# are; gives the masks where the images are to be.
+InstanceWarp = Callable[[Tensor | None, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class BoxRules:
+    """How boxes are measured, and which of them are kept; see :class:`kornia_mvit.AugmentationPipeline`."""
+
+    min_area: float
+    min_visibility: float
+    method: str = "corners"
+
+
+def choose_box_method(method: str, from_masks: bool) -> str:
+    """Return how boxes are measured, from two arguments of a pipeline.
+
+    Raises:
+        ValueError: for an unknown method, and arguments that contradict each other.
+    """
+    if method not in ("corners", "ellipse", "mask"):
+        raise ValueError(f"unknown box_method {method!r}; available: 'corners', 'ellipse', 'mask'")
+    if from_masks and method == "ellipse":
+        raise ValueError("box_method='ellipse' and boxes_from_masks=True contradict each other; leave one out")
+    return "mask" if from_masks else method
 
 
 def move_targets(
     batch: Batch,
     geometry: Geometry,
+    rules: BoxRules,
     *,
-    min_box_area: float,
-    min_box_visibility: float,
     flip_pairs: Pairs | None,
     sized: bool,
-) -> dict[str, Tensor]:
-    """Return the boxes, keypoints and size of a batch after its images went through a geometry.
+    warp: InstanceWarp | None = None,
+) -> dict[str, Any]:
+    """Return the boxes with what is bound to them, keypoints and size of a batch that went through a geometry.
 
-    Boxes that reach both bounds are kept. The others become padding, and padding goes to the end; the order of those
-    that are kept stays. A batch without sizes gets them if it is ``sized``.
+    Boxes that the rules keep stay in their order. The others become padding, and padding goes to the end. A batch
+    without sizes gets them if it is ``sized``.
+
+    Args:
+        batch: as it was given.
+        geometry: where its pixels went.
+        rules: for its boxes.
+        flip_pairs: keypoints that are swapped in mirrored images.
+        sized: whether the result has sizes in any case.
+        warp: brings its instance masks to where the images are; by the geometry when None.
     """
-    out: dict[str, Tensor] = {}
+    out: dict[str, Any] = {}
     select: Callable[..., Tensor] | None = None
     if batch.boxes is not None and batch.box_label is not None:
-        boxes, share = geometry.move_boxes(batch.boxes)
-        area = box_area(boxes)  # none of what is wholly outside, and yet min_box_area may be none
-        left = (share > 0) & (area > 0) & (box_area(batch.boxes) > 0)
-        large = (area >= min_box_area * (1 - SHARE_TOLERANCE)) & (share >= min_box_visibility - SHARE_TOLERANCE)
-        keep = (batch.box_label >= 0) & left & large
-        order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
-        select = partial(_select_rows, keep, order)
-        out["boxes"] = select(boxes.to(batch.boxes.dtype))
-        out["box_label"] = select(batch.box_label, padding=-1)
-        if batch.box_ignore is not None:
-            out["box_ignore"] = select(batch.box_ignore)
-        if batch.box_weight is not None:
-            out["box_weight"] = select(batch.box_weight)
-        if batch.box_source is not None:
-            out["box_source"] = select(batch.box_source, padding=-1)
+        moved, select = _move_boxes(batch, geometry, rules, warp)
+        out |= moved
     out |= move_keypoints(batch, geometry, flip_pairs, select)
     if batch.size is not None or sized:
         dtype = torch.int64 if batch.size is None else torch.promote_types(batch.size.dtype, torch.int32)
@@ -81,13 +106,83 @@ def _select_rows(keep: Tensor, order: Tensor, rows: Tensor, padding: int = 0) ->
     return rows.masked_fill(~keep[places], padding).gather(1, order[places].expand_as(rows))
 
 
+def _move_boxes(
+    batch: Batch, geometry: Geometry, rules: BoxRules, warp: InstanceWarp | None
+) -> tuple[dict[str, Any], Callable[..., Tensor]]:
+    """Return the boxes of a batch that are kept with what is bound to them, and what selects other rows likewise."""
+    given, label, masks = batch.boxes, batch.box_label, batch.instance_masks
+    assert given is not None and label is not None
+    boxes, share = geometry.move_boxes(given, ellipses=rules.method == "ellipse")
+    if masks is not None and warp is None:
+        warp = partial(warp_instances, masks, geometry)
+    moved: Tensor | None = None
+    if rules.method == "mask" and masks is not None and warp is not None:
+        moved = warp(None, None)
+        known = masks.flatten(2).any(-1).bool()[..., None]  # of the others, there is nothing to go by but the corners
+        boxes = torch.where(known, masks_to_boxes(moved).to(boxes.dtype), boxes)
+    area = box_area(boxes)  # none of what is wholly outside, and yet min_area may be none
+    left = (share > 0) & (area > 0) & (box_area(given) > 0)
+    large = (area >= rules.min_area * (1 - SHARE_TOLERANCE)) & (share >= rules.min_visibility - SHARE_TOLERANCE)
+    keep = (label >= 0) & left & large
+    order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+
+    follow = partial(_select_rows, keep, order)
+    out: dict[str, Any] = {
+        "boxes": follow(boxes.to(given.dtype)),
+        "box_label": follow(label, -1),
+        "box_index": order.masked_fill(~keep.gather(1, order), -1),
+    }
+    for name, fill in {"box_ignore": 0, "box_weight": 0, "box_source": -1}.items():
+        if (rows := getattr(batch, name)) is not None:
+            out[name] = follow(rows, fill)
+    if batch.fields is not None:
+        out["fields"] = {name: follow(rows) for name, rows in batch.fields.items()}
+    if moved is not None:
+        out["instance_masks"] = follow(moved)
+    elif warp is not None:
+        out["instance_masks"] = warp(order, keep)
+    return out, follow
+
+
+def warp_instances(
+    masks: Tensor, geometry: Geometry, order: Tensor | None = None, keep: Tensor | None = None, *, first: int = 0
+) -> Tensor:
+    """Bring masks of single objects to the last canvas of a geometry.
+
+    Args:
+        masks: (B, N, H, W), on canvas ``first``.
+        geometry: where pixels go.
+        order: (B, N) of the result; that of the masks when None.
+        keep: (B, N) which of the given masks are kept, first ones of the order; the others become empty.
+        first: number of a canvas.
+    """
+    last = len(geometry)
+    still = first == last and not (first == 0 and geometry.view is not None)
+    rows: list[list[int]] | None = None
+    if order is not None and keep is not None and are_sliced(masks):
+        counts = keep.sum(1).tolist()
+        if still and min(counts, default=0) == masks.shape[1]:
+            return masks
+        rows = [numbers[:count] for numbers, count in zip(order.tolist(), counts, strict=True)]
+    if rows is not None and not still:
+        return geometry.warp_instances(masks, first, last, rows)
+    moved = masks if still else geometry.warp_instances(masks, first, last)
+    if order is None or keep is None:
+        return moved
+    return _select_rows(keep, order, moved)
+
+
 def detach_memory(out: Batch, given: Batch) -> Batch:
     """Copy, in a batch, what of it still is the memory of another, so that writing to one leaves the other alone."""
-    tensors = [value for value in vars(given).values() if isinstance(value, Tensor)]
+    tensors = [value for value in (*vars(given).values(), *(given.fields or {}).values()) if isinstance(value, Tensor)]
     shared = {value.untyped_storage().data_ptr() for value in tensors}
+
+    def own(value: Tensor) -> Tensor:
+        return value.clone() if value.untyped_storage().data_ptr() in shared else value
+
     for name, value in vars(out).items():
-        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in shared:
-            setattr(out, name, value.clone())
+        if isinstance(value, Tensor | dict):
+            setattr(out, name, map_tensors(value, own))
     if out.meta is not None:
         out.meta = [dict(entry) for entry in out.meta]
     return out
@@ -99,7 +194,9 @@ def run_empty(batch: Batch, run: Callable[[Batch], tuple[Batch, dict[str, Any]]]
     Kornia samples nothing for no images, not even their size.
     """
     blank: dict[str, Any] = {
-        name: value.new_ones(1, *value.shape[1:]) for name, value in vars(batch).items() if isinstance(value, Tensor)
+        name: map_tensors(value, lambda one: one.new_ones(1, *one.shape[1:]))
+        for name, value in vars(batch).items()
+        if isinstance(value, Tensor | dict)
     }
     if batch.size is not None:
         blank["size"] = torch.tensor([batch.image.shape[2:]]).to(batch.size)
@@ -211,8 +308,9 @@ def inverse_maps(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
     return MapsBack(maps, geometry).read()
 
 
-def inverse_boxes(boxes: Tensor, geometry: Geometry) -> Tensor:
+def inverse_boxes(boxes: Tensor, geometry: Geometry, *, ellipses: bool = False) -> Tensor:
     """Bring boxes back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_boxes`."""
     back = geometry.inverse()
-    corners = transform_points(back.matrix(0, len(back)), box_corners(boxes))
-    return corner_bounds(corners).to(boxes.dtype)
+    shapes: Corners | Ellipses = (Ellipses if ellipses else Corners)(boxes.double())
+    shapes.move(back.matrix(0, len(back)))
+    return shapes.bounds().to(boxes.dtype)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kornia_mvit.data.instances import Outlines
 from kornia_mvit.data.reading import DataError, FileSamples, Transform, decode_pixels
 
 __all__ = [
@@ -104,6 +105,8 @@ class BoxRows:
         areas: (N,) of the objects, float64; NaN for the area of the box.
         faults: what is wrong with a box besides its edges, by its row.
         keypoints: (N, K, 3) x, y and visibility of each box's keypoints, float64; None where they are not read.
+        outlines: of each object, as :func:`~kornia_mvit.data.instances.encode_outlines` gives them; None where they are
+            not asked for.
     """
 
     image: Tensor
@@ -114,6 +117,7 @@ class BoxRows:
     areas: Tensor
     faults: dict[int, str] = field(default_factory=dict)
     keypoints: Tensor | None = None
+    outlines: list[bytes] | None = None
 
 
 def collect_rows(annotations: Sequence[Annotation], class_names: Sequence[str], keypoints: int = 0) -> BoxRows:
@@ -166,6 +170,7 @@ class BoxTable:
         relative: whether boxes, keypoints and areas are shares of width and height, not pixels.
         keypoints: (N, K, 3) x, y and visibility (0 not labelled, 1 hidden, 2 visible) of each box's keypoints, float32;
             None where they are not read.
+        outlines: the masks of the objects; None where they were not read.
     """
 
     boxes: Tensor
@@ -177,6 +182,7 @@ class BoxTable:
     sizes: Tensor
     relative: bool = False
     keypoints: Tensor | None = None
+    outlines: Outlines | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -204,6 +210,7 @@ class BoxTable:
             self.sizes[chosen],
             self.relative,
             None if self.keypoints is None else self.keypoints[rows],
+            None if self.outlines is None else self.outlines.select(rows),
         )
 
 
@@ -250,6 +257,7 @@ def build_table(rows: BoxRows, sizes: Tensor, *, relative: bool = False) -> tupl
         torch.zeros_like(sizes) if relative else sizes,
         relative,
         None if rows.keypoints is None else rows.keypoints[order].float(),
+        None if rows.outlines is None else Outlines.pack([rows.outlines[row] for row in order.tolist()]),
     )
     return table, dict(sorted(faults.items())), int((beyond & kept).sum())
 
@@ -299,7 +307,8 @@ class BoxFiles(FileSamples):
         ``original_size`` is height and width of the file's image, to whose pixels a change of size can be undone.
         ``meta`` has the file's ``path``, its ``image_id`` and, for the score, of each box ``box_area``, that of the
         object in square pixels of the file's image, and ``box_crowd``. Augmentation leaves ``meta`` as it is, also
-        where it drops boxes. Where keypoints are read, each box has its own.
+        where it drops boxes. Where keypoints are read, each box has its own, and where outlines are, its mask, in
+        ``instance_masks``.
         """
         path, table = self.files[index], self.table
         image = decode_pixels(path)
@@ -318,7 +327,9 @@ class BoxFiles(FileSamples):
             points = table.keypoints[rows, :, :2] * (torch.tensor([width, height]) if table.relative else 1)
             visible = table.keypoints[rows, :, 2].to(torch.uint8)
             keypoints = {"keypoints": points, "keypoint_visible": visible}
-        return {
+        outlines = table.outlines
+        masks = {} if outlines is None else {"instance_masks": outlines.masks(rows, (int(height), int(width)))}
+        return masks | {
             "image": image,
             "boxes": boxes,
             "box_label": table.labels[rows].clone(),

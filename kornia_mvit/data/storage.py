@@ -18,7 +18,7 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class StorageResize:
-    """Resize a sample, antialiased, its boxes, keypoints and mask with it, and note its original size.
+    """Resize a sample, antialiased, its boxes, keypoints and masks with it, and note its original size.
 
     Nothing is padded or cropped here: :meth:`kornia_mvit.Batch.collate` lays images of several sizes on one canvas.
 
@@ -73,7 +73,7 @@ class StorageResize:
         return 2 * target[0], 2 * target[1]
 
     def __call__(self, sample: Mapping[str, Any]) -> dict[str, Any]:
-        """Resize a sample with ``image`` (C, H, W) and perhaps ``boxes``, ``keypoints`` and ``mask``.
+        """Resize a sample with ``image`` (C, H, W) and perhaps ``boxes``, ``keypoints``, ``mask`` and others.
 
         An ``original_size`` that it tells stays.
 
@@ -92,9 +92,9 @@ class StorageResize:
             out["boxes"] = out["boxes"] * factor.repeat(2)
         if "keypoints" in out:
             out["keypoints"] = out["keypoints"] * factor
-        if "mask" in out:
+        for name in {"mask", "instance_masks"} & out.keys():
             rows, columns = (_nearest(n, m) for n, m in zip(target, (height, width), strict=True))
-            out["mask"] = out["mask"][rows[:, None], columns]
+            out[name] = out[name][..., rows[:, None], columns]
         return out
 
 

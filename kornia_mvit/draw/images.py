@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.batch import Batch
+from kornia_mvit.draw.instances import paint_instances
 from kornia_mvit.draw.keypoints import draw_keypoints, line_width
 from kornia_mvit.draw.sheets import INK, PAPER, pillow, side_by_side, stack_rows, to_picture
 from kornia_mvit.ops.keypoints import check_lines
@@ -57,10 +58,10 @@ def draw_batch(
 ) -> "Image.Image":
     """Draw the images of a batch in a grid, with their targets.
 
-    Boxes are framed in the colour of their class, ignored ones in grey, and tell their weight unless that is 1; masks
-    lie over the image in the colours of their classes, hatched where they hold ``ignore_index``, with a legend below;
-    visible keypoints are discs, hidden ones rings, with the lines of a skeleton between them; labels stand below each
-    image, soft ones as percentages.
+    Boxes are framed in the colour of their class, ignored ones in grey, and tell their weight unless that is 1; their
+    instance masks are painted in that colour. Masks lie over the image in the colours of their classes, hatched where
+    they hold ``ignore_index``, with a legend below; visible keypoints are discs, hidden ones rings, with the lines of a
+    skeleton between them; labels stand below each image, soft ones as percentages.
 
     Args:
         batch: images and targets.
@@ -91,6 +92,7 @@ def draw_batch(
         picture = _enlarge(image, cell)
         if batch.mask is not None:
             picture = _paint_mask(picture, batch.mask[i].cpu(), ignore_index, colours, background)
+        picture = _paint_objects(picture, batch, i)
         _draw_boxes(picture, batch, i, class_names)
         draw_keypoints(picture, batch, i, lines)
         pictures.append(picture)
@@ -375,6 +377,21 @@ def _paint_mask(
     return out
 
 
+def _paint_objects(picture: "Image.Image", batch: Batch, index: int) -> "Image.Image":
+    """Return a picture with an image's instance masks over it, in the colours of their boxes."""
+    if batch.instance_masks is None or batch.box_label is None:
+        return picture
+    live = [k for k, label in enumerate(batch.box_label[index].tolist()) if label >= 0]
+    masks = batch.instance_masks[index, live].bool().cpu()
+    return paint_instances(picture, masks, [_box_colour(batch, index, k) for k in live], line_width(picture.size))
+
+
+def _box_colour(batch: Batch, index: int, row: int) -> tuple[int, int, int]:
+    assert batch.box_label is not None
+    ignored = batch.box_ignore is not None and bool(batch.box_ignore[index, row])
+    return _IGNORED if ignored else _colour(int(batch.box_label[index, row]))
+
+
 def _draw_boxes(picture: "Image.Image", batch: Batch, index: int, class_names: Sequence[str] | None) -> None:
     """Draw an image's boxes."""
     _, drawing, fonts = pillow()
@@ -388,12 +405,11 @@ def _draw_boxes(picture: "Image.Image", batch: Batch, index: int, class_names: S
         ):
             if label < 0:
                 continue
-            ignored = batch.box_ignore is not None and bool(batch.box_ignore[index, k])
             scaled = [v * s for v, s in zip(box, (across, down) * 2, strict=True)]
             text = _name(label, class_names)
             if batch.box_weight is not None and (weight := float(batch.box_weight[index, k])) != 1:
                 text = f"{text} × {weight:.2g}"
-            _draw_box(pen, picture.size, scaled, text, _IGNORED if ignored else _colour(label), font)
+            _draw_box(pen, picture.size, scaled, text, _box_colour(batch, index, k), font)
 
 
 def _draw_box(

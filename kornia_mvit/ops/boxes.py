@@ -27,6 +27,7 @@ __all__ = [
     "decode_boxes",
     "encode_boxes",
     "make_anchors",
+    "masks_to_boxes",
     "match_anchors",
     "pairwise_iou",
 ]
@@ -129,6 +130,35 @@ def center_boxes(boxes: Tensor) -> Tensor:
     """
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], -1)
+
+
+def masks_to_boxes(masks: Tensor) -> Tensor:
+    """Return the tight boxes around masks, by the edges of their outermost pixels: (..., H, W) -> (..., 4).
+
+    The box of a mask of one pixel is one pixel wide and high; torchvision's function of this name gives the outermost
+    pixels' numbers, and so no width.
+
+    Args:
+        masks: (..., H, W), zero or False beside the object.
+
+    Returns:
+        (..., 4) left, top, right and bottom in pixels, float32; zeros for a mask without a pixel.
+
+    Raises:
+        ValueError: for masks of no height or width.
+
+    Example:
+        >>> masks_to_boxes(torch.tensor([[[0, 0, 0], [0, 1, 1]]]))
+        tensor([[1., 1., 3., 2.]])
+    """
+    if masks.ndim < 2 or 0 in masks.shape[-2:]:
+        raise ValueError(f"expected masks of shape (..., H, W), with pixels, got {tuple(masks.shape)}")
+    masks = masks.view(torch.uint8) if masks.dtype == torch.bool else masks
+    masks = masks if masks.dtype == torch.uint8 else (masks != 0).to(torch.uint8)
+    columns, rows = ((masks.amax(axis) != 0).to(torch.uint8) for axis in (-2, -1))
+    first = [side.argmax(-1) for side in (columns, rows)]
+    last = [side.shape[-1] - side.flip(-1).argmax(-1) for side in (columns, rows)]
+    return torch.stack([*first, *last], -1).float() * columns.amax(-1, keepdim=True)
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:

@@ -28,6 +28,7 @@ __all__ = [
     "invert",
     "is_inside",
     "is_within",
+    "pixel_index",
     "sample_bilinear",
     "sample_complex_grid",
     "scale_matrix",
@@ -288,12 +289,29 @@ def gather_pixels(image: Tensor, x: Tensor, y: Tensor) -> Tensor:
     Returns:
         (B, h, w), of the image's dtype.
     """
-    height, width = image.shape[-2:]
+    index = pixel_index(x, y, (int(image.shape[-2]), int(image.shape[-1])))
+    return image.flatten(1).gather(1, index.flatten(1)).view(index.shape)
+
+
+def pixel_index(x: Tensor, y: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return the number of the pixel that each point lies in, row by row, as :func:`gather_pixels` reads it.
+
+    Args:
+        x: broadcasting to (B, h, w), in pixels.
+        y: broadcasting to (B, h, w), in pixels.
+        size: height and width of the images, in pixels.
+
+    Returns:
+        (B, h, w), int64.
+
+    Example:
+        >>> pixel_index(torch.tensor([[[0.5, 2.5]]]), torch.tensor([[[1.5]]]), (2, 3))
+        tensor([[[3, 5]]])
+    """
+    height, width = size
     column = (x + EDGE_TOLERANCE).floor().long().clamp(0, width - 1)
     row = (y + EDGE_TOLERANCE).floor().long().clamp(0, height - 1)
-    shape = _joint_shape(x, y)
-    index = (row * width + column).expand(shape)
-    return image.flatten(1).gather(1, index.flatten(1)).view(shape)
+    return (row * width + column).expand(_joint_shape(x, y))
 
 
 def all_neighbours(mask: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -14,10 +14,12 @@ from kornia_mvit.batch import Batch
 
 __all__ = [
     "IMAGE_CONTENTS",
+    "INSTANCE_CONTENTS",
     "MASK_CONTENTS",
     "make_batch",
     "make_boxes",
     "make_image",
+    "make_instance_masks",
     "make_keypoints",
     "make_mask",
     "make_soft_labels",
@@ -28,6 +30,7 @@ Device = torch.device | str
 
 IMAGE_CONTENTS = ("low", "high", "constant", "gradient", "checkerboard", "noise")
 MASK_CONTENTS = ("background", "constant", "halves", "blocks", "noise")
+INSTANCE_CONTENTS = ("box", "ellipse", "nothing")
 
 
 def make_image(
@@ -129,6 +132,34 @@ def make_mask(
     if ignore_index is not None:
         mask[: max(1, height // 4)] = ignore_index
     return mask.to(dtype)
+
+
+def make_instance_masks(size: tuple[int, int], corners: Sequence[Sequence[float]], *, content: str = "box") -> Tensor:
+    """Make the masks (N, H, W) of single objects, one in each box, bool.
+
+    Args:
+        size: height and width.
+        corners: left, top, right and bottom edges of the boxes.
+        content: ``'box'`` fills the boxes, as far as the centres of pixels lie in them, ``'ellipse'`` the ellipses
+            inside them, ``'nothing'`` leaves the masks empty.
+
+    Raises:
+        ValueError: for an unknown content.
+
+    Example:
+        >>> make_instance_masks((2, 3), [(1, 0, 3, 1)]).int()
+        tensor([[[0, 1, 1],
+                 [0, 0, 0]]], dtype=torch.int32)
+    """
+    if content not in INSTANCE_CONTENTS:
+        raise ValueError(f"unknown content {content!r}; available: {', '.join(map(repr, INSTANCE_CONTENTS))}")
+    boxes = make_boxes(corners, torch.float64)[..., None, None]
+    y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in size), indexing="ij")
+    half = (boxes[:, 2:] - boxes[:, :2]) / 2
+    away = [((place - boxes[:, k]) - half[:, k]).abs() / half[:, k] for k, place in enumerate((x, y))]
+    if content == "nothing":
+        return torch.zeros(len(boxes), *size, dtype=torch.bool)
+    return (away[0] ** 2 + away[1] ** 2 <= 1) if content == "ellipse" else (torch.maximum(*away) <= 1)
 
 
 def make_boxes(corners: Sequence[Sequence[float]], dtype: torch.dtype = torch.float32) -> Tensor:

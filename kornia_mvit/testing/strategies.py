@@ -38,7 +38,7 @@ from kornia_mvit.testing.builders import (
     make_soft_labels,
 )
 from kornia_mvit.testing.mixes import mixes
-from kornia_mvit.testing.targets import TASKS, corners_within, points_within, soft_rows, targets_of
+from kornia_mvit.testing.targets import TASKS, corners_within, drawn_objects, points_within, soft_rows, targets_of
 
 __all__ = [
     "TASKS",
@@ -306,8 +306,8 @@ def batches(
     on one canvas, unless ``padded`` says otherwise.
 
     Args:
-        task: one of :data:`TASKS`, or the targets themselves: any of ``'label'``, ``'mask'``, ``'boxes'`` and
-            ``'keypoints'``; none for images alone.
+        task: one of :data:`TASKS`, or the targets themselves: any of ``'label'``, ``'mask'``, ``'boxes'``,
+            ``'instance_masks'`` and ``'fields'``, which come with boxes, and ``'keypoints'``; none for images alone.
         size: height and width of each image in pixels; of 8 to 64 when None.
         count: number of images; 1 to 3 when None.
         channels: of the images.
@@ -359,7 +359,7 @@ def batches(
                 label = _soft_row(classes) if fuzzy else st.integers(0, classes - 1)
                 sample["label"] = draw(label)
             if "boxes" in targets:
-                _draw_boxes(draw, sample, own, classes, max_objects, ignored)
+                sample |= draw(drawn_objects(own, classes, max_objects, ignored, targets))
             if "mask" in targets:
                 sample["mask"] = draw(masks(own, classes=classes, ignore_index=ignore_index))
             if "keypoints" in targets:
@@ -394,8 +394,8 @@ def augmentations(
     ``AugmentationSequential(*steps, data_keys=["input"])``.
 
     Args:
-        targets: those of a task, by its name in :data:`TASKS`, or any of ``'label'``, ``'mask'``, ``'boxes'`` and
-            ``'keypoints'``.
+        targets: those of a task, by its name in :data:`TASKS`, or any of ``'label'``, ``'mask'``, ``'boxes'``,
+            ``'instance_masks'``, ``'fields'`` and ``'keypoints'``.
         channels: of the images; colour operations need 3.
         min_steps: least number of operations.
         max_steps: greatest number of operations.
@@ -476,19 +476,6 @@ def mobilevit_configs(
 
 
 _SEEDS = st.integers(0, 2**16)
-
-
-def _draw_boxes(
-    draw: DrawFn, sample: dict[str, Any], size: Size, classes: int, max_objects: int, ignored: bool
-) -> None:
-    """Add boxes with their labels to a sample, and sometimes a row of padding after them."""
-    corners = draw(corners_within(size, 0, max_objects, 1.0))
-    labels = [draw(st.integers(0, classes - 1)) for _ in corners]
-    if draw(st.booleans()):
-        corners, labels = [*corners, (0.0, 0.0, 0.0, 0.0)], [*labels, -1]
-    sample["boxes"], sample["box_label"] = corners, labels
-    if ignored:
-        sample["box_ignore"] = [label >= 0 and draw(st.booleans()) for label in labels]
 
 
 def _soft_row(classes: int) -> SearchStrategy[Tensor]:

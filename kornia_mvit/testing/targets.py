@@ -2,28 +2,31 @@
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from kornia_mvit.testing.arguments import check_range
+from kornia_mvit.testing.builders import INSTANCE_CONTENTS, make_boxes, make_instance_masks
 
-__all__ = ["TASKS", "corners_within", "points_within", "quarters", "soft_rows", "targets_of"]
+__all__ = ["TASKS", "corners_within", "drawn_objects", "points_within", "quarters", "soft_rows", "targets_of"]
 
 Size = tuple[int, int]
 
-TARGETS = ("label", "mask", "boxes", "keypoints")
+TARGETS = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints")
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("label",),
     "segmentation": ("mask",),
     "detection": ("boxes",),
+    "instances": ("boxes", "instance_masks", "fields"),
     "keypoints": ("keypoints",),
     "everything": TARGETS,
 }
 
 
 def targets_of(task: str | Collection[str]) -> tuple[str, ...]:
-    """Return the targets of a task, or the given ones, in order.
+    """Return the targets of a task, or the given ones with those that they go with, in order.
 
     Raises:
         ValueError: for an unknown task or target.
@@ -34,7 +37,8 @@ def targets_of(task: str | Collection[str]) -> tuple[str, ...]:
         return TASKS[task]
     if unknown := sorted(set(task) - set(TARGETS)):
         raise ValueError(f"unknown targets {', '.join(unknown)}; available: {', '.join(TARGETS)}")
-    return tuple(target for target in TARGETS if target in task)
+    with_boxes = {"boxes"} if set(task) & {"instance_masks", "fields"} else set()
+    return tuple(target for target in TARGETS if target in {*task, *with_boxes})
 
 
 def corners_within(
@@ -56,6 +60,25 @@ def corners_within(
         return left, top, right, bottom
 
     return st.lists(box(), min_size=min_count, max_size=max_count)
+
+
+@st.composite
+def drawn_objects(
+    draw: DrawFn, size: Size, classes: int, max_objects: int, ignored: bool, targets: Collection[str]
+) -> dict[str, Any]:
+    """Draw boxes with what is bound to them, as a sample has it, and sometimes a row of padding after them."""
+    corners = draw(corners_within(size, 0, max_objects, 1.0))
+    labels = [draw(st.integers(0, classes - 1)) for _ in corners]
+    if draw(st.booleans()):
+        corners, labels = [*corners, (0.0, 0.0, 0.0, 0.0)], [*labels, -1]
+    out: dict[str, Any] = {"boxes": corners, "box_label": labels}
+    if ignored:
+        out["box_ignore"] = [label >= 0 and draw(st.booleans()) for label in labels]
+    if "instance_masks" in targets:
+        out["instance_masks"] = make_instance_masks(size, corners, content=draw(st.sampled_from(INSTANCE_CONTENTS)))
+    if "fields" in targets:
+        out["fields"] = {"row": list(range(len(labels))), "corners": make_boxes(corners)}
+    return out
 
 
 def points_within(size: Size, min_count: int, max_count: int) -> SearchStrategy[list[tuple[float, float]]]:

@@ -181,14 +181,14 @@ def test_boxes_that_seem_to_be_shares_are_told_once():
 
 def test_boxes_wholly_outside_the_image_are_told_once(monkeypatch):
     """As boxes of a photo that was made smaller; those at its rim, padding, and those without area are not."""
-    monkeypatch.setattr("kornia_mvit.batch._TOLD", [])
+    monkeypatch.setattr("kornia_mvit.batch_checks._TOLD", [])
     boxes = [[1.0, 1.0, 5.0, 9.0], [300.0, 200.0, 400.0, 250.0], [39.0, 29.0, 41.0, 31.0], [50.0, 3.0, 50.0, 3.0]]
     sample = {"image": torch.rand(3, 30, 40), "boxes": boxes, "box_label": [0, 0, 1, 1], "meta": {"path": "a.jpg"}}
     samples = [{**sample, "boxes": boxes[:1], "box_label": [0]}, sample]
     with pytest.warns(UserWarning, match=r"^1 of 5 boxes .* boxes\[1, 1\] of a.jpg, \(300, 200, 400, 250\).*30x40"):
         batch = Batch.collate(samples)
     pipeline = AugmentationPipeline()
-    monkeypatch.setattr("kornia_mvit.batch._TOLD", [])
+    monkeypatch.setattr("kornia_mvit.batch_checks._TOLD", [])
     with pytest.warns(UserWarning, match="^1 of 5 boxes .* wholly outside"):
         pipeline(batch)
     with warnings.catch_warnings():

@@ -247,8 +247,8 @@ class TestBatches:
     @given(data=st.data())
     def test_have_the_targets_of_their_task_and_no_other(self, task, data):
         batch = data.draw(batches(task))
-        fields = {"label": "label", "mask": "mask", "boxes": "boxes", "keypoints": "keypoints"}
-        assert {name for name, field in fields.items() if getattr(batch, field) is not None} == set(TASKS[task])
+        targets = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints")
+        assert {name for name in targets if getattr(batch, name) is not None} == set(TASKS[task])
         assert batch.meta is None
         if batch.boxes is not None:
             padding = batch.box_label < 0
@@ -327,7 +327,7 @@ class TestBatches:
         ("make", "message"),
         [
             (lambda: batches("pose"), "unknown task 'pose'; available: 'classification', 'segmentation', 'detection'"),
-            (lambda: batches(["box"]), "unknown targets box; available: label, mask, boxes, keypoints"),
+            (lambda: batches(["box"]), "unknown targets box; available: label, mask, boxes, instance_masks, "),
             (lambda: batches(count=0), "count 0 is not at least 1"),
             (lambda: batches(classes=0), "classes 0 is not at least 1"),
             (lambda: batches(max_objects=-1), "max_objects -1 is not at least 0"),

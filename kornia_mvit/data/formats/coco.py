@@ -3,8 +3,9 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class CocoFile:
         given: number of each annotation.
         keypoint_names: names of the keypoints of an object, where they are read.
         keypoint_skeleton: numbers, from 0, of the keypoints between which lines are drawn.
+        outlines: outline of each as the file has it; None where they were not asked for.
     """
 
     files: list[str]
@@ -46,10 +48,11 @@ class CocoFile:
     given: list[Any]
     keypoint_names: tuple[str, ...] = ()
     keypoint_skeleton: tuple[tuple[int, int], ...] = ()
+    outlines: list[Any] | None = None
 
 
-def read_coco(path: str | Path, *, keypoints: bool = False) -> CocoFile:
-    """Read boxes, and perhaps keypoints, from a COCO file; outlines and masks are left.
+def read_coco(path: str | Path, *, keypoints: bool = False, outlines: bool = False) -> CocoFile:
+    """Read boxes, and perhaps keypoints and outlines, from a COCO file.
 
     COCO counts keypoints in whole pixels, from the middle of the first: half a pixel is added to the labelled ones, so
     that they are measured from the edge of the image, as boxes are.
@@ -58,6 +61,7 @@ def read_coco(path: str | Path, *, keypoints: bool = False) -> CocoFile:
         path: a JSON file with ``images``, ``annotations`` and ``categories``.
         keypoints: read the keypoints too; an annotation without any, or of a category that has none, gets keypoints of
             which none is labelled.
+        outlines: keep the outlines: polygons and run lengths.
 
     Returns:
         Images, classes and boxes in pixels, neither clipped nor left out.
@@ -66,8 +70,8 @@ def read_coco(path: str | Path, *, keypoints: bool = False) -> CocoFile:
         DataError: naming the file, if it is missing, not JSON, or not such a file; for keypoints that no category has,
             or that differ from category to category.
     """
-    hook = _without_masks if keypoints else _without_outlines
-    data = read_json(path, DataError, "file of annotations", hook=hook)
+    unwanted = [key for key, asked in (("keypoints", keypoints), ("segmentation", outlines)) if not asked]
+    data = read_json(path, DataError, "file of annotations", hook=partial(_without, unwanted))
     point_names, skeleton = _keypoints_of(data, path) if keypoints else ((), ())
     try:
         images, items, categories = (_entries(data, key) for key in ("images", "annotations", "categories"))
@@ -92,18 +96,14 @@ def read_coco(path: str | Path, *, keypoints: bool = False) -> CocoFile:
         [item.get("id") for item in items],
         point_names,
         skeleton,
+        [item.get("segmentation") for item in items] if outlines else None,
     )
 
 
-def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
+def _without(keys: Collection[str], entry: dict[str, Any]) -> dict[str, Any]:
     """Let go of what is large in an annotation and not asked for, while the file is read."""
-    for key in ("segmentation", "keypoints"):
+    for key in keys:
         entry.pop(key, None)
-    return entry
-
-
-def _without_masks(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)
     return entry
 
 

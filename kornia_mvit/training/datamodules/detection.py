@@ -11,6 +11,7 @@ from torch import Tensor
 from kornia_mvit.data.boxes import Annotation, BoxFiles, BoxTable, build_table, collect_rows
 from kornia_mvit.data.formats.coco import CocoFile, read_coco
 from kornia_mvit.data.formats.voc import VOCFolder, annotation_file, read_voc
+from kornia_mvit.data.instances import encode_outlines
 from kornia_mvit.data.reading import DataError, find_images, read_size
 from kornia_mvit.data.splits import find_places
 from kornia_mvit.data.storage import StorageResize
@@ -306,6 +307,7 @@ class COCOSettings(BoxSettings):
     test_file: str | None = None
     test_images: str | None = None
     keypoints: bool = False
+    instance_masks: bool = False
 
 
 class COCOData(BoxData):
@@ -327,6 +329,8 @@ class COCOData(BoxData):
         test_images: folder of their images.
         keypoints: read the keypoints of each object too, as ``person_keypoints_train2017.json`` has them: batches have
             ``keypoints`` (B, N, K, 2), and in ``keypoint_visible`` COCO's 0, 1 and 2.
+        instance_masks: read the objects' outlines, polygons and run lengths, into ``instance_masks`` of the batches;
+            an object without one has an empty mask.
 
     Attributes:
         category_ids: the file's number of each class, in the order of labels.
@@ -347,6 +351,7 @@ class COCOData(BoxData):
         self._begin_boxes(settings)
         self.category_ids: tuple[int, ...] = ()
         self._with_keypoints = settings.keypoints
+        self._instance_masks = settings.instance_masks
         val_file, test = settings.val_file, (settings.test_file, settings.test_images)
         if (test[0] is None) != (test[1] is None):
             raise ValueError(f"test_file {test[0]!r} and test_images {test[1]!r} go together; give both")
@@ -365,7 +370,7 @@ class COCOData(BoxData):
         self._finish()
 
     def _read(self, file: str, folder: str) -> _Part:
-        found = read_coco(self.root / file, keypoints=self._with_keypoints)
+        found = read_coco(self.root / file, keypoints=self._with_keypoints, outlines=self._instance_masks)
         if not found.files or not found.category_ids:
             raise DataError(
                 f"{self.root / file} has {len(found.files)} images and {len(found.category_ids)} categories"
@@ -384,6 +389,10 @@ class COCOData(BoxData):
         found.rows.labels = self._translate(file, found)[found.rows.labels]
         if self._with_keypoints:
             self._take_keypoints(file, found)
+        if found.outlines is not None:
+            sizes = [(int(h), int(w)) for h, w in found.sizes[found.rows.image].tolist()]
+            found.rows.outlines, faults = encode_outlines(found.outlines, sizes)
+            found.rows.faults = faults | found.rows.faults
         table, faults, clipped = build_table(found.rows, found.sizes)
         bad = self._note(faults, clipped, {row: f"{file}: annotation {found.given[row]}" for row in faults})
         return _Part(files, table, found.image_ids, bad)
