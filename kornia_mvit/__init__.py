@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # `as` marks, for type checkers, the public names that are no
     from kornia_mvit.augmentation.mix import Mix
     from kornia_mvit.augmentation.mixes import CutMix, MixUp, Mosaic
     from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+    from kornia_mvit.augmentation.ranges import LearnedRanges
     from kornia_mvit.batch import Batch
     from kornia_mvit.data.class_lists import class_names
     from kornia_mvit.data.reading import DataError, read_image
@@ -103,6 +104,7 @@ _PLACES = {
     "ExactResume": "training",
     "FolderData": "training.datamodules",
     "LastCheckpoint": "training",
+    "LearnedRanges": "augmentation.ranges",
     "LogPictures": "training",
     "Mix": "augmentation.mix",
     "MixUp": "augmentation.mixes",
@@ -179,6 +181,7 @@ __all__ = [
     "DataError",
     "DeepLabV3",
     "DetectionResult",
+    "LearnedRanges",
     "Mix",
     "MixUp",
     "MobileViT",

@@ -249,6 +249,30 @@ def draw_augmented() -> None:
     sheet.save(FOLDER / "augmented.jpg", quality=88, optimize=True)
 
 
+def draw_ranges() -> None:
+    """A photograph as it is, and changed by the ranges that were found for one PSNR after another."""
+    from kornia_mvit import AugmentationPipeline, Batch, LearnedRanges, Preprocess, draw_batch
+    from kornia_mvit.draw.images import stack_rows
+    from kornia_mvit.draw.sheets import side_by_side
+
+    side = CELL - 40
+    images = Preprocess(side, crop=side).module().geometry(_photos()).float() / 255
+    ranges = LearnedRanges(target_psnr=(40, 20), schedule="linear")
+    pipeline = AugmentationPipeline(ranges=ranges).train()
+    titles, rows = ["as it is"], [[images[[0]]] for _ in range(2)]
+    for step in range(5):
+        ranges.set_step(step, 4)
+        ranges.fit(images.repeat(8, 1, 1, 1)[..., ::2, ::2], steps=150)
+        titles.append(f"{ranges.target:g} dB")
+        for row, seed in zip(rows, SEEDS, strict=True):
+            row.append(pipeline.augment(Batch(images[[0, 0]]), seed=seed)[0].image[:1])
+    drawn = [
+        side_by_side([draw_batch(Batch(one), cell=side, columns=1).crop(_inside(side, side)) for one in row])
+        for row in rows
+    ]
+    stack_rows(drawn, titles).save(FOLDER / "ranges.jpg", quality=88, optimize=True)
+
+
 def _inside(width: int, height: int) -> tuple[int, int, int, int]:
     """The picture within the margin that :func:`draw_batch` leaves around it."""
     return 11, 11, 11 + width, 11 + height
@@ -335,6 +359,7 @@ DRAW: dict[str, Callable[[], None]] = {
     "network": draw_network,
     "pipeline": draw_pipeline,
     "augmented": draw_augmented,
+    "ranges": draw_ranges,
 }
 
 

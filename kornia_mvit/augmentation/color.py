@@ -9,11 +9,11 @@ from torch import Tensor
 
 from kornia_mvit.ops.geometry import constant
 
-__all__ = ["RandomColorTwist", "jitter_colors"]
+__all__ = ["LUMA", "RandomColorTwist", "jitter_colors", "saturate", "turn"]
 
 # Luma, and red, green and blue to luma and two axes of colour (YIQ).
-_LUMA = (0.299, 0.587, 0.114)
-_YIQ = (_LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+LUMA = (0.299, 0.587, 0.114)
+_YIQ = (LUMA, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
 
 
 class RandomColorTwist(IntensityAugmentationBase2D):
@@ -85,13 +85,13 @@ class RandomColorTwist(IntensityAugmentationBase2D):
             name: params[name].to(input.device, input.dtype, non_blocking=True)[:, None, None]
             for name in self.strengths
         }
-        luma = constant(_LUMA, input.device, torch.float32).to(input.dtype)
+        luma = constant(LUMA, input.device, torch.float32).to(input.dtype)
         mean = input.mean((2, 3), dtype=input.dtype)
         mean = (mean @ luma)[:, None, None] if input.shape[1] == 3 else mean[..., None]
         offset = (1 - drawn["contrast"]) * drawn["brightness"] * mean
         matrix = drawn["contrast"] * drawn["brightness"]
         if input.shape[1] == 3:
-            matrix = matrix * (_turn(drawn["hue"]) @ _saturate(drawn["saturation"], luma))
+            matrix = matrix * (turn(drawn["hue"]) @ saturate(drawn["saturation"], luma))
         out = torch.baddbmm(offset, matrix, input.flatten(2))
         return out.clamp_(0, 1).view(input.shape)
 
@@ -100,14 +100,14 @@ class RandomColorTwist(IntensityAugmentationBase2D):
         return f"RandomColorTwist({given}, p={self.share})" if given else f"RandomColorTwist(p={self.share})"
 
 
-def _saturate(factor: Tensor, luma: Tensor) -> Tensor:
+def saturate(factor: Tensor, luma: Tensor) -> Tensor:
     """Return matrices between a colour and its grey: (B, 1, 1) -> (B, 3, 3)."""
     whole = torch.eye(3, dtype=factor.dtype, device=factor.device)
     return factor * whole + (1 - factor) * luma.expand(3, 3)
 
 
 def _turn_parts() -> tuple[tuple[tuple[float, ...], ...], ...]:
-    """Return the part of :func:`_turn` that does not depend on the angle, and those of its cosine and of its sine."""
+    """Return the part of :func:`turn` that does not depend on the angle, and those of its cosine and of its sine."""
     there = torch.tensor(_YIQ, dtype=torch.float64)
     whole, cosine, sine = torch.zeros(3, 3, 3, dtype=torch.float64)
     whole[0, 0] = 1.0
@@ -120,7 +120,7 @@ def _turn_parts() -> tuple[tuple[tuple[float, ...], ...], ...]:
 _TURN = _turn_parts()
 
 
-def _turn(angle: Tensor) -> Tensor:
+def turn(angle: Tensor) -> Tensor:
     """Return matrices that turn colours about the grey axis by full turns: (B, 1, 1) -> (B, 3, 3)."""
     parts = constant(_TURN, angle.device, angle.dtype)
     radians = 2 * math.pi * angle
@@ -176,7 +176,7 @@ def _resaturate(image: Tensor, factor: float) -> None:
 
 
 def _grey(image: Tensor) -> Tensor:
-    return torch.mul(image[0], _LUMA[0]).add_(image[1], alpha=_LUMA[1]).add_(image[2], alpha=_LUMA[2])
+    return torch.mul(image[0], LUMA[0]).add_(image[1], alpha=LUMA[1]).add_(image[2], alpha=LUMA[2])
 
 
 def _rehue(image: Tensor, turns: float) -> None:

@@ -1,35 +1,27 @@
 """One object that augments a batch with its targets, on its device, tells what it did, does it again and undoes it."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
-from kornia.augmentation import AugmentationSequential, ImageSequential, MixAugmentationBaseV2
+from kornia.augmentation import AugmentationSequential
 from torch import Generator, Tensor, nn
 
 from kornia_mvit.augmentation.execution import Execution, Settings
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.given import read_given, refuse_targets
-from kornia_mvit.augmentation.keypoints import inverse_keypoint_order, inverse_keypoints
-from kornia_mvit.augmentation.kornia_adapter import AugmentationBase, PolicyAugmentBase
+from kornia_mvit.augmentation.inverses import Inverses
 from kornia_mvit.augmentation.layers import Limits
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.mix_runs import AnyMix, as_mixes, run_mixes
-from kornia_mvit.augmentation.operations import check_stack, keeps_pixels, unable
+from kornia_mvit.augmentation.operations import unable
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import no_autocast, prepare_images
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
+from kornia_mvit.augmentation.ranges import Gradients, LearnedRanges, plan_gradients, run_ranges
+from kornia_mvit.augmentation.stacks import build_stack
 from kornia_mvit.augmentation.target_mix import TargetMix
-from kornia_mvit.augmentation.targets import (
-    BoxRules,
-    choose_box_method,
-    detach_memory,
-    inverse_boxes,
-    inverse_maps,
-    move_targets,
-    run_empty,
-    way_back,
-)
+from kornia_mvit.augmentation.targets import BoxRules, choose_box_method, detach_memory, move_targets, run_empty
 from kornia_mvit.batch import Batch, check_layout, hold_value, replace_checked
 from kornia_mvit.ops.keypoints import Pairs, check_flip_pairs
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size
@@ -38,17 +30,16 @@ from kornia_mvit.preprocess import Preprocess, to_float
 __all__ = ["AugmentationPipeline"]
 
 Params = dict[str, Any]
-Augmentation = AugmentationBase | ImageSequential | PolicyAugmentBase
 
 
-class AugmentationPipeline(nn.Module):
+class AugmentationPipeline(Inverses, nn.Module):
     """Augment and preprocess images together with their labels, boxes, masks and keypoints.
 
     In train mode a batch is augmented, resized if the augmentation left another size than ``preprocess`` says (or, with
-    ``multi_scale``, to the size drawn for the step), mixed, and taken through the value part of ``preprocess`` (channel
-    order, mean and std). In eval mode ``preprocess`` is applied, whole, and nothing is random. All happens on the
-    batch's device and without gradients, in the image's own dtype (uint8 becomes the default one, half precision is
-    computed in single) even under autocast.
+    ``multi_scale``, to the size drawn for the step), mixed, changed by ``ranges``, and taken through the value part of
+    ``preprocess`` (channel order, mean and std). In eval mode ``preprocess`` is applied, whole, and nothing is random.
+    All happens on the batch's device and, learned ranges apart, without gradients, in the image's own dtype (uint8
+    becomes the default one, half precision is computed in single) even under autocast.
 
     Boxes are clipped to the image and dropped with their labels when too little of them is left; masks are read from
     the nearest pixel and hold ``ignore_index`` where there was nothing to see, in int64 if their dtype cannot hold it;
@@ -64,6 +55,7 @@ class AugmentationPipeline(nn.Module):
             :class:`~kornia_mvit.Mosaic`, :class:`~kornia_mvit.MixUp`, :class:`~kornia_mvit.CutMix` and
             :class:`~kornia_mvit.CopyPaste`, in order. What the policy has when None, an empty list for none.
         preprocess: what the network's images go through; None leaves size and values alone.
+        ranges: changes of values of learned strength, after all else; what the policy has when None.
         ignore_index: what masks hold where nothing is known.
         min_box_area: in square pixels of the result; a box of which less is left is dropped, as is one without area.
         min_box_visibility: share of a box's area that is still to be seen for it to stay.
@@ -107,6 +99,7 @@ class AugmentationPipeline(nn.Module):
         mix: AnyMix | Sequence[AnyMix] | None = None,
         preprocess: Preprocess | None = None,
         *,
+        ranges: LearnedRanges | None = None,
         ignore_index: int = 255,
         min_box_area: float = 1.0,
         min_box_visibility: float = 0.0,
@@ -121,24 +114,13 @@ class AugmentationPipeline(nn.Module):
         check_values: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(augment, Sequence):
-            kinds = (Augmentation, MixAugmentationBaseV2)  # check_stack says what to do in place of a mix
-            if wrong := [
-                type(step).__name__ for step in augment if not (isinstance(step, kinds) or keeps_pixels(step))
-            ]:
-                raise TypeError(f"augmentations are Kornia's, or containers of them; got {', '.join(wrong)}")
-            steps = cast(Sequence[Any], augment)  # Kornia's own annotation leaves its automatic policies out
-            augment = AugmentationSequential(*steps, data_keys=["input"]) if steps else None
-        elif augment is not None and not isinstance(augment, AugmentationSequential):
-            raise TypeError(
-                f"augment is a policy, a kornia AugmentationSequential or a list of augmentations, "
-                f"got {type(augment).__name__}"
-            )
-        if augment is not None:
-            check_stack(augment, erase_masks=erase_masks)
-        if mix is None and isinstance(augment, Policy):
-            mix = augment.mix
+        augment = build_stack(augment, erase_masks=erase_masks)
+        if isinstance(augment, Policy):
+            mix = augment.mix if mix is None else mix
+            ranges = augment.ranges if ranges is None else ranges
         mixes = as_mixes(mix)
+        if ranges is not None and not isinstance(ranges, LearnedRanges):
+            raise TypeError(f"ranges are kornia_mvit.LearnedRanges, got {type(ranges).__name__}")
         if min_box_area < 0 or not 0 <= min_box_visibility <= 1:
             raise ValueError(
                 f"min_box_area {min_box_area} is negative, or min_box_visibility {min_box_visibility} not in [0, 1]"
@@ -150,6 +132,7 @@ class AugmentationPipeline(nn.Module):
         self.mixes: tuple[Mix] | tuple[TargetMix, ...]
         object.__setattr__(self, "stack", augment)
         object.__setattr__(self, "mixes", mixes)
+        self.ranges: LearnedRanges | None = ranges
         self.preprocess: Preprocess = preprocess if preprocess is not None else Preprocess(size=None)
         self._preprocess = self.preprocess.module()
         self.ignore_index = ignore_index
@@ -212,11 +195,12 @@ class AugmentationPipeline(nn.Module):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Run forward, with the hooks."""
 
-    @torch.no_grad()
     def augment(
         self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None
     ) -> tuple[Batch, Params]:
         """Augment a batch, in train and eval mode alike, and tell what was drawn.
+
+        The images carry gradients in train mode where ``ranges`` have ``task_gradients``, else none.
 
         Args:
             batch: images with their targets.
@@ -227,7 +211,58 @@ class AugmentationPipeline(nn.Module):
             The batch and the parameters: tensors, numbers, strings, lists and dictionaries, which ``torch.save``
             writes and ``torch.load(weights_only=True)`` reads.
         """
-        return self._run(batch, *self._choose(seed, generator))
+        return self._augment(batch, seed, generator, plan_gradients(self.ranges, self.training))
+
+    def augment_with_loss(
+        self, batch: Batch, *, seed: int | None = None, generator: Generator | None = None
+    ) -> tuple[Batch, Params, Gradients]:
+        """Augment a batch as :meth:`augment` does, and return what its ``ranges`` learn from, too.
+
+        Args:
+            batch: as :meth:`augment` takes it, and so are the others.
+            seed: as there.
+            generator: as there.
+
+        Returns:
+            The batch, the parameters, and a record with the ``loss``, a scalar to be added to that of the task, and
+            the mean ``similarity`` of the images that were changed.
+
+        Raises:
+            ValueError: for a pipeline without ``ranges``.
+        """
+        gradients = plan_gradients(self.ranges, self.training, wanted=True)
+        return *self._augment(batch, seed, generator, gradients), gradients
+
+    def range_loss(self, batch: Batch, params: Params) -> Tensor:
+        """Return what the ``ranges`` learn from, for a loop of one's own: a scalar to be added to the task's loss.
+
+        The learned part is computed again, with the present ends and gradients to them.
+
+        Args:
+            batch: what was augmented, as it was before.
+            params: what :meth:`augment` gave.
+
+        Raises:
+            ValueError: for a pipeline without ``ranges``, and as :meth:`replay`.
+
+        Example:
+            >>> pipeline = AugmentationPipeline(ranges=LearnedRanges(target_psnr=20)).train()
+            >>> batch = Batch(torch.rand(4, 3, 32, 32))
+            >>> augmented, params = pipeline.augment(batch)
+            >>> pipeline.range_loss(batch, params).backward()
+        """
+        gradients = plan_gradients(self.ranges, False, wanted=True)
+        gradients.present = True
+        self._replay(batch, params, gradients)
+        assert gradients.loss is not None
+        return gradients.loss
+
+    @torch.no_grad()
+    def _augment(
+        self, batch: Batch, seed: int | None, generator: Generator | None, gradients: Gradients
+    ) -> tuple[Batch, Params]:
+        chosen, size = self._choose(seed, generator)
+        return self._run(batch, chosen, size, None, gradients)
 
     @uncompiled
     def _choose(self, seed: int | None, generator: Generator | None) -> tuple[int, tuple[int, int] | None]:
@@ -242,7 +277,6 @@ class AugmentationPipeline(nn.Module):
             place, base = (seed, 0, 0), combine_seed(seed)
         return base, None if self.multi_scale is None else multiscale_size(self.multi_scale, *place)
 
-    @torch.no_grad()
     def replay(self, batch: Batch, params: Params) -> Batch:
         """Do to a batch what was done before, by the parameters that :meth:`augment` gave.
 
@@ -255,6 +289,10 @@ class AugmentationPipeline(nn.Module):
         Raises:
             ValueError: for another number or size of images, and parameters of another pipeline.
         """
+        return self._replay(batch, params, Gradients())
+
+    @torch.no_grad()
+    def _replay(self, batch: Batch, params: Params, gradients: Gradients) -> Batch:
         if params.get("kind") != "augmented":
             raise ValueError("these parameters are not of augment; prepare draws nothing, so call prepare again")
         if (params["mix"] is None) != (not self.mixes):
@@ -262,10 +300,11 @@ class AugmentationPipeline(nn.Module):
         shape = list(batch.image.shape)
         if shape[0] != params["shape"][0] or shape[2:] != params["shape"][2:]:
             raise ValueError(f"the parameters are for images {tuple(params['shape'])}, the batch has {tuple(shape)}")
+        if (params.get("ranges") is None) != (self.ranges is None):
+            raise ValueError("the parameters are of another pipeline: one of the two has learned ranges")
         size = None if params["resize"] is None else (params["resize"][0], params["resize"][1])
-        return self._run(batch, params["seed"], size, params)[0]
+        return self._run(batch, params["seed"], size, params, gradients)[0]
 
-    @torch.no_grad()
     def views(
         self, batch: Batch, n: int = 2, *, seed: int | None = None, generator: Generator | None = None
     ) -> list[tuple[Batch, Params]]:
@@ -305,57 +344,6 @@ class AugmentationPipeline(nn.Module):
         out = detach_memory(replace_checked(batch, image=image, **targets), batch)
         return out, {"kind": "prepared", "geometry": geometry.to_dict(), "mix": None}
 
-    @torch.no_grad()
-    def inverse(self, maps: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Bring dense maps of augmented or prepared images back to the images as they were put in.
-
-        Args:
-            maps: (B, C, h, w), floating point, at any stride of the augmented images, such as logits or features.
-            params: what :meth:`augment` or :meth:`prepare` gave.
-
-        Returns:
-            (B, C, H, W) at the height and width of what was put in, zero where unknown, and (B, 1, H, W) a boolean
-            mask of the pixels that were in view.
-
-        Raises:
-            ValueError: for mixed batches, and naming the operations that have no inverse.
-        """
-        return inverse_maps(maps, way_back(params, maps))
-
-    @torch.no_grad()
-    def inverse_boxes(self, boxes: Tensor, params: Params) -> Tensor:
-        """Bring boxes (B, N, 4) of augmented or prepared images back, unclipped.
-
-        They are the boxes around their corners, or with ``box_method='ellipse'`` around the ellipses inside them.
-
-        Raises:
-            ValueError: as :meth:`inverse`.
-        """
-        return inverse_boxes(boxes, way_back(params, boxes), ellipses=self.box_method == "ellipse")
-
-    @torch.no_grad()
-    def inverse_keypoints(self, keypoints: Tensor, params: Params) -> Tensor:
-        """Bring keypoints (B, K, 2) or (B, N, K, 2) of augmented or prepared images back, swapped pairs too.
-
-        Raises:
-            ValueError: as :meth:`inverse`.
-        """
-        return inverse_keypoints(keypoints, way_back(params, keypoints), self.keypoint_flip_pairs)
-
-    @torch.no_grad()
-    def inverse_keypoint_order(self, values: Tensor, params: Params, dim: int = -1) -> Tensor:
-        """Swap back what was swapped of anything that belongs to keypoints, such as their visibility or heatmaps.
-
-        Args:
-            values: (B, ...), with the K keypoints along ``dim``.
-            params: what :meth:`augment` or :meth:`prepare` gave.
-            dim: 1 for heatmaps (B, K, h, w).
-
-        Raises:
-            ValueError: for mixed batches, and for fewer keypoints than ``keypoint_flip_pairs`` name.
-        """
-        return inverse_keypoint_order(values, way_back(params, values), self.keypoint_flip_pairs, dim)
-
     @property
     def mix(self) -> AnyMix | tuple[AnyMix, ...] | None:
         """What mixes images with each other: one mix, several in order, or None."""
@@ -389,14 +377,17 @@ class AugmentationPipeline(nn.Module):
             self._told = self._told or batch.warn_of_coordinates()
 
     def _run(
-        self, batch: Batch, seed: int, resize: tuple[int, int] | None, replay: Params | None = None
+        self, batch: Batch, seed: int, resize: tuple[int, int] | None, replay: Params | None, gradients: Gradients
     ) -> tuple[Batch, Params]:
         if not len(batch):
             self._refuse(batch)
-            return run_empty(batch, lambda blank: self._run(blank, seed, resize, replay))
+            out = run_empty(batch, lambda blank: self._run(blank, seed, resize, replay, gradients))
+            gradients.forget()
+            return out
         run = self._plan(batch, seed, replay)
-        image, targets = self._carry_out(self, run, batch, resize or self.preprocess.output_size, not self.mixes)
-        return self._finish(batch, run, image, targets, resize, replay)
+        last = not self.mixes and self.ranges is None
+        image, targets = self._carry_out(self, run, batch, resize or self.preprocess.output_size, last)
+        return self._finish(batch, run, image, targets, resize, replay, gradients)
 
     @uncompiled
     def _plan(self, batch: Batch, seed: int, replay: Params | None) -> Execution:
@@ -422,16 +413,24 @@ class AugmentationPipeline(nn.Module):
         targets: dict[str, Any],
         resize: tuple[int, int] | None,
         replay: Params | None,
+        gradients: Gradients,
     ) -> tuple[Batch, Params]:
-        """Mix, and put together what was made and what was drawn."""
+        """Mix, change values by learned ranges, and put together what was made and what was drawn."""
         mixed: Params | None = None
+        learned: Params | None = None
         out = replace_checked(batch, image=image, **targets)
-        if self.mixes:
-            limits = Limits(self.min_box_area, self.min_box_visibility, self.ignore_index)
-            with no_autocast(batch.image.device):
+        with no_autocast(batch.image.device):
+            if self.mixes:
+                limits = Limits(self.min_box_area, self.min_box_visibility, self.ignore_index)
                 out, mixed = run_mixes(self.mixes, out, run, limits, None if replay is None else replay["mix"])
-                image = self._preprocess.values(out.image)
-        image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
+                image = out.image
+            if self.ranges is not None:
+                before = None if replay is None else replay["ranges"]
+                image, learned = run_ranges(self.ranges, image, combine_seed(run.seed, -2), before, gradients)
+            with torch.set_grad_enabled(gradients.image):
+                if mixed is not None or learned is not None:
+                    image = self._preprocess.values(image)
+                image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
         params = {
             "kind": "augmented",
             "seed": run.seed,
@@ -441,6 +440,8 @@ class AugmentationPipeline(nn.Module):
             "geometry": run.geometry.to_dict(),
             "mix": mixed,
         }
+        if learned is not None:
+            params["ranges"] = learned
         return detach_memory(replace_checked(out, image=image), batch), params
 
     def _refuse(self, batch: Batch) -> None:

@@ -19,9 +19,18 @@ from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, Rand
 from kornia_mvit.augmentation.kornia_adapter import PolicyAugmentBase, crop_ranges, rotation_degrees
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.mixes import CutMix, MixUp, Mosaic
+from kornia_mvit.augmentation.ranges import PAPER, LearnedRanges, Target
 from kornia_mvit.augmentation.target_mix import TargetMix
 
-__all__ = ["classification_strong", "classification_train", "detection_train", "segmentation_train"]
+__all__ = [
+    "classification_learned",
+    "classification_strong",
+    "classification_train",
+    "detection_learned",
+    "detection_train",
+    "segmentation_learned",
+    "segmentation_train",
+]
 
 Size = int | tuple[int, int]
 Range = tuple[float, float]
@@ -34,20 +43,29 @@ class Policy(AugmentationSequential):
         name: of the function that made it.
         steps: Kornia augmentations, in order.
         mix: what mixes the images afterwards: one, or several in order.
+        ranges: learned ranges that go with it.
     """
 
     def __init__(
-        self, name: str, steps: Sequence[nn.Module], mix: Mix | TargetMix | Sequence[TargetMix] | None = None
+        self,
+        name: str,
+        steps: Sequence[nn.Module],
+        mix: Mix | TargetMix | Sequence[TargetMix] | None = None,
+        ranges: LearnedRanges | None = None,
     ) -> None:
         super().__init__(*steps, data_keys=["input"])  # type: ignore[arg-type]  # it takes automatic policies too
         self.name = name
         object.__setattr__(self, "mix", mix)  # beside the steps, not one of them
+        object.__setattr__(self, "ranges", ranges)
         self.mix: Mix | TargetMix | Sequence[TargetMix] | None
+        self.ranges: LearnedRanges | None
 
     def __repr__(self) -> str:
         lines = [f"{i}. {_describe(step)}" for i, step in enumerate(self.children(), 1)]
         mixes = self.mix if isinstance(self.mix, Sequence) else () if self.mix is None else (self.mix,)
         lines += [f"then {mix!r}" for mix in mixes]
+        if self.ranges is not None:
+            lines.append(f"then {self.ranges!r}")
         return "\n   ".join([self.name, *lines])
 
 
@@ -84,6 +102,60 @@ def classification_train(
     if jitter:
         steps.append(RandomColorTwist(jitter, jitter, jitter, p=0.8))
     return Policy("classification_train", steps)
+
+
+def classification_learned(
+    size: Size,
+    *,
+    target_psnr: Target | None = None,
+    target_ssim: Target | None = None,
+    operations: Sequence[str] = PAPER,
+    preset: str = "default",
+    task_gradients: bool | None = None,
+    range_learning_rate: float = 0.05,
+    scale: Range = (0.08, 1.0),
+    ratio: Range = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+    jitter: float = 0.0,
+) -> Policy:
+    """Random resized crop and flip, and brightness, contrast and noise of learned strength.
+
+    Args:
+        size: height and width of the result in pixels, or one number for both.
+        target_psnr: see :class:`~kornia_mvit.LearnedRanges`.
+        target_ssim: see :class:`~kornia_mvit.LearnedRanges`.
+        operations: see :class:`~kornia_mvit.LearnedRanges`.
+        preset: see :class:`~kornia_mvit.LearnedRanges`.
+        task_gradients: see :class:`~kornia_mvit.LearnedRanges`.
+        range_learning_rate: ``learning_rate`` of :class:`~kornia_mvit.LearnedRanges`.
+        scale: see :func:`classification_train`.
+        ratio: see :func:`classification_train`.
+        flip: see :func:`classification_train`.
+        jitter: see :func:`classification_train`; it comes before the learned part, and counts as the original image.
+
+    Raises:
+        ValueError: as :func:`classification_train` and :class:`~kornia_mvit.LearnedRanges`.
+
+    References:
+        S. Mehta et al.: RangeAugment. https://arxiv.org/abs/2212.10553
+
+    Example:
+        >>> classification_learned(128, target_psnr=20, operations=["noise"])
+        classification_learned
+           1. RandomResizedCrop(size=(128, 128), scale=(0.08, 1.0), ratio=(0.75, 1.333))
+           2. RandomHorizontalFlip(p=0.5)
+           then LearnedRanges(noise 0.0001 to 0.02, target=20 dB, preset=default, task_gradients=False)
+    """
+    stack = classification_train(size, scale=scale, ratio=ratio, flip=flip, jitter=jitter)
+    ranges = LearnedRanges(
+        operations,
+        target_psnr=target_psnr,
+        target_ssim=target_ssim,
+        preset=preset,
+        task_gradients=task_gradients,
+        learning_rate=range_learning_rate,
+    )
+    return Policy("classification_learned", list(stack.children()), ranges=ranges)
 
 
 def classification_strong(
@@ -192,6 +264,69 @@ def segmentation_train(
     return Policy("segmentation_train", [*steps, *_flip_and_colour(flip, jitter, hue)], mixes)
 
 
+def segmentation_learned(
+    size: Size,
+    *,
+    target_psnr: Target | None = None,
+    target_ssim: Target | None = None,
+    operations: Sequence[str] = PAPER,
+    preset: str = "default",
+    task_gradients: bool | None = None,
+    range_learning_rate: float = 0.05,
+    short_side: tuple[int, int] | None = None,
+    max_class_share: float = 0.75,
+    flip: float = 0.5,
+    jitter: float = 0.0,
+    hue: float = 0.0,
+    rotate: float = 0.0,
+    cutmix: float = 0.0,
+) -> Policy:
+    """Random scale and crop, rotation and flip as :func:`segmentation_train`, and learned brightness, contrast, noise.
+
+    Args:
+        size: height and width of the result in pixels, or one number for both.
+        target_psnr: see :class:`~kornia_mvit.LearnedRanges`.
+        target_ssim: see :class:`~kornia_mvit.LearnedRanges`.
+        operations: see :class:`~kornia_mvit.LearnedRanges`.
+        preset: see :class:`~kornia_mvit.LearnedRanges`.
+        task_gradients: see :class:`~kornia_mvit.LearnedRanges`.
+        range_learning_rate: ``learning_rate`` of :class:`~kornia_mvit.LearnedRanges`.
+        short_side: see :func:`segmentation_train`.
+        max_class_share: see :func:`segmentation_train`.
+        flip: see :func:`segmentation_train`.
+        jitter: see :func:`classification_learned`.
+        hue: see :func:`segmentation_train`.
+        rotate: see :func:`segmentation_train`.
+        cutmix: see :func:`segmentation_train`.
+
+    Raises:
+        ValueError: as :func:`segmentation_train` and :class:`~kornia_mvit.LearnedRanges`.
+
+    Example:
+        >>> segmentation_learned(64, target_psnr=(40, 30)).ranges.target
+        40.0
+    """
+    ranges = LearnedRanges(
+        operations,
+        target_psnr=target_psnr,
+        target_ssim=target_ssim,
+        preset=preset,
+        task_gradients=task_gradients,
+        learning_rate=range_learning_rate,
+    )
+    stack = segmentation_train(
+        size,
+        short_side=short_side,
+        max_class_share=max_class_share,
+        flip=flip,
+        jitter=jitter,
+        hue=hue,
+        rotate=rotate,
+        cutmix=cutmix,
+    )
+    return Policy("segmentation_learned", list(stack.children()), stack.mix, ranges)
+
+
 def detection_train(
     size: Size,
     *,
@@ -238,6 +373,72 @@ def detection_train(
     if mixup:
         mixes.append(MixUp(mixup))
     return Policy("detection_train", [*steps, *_flip_and_colour(flip, jitter, hue)], mixes)
+
+
+def detection_learned(
+    size: Size,
+    *,
+    target_psnr: Target | None = None,
+    target_ssim: Target | None = None,
+    operations: Sequence[str] = PAPER,
+    preset: str = "default",
+    task_gradients: bool | None = None,
+    range_learning_rate: float = 0.05,
+    zoom_out: float = 4.0,
+    overlaps: tuple[float | None, ...] = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9),
+    scale: Range = (0.3, 1.0),
+    flip: float = 0.5,
+    jitter: float = 0.0,
+    hue: float = 0.0,
+    mosaic: float = 0.0,
+    mixup: float = 0.0,
+) -> Policy:
+    """Zoom out, crop by overlap, resize and flip as :func:`detection_train`, and learned brightness, contrast, noise.
+
+    Args:
+        size: height and width of the result in pixels, or one number for both; the aspect is not kept.
+        target_psnr: see :class:`~kornia_mvit.LearnedRanges`.
+        target_ssim: see :class:`~kornia_mvit.LearnedRanges`.
+        operations: see :class:`~kornia_mvit.LearnedRanges`.
+        preset: see :class:`~kornia_mvit.LearnedRanges`.
+        task_gradients: see :class:`~kornia_mvit.LearnedRanges`.
+        range_learning_rate: ``learning_rate`` of :class:`~kornia_mvit.LearnedRanges`.
+        zoom_out: see :func:`detection_train`.
+        overlaps: see :func:`detection_train`.
+        scale: see :func:`detection_train`.
+        flip: see :func:`detection_train`.
+        jitter: see :func:`classification_learned`.
+        hue: see :func:`detection_train`.
+        mosaic: see :func:`detection_train`.
+        mixup: see :func:`detection_train`.
+
+    Raises:
+        ValueError: as :func:`detection_train` and :class:`~kornia_mvit.LearnedRanges`.
+
+    Example:
+        >>> detection_learned(64, target_psnr=20).ranges.target
+        20.0
+    """
+    ranges = LearnedRanges(
+        operations,
+        target_psnr=target_psnr,
+        target_ssim=target_ssim,
+        preset=preset,
+        task_gradients=task_gradients,
+        learning_rate=range_learning_rate,
+    )
+    stack = detection_train(
+        size,
+        zoom_out=zoom_out,
+        overlaps=overlaps,
+        scale=scale,
+        flip=flip,
+        jitter=jitter,
+        hue=hue,
+        mosaic=mosaic,
+        mixup=mixup,
+    )
+    return Policy("detection_learned", list(stack.children()), stack.mix, ranges)
 
 
 def _crop_and_flip(size: Size, scale: Range, ratio: Range, flip: float) -> list[nn.Module]:

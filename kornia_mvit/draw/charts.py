@@ -25,6 +25,7 @@ __all__ = [
     "draw_curves",
     "draw_per_class",
     "draw_precision_recall",
+    "draw_ranges",
     "draw_reliability",
     "draw_scores",
     "most_confused",
@@ -34,6 +35,7 @@ __all__ = [
 _INK, _QUIET, _LINE = "#1f2328", "#59636e", "#d1d9e0"
 _BLUE, _ORANGE, _GREEN = "#0969da", "#bc4c00", "#1a7f37"
 _SHARES = ("accuracy", "top5", "class_accuracy", "calibration_error", "miou", "map", "map_50", "map_75")
+_RANGES = "ranges/"
 _NAMED = 30  # classes that a chart has room to name
 _LONGEST = 22  # letters of a name
 
@@ -43,13 +45,14 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
 
     Args:
         history: rows with ``epoch`` (how many had passed) and any of ``train/NAME``, ``val/NAME`` and ``lr``. Those of
-            single classes, as ``val/accuracy/CLASS``, are left out.
+            single classes, as ``val/accuracy/CLASS``, are left out, and so is ``ranges/NAME``, for
+            :func:`~kornia_mvit.draw.charts.draw_ranges`.
         best: the epoch to mark.
 
     Raises:
         ValueError: if there is nothing to draw.
     """
-    names = {name for row in history for name in row if name != "epoch"}
+    names = {name for row in history for name in row if name != "epoch" and not name.startswith(_RANGES)}
     panels: dict[str, list[str]] = {"loss": [], "accuracy": []}  # which come first
     for name in sorted(names - {"lr"}):  # train before val
         title = name.partition("/")[2] or name
@@ -70,11 +73,10 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
     for axes, (title, series) in zip(grid, panels.items(), strict=False):
         _plain(axes, title.replace("_", " "))
         for name in series:
-            points = [(row["epoch"], row[name]) for row in history if math.isfinite(row.get(name, math.nan))]
+            x, y = _points(history, name)
             colour = _GREEN if name == "lr" else _ORANGE if name.startswith("train") else _BLUE
             stage = name.partition("/")[0]
-            marker = "o" if len(points) <= 30 else ""
-            x, y = [point[0] for point in points], [point[1] for point in points]
+            marker = "o" if len(x) <= 30 else ""
             axes.plot(x, y, color=colour, label=stage, linewidth=1.8, marker=marker, markersize=3)
         axes.set_xlabel("epoch")
         axes.set_xlim(0, last * 1.03 + 0.1)
@@ -89,6 +91,52 @@ def draw_curves(history: Sequence[Mapping[str, float]], best: float | None = Non
         else:
             axes.legend(frameon=False, fontsize=9)
     return _png(figure)
+
+
+def draw_ranges(history: Sequence[Mapping[str, float]]) -> bytes | None:
+    """Draw the ends of learned ranges over the epochs, and the similarity that they reached beside its target.
+
+    Args:
+        history: rows with ``epoch``, and any of ``ranges/NAME_low``, ``ranges/NAME_high``, ``ranges/psnr``,
+            ``ranges/ssim`` and ``ranges/target``.
+
+    Returns:
+        A PNG file; None if there are no ranges in the history.
+    """
+    names = {name.removeprefix(_RANGES) for row in history for name in row if name.startswith(_RANGES)}
+    panels = sorted(name.removesuffix("_low") for name in names if name.endswith("_low"))
+    if not panels:
+        return None
+    measure = next((name for name in ("psnr", "ssim") if name in names), None)
+    count = len(panels) + (measure is not None)
+    columns = min(2, count)
+    rows = -(-count // columns)
+    figure = _figure(4.6 * columns, 2.7 * rows)
+    grid = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw={"hspace": 0.08}).flat)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    for axes, name in zip(grid, panels, strict=False):
+        _plain(axes, name)
+        ends = [_points(history, f"{_RANGES}{name}_{end}") for end in ("low", "high")]
+        axes.fill_between(ends[0][0], ends[0][1], ends[1][1], color="#9cc7f5", alpha=0.5, linewidth=0)
+        for x, y in ends:
+            axes.plot(x, y, color=_BLUE, linewidth=1.8, marker="o" if len(x) <= 30 else "", markersize=3)
+        axes.set_xlabel("epoch")
+    if measure is not None:
+        axes = grid[len(panels)]
+        _plain(axes, "PSNR in dB" if measure == "psnr" else "SSIM")
+        axes.plot(*_points(history, f"{_RANGES}{measure}"), color=_ORANGE, linewidth=1.8, label="augmented images")
+        target = _points(history, f"{_RANGES}target")
+        axes.plot(*target, color=_QUIET, linewidth=1.2, linestyle=(0, (4, 3)), label="target")
+        axes.set_xlabel("epoch")
+        axes.legend(frameon=False, fontsize=9)
+    return _png(figure)
+
+
+def _points(history: Sequence[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Return the epochs in which a value is known, and the values."""
+    points = [(row["epoch"], row[name]) for row in history if math.isfinite(row.get(name, math.nan))]
+    return [point[0] for point in points], [point[1] for point in points]
 
 
 def draw_confusion(confusion: Tensor, support: Tensor, names: Sequence[str], unit: str = "images") -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kornia_mvit.draw.charts import draw_curves
+from kornia_mvit.draw.charts import draw_curves, draw_ranges
 from kornia_mvit.draw.sheets import png
 from kornia_mvit.evaluation.base import BaseEvaluation, Colours
 from kornia_mvit.evaluation.page import Part, Picture, Section, Table, Text, Tiles, render_page
@@ -32,7 +32,7 @@ def write_report(
     ``index.html`` holds all of it and needs no other file. Beside it are ``metrics.json`` with every number,
     ``per_class.csv``, the table of all classes, and the pictures:
 
-    - ``curves.png`` (with a history) and ``per_class.png``;
+    - ``curves.png`` (with a history), ``ranges.png`` (with learned ranges in it) and ``per_class.png``;
     - classification: ``confusion.png``, ``confusion_part.png`` (the most confused of more than 30 classes),
       ``reliability.png`` and ``mistakes.png`` (if there are any);
     - segmentation: ``confusion.png``, ``confusion_part.png``, ``worst.png`` and ``best.png`` (if pictures were kept);
@@ -72,12 +72,14 @@ def write_report(
     metrics = evaluation.metrics(class_names)
     names = evaluation.name_classes(class_names)
     curves = draw_curves(history, best) if any(len(row) > 1 for row in history) else None
+    ranges = draw_ranges(history)
     sections = [
         *([] if curves is None else [_curves(curves, best)]),
+        *([] if ranges is None else [_ranges(ranges)]),
         *evaluation.sections(metrics, names, class_colours),
         *([_settings(settings)] if settings else []),
     ]
-    pictures: dict[str, bytes | None] = {"curves": None, "confusion_part": None}
+    pictures: dict[str, bytes | None] = {"curves": None, "ranges": None, "confusion_part": None}
     pictures |= {part.file: part.data for one in sections for part in one.parts if isinstance(part, Picture)}
     for name in evaluation.example_lists:
         sheet = evaluation.draw_list(name, names, class_colours)
@@ -98,6 +100,16 @@ def _curves(picture: bytes, best: float | None) -> Section:
     if best is not None:
         text.append(f"The dashed line marks what this report is about: the weights after epoch {best:g}.")
     return Section("Curves", [Picture(picture, "Metrics and learning rate over the epochs", file="curves"), Text(text)])
+
+
+def _ranges(picture: bytes) -> Section:
+    text = [
+        "Magnitudes of augmentation are sampled between the two ends of each range, which are learned with the "
+        "network: until the augmented images are as similar to the original ones as the target says."
+    ]
+    return Section(
+        "Learned ranges", [Picture(picture, "Ends of the ranges over the epochs", file="ranges"), Text(text)]
+    )
 
 
 def _settings(settings: Mapping[str, Any]) -> Section:

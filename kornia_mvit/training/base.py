@@ -22,13 +22,13 @@ from kornia_mvit.training.lightning_adapter import own_callbacks, trainer_of, tr
 from kornia_mvit.training.lightning_names import (
     OptimizerLRScheduler,
     TorchCheckpointIO,
-    pl,
     rank_zero_info,
     warn_of_other_lightning,
 )
 from kornia_mvit.training.loading import check_progress, class_names_of, confine_paths, load_task
 from kornia_mvit.training.networks import find_layers
 from kornia_mvit.training.optimization import parameter_groups, warmup_schedule
+from kornia_mvit.training.range_learning import RangeLearning, range_groups
 from kornia_mvit.training.resuming import AtomicCheckpointIO
 from kornia_mvit.training.runs import RunFolder
 from kornia_mvit.training.settings import TaskSettings
@@ -41,7 +41,7 @@ __all__ = ["ImageTask", "build_pipeline", "with_values_of"]
 _PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
-class ImageTask(pl.LightningModule):
+class ImageTask(RangeLearning):
     """A network that learns from augmented batches. The base of the three tasks.
 
     Loaders may give whatever :meth:`Batch.read` takes, such as pairs of images and labels. Batches are augmented on the
@@ -103,7 +103,6 @@ class ImageTask(pl.LightningModule):
     renamed: Mapping[str, str] = TaskSettings.renamed
     added: Mapping[str, Any] = TaskSettings.added
     network: nn.Module
-    pipeline: AugmentationPipeline
     class_names: tuple[str, ...] | None
 
     def _begin(self, settings: TaskSettings) -> None:
@@ -227,11 +226,11 @@ class ImageTask(pl.LightningModule):
         read = Batch.read(batch, ignore_index=self.pipeline.ignore_index)  # a data module may have hooks of its own
         if not self.prepares and not self.pipeline.training:
             return read
-        out: Batch = self.pipeline(read)
-        return out
+        return self._augment(read)
 
     def on_train_start(self) -> None:
         """Forget what an earlier run of this task, such as a learning-rate finder's, has estimated."""
+        super().on_train_start()
         self._refreshed = None
 
     def on_train_epoch_start(self) -> None:
@@ -269,7 +268,7 @@ class ImageTask(pl.LightningModule):
             head_lr_multiplier=h["head_lr_multiplier"],
             layer_decay=h["layer_decay"],
             decay_norms=h["decay_norms"],
-        )
+        ) + range_groups(self.pipeline.ranges)
         # In one pass over the weights. It unscales half precision itself, where gradients could not be clipped then.
         devices = {parameter.device.type for parameter in self.network.parameters()}
         fused = devices <= {"cpu", "cuda", "mps", "xpu"} and not str(self.trainer.precision).startswith("16")

@@ -1,12 +1,13 @@
 """Callbacks that Lightning lacks."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from kornia_mvit.training.lightning_names import TrainerFn, WeightAveraging, pl
+from kornia_mvit.training.range_learning import ranges_of
 
 __all__ = ["EMA"]
 
@@ -16,6 +17,7 @@ class EMA(WeightAveraging):
 
     After n updates the decay is min(decay, (1 + n) / (10 + n)), so that a short run forgets its first weights too; an
     average over a shorter part of the run was no better (``benchmarks/first_run.py``).
+    The ends of learned ranges are not averaged.
     Validation and the checkpoint's ``state_dict`` use the average; the raw weights stand in the checkpoint under
     ``current_model_state``.
 
@@ -36,6 +38,16 @@ class EMA(WeightAveraging):
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning keeps, and the decay."""
         return {**super().state_dict(), "decay": self.decay}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update the average, and give it the present ends of learned ranges."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        ranges, average = ranges_of(pl_module), self._average_model
+        own = None if average is None else ranges_of(cast(pl.LightningModule, average.module))
+        if ranges is not None and own is not None:
+            own.load_state_dict(ranges.state_dict())
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -139,7 +139,7 @@ class ClassificationTask(ImageTask):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of an augmented batch."""
-        return self._step(batch, "train")[0]
+        return self.add_range_loss(self._step(batch, "train")[0])
 
     def evaluate_batch(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Log loss and metrics, and return the ``loss`` and the ``logits`` (B, num_classes)."""

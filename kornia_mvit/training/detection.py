@@ -148,7 +148,7 @@ class DetectionTask(ImageTask):
         log("train/class_loss", classes)
         log("train/box_loss", boxes)
         log("train/loss", classes + boxes, prog_bar=True)
-        return classes + boxes
+        return self.add_range_loss(classes + boxes)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the losses of classes and of boxes of an augmented or preprocessed batch.

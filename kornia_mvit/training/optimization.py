@@ -85,7 +85,7 @@ def warmup_schedule(
     """Return the schedule of :func:`learning_rate_factor`, with a learning rate of 0 for the backbone at first.
 
     Args:
-        optimizer: over :func:`parameter_groups`.
+        optimizer: over :func:`parameter_groups`, and groups with ``constant`` True, whose learning rate stays.
         total: steps of the run.
         warmup: see :func:`learning_rate_factor`.
         first: see :func:`learning_rate_factor`.
@@ -99,11 +99,14 @@ def warmup_schedule(
     if shape not in SHAPES:
         raise ValueError(f"unknown schedule {shape!r}; available: {', '.join(map(repr, SHAPES))}")
 
-    def factor(head: bool, step: int) -> float:
+    def factor(head: bool, constant: bool, step: int) -> float:
         rests = not head and step < frozen
+        if constant:
+            return 1.0
         return 0.0 if rests else learning_rate_factor(step, total, warmup, first, last, shape)
 
-    return LambdaLR(optimizer, [partial(factor, bool(group["head"])) for group in optimizer.param_groups])
+    kinds = [(bool(group["head"]), bool(group.get("constant", False))) for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [partial(factor, *kind) for kind in kinds])
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, first: float, last: float, shape: str = "cosine") -> float:

@@ -1,9 +1,10 @@
 """A dataset's images beside what augmentation makes of them."""
 
 import argparse
+import copy
 import inspect
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from kornia_mvit.augmentation import policies
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.batch import Batch
 from kornia_mvit.files import FileError, check_local, printable, write_whole
+from kornia_mvit.ops.seeds import combine_seed
 from kornia_mvit.option_errors import describe_option_error
 from kornia_mvit.parsing import parse_yaml
 from kornia_mvit.preprocess import Preprocess
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Preview", "draw_preview", "preview"]
 
+_FITTED = 64  # side of the part of the images that learned ranges are found on
 _SIZE = 256  # side of the result where neither a recipe nor an option says it
 
 
@@ -35,6 +38,7 @@ class Preview:
         count: number of images.
         copies: augmentations of each.
         path: the file that holds the picture; None if none was asked for.
+        ranges: with learned ranges, what each column's are.
     """
 
     picture: "Image.Image"
@@ -42,10 +46,12 @@ class Preview:
     count: int
     copies: int
     path: Path | None = None
+    ranges: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = "" if self.path is None else f"{printable(str(self.path))}: "
-        return f"{self.pipeline.stack!r}\n{where}{self.count} images, each with {self.copies} augmentations"
+        columns = "".join(f"column {number}: {said}\n" for number, said in enumerate(self.ranges, 1))
+        return f"{self.pipeline.stack!r}\n{columns}{where}{self.count} images, each with {self.copies} augmentations"
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -115,12 +121,13 @@ def preview(
     adopt_flip_pairs(pipeline, data)
     looks: dict[str, Any] = {"count": count, "copies": copies, "seed": seed, "cell": cell}
     looks["skeleton"] = getattr(data, "keypoint_skeleton", ())
-    picture = draw_preview(data.splits[split], pipeline, data.class_names, **looks)
+    ranges: list[str] = []
+    picture = draw_preview(data.splits[split], pipeline, data.class_names, told=ranges, **looks)
     if out is None:
-        return Preview(picture, pipeline, count, copies)
+        return Preview(picture, pipeline, count, copies, ranges=tuple(ranges))
     with write_whole(out) as beside:
         picture.save(beside)
-    return Preview(picture, pipeline, count, copies, Path(out))
+    return Preview(picture, pipeline, count, copies, Path(out), tuple(ranges))
 
 
 def _check_picture(path: str) -> None:
@@ -147,8 +154,11 @@ def draw_preview(
     seed: int = 0,
     cell: int = 220,
     skeleton: Sequence[tuple[int, int]] = (),
+    told: list[str] | None = None,
 ) -> "Image.Image":
     """Draw images of a dataset, evenly spread over it, each beside augmentations of it.
+
+    Learned ranges are those that these images need for the target; of a curriculum, the columns go through it.
 
     Args:
         dataset: its samples are as :meth:`~kornia_mvit.Batch.collate` takes them.
@@ -159,6 +169,7 @@ def draw_preview(
         seed: seed of the augmentations.
         cell: side in pixels that each picture is drawn with.
         skeleton: numbers, from 0, of the keypoints between which lines are drawn.
+        told: gets the learned ranges of each column, in words.
 
     Returns:
         A Pillow image with a row for each of the images: the image first, then its augmentations.
@@ -173,7 +184,7 @@ def draw_preview(
     columns = [draw_batch(batch, columns=1, **looks)]
     from PIL import Image  # the drawing before has said so if it is missing
 
-    for view, _ in pipeline.views(batch, copies, seed=seed):
+    for view in _views(pipeline, batch, copies, seed, [] if told is None else told):
         columns.append(draw_batch(view, columns=1, preprocess=pipeline.preprocess, **looks))
     sheet = Image.new("RGB", (sum(c.width for c in columns), max(c.height for c in columns)), "white")
     left = 0
@@ -183,6 +194,26 @@ def draw_preview(
     if batch.mask is None:
         return sheet
     return add_legend(sheet, classes_in(batch.mask, pipeline.ignore_index), class_names)
+
+
+def _views(pipeline: AugmentationPipeline, batch: Batch, copies: int, seed: int, told: list[str]) -> Iterator[Batch]:
+    """Augment a batch several times, with learned ranges as training would find them."""
+    ranges = pipeline.ranges
+    if ranges is None:
+        yield from (view for view, _ in pipeline.views(batch, copies, seed=seed))
+        return
+    kept = copy.deepcopy(ranges.state_dict())
+    image = pipeline.preprocess.module().undo_values(pipeline.prepare(batch)[0].image)
+    top, left = ((side - min(side, _FITTED)) // 2 for side in image.shape[-2:])
+    image = image[..., top : top + _FITTED, left : left + _FITTED].repeat(-(-16 // len(image)), 1, 1, 1)
+    try:
+        for number in range(copies):
+            ranges.set_step(number, max(1, copies - 1))
+            found = ranges.fit(image, steps=100, seed=combine_seed(seed, number))
+            told.append(f"{ranges.describe()}, at {found:.3g} {ranges.unit} for a target of {ranges.target:.3g}")
+            yield pipeline.augment(batch, seed=combine_seed(seed, number))[0]
+    finally:
+        ranges.load_state_dict(kept)
 
 
 def _of_recipe(recipe: str, size: int | None, options: Sequence[str]) -> tuple[Any, AugmentationPipeline]:

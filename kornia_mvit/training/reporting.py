@@ -27,6 +27,7 @@ from kornia_mvit.training.lightning_names import (
     pl,
     rank_zero_info,
 )
+from kornia_mvit.training.range_learning import range_values
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
 from kornia_mvit.training.runs import RunTable, first_step, run_folder
 
@@ -172,10 +173,11 @@ class Report(_Collects):
             self._write_evaluation(trainer, pl_module, "test images", "test")
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the metrics of training, and the learning rate."""
+        """Keep the metrics of training, the learning rate, and the ends of learned ranges."""
         self._note(trainer, lambda name: not name.startswith(_VALIDATION))
         if trainer.optimizers:
             self._row(trainer)["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        self._row(trainer).update(range_values(pl_module))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the report."""

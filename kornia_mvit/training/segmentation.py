@@ -204,7 +204,7 @@ class SegmentationTask(ImageTask):
         else:
             loss = self.loss(self(batch.image), mask)
         self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(batch))
-        return loss
+        return self.add_range_loss(loss)
 
     def loss(self, logits: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of logits (B, K, h, w) for a mask (B, H, W); 0 for one with ignored pixels alone."""

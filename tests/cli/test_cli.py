@@ -366,7 +366,7 @@ class TestInfo:
         status, out, _ = run(capsys, "info")
         assert status == 0
         assert "1,272,024" in out
-        assert "folder, folder-detection, folder-segmentation, imagenet-s" in out
+        assert "folder, folder-detection, folder-learned-ranges, folder-segmentation, imagenet-s" in out
         status, out, _ = run(capsys, "info", trained[1])
         assert status == 0
         assert "2: cat, dog" in out

@@ -51,6 +51,19 @@ class TestPreview:
             assert found.pipeline.keypoint_flip_pairs == expected
         assert len(data.keypoint_flip_pairs) == 8
 
+    def test_of_learned_ranges(self, tmp_path, capsys):
+        """The columns go through the curriculum, each with the ranges that these images need for it."""
+        make_folder(tmp_path / "data")
+        out = tmp_path / "a.png"
+        arguments = ["--data", "FolderData", "--data.root", tmp_path / "data", "--size", 32, "--out", out]
+        arguments += ["--policy", "classification_learned", "--policy-args", "{target_psnr: [40, 20]}"]
+        assert run(*arguments, "--count", 2, "--copies", 2) == 0
+        said = capsys.readouterr().out
+        first, second = (line for line in said.splitlines() if line.startswith("column"))
+        assert first.endswith("for a target of 40")
+        assert second.endswith("for a target of 20")
+        assert "then LearnedRanges(brightness 0.97 to 1.03" in said, "the pipeline is as it was"
+
     @pytest.mark.parametrize(
         ("name", "make", "policy", "rest"),
         [
@@ -93,7 +106,7 @@ class TestPreview:
                 "give a recipe (--config), or data and a policy (--data, --policy), not both",
             ),
             (["--data", "Voc", "--policy", "detection_train"], "unknown data 'Voc'; available: COCOData, DigitsData"),
-            (["--data", "DigitsData", "--policy", "best"], "unknown policy 'best'; available: classification_strong"),
+            (["--data", "DigitsData", "--policy", "best"], "unknown policy 'best'; available: classification_learned"),
             (["--data", "VOCData", "--policy", "detection_train"], "needs --data.root"),
             (["--data", "DigitsData", "--policy", "detection_train", "--x", "1"], "there is no option --x"),
             (

@@ -37,3 +37,22 @@ class Record(pl.Callback):
 
     def on_train_end(self, trainer, pl_module):
         Path(self.folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(self.steps))
+
+
+class NoteRanges(pl.Callback):
+    """Write down for each process, in each step, the loss, and the gradients of the learned ranges and their ends."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        ranges = pl_module.pipeline.ranges
+        ends = [list(pair) for pair in ranges.values().values()]
+        self.steps.append({"gradient": [one.grad.tolist() for one in ranges.parameters()], "ends": ends})
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps[-1]["loss"] = float(outputs["loss"])
+
+    def on_train_end(self, trainer, pl_module):
+        Path(self.folder, f"ranges{trainer.global_rank}.json").write_text(json.dumps(self.steps))

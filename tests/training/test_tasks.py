@@ -137,7 +137,7 @@ class TestClassificationTask:
             ({"num_classes": 2, "variant": "google"}, "unknown variant 'google'; available: 'apple', 'kornia'"),
             (
                 {"num_classes": 2, "policy": "best"},
-                "unknown policy 'best'; available: 'classification_strong', 'classification_train'",
+                "unknown policy 'best'; available: 'classification_learned', 'classification_strong'",
             ),
             ({"num_classes": 2, "resize_size": 100}, "crop 256 is larger than the image resized to 100"),
             ({"num_classes": 2, "policy_args": {"colour": 1}}, "classification_train has no argument colour; it has"),

@@ -1,0 +1,72 @@
+"""The way back from augmented or prepared images, which a pipeline's parameters tell."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kornia_mvit.augmentation.keypoints import inverse_keypoint_order, inverse_keypoints
+from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
+from kornia_mvit.ops.keypoints import Pairs
+
+__all__ = ["Inverses"]
+
+Params = dict[str, Any]
+
+
+class Inverses:
+    """What brings results of augmented or prepared images back to the images as they were put in."""
+
+    keypoint_flip_pairs: Pairs | None
+    box_method: str
+
+    @torch.no_grad()
+    def inverse(self, maps: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        """Bring dense maps of augmented or prepared images back to the images as they were put in.
+
+        Args:
+            maps: (B, C, h, w), floating point, at any stride of the augmented images, such as logits or features.
+            params: what ``augment`` or ``prepare`` gave.
+
+        Returns:
+            (B, C, H, W) at the height and width of what was put in, zero where unknown, and (B, 1, H, W) a boolean
+            mask of the pixels that were in view.
+
+        Raises:
+            ValueError: for mixed batches, and naming the operations that have no inverse.
+        """
+        return inverse_maps(maps, way_back(params, maps))
+
+    @torch.no_grad()
+    def inverse_boxes(self, boxes: Tensor, params: Params) -> Tensor:
+        """Bring boxes (B, N, 4) of augmented or prepared images back, unclipped.
+
+        They are the boxes around their corners, or with ``box_method='ellipse'`` around the ellipses inside them.
+
+        Raises:
+            ValueError: as :meth:`inverse`.
+        """
+        return inverse_boxes(boxes, way_back(params, boxes), ellipses=self.box_method == "ellipse")
+
+    @torch.no_grad()
+    def inverse_keypoints(self, keypoints: Tensor, params: Params) -> Tensor:
+        """Bring keypoints (B, K, 2) or (B, N, K, 2) of augmented or prepared images back, swapped pairs too.
+
+        Raises:
+            ValueError: as :meth:`inverse`.
+        """
+        return inverse_keypoints(keypoints, way_back(params, keypoints), self.keypoint_flip_pairs)
+
+    @torch.no_grad()
+    def inverse_keypoint_order(self, values: Tensor, params: Params, dim: int = -1) -> Tensor:
+        """Swap back what was swapped of anything that belongs to keypoints, such as their visibility or heatmaps.
+
+        Args:
+            values: (B, ...), with the K keypoints along ``dim``.
+            params: what ``augment`` or ``prepare`` gave.
+            dim: 1 for heatmaps (B, K, h, w).
+
+        Raises:
+            ValueError: for mixed batches, and for fewer keypoints than ``keypoint_flip_pairs`` name.
+        """
+        return inverse_keypoint_order(values, way_back(params, values), self.keypoint_flip_pairs, dim)
