@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # `as` marks, for type checkers, the public names that are no
     # isort: off
     from kornia_mvit import exporters
     from kornia_mvit.augmentation import policies
+    from kornia_mvit.augmentation.copy_paste import CopyPaste
     from kornia_mvit.augmentation.mix import Mix
     from kornia_mvit.augmentation.mixes import CutMix, MixUp, Mosaic
     from kornia_mvit.augmentation.pipeline import AugmentationPipeline
@@ -94,6 +95,7 @@ _PLACES = {
     "ClassificationResult": "inference.results",
     "ClassificationTask": "training",
     "CocoMetrics": "training",
+    "CopyPaste": "augmentation.copy_paste",
     "CutMix": "augmentation.mixes",
     "DataError": "data.reading",
     "DeepLabV3": "models.deeplabv3",
@@ -177,6 +179,7 @@ __all__ = [
     "Batch",
     "CheckpointError",
     "ClassificationResult",
+    "CopyPaste",
     "CutMix",
     "DataError",
     "DeepLabV3",

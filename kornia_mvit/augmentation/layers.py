@@ -4,39 +4,44 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from kornia_mvit.augmentation.outlines import read_instances
+from kornia_mvit.augmentation.targets import BoxRules
 from kornia_mvit.batch import Batch
-from kornia_mvit.ops.geometry import EDGE_TOLERANCE, SHARE_TOLERANCE, box_area, gather_pixels, sample_bilinear
+from kornia_mvit.ops.boxes import masks_to_boxes
+from kornia_mvit.ops.geometry import (
+    EDGE_TOLERANCE,
+    SHARE_TOLERANCE,
+    box_area,
+    gather_pixels,
+    pixel_index,
+    sample_bilinear,
+)
 
 __all__ = [
     "CutBoxes",
     "Layer",
-    "Limits",
     "box_rows",
     "clip_boxes",
     "cover_boxes",
     "join_boxes",
     "keep_boxes",
+    "name_rows",
     "read_image",
     "read_map",
 ]
 
 
 # What has a row for each box, and what rows of padding hold.
-_ROWS = {"boxes": 0, "box_label": -1, "box_ignore": 0, "box_weight": 0, "box_source": -1, "box_index": -1}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Which boxes stay, and what masks hold where nothing is known; see :class:`~kornia_mvit.AugmentationPipeline`."""
-
-    min_box_area: float = 1.0
-    min_box_visibility: float = 0.0
-    ignore_index: int = 255
+_ROWS = {
+    **{"boxes": 0, "box_label": -1, "box_ignore": 0, "box_weight": 0, "box_index": -1, "box_source": -1},
+    "instance_masks": 0,
+}
+_FIELD = "fields."  # before the names of the batch's own fields
 
 
 class CutBoxes(NamedTuple):
@@ -73,12 +78,16 @@ class Layer:
 
 
 def box_rows(batch: Batch) -> dict[str, tuple[Tensor, int]]:
-    """Return what a batch has a row (B, N, ...) for each box of, by name, and what rows of padding hold.
+    """Return what a batch has a row (B, N, ...) for each box of, by name, and what rows of padding hold."""
+    out = {name: (value, fill) for name, fill in _ROWS.items() if (value := getattr(batch, name)) is not None}
+    return out | {_FIELD + name: (value, 0) for name, value in (batch.fields or {}).items()}
 
-    The batch's own fields go by ``fields.`` and their names.
-    """
-    rows = {name: (value, fill) for name, fill in _ROWS.items() if (value := getattr(batch, name)) is not None}
-    return rows | {f"fields.{name}": (value, 0) for name, value in (batch.fields or {}).items()}
+
+def name_rows(rows: dict[str, Tensor]) -> dict[str, Any]:
+    """Return what has rows for boxes under the names of a batch's fields."""
+    own = {name.removeprefix(_FIELD): value for name, value in rows.items() if name.startswith(_FIELD)}
+    out = {name: value for name, value in rows.items() if not name.startswith(_FIELD)}
+    return out | ({"fields": own} if own else {})
 
 
 def read_image(image: Tensor, layer: Layer) -> Tensor:
@@ -95,6 +104,15 @@ def read_map(values: Tensor, layer: Layer) -> Tensor:
     """Return masks (M, H, W), of any dtype, of a layer where the result has them, read from the nearest pixel."""
     part = values.index_select(0, layer.source)
     return part if layer.places is None else gather_pixels(part, *layer.places)
+
+
+def _read_instances(masks: Tensor, layer: Layer) -> Tensor:
+    """Return what is seen in the result of masks (M, N, h, w) of single objects of a layer's images: (M, N, H, W)."""
+    if layer.places is None:
+        return masks if layer.shown is None else masks.masked_fill(~layer.shown[:, None], 0)
+    x, y = layer.places
+    index = pixel_index(x, y, (masks.shape[-2], masks.shape[-1])).expand(len(masks), y.shape[1], x.shape[2])
+    return read_instances(masks, index, layer.shown)
 
 
 def keep_boxes(boxes: Tensor) -> CutBoxes:
@@ -139,7 +157,7 @@ def cover_boxes(boxes: Tensor, window: Tensor) -> CutBoxes:
     return CutBoxes(torch.cat([low, high.maximum(low)], -1), area, 1 - covered.share)
 
 
-def join_boxes(batch: Batch, layers: Sequence[Layer], limits: Limits, max_boxes: int | None) -> dict[str, Tensor]:
+def join_boxes(batch: Batch, layers: Sequence[Layer], rules: BoxRules, max_boxes: int | None) -> dict[str, Tensor]:
     """Return the boxes of all layers of the mixed images, with what belongs to each box.
 
     Those of which too little is left become padding, and padding goes to the end; the order of the others stays.
@@ -147,7 +165,7 @@ def join_boxes(batch: Batch, layers: Sequence[Layer], limits: Limits, max_boxes:
     Args:
         batch: the images that layers are taken from.
         layers: of the mixed images.
-        limits: which boxes stay.
+        rules: for boxes.
         max_boxes: the most rows of the result, unless the batch has more; those of which most is left stay.
 
     Returns:
@@ -161,8 +179,15 @@ def join_boxes(batch: Batch, layers: Sequence[Layer], limits: Limits, max_boxes:
     for layer in layers:
         rows = {name: value.index_select(0, layer.source) for name, (value, _) in given.items()}
         cut = layer.cut(rows["boxes"].double())
-        enough = cut.area >= limits.min_box_area * (1 - SHARE_TOLERANCE)
-        enough = enough & (cut.share >= limits.min_box_visibility - SHARE_TOLERANCE)
+        if "instance_masks" in rows:
+            masks = rows["instance_masks"]
+            seen = rows["instance_masks"] = _read_instances(masks, layer)
+            if rules.method == "mask":
+                known = masks.flatten(2).any(-1)
+                tight = torch.where(known[..., None], masks_to_boxes(seen).to(cut.boxes.dtype), cut.boxes)
+                cut = CutBoxes(tight, torch.where(known, box_area(tight).minimum(cut.area), cut.area), cut.share)
+        enough = cut.area >= rules.min_area * (1 - SHARE_TOLERANCE)
+        enough = enough & (cut.share >= rules.min_visibility - SHARE_TOLERANCE)
         keeps.append((rows["box_label"] >= 0) & (cut.area > 0) & enough)
         areas.append(cut.area)
         rows["boxes"] = cut.boxes.to(rows["boxes"].dtype)

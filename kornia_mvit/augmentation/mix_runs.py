@@ -6,10 +6,10 @@ from typing import Any, cast
 from torch import Tensor
 
 from kornia_mvit.augmentation.execution import Execution
-from kornia_mvit.augmentation.layers import Limits
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.operations import carry_out, exclusive, sample
 from kornia_mvit.augmentation.target_mix import TargetMix, with_sources
+from kornia_mvit.augmentation.targets import BoxRules
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.seeds import combine_seed
 
@@ -36,7 +36,7 @@ def as_mixes(mix: Any) -> tuple[Mix] | tuple[TargetMix, ...]:
 
 
 def run_mixes(
-    mixes: tuple[Mix] | tuple[TargetMix, ...], batch: Batch, run: Execution, limits: Limits, replay: Params | None
+    mixes: tuple[Mix] | tuple[TargetMix, ...], batch: Batch, run: Execution, rules: BoxRules, replay: Params | None
 ) -> tuple[Batch, Params]:
     """Mix a batch, as is sampled by the seed of a run or was sampled before.
 
@@ -44,7 +44,7 @@ def run_mixes(
         mixes: one or more, in order.
         batch: what was made of the run's batch, floating-point images with their targets.
         run: what was carried out before.
-        limits: which boxes stay.
+        rules: for boxes.
         replay: what was sampled before; None to sample.
 
     Returns:
@@ -74,6 +74,6 @@ def run_mixes(
                 steps.append({"mix": mix.kind, **sample(mix, run.random, mix.draw_for, batch)})
             else:
                 steps.append(replay["steps"][number])
-            batch, seen = carry_out(mix, run.random, mix.run, batch, steps[-1], seen, limits)
+            batch, seen = carry_out(mix, run.random, mix.run, batch, steps[-1], seen, rules)
     done = [step["mix"] for step in steps if step["kind"] != "none"]
     return batch, {"kind": " and ".join(done) or "none", "steps": steps}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.layers import CutBoxes, Layer, clip_boxes, cover_boxes, keep_boxes, read_image
-from kornia_mvit.augmentation.target_mix import Params, TargetMix
+from kornia_mvit.augmentation.target_mix import Params, TargetMix, draw_partners
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.geometry import constant
 
@@ -152,7 +152,7 @@ class MixUp(TargetMix):
         return {"alpha": self.alpha}
 
     def _draw(self, chosen: Tensor, batch_size: int, size: tuple[int, int], rows: int) -> Params:
-        return {"others": _draw_partners(chosen, batch_size), "own": _draw_beta(self.alpha, len(chosen))}
+        return {"others": draw_partners(chosen, batch_size), "own": _draw_beta(self.alpha, len(chosen))}
 
     def _layers(self, batch: Batch, params: Params) -> Sequence[Layer]:
         own = params["own"]
@@ -209,7 +209,7 @@ class CutMix(TargetMix):
         return {"alpha": self.alpha}
 
     def _draw(self, chosen: Tensor, batch_size: int, size: tuple[int, int], rows: int) -> Params:
-        others = _draw_partners(chosen, batch_size)
+        others = draw_partners(chosen, batch_size)
         canvas = torch.tensor(size)
         sides = (canvas * _draw_beta(self.alpha, len(chosen)).sqrt()[:, None]).round().long()
         first = (torch.rand(len(chosen), 2) * (canvas - sides + 1)).long()
@@ -246,11 +246,6 @@ def _cut_into_tile(boxes: Tensor, *, tile: Tensor, scale: Tensor, start: Tensor)
     """Bring boxes of an image to a tile of the result."""
     offset = tile[:, :2] - start * scale
     return clip_boxes(boxes * scale[:, None] + offset.repeat(1, 2)[:, None], tile)
-
-
-def _draw_partners(chosen: Tensor, batch_size: int) -> Tensor:
-    """Sample another image (M, 1) for each of the chosen ones."""
-    return ((chosen + torch.randint(1, batch_size, chosen.shape)) % batch_size)[:, None]
 
 
 def _draw_beta(alpha: float, count: int) -> Tensor:

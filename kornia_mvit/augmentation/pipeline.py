@@ -11,7 +11,6 @@ from kornia_mvit.augmentation.execution import Execution, Settings
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.given import read_given, refuse_targets
 from kornia_mvit.augmentation.inverses import Inverses
-from kornia_mvit.augmentation.layers import Limits
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.augmentation.mix_runs import AnyMix, as_mixes, run_mixes
 from kornia_mvit.augmentation.operations import unable
@@ -421,8 +420,8 @@ class AugmentationPipeline(Inverses, nn.Module):
         out = replace_checked(batch, image=image, **targets)
         with no_autocast(batch.image.device):
             if self.mixes:
-                limits = Limits(self.min_box_area, self.min_box_visibility, self.ignore_index)
-                out, mixed = run_mixes(self.mixes, out, run, limits, None if replay is None else replay["mix"])
+                rules = BoxRules(self.min_box_area, self.min_box_visibility, self.box_method)
+                out, mixed = run_mixes(self.mixes, out, run, rules, None if replay is None else replay["mix"])
                 image = out.image
             if self.ranges is not None:
                 before = None if replay is None else replay["ranges"]

@@ -15,6 +15,7 @@ from torch import nn
 
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
 from kornia_mvit.augmentation.color import RandomColorTwist
+from kornia_mvit.augmentation.copy_paste import CopyPaste
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.kornia_adapter import PolicyAugmentBase, crop_ranges, rotation_degrees
 from kornia_mvit.augmentation.mix import Mix
@@ -338,6 +339,7 @@ def detection_train(
     hue: float = 0.05,
     mosaic: float = 0.0,
     mixup: float = 0.0,
+    copy_paste: float = 0.0,
 ) -> Policy:
     """Zoom out, crop by overlap, resize, flip and colour jitter, for images with boxes: what SSD is trained with.
 
@@ -355,6 +357,8 @@ def detection_train(
             take a smaller ``zoom_out``: mosaics make objects smaller, too.
         mixup: share of the images that are blended with another, mosaics included; see :class:`~kornia_mvit.MixUp`.
             0 for none.
+        copy_paste: share of the images that objects of another are pasted over by their instance masks, before mosaics;
+            see :class:`~kornia_mvit.CopyPaste`. 0 for none.
 
     Raises:
         ValueError: for a range that is not ascending, or a probability or strength outside [0, 1].
@@ -364,10 +368,10 @@ def detection_train(
         >>> detection_train(64)(torch.rand(2, 3, 96, 128)).shape
         torch.Size([2, 3, 64, 64])
     """
-    _check_shares(flip=flip, jitter=jitter, hue=hue, mosaic=mosaic, mixup=mixup)
+    _check_shares(flip=flip, jitter=jitter, hue=hue, mosaic=mosaic, mixup=mixup, copy_paste=copy_paste)
     steps: list[nn.Module] = [RandomZoomOut(zoom_out)] if zoom_out != 1 else []
     steps.append(RandomIoUCrop(_pair(size), overlaps=overlaps, scale=scale))
-    mixes: list[TargetMix] = []
+    mixes: list[TargetMix] = [CopyPaste(copy_paste)] if copy_paste else []
     if mosaic:
         mixes.append(Mosaic(mosaic))
     if mixup:

@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.augmentation.layers import Layer, Limits, box_rows, join_boxes, read_image, read_map
+from kornia_mvit.augmentation.layers import Layer, box_rows, join_boxes, name_rows, read_image, read_map
 from kornia_mvit.augmentation.mix import canvas_shown, check_classes, soften
 from kornia_mvit.augmentation.randomness import uncompiled
+from kornia_mvit.augmentation.targets import BoxRules
 from kornia_mvit.batch import Batch, replace_checked
 from kornia_mvit.ops.uploads import upload
 
-__all__ = ["TargetMix", "with_sources"]
+__all__ = ["TargetMix", "draw_partners", "with_sources"]
 
 Params = dict[str, Any]
 
@@ -26,8 +27,9 @@ class TargetMix(nn.Module):
 
     - Boxes of all images that are seen stand in one list, those of the image itself first, padding last. The list of a
       batch in which any image is mixed is as much longer as there are images in a mix, unless ``max_boxes`` bounds it.
-      What an image hides of another cuts its boxes, and the limits of the pipeline drop those of which little is left.
-      ``Batch.box_source`` tells the image of the batch that each box is from.
+      What an image hides of another cuts its boxes and instance masks, and the pipeline drops those of which little is
+      left. Fields follow. ``Batch.box_source`` tells the image of the batch that each box is from, and
+      ``Batch.box_index`` its number there.
     - Labels become soft ones (B, K): the labels of all images, weighted by the pixels that show each. They are not
       smoothed.
 
@@ -42,10 +44,7 @@ class TargetMix(nn.Module):
 
     kind: ClassVar[str]
     shares: ClassVar[bool] = False  # whether each pixel shows several images
-    refuses: ClassVar[dict[str, str]] = {
-        "keypoints": "which instance each belongs to is not known",
-        "instance_masks": "it mixes boxes and the mask of all objects",
-    }
+    refuses: ClassVar[dict[str, str]] = {"keypoints": "which instance each belongs to is not known"}
 
     def __init__(self, p: float, *, num_classes: int | None = None, max_boxes: int | None = None) -> None:
         super().__init__()
@@ -115,7 +114,7 @@ class TargetMix(nn.Module):
         return params | dict(zip(names, upload([params[name] for name in names], device), strict=True))
 
     def run(
-        self, batch: Batch, params: Params, seen: Callable[[], Tensor], limits: Limits
+        self, batch: Batch, params: Params, seen: Callable[[], Tensor], rules: BoxRules
     ) -> tuple[Batch, Callable[[], Tensor]]:
         """Mix a batch as was sampled, without waiting for the device.
 
@@ -123,7 +122,7 @@ class TargetMix(nn.Module):
             batch: floating-point images with their targets.
             params: what :meth:`draw` gave.
             seen: gives (B, H, W) bool, which pixels show an image; the others are padding.
-            limits: which boxes stay, and what masks hold where nothing is known.
+            rules: for boxes.
 
         Returns:
             The batch, and what ``seen`` is to be after it.
@@ -149,14 +148,12 @@ class TargetMix(nn.Module):
             seen = partial(_given, after)
         if batch.size is not None:
             changes["size"] = batch.size.index_copy(0, rows, self._sizes(batch, layers).to(batch.size.dtype))
-        joined = join_boxes(batch, layers, limits, self.max_boxes)
+        joined = join_boxes(batch, layers, rules, self.max_boxes)
         for name, (value, padding) in box_rows(batch).items():
-            mixed = joined[name]
-            shape = (len(batch), mixed.shape[1] - value.shape[1], *value.shape[2:])
+            shape = (len(batch), joined[name].shape[1] - value.shape[1], *value.shape[2:])
             wide = torch.cat([value, value.new_full(shape, padding)], 1)
-            changes[name] = wide.index_copy(0, rows, mixed)
-        if batch.fields is not None:
-            changes["fields"] = {name: changes.pop(f"fields.{name}") for name in batch.fields}
+            joined[name] = wide.index_copy(0, rows, joined[name])
+        changes |= name_rows(joined)
         return replace_checked(batch, **changes), seen
 
     def forward(self, batch: Batch) -> Batch:
@@ -170,7 +167,7 @@ class TargetMix(nn.Module):
         if not batch.image.is_floating_point():
             raise TypeError(f"mixing takes floating-point images, got {batch.image.dtype}; divide by 255 first")
         batch = with_sources(batch)
-        return self.run(batch, self.draw_for(batch), lambda: canvas_shown(batch), Limits())[0]
+        return self.run(batch, self.draw_for(batch), lambda: canvas_shown(batch), BoxRules(1.0, 0.0))[0]
 
     def _compose(self, image: Tensor, layers: Sequence[Layer]) -> Tensor:
         """Return the mixed images (M, C, H, W)."""
@@ -206,6 +203,11 @@ class TargetMix(nn.Module):
         told = {"p": self.p, **self._settings(), "num_classes": self.num_classes, "max_boxes": self.max_boxes}
         shown = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
         return f"{type(self).__name__}({shown})"
+
+
+def draw_partners(chosen: Tensor, batch_size: int) -> Tensor:
+    """Sample another image (M, 1) for each of the chosen ones."""
+    return ((chosen + torch.randint(1, batch_size, chosen.shape)) % batch_size)[:, None]
 
 
 def with_sources(batch: Batch) -> Batch:

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
+from kornia_mvit.augmentation.copy_paste import CopyPaste
 from kornia_mvit.augmentation.mixes import CutMix, MixUp, Mosaic
 from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.testing.arguments import check_count
@@ -38,6 +39,8 @@ def mixes(
     check_count("classes", classes, least=2)
     asked = targets_of(targets)
     kinds = [kind for kind in _KINDS if not kind.refuses.keys() & set(asked)]
+    if "instance_masks" in asked and "keypoints" not in asked:
+        kinds.append(CopyPaste)
     if not kinds:
         return st.just([])
     share, bound = st.sampled_from([1.0, 0.5, 0.0]), st.sampled_from([None, 3])

@@ -16,6 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from kornia_mvit import (
     AugmentationPipeline,
     Batch,
+    CopyPaste,
     CutMix,
     DeepLabV3,
     Mix,
@@ -176,7 +177,9 @@ def preparing(record: Preprocess, *, padded: bool = True) -> Case:
 def mixing(make: Callable[[], nn.Module], targets: tuple[str, ...]) -> Case:
     def case(put: Put) -> Callable[[], Any]:
         given = photos("all", padded=True).replace(keypoints=None, keypoint_visible=None, label=torch.arange(4) % 3)
-        dropped = {"label", "boxes", "box_label", "box_ignore", "mask"} - set(targets)
+        objects = given.mask[:, None] == 1 + given.box_label[..., None, None]  # padding of -1 would be the background
+        given = given.replace(instance_masks=objects & (given.box_label >= 0)[..., None, None])
+        dropped = {"label", "boxes", "box_label", "box_ignore", "mask", "instance_masks"} - set(targets)
         mix, batch = make(), put(given.replace(**dict.fromkeys(dropped)))
 
         def step() -> Any:
@@ -318,6 +321,8 @@ STEPS: dict[str, Case] = {
     "mix: mosaic of targets": mixing(lambda: Mosaic(0.7, num_classes=3), MIXED),
     "mix: mixup of targets": mixing(lambda: MixUp(0.7, num_classes=3), tuple(n for n in MIXED if n != "mask")),
     "mix: cutmix of targets": mixing(lambda: CutMix(0.7, num_classes=3, max_boxes=5), MIXED),
+    "mix: copy-paste of targets": mixing(lambda: CopyPaste(0.7, num_classes=3), (*MIXED, "instance_masks")),
+    "mix: mosaic of instance masks": mixing(lambda: Mosaic(0.7, num_classes=3), (*MIXED, "instance_masks")),
     "augment: mosaic": augmenting(lambda: policies.detection_train(40, mosaic=0.7), "detection"),
     "augment: cutmix": augmenting(lambda: policies.segmentation_train(40, cutmix=0.7), "segmentation", padded=True),
     **{f"replay: {name}": replaying(name) for name in ("segmentation_train", "detection_train")},
