@@ -26,13 +26,15 @@ from kornia_mvit import (
     Batch,
     CopyPaste,
     CutMix,
-    DetectionTask,
     MixUp,
     Mosaic,
+    SSDLite,
     draw_batch,
     policies,
 )
 from kornia_mvit.data.synthetic import Shapes
+from kornia_mvit.ops.boxes import assign_weighted_targets
+from kornia_mvit.ops.losses import multibox_loss
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 shapes = Shapes(4, (120, 160), shapes=(2, 4), seed=3)
@@ -41,8 +43,8 @@ photos = batch.replace(label=None, mask=None)
 
 
 def show(mixed: Batch, **options):
-    """Draw the first images."""
-    return draw_batch(mixed[:4].to("cpu"), shapes.class_names, columns=4, cell=220, legend=False, **options)
+    """Draw the first three images."""
+    return draw_batch(mixed[:3].to("cpu"), shapes.class_names, columns=3, cell=220, legend=False, **options)
 
 
 show(photos)
@@ -94,12 +96,16 @@ blended, _ = AugmentationPipeline(mix=MixUp(p=1.0)).augment(photos, seed=4)
 show(blended)
 
 # %%
-task = DetectionTask("xxs", num_classes=3, image_size=128).to(device).eval()
-prepared = task.pipeline.prepare(blended)[0]
+network = SSDLite("xxs", num_classes=4).to(device).eval()
 with torch.no_grad():
-    weighted = sum(task.loss(prepared)).item()
-    unweighted = sum(task.loss(prepared.replace(box_weight=None))).item()
-print(f"loss of an untrained network: {weighted:.2f} with weights, {unweighted:.2f} without")
+    logits, deltas = network(blended.image)
+height, width = blended.image.shape[2:]
+anchors = network.anchors((height, width), device=logits.device)
+boxes = blended.boxes / torch.tensor([width, height, width, height], device=device)
+labels = torch.where(blended.box_label >= 0, blended.box_label + 1, -1)
+*targets, weights = assign_weighted_targets(anchors, boxes, labels, blended.box_weight)
+plain, weighted = multibox_loss(logits, deltas, *targets), multibox_loss(logits, deltas, *targets, weights=weights)
+print(f"loss of the places with an untrained network: {plain.regression:.2f}, weighted {weighted.regression:.2f}")
 
 # %% [markdown]
 # ## Copy-paste
