@@ -44,7 +44,7 @@ class TargetMix(nn.Module):
 
     kind: ClassVar[str]
     shares: ClassVar[bool] = False  # whether each pixel shows several images
-    refuses: ClassVar[dict[str, str]] = {"keypoints": "which instance each belongs to is not known"}
+    refuses: ClassVar[dict[str, str]] = {"keypoints": "they do not follow in mixes"}
 
     def __init__(self, p: float, *, num_classes: int | None = None, max_boxes: int | None = None) -> None:
         super().__init__()
