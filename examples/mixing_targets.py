@@ -79,7 +79,7 @@ except ValueError as error:
 
 # %%
 numbered = batch.replace(label=torch.arange(4, device=device))
-patched, params = AugmentationPipeline(mix=CutMix(p=1.0, num_classes=4)).augment(numbered, seed=2)
+patched, params = AugmentationPipeline(mix=CutMix(p=1.0, num_classes=4)).augment(numbered, seed=7)
 left, top, right, bottom = params["mix"]["steps"][0]["patch"][0].tolist()
 share = (right - left) * (bottom - top) / (120 * 160)
 print(f"the rectangle covers {share:.1%}, the label says {1 - patched.label[0, 0].item():.1%}")

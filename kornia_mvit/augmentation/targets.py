@@ -241,7 +241,9 @@ def way_back(params: dict[str, Any], like: Tensor) -> Geometry:
     """
     mix = params["mix"]
     if mix is not None and mix["kind"] != "none":
-        raise ValueError(f"a batch mixed by {mix['kind']} has no inverse: its images are of two; augment without mix")
+        raise ValueError(
+            f"a batch mixed by {mix['kind']} has no inverse: its images are of several; augment without mix"
+        )
     geometry = Geometry.from_dict(params["geometry"], like.device)
     if len(like) != geometry.batch:
         raise ValueError(f"the parameters are for {geometry.batch} images, but {len(like)} were given")

@@ -408,7 +408,7 @@ def _draw_boxes(picture: "Image.Image", batch: Batch, index: int, class_names: S
             scaled = [v * s for v, s in zip(box, (across, down) * 2, strict=True)]
             text = _name(label, class_names)
             if batch.box_weight is not None and (weight := float(batch.box_weight[index, k])) != 1:
-                text = f"{text} × {weight:.2g}"
+                text = f"{text} {weight:.2g}"
             _draw_box(pen, picture.size, scaled, text, _box_colour(batch, index, k), font)
 
 
