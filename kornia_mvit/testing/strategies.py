@@ -38,7 +38,15 @@ from kornia_mvit.testing.builders import (
     make_soft_labels,
 )
 from kornia_mvit.testing.mixes import mixes
-from kornia_mvit.testing.targets import TASKS, corners_within, drawn_objects, points_within, soft_rows, targets_of
+from kornia_mvit.testing.targets import (
+    TASKS,
+    corners_within,
+    drawn_objects,
+    drawn_points,
+    points_within,
+    soft_rows,
+    targets_of,
+)
 
 __all__ = [
     "TASKS",
@@ -298,6 +306,7 @@ def batches(
     padded: bool | None = None,
     meta: bool = False,
     ignore_index: int = 255,
+    instance_keypoints: int = 0,
     device: torch.device | str = "cpu",
 ) -> SearchStrategy[Batch]:
     """Batches of images with the targets of a task; they shrink to one small constant image with nothing on it.
@@ -319,6 +328,8 @@ def batches(
         padded: True for images of other sizes on one canvas, False for images of one size; either when None.
         meta: with ``original_size`` and ``meta``.
         ignore_index: what masks hold where nothing is known.
+        instance_keypoints: K, for keypoints (B, N, K, 2) of instances, those of the boxes where there are some, with
+            COCO's three states of visibility; 0 for keypoints (B, K, 2) of images.
         device: where batches are put.
 
     Raises:
@@ -337,6 +348,7 @@ def batches(
     check_count("channels", channels, least=1)
     check_count("classes", classes, least=1)
     check_count("max_objects", max_objects, least=0)
+    check_count("instance_keypoints", instance_keypoints, least=0)
     check_contents(contents, IMAGE_CONTENTS)
     sizes = as_strategy(image_sizes(min_side=8, max_side=64) if size is None else check_size(size))
     counts = st.integers(1, 3) if count is None else as_strategy(count)
@@ -363,9 +375,8 @@ def batches(
             if "mask" in targets:
                 sample["mask"] = draw(masks(own, classes=classes, ignore_index=ignore_index))
             if "keypoints" in targets:
-                points = draw(points_within(own, 0, max_objects))
-                sample["keypoints"] = points
-                sample["keypoint_visible"] = [draw(st.booleans()) for _ in points]
+                rows = len(sample["boxes"]) if "boxes" in targets else None
+                sample |= draw(drawn_points(own, max_objects, instance_keypoints, rows))
             if meta:
                 sample["original_size"] = torch.tensor([2 * own[0], 2 * own[1]])
                 sample["meta"] = {"path": f"{place}.png"}

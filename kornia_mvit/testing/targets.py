@@ -4,13 +4,23 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from kornia_mvit.testing.arguments import check_range
-from kornia_mvit.testing.builders import INSTANCE_CONTENTS, make_boxes, make_instance_masks
+from kornia_mvit.testing.builders import INSTANCE_CONTENTS, make_boxes, make_instance_masks, make_keypoints
 
-__all__ = ["TASKS", "corners_within", "drawn_objects", "points_within", "quarters", "soft_rows", "targets_of"]
+__all__ = [
+    "TASKS",
+    "corners_within",
+    "drawn_objects",
+    "drawn_points",
+    "points_within",
+    "quarters",
+    "soft_rows",
+    "targets_of",
+]
 
 Size = tuple[int, int]
 
@@ -79,6 +89,19 @@ def drawn_objects(
     if "fields" in targets:
         out["fields"] = {"row": list(range(len(labels))), "corners": make_boxes(corners)}
     return out
+
+
+@st.composite
+def drawn_points(draw: DrawFn, size: Size, max_objects: int, keypoints: int, rows: int | None) -> dict[str, Any]:
+    """Draw keypoints with their visibility: of an image, or, with a number of keypoints, of some rows of instances."""
+    if not keypoints:
+        points = draw(points_within(size, 0, max_objects))
+        return {"keypoints": points, "keypoint_visible": [draw(st.booleans()) for _ in points]}
+    number = draw(st.integers(0, max_objects)) if rows is None else rows
+    flat = draw(points_within(size, number * keypoints, number * keypoints))
+    states = draw(st.lists(st.sampled_from([0, 1, 2]), min_size=len(flat), max_size=len(flat)))
+    visible = torch.tensor(states, dtype=torch.uint8).reshape(number, keypoints)
+    return {"keypoints": make_keypoints(flat).reshape(number, keypoints, 2), "keypoint_visible": visible}
 
 
 def points_within(size: Size, min_count: int, max_count: int) -> SearchStrategy[list[tuple[float, float]]]:

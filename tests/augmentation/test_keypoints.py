@@ -69,6 +69,19 @@ def by_instance(values: Tensor) -> Tensor:
     return values if values.ndim == 4 else values[:, None]
 
 
+def check_index(batch: Batch, out: Batch, params: dict) -> None:
+    """Each keypoint of a result lies where the given one of its number went, and has its state."""
+    places = AugmentationPipeline().inverse_keypoints(out.keypoints, params)  # pairs stay as they are
+    live = out.keypoint_visible > 0
+    assert (out.keypoint_index[live] >= 0).all()
+    image, number = live.nonzero()[:, 0], out.keypoint_index[live]
+    torch.testing.assert_close(places[live], batch.keypoints.flatten(1, -2)[image, number], rtol=0, atol=2e-2)
+    assert torch.equal(out.keypoint_visible[live], batch.keypoint_visible.flatten(1)[image, number])
+    if batch.keypoints.ndim == 4 and batch.boxes is not None:
+        rows = out.box_index[..., None].expand_as(out.keypoint_index)
+        assert torch.equal(out.keypoint_index.div(4, rounding_mode="floor"), rows)
+
+
 class TestFlipPairs:
     @settings(max_examples=200)
     @example(name="both flips", seed=0, fuse=True, instances=True, states=True)
@@ -87,6 +100,7 @@ class TestFlipPairs:
         given, states_given = by_instance(batch.keypoints), by_instance(batch.keypoint_visible[..., None])[..., 0]
         points, visible = by_instance(out.keypoints), by_instance(out.keypoint_visible[..., None])[..., 0]
         back = by_instance(pipeline.inverse_keypoints(out.keypoints, params))
+        check_index(batch, out, params)
         states_back = pipeline.inverse_keypoint_order(out.keypoint_visible, params)
         states_back = by_instance(states_back[..., None])[..., 0]
         for b in range(2):

@@ -278,6 +278,20 @@ class TestBatches:
         some = settings(QUIET, max_examples=300, phases=[Phase.generate])
         assert condition(find(batches(**arguments), condition, settings=some))
 
+    @pytest.mark.parametrize("task", ["keypoints", ("boxes", "keypoints")])
+    def test_keypoints_of_instances(self, task):
+        @settings(QUIET)
+        @given(batches(task, instance_keypoints=3))
+        def test(batch):
+            assert batch.keypoints.shape[2:] == (3, 2)
+            assert batch.keypoint_visible.dtype == torch.uint8
+            assert batch.boxes is None or batch.boxes.shape[1] == batch.keypoints.shape[1]
+
+        test()
+        some = settings(QUIET, max_examples=300, phases=[Phase.generate])
+        every = batches(task, instance_keypoints=3).map(lambda batch: set(batch.keypoint_visible.unique().tolist()))
+        assert find(every, lambda states: states == {0, 1, 2}, settings=some)
+
     def test_are_as_asked(self):
         @settings(QUIET)
         @given(
@@ -331,6 +345,7 @@ class TestBatches:
             (lambda: batches(count=0), "count 0 is not at least 1"),
             (lambda: batches(classes=0), "classes 0 is not at least 1"),
             (lambda: batches(max_objects=-1), "max_objects -1 is not at least 0"),
+            (lambda: batches(instance_keypoints=-1), "instance_keypoints -1 is not at least 0"),
             (lambda: batches(contents=["cat"]), "contents 'cat' are not among"),
         ],
     )
