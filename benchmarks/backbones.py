@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from kornia.models.vit_mobile import MobileViT as KorniaMobileViT
 from torch import nn
 
-from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, MobileViTV2, MobileViTV2Classifier, SSDLite
 from kornia_mvit.testing import Status, check_backbone
 from kornia_mvit.testing.strategies import image_sizes
 
@@ -32,6 +32,8 @@ CASES: list[tuple[str, Callable[[], nn.Module], str, Sizes]] = [
     ("MobileViT xxs", lambda: MobileViT("xxs"), "32 to 96", NORMAL),
     ("MobileViTClassifier xs", lambda: MobileViTClassifier("xs"), "32 to 96", NORMAL),
     ("MobileViTClassifier s, kornia", lambda: MobileViTClassifier("s", variant="kornia"), "32 to 96", NORMAL),
+    ("MobileViTV2 0.5", lambda: MobileViTV2(0.5), "32 to 96", NORMAL),
+    ("MobileViTV2Classifier 0.5", lambda: MobileViTV2Classifier(0.5), "32 to 96", NORMAL),
     ("DeepLabV3 xxs", lambda: DeepLabV3("xxs"), "32 to 96", NORMAL),
     ("SSDLite xxs", lambda: SSDLite("xxs"), "32 to 96", NORMAL),
     ("MobileViT xxs", lambda: MobileViT("xxs"), "1 to 96", SMALL),
@@ -39,6 +41,7 @@ CASES: list[tuple[str, Callable[[], nn.Module], str, Sizes]] = [
     ("Kornia MobileViT xxs", lambda: KorniaMobileViT("xxs"), "64 and 128", image_sizes(64, min_side=64)),
     ("timm mobilevit_xxs", peer("mobilevit_xxs"), "32 to 96", NORMAL),
     ("timm mobilevit_xxs", peer("mobilevit_xxs"), "1 to 96", SMALL),
+    ("timm mobilevitv2_050", peer("mobilevitv2_050"), "32 to 96", NORMAL),
     ("timm resnet18", peer("resnet18"), "32 to 96", NORMAL),
     ("timm resnet18", peer("resnet18"), "1 to 96", SMALL),
     ("timm vit_tiny_patch16_224", peer("vit_tiny_patch16_224"), "32 to 96", NORMAL),

@@ -16,8 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit import MobileViT, MobileViTClassifier, save_checkpoint
+from kornia_mvit import MobileViT, save_checkpoint
 from kornia_mvit.inference.engines.timing import time_in_turn
+from kornia_mvit.models.mobilevitv2 import mode_width
+from kornia_mvit.models.modes import build_classifier
+from kornia_mvit.models.staged import Classifier
 
 Contestants = dict[str, Callable[[], Any]]
 Rows = dict[str, dict[str, float]]
@@ -49,9 +52,9 @@ def setup(threads: int) -> None:
     torch.manual_seed(0)
 
 
-def build_ours(mode: str) -> MobileViTClassifier:
+def build_ours(mode: str) -> Classifier:
     """A classifier whose weights and statistics keep signals at their size, unlike fresh ones."""
-    model = MobileViTClassifier(mode)
+    model = build_classifier(mode)
     with torch.no_grad():
         for name, value in model.state_dict().items():
             if name.endswith("running_var"):
@@ -94,8 +97,24 @@ class KorniaClassifier(nn.Module):
         return y
 
 
-def build_peers(ours: MobileViTClassifier, mode: str) -> dict[str, nn.Module]:
-    """Timm in both layouts and transformers, with our weights; and Kornia's class."""
+def build_peers(ours: Classifier, mode: str) -> dict[str, nn.Module]:
+    """Timm in both layouts and transformers, with our weights; and Kornia's class of the first version."""
+    theirs = _first(mode) if mode_width(mode) is None else _second(mode)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in theirs.items():
+            path = Path(folder) / f"{name}.pt"
+            save_checkpoint(ours, path, layout=name)
+            state = torch.load(path, weights_only=True)
+            model.load_state_dict(state.get("state_dict", state))
+    peers: dict[str, nn.Module] = {
+        "timm": theirs["timm"],
+        "timm, channels_last": copy.deepcopy(theirs["timm"]).to(memory_format=torch.channels_last),
+        "transformers": Logits(theirs["transformers"]),
+    }
+    return peers if mode_width(mode) is not None else peers | {"kornia": KorniaClassifier(mode)}
+
+
+def _first(mode: str) -> dict[str, nn.Module]:
     import timm
     import transformers
 
@@ -108,23 +127,23 @@ def build_peers(ours: MobileViTClassifier, mode: str) -> dict[str, nn.Module]:
         hidden_dropout_prob=0.0,  # as the others, in training
         classifier_dropout_prob=0.0,
     )
-    theirs = {
+    return {
         "timm": timm.create_model(f"mobilevit_{mode}"),
         "transformers": transformers.MobileViTForImageClassification(config),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        for name, model in theirs.items():
-            path = Path(folder) / f"{name}.pt"
-            save_checkpoint(ours, path, layout=name)
-            state = torch.load(path, weights_only=True)
-            model.load_state_dict(state.get("state_dict", state))
-    peers = {
-        "timm": theirs["timm"],
-        "timm, channels_last": copy.deepcopy(theirs["timm"]).to(memory_format=torch.channels_last),
-        "transformers": Logits(theirs["transformers"]),
-        "kornia": KorniaClassifier(mode),
+
+
+def _second(mode: str) -> dict[str, nn.Module]:
+    import timm
+    import transformers
+
+    width = mode_width(mode)
+    assert width is not None
+    config = transformers.MobileViTV2Config(width_multiplier=width, num_labels=1000)
+    return {
+        "timm": timm.create_model(f"mobilevitv2_{round(100 * width):03d}"),
+        "transformers": transformers.MobileViTV2ForImageClassification(config),
     }
-    return peers
 
 
 def lay_out(name: str, images: Tensor) -> Tensor:

@@ -33,7 +33,9 @@ def contestants(mode: str, images: Tensor, args: argparse.Namespace) -> dict[str
     ours = common.build_ours(mode)
     models: dict[str, nn.Module] = common.build_peers(ours, mode)
     if any(side % 64 for side in images.shape[-2:]):
-        del models["kornia"]  # which takes no size that a patch does not divide at the deepest map
+        models.pop("kornia", None)  # which takes no size that a patch does not divide at the deepest map
+        if mode.startswith("v2-"):
+            del models["transformers"]  # which leaves out what a patch does not divide
     models["ours"] = ours
     models["ours, fused"] = fuse(ours)
     for model in models.values():
@@ -114,7 +116,7 @@ def bound(mode: str, images: Tensor) -> dict[str, float]:
 def main() -> None:
     """Run the races, print tables, write JSON and a chart."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--modes", default="xxs,xs,s")
+    parser.add_argument("--modes", default="xxs,xs,s", help="v2-0.5 and so on for the second version")
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--sizes", default="256", help="sides, or heights x widths: 256,224,320x192")
     parser.add_argument("--compiled", action="store_true", help="torch.compile too, some minutes more")

@@ -12,8 +12,9 @@ import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, MobileViTV2, MobileViTV2Classifier, SSDLite
 from kornia_mvit.models.mobilevit import VARIANTS, Stage
+from kornia_mvit.models.mobilevitv2 import WIDTHS, mode_name
 from kornia_mvit.moved import MOVED, NAMES
 from kornia_mvit.training.recipes import find_recipe, list_recipes
 from kornia_mvit.weights import find_weights, list_weights
@@ -52,6 +53,7 @@ def write_all(docs: Path) -> None:
         "recipes": recipe_table(),
         "recipe_notes": recipe_notes(),
         "variants": variant_table(),
+        "widths": width_table(),
         "kornia_variants": departure_table(),
         "models": model_table(),
         "weights": weights_table(),
@@ -181,7 +183,7 @@ def count_macs(model: torch.nn.Module, side: int) -> str:
     """Count the multiply-accumulates of convolutions, linear layers and attention, for one square image."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model.eval()(torch.rand(1, 3, side, side))
+        model.eval()(torch.rand(1, 3, side, side, device=next(model.parameters()).device))
     return f"{counter.get_total_flops() / 2e9:.2f} G"
 
 
@@ -213,6 +215,19 @@ def variant_table() -> str:
     return list_table(("", *(f"``{mode}``" for mode in configs)), rows, (49, 17, 17, 17))
 
 
+def width_table() -> str:
+    """Return the widths of the second version, and what can be counted of its networks."""
+    rows = []
+    for width in WIDTHS:
+        with torch.device("meta"):  # of which everything but values is known
+            backbone, classifier = MobileViTV2(width), MobileViTV2Classifier(width)
+        stages = [f"{backbone.config.stem}", *map(describe_stage, backbone.config.stages)]
+        counts = (count_parameters(backbone), count_parameters(classifier), count_macs(classifier, 256))
+        rows.append((f"``{mode_name(width)}``", ", ".join(stages), *counts))
+    header = ("mode", "stem and stages", "backbone", "with 1,000 classes", "multiply-accumulates at 256×256")
+    return list_table(header, rows, (12, 42, 14, 16, 16))
+
+
 def departure_table() -> str:
     """Return the fields in which the variants differ."""
     apple, kornia = VARIANTS["apple"]["xxs"], VARIANTS["kornia"]["xxs"]
@@ -237,6 +252,16 @@ def model_table() -> str:
             (SSDLite(mode, num_classes=81), 320),
         ):
             row = (f":class:`~kornia_mvit.{type(model).__name__}`", f"``{mode}``", count_parameters(model))
+            rows.append((*row, f"{size}×{size}", count_macs(model, size)))
+    for width in (0.5, 1.0, 2.0):
+        with torch.device("meta"):
+            second = (
+                (MobileViTV2Classifier(width), 256),
+                (DeepLabV3(mode_name(width), num_classes=21), 512),
+                (SSDLite(mode_name(width), num_classes=81), 320),
+            )
+        for model, size in second:
+            row = (f":class:`~kornia_mvit.{type(model).__name__}`", f"``{mode_name(width)}``", count_parameters(model))
             rows.append((*row, f"{size}×{size}", count_macs(model, size)))
     order = sorted(rows, key=lambda row: row[0])
     return list_table(("model", "mode", "parameters", "image", "multiply-accumulates"), order)

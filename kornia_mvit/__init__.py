@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # `as` marks, for type checkers, the public names that are no
     from kornia_mvit.inference.tta import TestTimeAugmentation
     from kornia_mvit.models.deeplabv3 import DeepLabV3
     from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier, MobileViTConfig
+    from kornia_mvit.models.mobilevitv2 import MobileViTV2, MobileViTV2Classifier
     from kornia_mvit.models.registration import register_in_kornia, register_in_timm
     from kornia_mvit.models.ssdlite import SSDLite
     from kornia_mvit.preprocess import Preprocess
@@ -113,6 +114,8 @@ _PLACES = {
     "MobileViT": "models.mobilevit",
     "MobileViTClassifier": "models.mobilevit",
     "MobileViTConfig": "models.mobilevit",
+    "MobileViTV2": "models.mobilevitv2",
+    "MobileViTV2Classifier": "models.mobilevitv2",
     "Mosaic": "augmentation.mixes",
     "Predictor": "inference.predictor",
     "Preprocess": "preprocess",
@@ -190,6 +193,8 @@ __all__ = [
     "MobileViT",
     "MobileViTClassifier",
     "MobileViTConfig",
+    "MobileViTV2",
+    "MobileViTV2Classifier",
     "Mosaic",
     "Predictor",
     "Preprocess",

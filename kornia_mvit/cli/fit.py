@@ -146,7 +146,7 @@ _OPTIONS = {
     "--trainer.precision bf16-mixed": "16-mixed, bf16-mixed or 32-true",
 }
 _FIT_OPTIONS = {
-    "--model.mode xxs": "size of MobileViT: xxs, xs or s",
+    "--model.mode xxs": "size of MobileViT: xxs, xs, s, or v2-0.5 to v2-2.0",
     "--model.network timm:NAME": "another network in its place",
     "--model.weights NAME_OR_FILE": "what training starts from",
     "--model.image_size PIXELS": "side of the images that the network sees",

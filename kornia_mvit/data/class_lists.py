@@ -6,9 +6,11 @@ __all__ = ["class_names"]
 
 
 def class_names(classes: str) -> tuple[str, ...]:
-    """Return the names of a set of classes in the order of their labels: ``'imagenet-1k'``, ``'voc'`` or ``'coco'``.
+    """Return the names of a set of classes in the order of their labels.
 
-    Those of VOC begin with the background.
+    Args:
+        classes: ``'imagenet-1k'``, ``'voc'``, ``'coco'`` or ``'ade20k'``. Those of VOC begin with the background;
+            ADE20K has none.
 
     Raises:
         ValueError: for an unknown set.

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from kornia_mvit.exporters.graph import Deployed
+from kornia_mvit.models.mobilevitv2 import MobileViTV2, mode_name
 from kornia_mvit.models.ssdlite import SSDLite
 from kornia_mvit.weights.cards import Model, task_of
 
@@ -38,6 +39,8 @@ def metadata(model: Model, graph: Deployed | None = None) -> dict[str, str]:
     }
     if isinstance(model, SSDLite):  # what its raw outputs are decoded with
         known["anchors"] = {"aspect_ratios": model.aspect_ratios, "scales": model.scales}
+        if isinstance(model.backbone, MobileViTV2):  # whose maps are larger where a patch does not divide them
+            known["anchors"] |= {"mode": mode_name(model.backbone.width), "patch_size": model.backbone.patch_size}
     if graph is not None:
         known["graph"] = {name: getattr(graph, name) for name in ("with_preprocess", "with_decode", "layout", "nms")}
     return out | {name: json.dumps(value) for name, value in known.items() if value is not None}

@@ -103,7 +103,8 @@ class Network:
         if self._decoder is None:
             assert self.exported is not None
             with torch.device("meta"):  # its anchors alone are needed
-                self._decoder = SSDLite("xxs", self.exported.num_classes, **self.exported.anchors)
+                known = {"mode": "xxs", **self.exported.anchors}
+                self._decoder = SSDLite(num_classes=self.exported.num_classes, **known)
         return [one._asdict() for one in self._decoder.decode(logits, deltas, size, max_detections=100)]
 
 
@@ -166,8 +167,8 @@ def _from_model(model: Any, name: str, device: str | torch.device | None, engine
     task = task_of(known) if isinstance(known, nn.Module) else None
     if task is None:
         raise TypeError(
-            f"{name} is none of this package's models for a task; pass a MobileViTClassifier, DeepLabV3 or SSDLite, "
-            "or the path of a checkpoint or an exported file"
+            f"{name} is none of this package's models for a task; pass a MobileViTClassifier, "
+            "MobileViTV2Classifier, DeepLabV3 or SSDLite, or the path of a checkpoint or an exported file"
         )
     here = next(known.parameters()).device
     try:

@@ -12,7 +12,7 @@ from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.preprocess import Preprocess
 
 if TYPE_CHECKING:
-    from kornia_mvit.models.mobilevit import MobileViT
+    from kornia_mvit.models.staged import StagedBackbone
 
 __all__ = ["Recomputing", "Shareable", "TaskModel", "renamed_arguments"]
 
@@ -95,7 +95,7 @@ class TaskModel(Shareable):
         class_names: names of the classes in the order of the logits, where a checkpoint has them.
     """
 
-    backbone: "MobileViT"
+    backbone: "StagedBackbone"
     class_names: tuple[str, ...] | None = None
 
     @property

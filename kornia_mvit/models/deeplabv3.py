@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from kornia_mvit.models.base import TaskModel, renamed_arguments
 from kornia_mvit.models.graph import crop_to, pad_to
 from kornia_mvit.models.layers import ConvNormAct, check_image, init_weights
-from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig
+from kornia_mvit.models.mobilevit import MobileViTConfig
+from kornia_mvit.models.mobilevitv2 import mode_width
+from kornia_mvit.models.modes import build_backbone
+from kornia_mvit.models.staged import StagedBackbone
 
 __all__ = ["DeepLabV3"]
 
@@ -100,7 +103,8 @@ class DeepLabV3(TaskModel):
     height and width from 32 px up.
 
     Args:
-        mode: ``'xxs'``, ``'xs'`` or ``'s'``, or a :class:`MobileViTConfig`.
+        mode: ``'xxs'``, ``'xs'`` or ``'s'``, a :class:`MobileViTConfig`, or ``'v2-0.5'`` to ``'v2-2.0'`` for
+            :class:`MobileViTV2` of a width.
         num_classes: number of classes K, the background among them where there is one.
         in_channels: channels of the image.
         patch_size: see :class:`MobileViT`.
@@ -110,7 +114,7 @@ class DeepLabV3(TaskModel):
         drop_path: see :class:`MobileViT`.
         variant: see :class:`MobileViT`.
         output_stride: pixels of the image for one step on the map under the head: 16, 8 or 32.
-        aspp_channels: width of the head.
+        aspp_channels: width of the head; when None that of Apple's networks, 256 and, on MobileViTV2, 512.
         rates: dilations of the pyramid's convolutions; 6, 12 and 18 at stride 16 when None, and in proportion at
             others, so that they reach equally far in the image.
         align_corners: how the logits are brought to the image's size: with False a pixel is an area, as
@@ -163,18 +167,20 @@ class DeepLabV3(TaskModel):
         drop_path: float = 0.0,
         variant: str = "apple",
         output_stride: int = 16,
-        aspp_channels: int = 256,
+        aspp_channels: int | None = None,
         rates: Sequence[int] | None = None,
         align_corners: bool = False,
         aux_channels: int = 0,
         pad: bool = True,
     ) -> None:
         super().__init__()
+        if aspp_channels is None:
+            aspp_channels = 256 if mode_width(mode) is None else 512
         for name, value, least in (("aspp_channels", aspp_channels, 1), ("aux_channels", aux_channels, 0)):
             if value < least:
                 raise ValueError(f"{name} {value} is not at least {least}")
         _check_classes(num_classes)
-        self.backbone: MobileViT = MobileViT(
+        self.backbone: StagedBackbone = build_backbone(
             mode,
             in_channels,
             patch_size,
@@ -182,14 +188,13 @@ class DeepLabV3(TaskModel):
             variant=variant,
             output_stride=output_stride,
             drop_path=drop_path,
-            head_conv=False,
         )
         if rates is None:
             rates = [96 * n // self.backbone.feature_strides[-1] for n in (1, 2, 3)]
         if not rates or min(rates) < 1:
             raise ValueError(f"rates {tuple(rates)} are not one or more dilations of at least 1")
         self.num_classes: int = num_classes
-        self.aspp_channels = aspp_channels
+        self.aspp_channels: int = aspp_channels
         self.rates: tuple[int, ...] = tuple(rates)
         self.align_corners = align_corners
         self.aux_channels = aux_channels
@@ -248,7 +253,7 @@ class DeepLabV3(TaskModel):
         if not self.pad:
             return x
         check_image(x, self.backbone.in_channels)
-        return pad_to(x, self.backbone.feature_strides[-1])
+        return pad_to(x, self.backbone.size_multiple)
 
     def _upsample(self, logits: Tensor, padded: Tensor, x: Tensor) -> Tensor:
         """Bring logits to the size of the padded images, and crop them to that of the images."""

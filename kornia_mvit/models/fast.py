@@ -21,7 +21,7 @@ from kornia_mvit.models.graph import is_traced
 
 if TYPE_CHECKING:
     from kornia_mvit.models.layers import ConvNormAct
-    from kornia_mvit.models.mobilevit import MobileViT
+    from kornia_mvit.models.staged import StagedBackbone
 
 __all__ = ["folded", "slice_size", "sliced"]
 
@@ -121,7 +121,7 @@ class _BatchNormSiLU(torch.autograd.Function):
 
 # -------------------------------------------------------------------------------------------------------------- stages
 
-Run = Callable[["MobileViT", Tensor, range, Set[int]], dict[int, Tensor]]
+Run = Callable[["StagedBackbone", Tensor, range, Set[int]], dict[int, Tensor]]
 
 
 def sliced(run: Run) -> Run:
@@ -138,7 +138,7 @@ def sliced(run: Run) -> Run:
     """
 
     @functools.wraps(run)
-    def run_fast(model: "MobileViT", x: Tensor, stages: range, wanted: Set[int]) -> dict[int, Tensor]:
+    def run_fast(model: "StagedBackbone", x: Tensor, stages: range, wanted: Set[int]) -> dict[int, Tensor]:
         if x.device.type == "cpu" and not is_traced():
             x = x.contiguous(memory_format=torch.channels_last)
         size = slice_size(model, x)
@@ -155,12 +155,12 @@ def sliced(run: Run) -> Run:
     return run_fast
 
 
-def _count_early(model: "MobileViT") -> int:
+def _count_early(model: "StagedBackbone") -> int:
     """Count the stages before the first transformer."""
     return next((i for i, stage in enumerate(model.config.stages) if stage.depth), len(model.config.stages))
 
 
-def slice_size(model: "MobileViT", x: Tensor) -> int | None:
+def slice_size(model: "StagedBackbone", x: Tensor) -> int | None:
     """Return how many images of a batch go through the early stages at a time, so that their largest map stays cached.
 
     Args:

@@ -21,6 +21,7 @@ __all__ = [
     "is_traced",
     "pad_to",
     "resize",
+    "round_up",
     "to_map",
     "to_tokens",
     "unfold_dynamic",
@@ -42,12 +43,24 @@ def is_static(*sizes: int) -> bool:
     return all(has_static_value(size) for size in sizes)
 
 
-def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def round_up(size: tuple[int, int], multiple: tuple[int, int]) -> tuple[int, int]:
+    """Return the least multiples of two numbers that are not smaller than a height and width.
+
+    Example:
+        >>> round_up((7, 6), (2, 2))
+        (8, 6)
+    """
+    # without a division of negative numbers, which ONNX rounds towards zero
+    (h, w), (mh, mw) = size, multiple
+    return (h + mh - 1) // mh * mh, (w + mw - 1) // mw * mw
+
+
+def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Resize a map bilinearly; free where it has that size already, exact where a symbolic one turns out to be it."""
     h, w = x.shape[-2:]
     if is_static(h, w, *size) and (h, w) == size:
         return x
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
 
 
 def pad_to(x: Tensor, multiple: int) -> Tensor:

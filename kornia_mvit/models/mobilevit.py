@@ -9,18 +9,17 @@ Shapes are written with B batch, C channels, H W a map's height and width, P pix
 D the width of a token.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kornia_mvit.models import fast
-from kornia_mvit.models.base import Recomputing, Shareable, TaskModel, renamed_arguments
-from kornia_mvit.models.graph import resize, to_map, to_tokens
-from kornia_mvit.models.layers import ConvNormAct, DropPath, InvertedResidual, check_image, init_weights, recompute
+from kornia_mvit.models.base import renamed_arguments
+from kornia_mvit.models.graph import resize, round_up, to_map, to_tokens
+from kornia_mvit.models.layers import ConvNormAct, DropPath, init_weights
+from kornia_mvit.models.staged import Classifier, StagedBackbone, as_pair
 from kornia_mvit.models.tokens import fold, unfold
 
 __all__ = ["VARIANTS", "MobileViT", "MobileViTClassifier", "MobileViTConfig", "Stage", "fold", "unfold"]
@@ -122,9 +121,9 @@ def _find_config(mode: str | MobileViTConfig, variant: str) -> MobileViTConfig:
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}; available: {', '.join(map(repr, VARIANTS))}")
     if mode not in VARIANTS[variant]:
-        raise ValueError(
-            f"unknown mode {mode!r}; available: {', '.join(map(repr, VARIANTS[variant]))}, or pass a MobileViTConfig"
-        )
+        known = ", ".join(map(repr, VARIANTS[variant]))
+        second = "; of the second version build MobileViTV2" if mode.startswith("v2-") else ""
+        raise ValueError(f"unknown mode {mode!r}; available: {known}, or pass a MobileViTConfig{second}")
     return VARIANTS[variant][mode]
 
 
@@ -208,9 +207,7 @@ class MobileViTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.proj_in(self.local(x))
         h, w = y.shape[-2:]
-        ph, pw = self.patch_size
-        # rounded up without a division of negative numbers, which ONNX rounds towards zero
-        whole = ((h + ph - 1) // ph * ph, (w + pw - 1) // pw * pw)
+        whole = round_up((h, w), self.patch_size)
         tokens = self.norm(self.transformer(to_tokens(resize(y, whole), self.patch_size)))
         y = self.proj_out(resize(to_map(tokens, self.patch_size, whole), (h, w)))
         z: Tensor = self.fusion(torch.cat((x, y), dim=1))
@@ -220,7 +217,7 @@ class MobileViTBlock(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ models
 
 
-class MobileViT(Recomputing, Shareable):
+class MobileViT(StagedBackbone):
     r"""MobileViT backbone.
 
     Takes images of any height and width from 32 px up. Where a patch does not divide a map, the map is resized
@@ -259,6 +256,8 @@ class MobileViT(Recomputing, Shareable):
         [(32, 112, 80), (48, 56, 40), (64, 28, 20), (80, 14, 10), (96, 7, 5)]
     """
 
+    config: MobileViTConfig
+
     def __init__(
         self,
         mode: str | MobileViTConfig = "xxs",
@@ -271,87 +270,22 @@ class MobileViT(Recomputing, Shareable):
         drop_path: float = 0.0,
         head_conv: bool = True,
     ) -> None:
-        super().__init__()
-        config = _find_config(mode, variant)
-        self.config: MobileViTConfig = config
-        patch = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
-        if len(patch) != 2 or min(patch) < 1:
-            raise ValueError(f"patch size {patch_size} is not one or two numbers of at least 1")
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output stride {output_stride} is not available; give 8, 16 or 32")
-        self.in_channels = in_channels
-        self.patch_size = patch
-
-        # one rate for each residual layer, in the order of the network
-        residuals = sum(stage.repeat + stage.depth for stage in config.stages)
-        rates = (drop_path * i / max(1, residuals - 1) for i in range(residuals))
-        self.stem: ConvNormAct = ConvNormAct(in_channels, config.stem, 3, stride=2)
-        stages, channels, strides = [], config.stem, [2]
-        dilation = 1
-        for stage in config.stages:
-            stride, first_dilation = stage.stride, dilation
-            if stride > 1 and strides[-1] * stride > output_stride:
-                stride, dilation = 1, dilation * stride
-            layers: list[nn.Module] = []
-            for i in range(stage.repeat):
-                step, gap = (stride, first_dilation) if i == 0 else (1, dilation)
-                layers.append(InvertedResidual(channels, stage.channels, step, config.expand, gap, next(rates)))
-                channels = stage.channels
-            if stage.depth:
-                layers.append(MobileViTBlock(config, stage, patch, dropout, [next(rates) for _ in range(stage.depth)]))
-            stages.append(nn.Sequential(*layers))
-            strides.append(strides[-1] * stride)
-        self.stages: nn.ModuleList = nn.ModuleList(stages)
-        self.head_conv: nn.Module = ConvNormAct(channels, config.head_channels, 1) if head_conv else nn.Identity()
-
-        self.feature_channels: tuple[int, ...] = tuple(stage.channels for stage in config.stages)
-        self.feature_strides: tuple[int, ...] = tuple(strides[1:])
-        self.out_channels: int = config.head_channels if head_conv else channels
+        config, patch = _find_config(mode, variant), as_pair(patch_size)
+        super().__init__(
+            config,
+            in_channels,
+            patch,
+            lambda stage, _, rates: MobileViTBlock(config, stage, patch, dropout, rates),
+            output_stride=output_stride,
+            drop_path=drop_path,
+        )
+        if head_conv:
+            self.head_conv = ConvNormAct(self.out_channels, config.head_channels, 1)
+            self.out_channels = config.head_channels
         self.apply(init_weights)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the final map: (B, in_channels, H, W) -> (B, out_channels, H / output stride, W / output stride)."""
-        y: Tensor = self.head_conv(self.forward_features(x, (-1,))[0])
-        return y
 
-    def forward_features(self, x: Tensor, out_indices: Sequence[int] | None = None) -> list[Tensor]:
-        """Return the maps of the stages, before the last 1x1 convolution.
-
-        Args:
-            x: images, (B, in_channels, H, W).
-            out_indices: stages whose maps are wanted, negative ones counted from the last; all when None. What lies
-                behind the deepest one is not computed.
-
-        Returns:
-            The maps, shallowest first, whatever the order of ``out_indices``.
-
-        Raises:
-            ValueError: for a stage that does not exist, and for images as :class:`MobileViT` says.
-        """
-        check_image(x, self.in_channels)
-        count = len(self.stages)
-        indices = range(count) if out_indices is None else out_indices
-        if not indices or any(not -count <= i < count for i in indices):
-            raise ValueError(f"out_indices {tuple(indices)} are not among the {count} stages, {-count} to {count - 1}")
-        wanted = {i % count for i in indices}
-        maps = self._run(x, range(max(wanted) + 1), wanted)
-        return [maps[i] for i in sorted(wanted)]
-
-    @fast.sliced
-    def _run(self, x: Tensor, stages: range, wanted: Set[int]) -> dict[int, Tensor]:
-        """Run some stages in turn, before the first of all the stem; return the wanted maps, and the last, by stage."""
-        saving = self.gradient_checkpointing == "stages" and torch.is_grad_enabled()
-        maps = {}
-        for i in stages:
-            if i == 0:
-                x = self.stem(x)
-            x = recompute(self.stages[i], x) if saving else self.stages[i](x)
-            if i in wanted or i == stages[-1]:
-                maps[i] = x
-        return maps
-
-
-class MobileViTClassifier(TaskModel):
+class MobileViTClassifier(Classifier):
     r"""MobileViT with average pooling and a linear classifier.
 
     Args:
@@ -397,8 +331,7 @@ class MobileViTClassifier(TaskModel):
         output_stride: int = 32,
         head_conv: bool = True,
     ) -> None:
-        super().__init__()
-        self.backbone: MobileViT = MobileViT(
+        backbone = MobileViT(
             mode,
             in_channels,
             patch_size,
@@ -408,44 +341,4 @@ class MobileViTClassifier(TaskModel):
             drop_path=drop_path,
             head_conv=head_conv,
         )
-        self.dropout: nn.Dropout = nn.Dropout(head_dropout)
-        self.reset_classifier(num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits: (B, C, H, W) -> (B, num_classes)."""
-        return self.forward_head(self.backbone(x))
-
-    if TYPE_CHECKING:
-
-        def __call__(self, x: Tensor) -> Tensor:
-            """Run forward, with the hooks."""
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool the backbone's final map and classify it.
-
-        Args:
-            x: what the backbone's forward gives, (B, C_out, h, w).
-            pre_logits: stop before the classifier.
-
-        Returns:
-            (B, num_classes), or (B, C_out) with ``pre_logits``.
-        """
-        x = self.dropout(x.mean(dim=(-2, -1)))
-        return x if pre_logits else self.classifier(x)
-
-    def get_classifier(self) -> nn.Module:
-        """Return the linear layer, or an Identity if there are no classes."""
-        return self.classifier
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a freshly initialised classifier for another number of classes; 0 leaves pooled features."""
-        if num_classes < 0:
-            raise ValueError(f"num_classes {num_classes} is negative; give 0 for pooled features")
-        weight = self.backbone.stem.conv.weight
-        self.num_classes = num_classes
-        self.classifier: nn.Module = (
-            nn.Linear(self.backbone.out_channels, num_classes, device=weight.device, dtype=weight.dtype)
-            if num_classes
-            else nn.Identity()
-        )
-        self.classifier.apply(init_weights)
+        super().__init__(backbone, num_classes, head_dropout)

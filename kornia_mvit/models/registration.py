@@ -26,8 +26,10 @@ def register_in_kornia() -> None:
 
 
 def register_in_timm() -> None:
-    """Add ``kornia_mvit_xxs``, ``kornia_mvit_xs`` and ``kornia_mvit_s`` to timm's list, for the running process.
+    """Add this package's networks to timm's list, for the running process.
 
+    They are ``kornia_mvit_xxs``, ``kornia_mvit_xs`` and ``kornia_mvit_s``, and ``kornia_mvit_v2_050`` to
+    ``kornia_mvit_v2_200`` for the seven widths of :class:`~kornia_mvit.MobileViTV2`.
     ``timm.create_model`` builds them then, as do programs that take backbones of timm by their name. timm's own
     entries stay as they are. ``pretrained=True`` reads the weights that timm publishes for the same networks.
 

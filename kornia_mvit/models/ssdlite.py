@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from kornia_mvit.models.base import TaskModel, renamed_arguments
 from kornia_mvit.models.layers import ConvNormAct, SeparableConv, init_weights
-from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig
+from kornia_mvit.models.mobilevit import MobileViTConfig
+from kornia_mvit.models.modes import build_backbone
+from kornia_mvit.models.staged import StagedBackbone
 from kornia_mvit.ops.boxes import anchor_shapes, decode_boxes, make_anchors
 
 __all__ = ["Detections", "SSDLite"]
@@ -115,7 +117,8 @@ class SSDLite(TaskModel):
     3,232 anchors at 320x320. The outputs are raw; :meth:`decode` gives the objects.
 
     Args:
-        mode: ``'xxs'``, ``'xs'`` or ``'s'``, or a :class:`MobileViTConfig` with stages of stride 16 and 32.
+        mode: ``'xxs'``, ``'xs'`` or ``'s'``, a :class:`MobileViTConfig` with stages of stride 16 and 32, or
+            ``'v2-0.5'`` to ``'v2-2.0'`` for :class:`MobileViTV2` of a width.
         num_classes: K + 1, the background counted, at 0: 81 for COCO.
         in_channels: channels of the image.
         patch_size: see :class:`MobileViT`.
@@ -169,8 +172,8 @@ class SSDLite(TaskModel):
         super().__init__()
         _check_classes(num_classes)
         _check_levels(widths, aspect_ratios, scales)
-        self.backbone: MobileViT = MobileViT(
-            mode, in_channels, patch_size, backbone_dropout, variant=variant, drop_path=drop_path, head_conv=False
+        self.backbone: StagedBackbone = build_backbone(
+            mode, in_channels, patch_size, backbone_dropout, variant=variant, drop_path=drop_path
         )
         strides = self.backbone.feature_strides
         if missing := [stride for stride in STRIDES[:2] if stride not in strides]:
@@ -215,8 +218,7 @@ class SSDLite(TaskModel):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Return the anchors of images of a height and width in pixels: (A, 4), see :mod:`kornia_mvit.ops.boxes`."""
-        sizes = [tuple((side + stride - 1) // stride for side in image_size) for stride in STRIDES]
-        return make_anchors([*sizes, (1, 1)], self.aspect_ratios, self.scales, device=device, dtype=dtype)  # type: ignore[list-item]  # tuples of a generator are of unknown length
+        return make_anchors(self._level_sizes(image_size), self.aspect_ratios, self.scales, device=device, dtype=dtype)
 
     def locate(self, logits: Tensor, deltas: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return boxes and probabilities of all anchors, overlapping as they are; fit for an exported graph.
@@ -304,16 +306,26 @@ class SSDLite(TaskModel):
     def _heads(self) -> list[DetectionHead]:
         return [head for head in self.heads if isinstance(head, DetectionHead)]
 
+    def _level_sizes(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return height and width of the six levels' maps."""
+        stages = self.backbone.feature_sizes(image_size)
+        sizes = [stages[level] for level in self.levels]
+        for _ in STRIDES[2:]:
+            height, width = sizes[-1]
+            sizes.append(((height + 1) // 2, (width + 1) // 2))
+        return [*sizes, (1, 1)]
+
     def _count_anchors(self, image_size: tuple[int, int]) -> int:
-        height, width = image_size
-        places = [-(-height // stride) * -(-width // stride) for stride in STRIDES]
-        return sum(n * head.shapes for n, head in zip([*places, 1], self._heads(), strict=True))
+        places = [height * width for height, width in self._level_sizes(image_size)]
+        return sum(n * head.shapes for n, head in zip(places, self._heads(), strict=True))
 
     def _check_statistics(self, x: Tensor) -> None:
         """Raise where batch normalisation would find a single value to normalise."""
         last = self.get_submodule("extras.2.depthwise.norm")
         # SyncBatchNorm, which is no BatchNorm2d, may still find a second value on another device
-        if x.shape[0] == 1 and max(x.shape[-2:]) <= STRIDES[-1] and last.training and isinstance(last, nn.BatchNorm2d):
+        if x.shape[0] > 1 or not last.training or not isinstance(last, nn.BatchNorm2d):
+            return
+        if self._level_sizes((x.shape[-2], x.shape[-1]))[-2] == (1, 1):
             raise ValueError(
                 f"SSDLite cannot train on a batch of one image of {x.shape[-2]}x{x.shape[-1]} pixels: of its smallest "
                 f"map batch normalisation sees a single value. Train on two or more, or on sides above {STRIDES[-1]}"

@@ -11,17 +11,37 @@ from torch import Tensor, nn
 
 from kornia_mvit.models.layers import init_weights
 from kornia_mvit.models.mobilevit import MobileViT
+from kornia_mvit.models.mobilevitv2 import WIDTHS, MobileViTV2, mode_name, mode_width
+from kornia_mvit.models.staged import StagedBackbone
 
-__all__ = ["TimmMobileViT", "kornia_mvit_s", "kornia_mvit_xs", "kornia_mvit_xxs"]
+__all__ = [
+    "TimmMobileViT",
+    "kornia_mvit_s",
+    "kornia_mvit_v2_050",
+    "kornia_mvit_v2_075",
+    "kornia_mvit_v2_100",
+    "kornia_mvit_v2_125",
+    "kornia_mvit_v2_150",
+    "kornia_mvit_v2_175",
+    "kornia_mvit_v2_200",
+    "kornia_mvit_xs",
+    "kornia_mvit_xxs",
+]
 
-# What timm says of its own weights of the same networks, which are read here.
-default_cfgs: dict[str, dict[str, Any]] = {
-    f"kornia_mvit_{mode}": {
-        "hf_hub_id": f"timm/mobilevit_{mode}.cvnets_in1k",
+_MODES = {mode: mode for mode in ("xxs", "xs", "s")} | {
+    f"v2_{round(100 * width):03d}": mode_name(width) for width in WIDTHS
+}
+
+
+def _describe(end: str) -> dict[str, Any]:
+    """Say what timm says of its own weights of the same network, which are read here."""
+    second = end.startswith("v2_")
+    return {
+        "hf_hub_id": f"timm/mobilevit{'' if second else '_'}{end}.cvnets_in1k",
         "num_classes": 1000,
         "input_size": (3, 256, 256),
         "pool_size": (8, 8),
-        "crop_pct": 0.9,
+        "crop_pct": 0.888 if second else 0.9,
         "interpolation": "bicubic",
         "mean": (0.0, 0.0, 0.0),
         "std": (1.0, 1.0, 1.0),
@@ -29,17 +49,18 @@ default_cfgs: dict[str, dict[str, Any]] = {
         "classifier": "classifier",
         "license": "cvnets-license",
     }
-    for mode in ("xxs", "xs", "s")
-}
+
+
+default_cfgs: dict[str, dict[str, Any]] = {f"kornia_mvit_{end}": _describe(end) for end in _MODES}
 
 
 class TimmMobileViT(nn.Module):
     r"""MobileViT with the methods and arguments of timm's models.
 
-    The names of its weights are those of :class:`MobileViTClassifier`.
+    The names of its weights are those of :class:`MobileViTClassifier` and :class:`MobileViTV2Classifier`.
 
     Args:
-        mode: see :class:`MobileViT`.
+        mode: see :class:`MobileViT`; or ``'v2-0.5'`` to ``'v2-2.0'`` for :class:`MobileViTV2` of a width.
         num_classes: number of classes; 0 for pooled features in place of logits.
         in_chans: channels of the image.
         global_pool: ``'avg'``, ``'max'``, ``'avgmax'``, ``'catavgmax'``, or ``''`` for none, without classes.
@@ -71,9 +92,21 @@ class TimmMobileViT(nn.Module):
         patch_size: int | tuple[int, int] = (2, 2),
     ) -> None:
         super().__init__()
-        self.backbone: MobileViT = MobileViT(
-            mode, in_chans, patch_size, proj_drop_rate, output_stride=output_stride, drop_path=drop_path_rate
-        )
+        width = mode_width(mode)
+        self.backbone: StagedBackbone
+        if width is None:
+            self.backbone = MobileViT(
+                mode, in_chans, patch_size, proj_drop_rate, output_stride=output_stride, drop_path=drop_path_rate
+            )
+        else:
+            self.backbone = MobileViTV2(
+                width,
+                in_chans,
+                patch_size,
+                dropout=proj_drop_rate,
+                output_stride=output_stride,
+                drop_path=drop_path_rate,
+            )
         self.dropout: nn.Dropout = nn.Dropout(drop_rate)
         self.in_chans: int = in_chans
         self.num_features: int = self.backbone.out_channels
@@ -206,16 +239,16 @@ def _from_timm(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return {**{f"backbone.{name}": value for name, value in found.backbone.items()}, **found.head}
 
 
-def _create(mode: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def _create(end: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     from timm.models import build_model_with_cfg
 
     model: nn.Module = build_model_with_cfg(
         TimmMobileViT,
-        f"kornia_mvit_{mode}",
+        f"kornia_mvit_{end}",
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"},
         pretrained_filter_fn=_from_timm,
-        mode=mode,
+        mode=_MODES[end],
         **options,
     )
     return model
@@ -234,3 +267,38 @@ def kornia_mvit_xs(pretrained: bool = False, **options: Any) -> nn.Module:
 def kornia_mvit_s(pretrained: bool = False, **options: Any) -> nn.Module:
     """Build MobileViT-s for timm; see :class:`TimmMobileViT`."""
     return _create("s", pretrained, options)
+
+
+def kornia_mvit_v2_050(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build MobileViTV2 of width 0.5 for timm; see :class:`TimmMobileViT`."""
+    return _create("v2_050", pretrained, options)
+
+
+def kornia_mvit_v2_075(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build MobileViTV2 of width 0.75 for timm; see :class:`TimmMobileViT`."""
+    return _create("v2_075", pretrained, options)
+
+
+def kornia_mvit_v2_100(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build MobileViTV2 of width 1 for timm; see :class:`TimmMobileViT`."""
+    return _create("v2_100", pretrained, options)
+
+
+def kornia_mvit_v2_125(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build MobileViTV2 of width 1.25 for timm; see :class:`TimmMobileViT`."""
+    return _create("v2_125", pretrained, options)
+
+
+def kornia_mvit_v2_150(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build MobileViTV2 of width 1.5 for timm; see :class:`TimmMobileViT`."""
+    return _create("v2_150", pretrained, options)
+
+
+def kornia_mvit_v2_175(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build MobileViTV2 of width 1.75 for timm; see :class:`TimmMobileViT`."""
+    return _create("v2_175", pretrained, options)
+
+
+def kornia_mvit_v2_200(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build MobileViTV2 of width 2 for timm; see :class:`TimmMobileViT`."""
+    return _create("v2_200", pretrained, options)

@@ -54,7 +54,8 @@ class ImageTask(RangeLearning):
     epoch.
 
     Args:
-        mode: size of the MobileViT that is built: ``'xxs'``, ``'xs'`` or ``'s'``.
+        mode: size of the MobileViT that is built: ``'xxs'``, ``'xs'`` or ``'s'``, or ``'v2-0.5'`` to ``'v2-2.0'`` for
+            :class:`~kornia_mvit.MobileViTV2` of a width.
         num_classes: number of classes, without background; on the command line it is taken from the data.
         network: the network, in place of the one built from ``mode``.
         weights: what training starts from: published weights by name, or a checkpoint of any layout.

@@ -13,13 +13,14 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibratio
 from kornia_mvit.augmentation.mix import Mix
 from kornia_mvit.batch import Batch
 from kornia_mvit.inference.tta import TestTimeAugmentation
-from kornia_mvit.models.mobilevit import MobileViTClassifier
+from kornia_mvit.models.modes import build_classifier, find_mode
+from kornia_mvit.models.staged import Classifier
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
 from kornia_mvit.training.networks import Teacher, find_teacher, timm_network
 from kornia_mvit.training.settings import TaskSettings, accepts
 from kornia_mvit.training.statistics import warn_of_lag
-from kornia_mvit.weights.cards import find_config, task_of
+from kornia_mvit.weights.cards import task_of
 from kornia_mvit.weights.registry import from_pretrained
 
 __all__ = ["ClassificationSettings", "ClassificationTask"]
@@ -129,11 +130,11 @@ class ClassificationTask(ImageTask):
             "drop_path": settings.drop_path,
         }
         if settings.weights is None:
-            return MobileViTClassifier(settings.mode, classes, variant=settings.variant, **arguments), None
+            return build_classifier(settings.mode, classes, variant=settings.variant, **arguments), None
         network = from_pretrained(settings.weights, num_classes=classes, **arguments)
-        if not isinstance(network, MobileViTClassifier):
+        if not isinstance(network, Classifier):
             raise ValueError(f"{settings.weights} is for {task_of(network)}; give a classifier's weights")
-        if (known := find_config(network.backbone.config)) is not None:  # what the task's checkpoints build again
+        if (known := find_mode(network.backbone)) is not None:  # what the task's checkpoints build again
             self.hparams["mode"], self.hparams["variant"] = known
         return network, network.preprocess or Preprocess(size=None)
 

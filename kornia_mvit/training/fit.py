@@ -80,7 +80,7 @@ def fit(
         recipe: name or file of a recipe; that of the layout when None, or ``'finetune'`` for a classifier that starts
             from weights.
         epochs: length of the run; the recipe's when None.
-        mode: size of the network, ``'xxs'``, ``'xs'`` or ``'s'``; the recipe's when None.
+        mode: size of the network, such as ``'xxs'``, ``'s'`` or ``'v2-0.5'``; the recipe's when None.
         weights: what training starts from: published weights by name, or a checkpoint.
         out: folder for checkpoints, logs and the report; the recipe's when None.
         options: any option of the recipe, by its plain name (``image_size=128``, ``batch_size=32``, ``precision=...``)
@@ -226,7 +226,7 @@ def evaluate(
     if task is None:
         raise TypeError(
             f"{type(network).__name__} is none of this package's models for a task; give a MobileViTClassifier, "
-            "DeepLabV3 or SSDLite, or the path of a checkpoint"
+            "MobileViTV2Classifier, DeepLabV3 or SSDLite, or the path of a checkpoint"
         )
     if network.preprocess is None:
         raise ValueError("the model does not say what images go through; set its preprocess, a kornia_mvit.Preprocess")

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kornia_mvit.models.modes import find_mode
 from kornia_mvit.preprocess import Preprocess, PreprocessModule
-from kornia_mvit.weights.cards import Model, find_config, read_card
+from kornia_mvit.weights.cards import Model, read_card
 from kornia_mvit.weights.files import CheckpointError, checkpoint_in, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from kornia_mvit.weights.settings import check_counts, constructor_types, plain_settings
@@ -165,7 +166,7 @@ def find_start(settings: MutableMapping[str, Any], weights: str | None) -> tuple
     if weights is None:
         return None, {}
     start = from_pretrained(weights)
-    row = find_config(start.backbone.config)
+    row = find_mode(start.backbone)
     if row is None:
         raise ValueError(f"{weights} is of no size in the table; build the network and pass it as network")
     settings["mode"], settings["variant"] = row

@@ -43,7 +43,7 @@ class SegmentationSettings(TaskSettings):
     resize_size: Size | Literal["image_size"] | None = "image_size"
     ignore_index: int = 255
     output_stride: int = 16
-    aspp_channels: int = 256
+    aspp_channels: int | None = None
     pad: bool = True
     head_dropout: float = 0.1
     aux_weight: float = 0.0
@@ -109,7 +109,7 @@ class SegmentationTask(ImageTask):
             are. Predictions are scored at the images' own size in any case.
         ignore_index: value of the pixels to ignore, the same as the data's and the pipeline's.
         output_stride: pixels of the image for one step on the map under the head: 16, 8 or 32.
-        aspp_channels: width of the head.
+        aspp_channels: width of the head; when None that of Apple's networks, 256 and, on MobileViTV2, 512.
         pad: whether images that the output stride does not divide are padded; see :class:`~kornia_mvit.DeepLabV3`.
             A checkpoint of an earlier version goes on without.
         head_dropout: dropout in the head.

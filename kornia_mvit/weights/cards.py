@@ -4,15 +4,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from kornia_mvit.models.deeplabv3 import DeepLabV3
-from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier, MobileViTConfig, Stage
+from kornia_mvit.models.mobilevit import MobileViTClassifier, MobileViTConfig, Stage
+from kornia_mvit.models.modes import MODES, build_classifier, find_mode
 from kornia_mvit.models.ssdlite import SSDLite
+from kornia_mvit.models.staged import Classifier
 from kornia_mvit.parsing import brief, cut, reason_of
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, stored_bytes
@@ -20,8 +22,8 @@ from kornia_mvit.weights.files import CARD_KEY, CheckpointError, stored_bytes
 __all__ = [
     "MODELS",
     "Model",
+    "Sketch",
     "build_model",
-    "find_config",
     "from_card",
     "model_card",
     "read_card",
@@ -29,12 +31,13 @@ __all__ = [
     "task_of",
 ]
 
-Model = MobileViTClassifier | DeepLabV3 | SSDLite
-MODELS: dict[str, type[MobileViTClassifier] | type[DeepLabV3] | type[SSDLite]] = {
-    "classification": MobileViTClassifier,
+Model = Classifier | DeepLabV3 | SSDLite
+MODELS: dict[str, type[Classifier] | type[DeepLabV3] | type[SSDLite]] = {
+    "classification": Classifier,
     "segmentation": DeepLabV3,
     "detection": SSDLite,
 }
+_BUILDERS: dict[str, Callable[..., Model]] = {**MODELS, "classification": build_classifier}  # from a mode
 
 
 def task_of(model: nn.Module) -> str | None:
@@ -52,8 +55,8 @@ def model_card(
 
     Args:
         network: the model, with the colours of its classes, if it has any; the arguments of a
-            :class:`~kornia_mvit.MobileViTClassifier`, :class:`~kornia_mvit.DeepLabV3` or
-            :class:`~kornia_mvit.SSDLite` are kept, no others.
+            :class:`~kornia_mvit.MobileViTClassifier`, :class:`~kornia_mvit.MobileViTV2Classifier`,
+            :class:`~kornia_mvit.DeepLabV3` or :class:`~kornia_mvit.SSDLite` are kept, no others.
         class_names: names of the classes, in the order of the logits, if known; without SSDLite's background.
         preprocess: what images go through before the network, if known.
         task: what a network of another kind is for.
@@ -75,13 +78,14 @@ def model_card(
 
 def _arguments(model: Model) -> dict[str, Any]:
     """Return what builds a model of the same shape, and of the same outputs in evaluation."""
-    mode, variant = find_config(model.backbone.config) or (asdict(model.backbone.config), "apple")
-    arguments = {
-        "mode": mode,
-        "variant": variant,
+    backbone = model.backbone
+    known = find_mode(backbone)
+    arguments: dict[str, Any] = {
+        "mode": asdict(cast(MobileViTConfig, backbone.config)) if known is None else known[0],
+        "variant": "apple" if known is None else known[1],
         "num_classes": model.num_classes,
-        "in_channels": model.backbone.in_channels,
-        "patch_size": list(model.backbone.patch_size),
+        "in_channels": backbone.in_channels,
+        "patch_size": list(backbone.patch_size),
     }
     if isinstance(model, SSDLite):
         return arguments | {
@@ -89,7 +93,7 @@ def _arguments(model: Model) -> dict[str, Any]:
             "aspect_ratios": [list(ratios) for ratios in model.aspect_ratios],
             "scales": list(model.scales),
         }
-    arguments["output_stride"] = max(8, model.backbone.feature_strides[-1])  # 8 is the least that can be asked for
+    arguments["output_stride"] = max(8, backbone.feature_strides[-1])  # 8 is the least that can be asked for
     if isinstance(model, DeepLabV3):
         arguments |= {
             "aspp_channels": model.aspp_channels,
@@ -98,15 +102,9 @@ def _arguments(model: Model) -> dict[str, Any]:
             "aux_channels": model.aux_channels,
             "pad": model.pad,
         }
-    elif isinstance(model.backbone.head_conv, nn.Identity):
+    elif isinstance(model, MobileViTClassifier) and isinstance(backbone.head_conv, nn.Identity):
         arguments["head_conv"] = False  # which earlier versions do not know
     return arguments
-
-
-def find_config(config: MobileViTConfig) -> tuple[str, str] | None:
-    """Return the mode and variant of a configuration in the table, or None for another."""
-    rows = ((mode, variant) for variant, modes in VARIANTS.items() for mode in modes if modes[mode] == config)
-    return next(rows, None)
 
 
 def read_card(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
@@ -207,28 +205,29 @@ def build_model(
     config = arguments["mode"] if isinstance(arguments["mode"], MobileViTConfig) else None
     values = [v for given in arguments.values() for v in (given if isinstance(given, list | tuple) else (given,))]
     try:
-        if config is not None or any(isinstance(v, int | float) and abs(v) > _ORDINARY for v in values):
+        unusual = arguments["mode"] not in MODES  # a configuration, or a width that may be large
+        if unusual or any(isinstance(v, int | float) and abs(v) > _ORDINARY for v in values):
             count, held = stored_bytes(checkpoint)
             if config is not None and 10 * sum(s.repeat + s.depth for s in config.stages) > max(count, _FEW):
                 raise ValueError(f"it has more layers than the file's {count} weights are of")
-            with torch.device("meta"), _Sketch():
-                wanted = sum(value.numel() for value in MODELS[task](**arguments).state_dict().values())
+            with torch.device("meta"), Sketch():
+                wanted = sum(value.numel() for value in _BUILDERS[task](**arguments).state_dict().values())
             if wanted > max(2 * held, _SMALL):
                 raise ValueError(f"it has {wanted:,} weights, and the file holds {held:,} bytes")
-        return MODELS[task](**{**arguments, **overrides})
+        return _BUILDERS[task](**{**arguments, **overrides})
     except (ValueError, TypeError, ArithmeticError, RuntimeError, IndexError, MemoryError) as error:
         if overrides:  # which may be what is wrong
             raise
         raise CheckpointError(f"the model that {path} tells of cannot be built: {reason_of(error)}") from None
 
 
-class _Sketch(TorchFunctionMode):
-    """Skip the initialisation of weights that have no memory."""
+class Sketch(TorchFunctionMode):
+    """Skip the initialisation of weights of which the shapes alone are wanted."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name.endswith("_") and not name.endswith("__") and args and isinstance(args[0], Tensor):
-            return args[0]
+        name, given = getattr(func, "__name__", ""), [*args, *(kwargs or {}).values()]
+        if name.endswith("_") and not name.endswith("__") and given and isinstance(given[0], Tensor):
+            return given[0]
         return func(*args, **(kwargs or {}))
 
 

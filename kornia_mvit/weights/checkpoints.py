@@ -12,18 +12,14 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViT
+from kornia_mvit.models.mobilevitv2 import WIDTHS, MobileViTV2, MobileViTV2Config, mode_name, mode_width
+from kornia_mvit.models.modes import find_mode
+from kornia_mvit.models.staged import StageConfig, StagedBackbone
 from kornia_mvit.parsing import cut
-from kornia_mvit.weights.cards import Model, build_model, find_config, from_card, model_card, read_card, task_of
+from kornia_mvit.weights.cards import Model, build_model, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
-from kornia_mvit.weights.layouts import LAYOUTS, from_native, module_map, to_native
-from kornia_mvit.weights.layouts.heads import (
-    HEADS,
-    find_head,
-    head_from_native,
-    head_name,
-    head_to_native,
-    their_module,
-)
+from kornia_mvit.weights.layouts import LAYOUTS, find_layout, from_native, module_map, to_native, versions_of
+from kornia_mvit.weights.layouts.heads import find_head, head_from_native, head_name, head_to_native, their_module
 from kornia_mvit.weights.states import find_state, fitting
 
 __all__ = [
@@ -42,7 +38,8 @@ __all__ = [
 STEM = "stem.conv.weight"
 # What stands on a backbone, by task.
 _PARTS = {"classification": "classifier", "segmentation": "segmentation head", "detection": "detection head"}
-_NAMES = {"segmentation": "DeepLabV3 on MobileViT", "detection": "SSDLite on MobileViT"}
+_NAMES = {"segmentation": "DeepLabV3 on ", "detection": "SSDLite on "}
+VERSIONS = {1: "MobileViT", 2: "MobileViTV2"}
 _LAST = {"segmentation": "head.classifier.", "detection": "heads.0.classifier."}  # layer
 
 
@@ -59,6 +56,7 @@ class Weights:
         variant: whose network it is.
         wrapper: key of the file that the weights stood under, and what stood before their names; empty for neither.
         task: what the model is for, ``'classification'``, ``'segmentation'`` or ``'detection'``; None for a backbone.
+        version: of MobileViT.
     """
 
     backbone: dict[str, Tensor]
@@ -69,6 +67,7 @@ class Weights:
     variant: str
     wrapper: str
     task: str | None = None
+    version: int = 1
 
     @property
     def classifier(self) -> dict[str, Tensor]:
@@ -103,13 +102,15 @@ class Weights:
             for argument, key in (("aspp_channels", "head.aspp.project"), ("aux_channels", "aux_head.project")):
                 if (weight := self.head.get(f"{key}.conv.weight")) is not None:
                     known[argument] = weight.shape[0]
+            if self.version == 2 and self.layout == "apple":
+                known["align_corners"] = True  # as the code that made its files has it
         if self.task == "detection":
             widths = [self.head.get(f"heads.{n}.classifier.weight") for n in range(6)]
             if all(weight is not None for weight in widths):
                 known["widths"] = tuple(weight.shape[1] for weight in widths if weight is not None)
         return known
 
-    def build(self) -> MobileViT | Model:
+    def build(self) -> StagedBackbone | Model:
         """Build the network that the weights are of, a bare backbone where nothing stands on it.
 
         Raises:
@@ -118,7 +119,8 @@ class Weights:
         if self.mode is None:
             raise CheckpointError("the weights are of no size in the table; build the model with a MobileViTConfig")
         if self.task is None:
-            return MobileViT(**self.arguments)
+            width = mode_width(self.mode)
+            return MobileViT(**self.arguments) if width is None else MobileViTV2(width, self.in_channels)
         return build_model(self.task, self.arguments, {**self.backbone, **self.head}, "the weights")
 
 
@@ -136,21 +138,21 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
         ValueError: for an unknown layout.
     """
     if layout != "auto":
-        module_map(layout)
+        versions_of(layout)
     data = read_checkpoint(source) if isinstance(source, str | Path) else source
     name = name or _name(source)
     held = find_state(data, name, [layout] if layout != "auto" else LAYOUTS)
-    state, chosen, prefix = held.state, held.layout, held.prefix
+    state, chosen, prefix, version = held.state, held.layout, held.prefix, held.version
     if layout != "native" and 2 * held.known < max(1, held.count):
         some = ", ".join(map(cut, list(state)[:3]))
         raise CheckpointError(
             f"{name} holds no MobileViT{'' if layout == 'auto' else f' in layout {layout!r}'}: "
             f"its {len(state)} names start with {some}"
         )
-    outer, task = find_head(state, chosen, prefix)
+    outer, task = find_head(state, chosen, prefix, version)
     head, body, unknown = {}, {}, []
     for key, value in state.items():
-        own = head_name(key.removeprefix(outer), chosen, task) if task and key.startswith(outer) else None
+        own = head_name(key.removeprefix(outer), chosen, task, version) if task and key.startswith(outer) else None
         if own is not None:
             head[own] = value
         elif key.startswith(prefix):
@@ -159,10 +161,11 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
             unknown.append(key)
     with fitting(name):
         head = head_to_native(head, chosen, task) if task else head
-        backbone, foreign = to_native(body, chosen)
-        mode, variant = _identify(backbone)
+        backbone, foreign = to_native(body, chosen, version)
+        mode, variant = _identify(backbone, version)
     where = ".".join(part for part in (*held.path, outer.rstrip(".")) if part)
-    found = Weights(backbone, head, unknown + [prefix + n for n in foreign], chosen, mode, variant, where, task)
+    unknown += [prefix + key for key in foreign]
+    found = Weights(backbone, head, unknown, chosen, mode, variant, where, task, version)
     with fitting(name):
         if STEM in backbone:
             found.arguments  # noqa: B018  # for its errors
@@ -173,10 +176,13 @@ def _name(source: str | Path | Mapping[str, Any]) -> str:
     return str(source) if isinstance(source, str | Path) else "the state dict"
 
 
-def _identify(backbone: Mapping[str, Tensor]) -> tuple[str | None, str]:
+def _identify(backbone: Mapping[str, Tensor], version: int) -> tuple[str | None, str]:
     """Return the mode and variant that the shapes of the weights tell; None for a mode that is not in the table."""
     variant = "kornia" if any(name.startswith("stages.2.1.proj_in.norm.") for name in backbone) else "apple"
-    for mode, config in VARIANTS[variant].items():
+    configs: Mapping[str, StageConfig] = VARIANTS[variant]
+    if version == 2:
+        configs = {mode_name(width): MobileViTV2Config.of(width) for width in WIDTHS}
+    for mode, config in configs.items():
         channels = (config.stem, *(stage.channels for stage in config.stages))
         widths = {
             f"stages.{i}.0.project.conv.weight": (after, before * config.expand)
@@ -204,6 +210,7 @@ class LoadReport:
         left_out: our names of the file's weights that the model has no place for, as was asked for.
         notes: what else was done to the weights.
         task: what the file's model is for; None for a backbone.
+        version: of the file's MobileViT.
     """
 
     source: str
@@ -215,9 +222,10 @@ class LoadReport:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     task: str | None = None
+    version: int = 1
 
     def __str__(self) -> str:
-        model = _NAMES.get(str(self.task), "MobileViT")
+        model = _NAMES.get(str(self.task), "") + VERSIONS[self.version]
         size = f" {self.mode}" if self.mode else ""
         classes = f" of {self.num_classes} classes" if self.num_classes else " without classifier"
         under = f", under {self.wrapper}" if self.wrapper else ""
@@ -238,7 +246,7 @@ def _in_short(names: list[str]) -> str:
 
 
 def load_checkpoint(
-    model: MobileViT | Model,
+    model: StagedBackbone | Model,
     source: str | Path | Mapping[str, Any],
     layout: str = "auto",
     *,
@@ -276,8 +284,9 @@ def load_checkpoint(
     _check_order(channel_order)
     name = name or _name(source)
     found = read_weights(source, layout, name=name)
-    backbone = model if isinstance(model, MobileViT) else model.backbone
-    report = LoadReport(name, found.layout, found.mode, found.num_classes, found.wrapper, task=found.task)
+    backbone = model if isinstance(model, StagedBackbone) else model.backbone
+    report = LoadReport(name, found.layout, found.mode, found.num_classes, found.wrapper)
+    report.task, report.version = found.task, found.version
     _check_model(backbone, found, name)
 
     state = dict(found.backbone)
@@ -309,7 +318,7 @@ def load_checkpoint(
     if mismatch := [key for key, value in given.items() if value.shape != wanted[key].shape]:
         pairs = (f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}" for key in mismatch[:3])
         raise CheckpointError(f"{len(mismatch)} weights in {name} have another shape: {'; '.join(pairs)}")
-    prefix = "" if isinstance(model, MobileViT) else "backbone."
+    prefix = "" if isinstance(model, StagedBackbone) else "backbone."
     with fitting(name):
         model.load_state_dict({key if key in own_head else f"{prefix}{key}": value for key, value in given.items()})
     return report
@@ -320,9 +329,9 @@ def _check_order(channel_order: str) -> None:
         raise ValueError(f"unknown channel order {channel_order!r}; available: 'rgb', 'bgr'")
 
 
-def _split(model: MobileViT | Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split(model: StagedBackbone | Model) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the weights of the backbone, without prefix, and those of what stands on it."""
-    if isinstance(model, MobileViT):
+    if isinstance(model, StagedBackbone):
         return model.state_dict(), {}
     state = model.state_dict()
     body = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
@@ -330,7 +339,7 @@ def _split(model: MobileViT | Model) -> tuple[dict[str, Tensor], dict[str, Tenso
 
 
 def _choose_head(
-    model: MobileViT | Model,
+    model: StagedBackbone | Model,
     own: Mapping[str, Tensor],
     found: Weights,
     name: str,
@@ -338,7 +347,7 @@ def _choose_head(
     report: LoadReport,
 ) -> dict[str, Tensor]:
     """Return the weights of the model's head; the report takes in which are fresh, and which are left out."""
-    if isinstance(model, MobileViT) or not own:
+    if isinstance(model, StagedBackbone) or not own:
         report.left_out += found.head
         return {}
     task = task_of(model)
@@ -366,15 +375,15 @@ def _choose_head(
     return kept | {key: value for key, value in own.items() if key in passed}
 
 
-def _check_model(backbone: MobileViT, found: Weights, name: str) -> None:
+def _check_model(backbone: StagedBackbone, found: Weights, name: str) -> None:
     """Raise for a checkpoint of another size, naming the sizes instead of the shapes that differ."""
-    own = find_config(backbone.config)
+    own = find_mode(backbone)
     if own is None or found.mode is None or own == (found.mode, found.variant):
         return
     arguments = f"{found.mode!r}" + ("" if found.variant == "apple" else f", variant={found.variant!r}")
     raise CheckpointError(
-        f"{name} is a MobileViT of mode {found.mode!r}, variant {found.variant!r}; the model is {own[0]!r}, "
-        f"{own[1]!r}. Build it with ({arguments})"
+        f"{name} is a {VERSIONS[found.version]} of mode {found.mode!r}, variant {found.variant!r}; the model is "
+        f"{own[0]!r}, {own[1]!r}. Build it with ({arguments})"
     )
 
 
@@ -403,9 +412,9 @@ def _check_names(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], foun
 
 def _their_name(key: str, found: Weights) -> str:
     module, _, leaf = key.rpartition(".")
-    theirs = module_map(found.layout).get(module)
+    theirs = module_map(found.layout, found.version).get(module)
     if theirs is None:
-        theirs = module if found.task is None else their_module(module, found.layout, found.task)
+        theirs = module if found.task is None else their_module(module, found.layout, found.task, found.version)
     return f"{theirs if isinstance(theirs, str) else theirs[0]}.{leaf}"
 
 
@@ -422,7 +431,7 @@ def _fit_stem(weight: Tensor, channels: int) -> Tensor:
 
 
 def save_checkpoint(
-    model: MobileViT | Model, path: str | Path, layout: str = "native", *, channel_order: str = "rgb"
+    model: StagedBackbone | Model, path: str | Path, layout: str = "native", *, channel_order: str = "rgb"
 ) -> None:
     """Write a model's weights under the names of Apple, timm, transformers, Kornia's class, or ours.
 
@@ -442,21 +451,22 @@ def save_checkpoint(
         ImportError: for a ``.safetensors`` file where safetensors is missing.
     """
     _check_order(channel_order)
-    module_map(layout)
     task = task_of(model)
-    backbone = model if isinstance(model, MobileViT) else model.backbone
+    backbone = model if isinstance(model, StagedBackbone) else model.backbone
+    version = 2 if isinstance(backbone, MobileViTV2) else 1
+    names = find_layout(layout, version)
     body, head = _split(model)
     if channel_order == "bgr":
         body[STEM] = body[STEM].flip(1)
-    heads = {task: head for task, head in HEADS[layout].items() if head.written}
+    heads = {task: head for task, head in names.heads.items() if head.written}
     if head and task not in heads:
         raise ValueError(f"layout {layout!r} has no {_PARTS[str(task)]}; save model.backbone")
-    variant = "apple" if backbone.config.closing_norm else "kornia"
+    variant = "kornia" if isinstance(backbone, MobileViT) and not backbone.config.closing_norm else "apple"
     if (variant == "kornia") != (layout == "kornia") and layout != "native":
         raise ValueError(f"layout {layout!r} has no names for a network of variant {variant!r}; save it as 'native'")
     try:
-        named = from_native(body, layout)
-        beside = {} if task not in heads else head_from_native(head, layout, task)
+        named = from_native(body, layout, version)
+        beside = {} if task not in heads else head_from_native(head, layout, task, version)
     except KeyError as error:
         if str(error.args[0]).startswith("aux_head."):
             raise ValueError(
@@ -468,7 +478,7 @@ def save_checkpoint(
     state = {f"{prefix}{key}": value for key, value in named.items()} | beside
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     card = None
-    if not isinstance(model, MobileViT):
+    if not isinstance(model, StagedBackbone):
         known = model.class_names is not None or model.preprocess is not None
         if layout == "native" or (known and Path(path).suffix == ".safetensors"):
             card = model_card(model, model.class_names, model.preprocess)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from kornia_mvit.files import printable
-from kornia_mvit.models.mobilevit import MobileViT
+from kornia_mvit.models.staged import StagedBackbone
 from kornia_mvit.weights.cards import from_card, read_card, read_preprocess
 from kornia_mvit.weights.checkpoints import LoadReport, load_checkpoint, read_weights, save_checkpoint
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
@@ -79,7 +79,7 @@ def convert(
     model = from_card(data, str(source)) if whole else read_weights(data, name=str(source)).build()
     order = from_order or card.get("channel_order", "rgb")
     report = load_checkpoint(model, data, channel_order=order, name=str(source))
-    if card and not isinstance(model, MobileViT):
+    if card and not isinstance(model, StagedBackbone):
         model.class_names = card.get("class_names")
         model.preprocess = read_preprocess(card, str(source))
     save_checkpoint(model, target, to, channel_order=to_order)

@@ -10,7 +10,10 @@ import torch
 
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier
-from kornia_mvit.weights.cards import Model, find_config, model_card, task_of
+from kornia_mvit.models.mobilevitv2 import MobileViTV2, MobileViTV2Classifier
+from kornia_mvit.models.modes import find_mode
+from kornia_mvit.models.staged import Classifier, StagedBackbone
+from kornia_mvit.weights.cards import Model, model_card, task_of
 from kornia_mvit.weights.files import write_checkpoint
 
 __all__ = ["WEIGHTS_NAME", "push_to_hub", "save_pretrained"]
@@ -67,7 +70,7 @@ model = kornia_mvit.from_pretrained({name})
 
 
 def save_pretrained(
-    model: Model | MobileViT,
+    model: Model | StagedBackbone,
     folder: str | Path,
     *,
     score: Mapping[str, float] | None = None,
@@ -78,7 +81,8 @@ def save_pretrained(
 
     Args:
         model: the model, with its ``class_names`` and ``preprocess`` if they are to be known. A backbone is read again
-            as a :class:`~kornia_mvit.MobileViTClassifier` without classes.
+            as a :class:`~kornia_mvit.MobileViTClassifier` or :class:`~kornia_mvit.MobileViTV2Classifier` without
+            classes.
         folder: where ``model.safetensors``, ``config.json`` and the model card ``README.md`` go; made if missing. A
             ``README.md`` that is no model card of this package stays as it is.
         score: what the model reached, such as ``{"top-1": 93.1}``, for the model card.
@@ -95,7 +99,7 @@ def save_pretrained(
 
 
 def push_to_hub(
-    model: Model | MobileViT,
+    model: Model | StagedBackbone,
     repository: str,
     *,
     score: Mapping[str, float] | None = None,
@@ -135,14 +139,14 @@ def push_to_hub(
 
 
 def _write_folder(
-    model: Model | MobileViT,
+    model: Model | StagedBackbone,
     folder: Path,
     name: str,
     score: Mapping[str, float] | None,
     score_source: str | None,
     licence: str | None,
 ) -> None:
-    if isinstance(model, MobileViT):
+    if isinstance(model, StagedBackbone):
         model = _without_classes(model)
     card = model_card(model, model.class_names, model.preprocess)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
@@ -157,17 +161,25 @@ def _write_folder(
             beside.with_name(_README).write_text(text, encoding="utf-8")
 
 
-def _without_classes(backbone: MobileViT) -> MobileViTClassifier:
+def _without_classes(backbone: StagedBackbone) -> Classifier:
     """Return a backbone as the model that a checkpoint tells of; the weights are the backbone's own."""
+    stride = max(8, backbone.feature_strides[-1])
+    model: Classifier
     with torch.device("meta"):
-        model = MobileViTClassifier(
-            backbone.config,
-            0,
-            backbone.in_channels,
-            backbone.patch_size,
-            output_stride=max(8, backbone.feature_strides[-1]),
-            head_conv=not isinstance(backbone.head_conv, torch.nn.Identity),
-        )
+        if isinstance(backbone, MobileViTV2):
+            model = MobileViTV2Classifier(
+                backbone.width, 0, backbone.in_channels, backbone.patch_size, output_stride=stride
+            )
+        else:
+            assert isinstance(backbone, MobileViT)
+            model = MobileViTClassifier(
+                backbone.config,
+                0,
+                backbone.in_channels,
+                backbone.patch_size,
+                output_stride=stride,
+                head_conv=not isinstance(backbone.head_conv, torch.nn.Identity),
+            )
     model.backbone = backbone
     return model
 
@@ -178,7 +190,9 @@ def _describe(
     """Return the model card: Markdown, with the fields that the hub reads above it."""
     task = str(task_of(model)) if model.num_classes else "features"
     tag, network = _TASKS[task]
-    mode, variant = find_config(model.backbone.config) or ("of its own", "apple")
+    if isinstance(model.backbone, MobileViTV2):
+        network = network.replace("MobileViT", "MobileViTV2")
+    mode, variant = find_mode(model.backbone) or ("of its own", "apple")
     use, classes = "features = model(images)  # images: (B, C, H, W), values in [0, 1]", "None: pooled features."
     if model.num_classes:
         use = 'results = kornia_mvit.predict(model, "photo.jpg")'

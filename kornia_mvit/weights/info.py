@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from kornia_mvit.files import printable
+from kornia_mvit.models.mobilevitv2 import mode_width
 from kornia_mvit.preprocess import Preprocess
-from kornia_mvit.weights.cards import read_card, read_preprocess
-from kornia_mvit.weights.checkpoints import read_weights
+from kornia_mvit.weights.cards import Sketch, read_card, read_preprocess
+from kornia_mvit.weights.checkpoints import VERSIONS, read_weights
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import WeightsRecord, find_weights, list_weights
 
@@ -34,8 +35,8 @@ class PackageInfo:
 
     def __str__(self) -> str:
         lines = [", ".join(f"{name} {version}" for name, version in self.versions.items())]
-        lines += ["", "mode  parameters with 1000 classes"]
-        lines += [f"{mode:<4}  {count:>10,}" for mode, count in self.parameters.items()]
+        lines += ["", "mode     parameters with 1000 classes"]
+        lines += [f"{mode:<7}  {count:>10,}" for mode, count in self.parameters.items()]
         return "\n".join([*lines, "", f"recipes: {', '.join(self.recipes)}"])
 
 
@@ -55,6 +56,7 @@ class CheckpointInfo:
         num_classes: number of classes, in detection without the background; 0 for none.
         class_names: names of the classes; empty where they are not known.
         preprocess: what images go through; None where it is not known.
+        version: of MobileViT.
     """
 
     file: str
@@ -68,6 +70,7 @@ class CheckpointInfo:
     num_classes: int
     class_names: tuple[str, ...]
     preprocess: Preprocess | None
+    version: int = 1
 
     def __str__(self) -> str:
         under = f", under {self.wrapper}" if self.wrapper else ""
@@ -79,7 +82,7 @@ class CheckpointInfo:
                 "file": self.file,
                 "layout": f"{self.layout}{under}",
                 "task": self.task or "none: a backbone",
-                "model": f"MobileViT {size}, variant {self.variant}, {self.parameters:,} parameters",
+                "model": f"{VERSIONS[self.version]} {size}, variant {self.variant}, {self.parameters:,} parameters",
                 "input": f"{self.in_channels} channels",
                 "classes": f"{number}: {names}" if self.num_classes else "none",
                 "preprocess": f"{self.preprocess or 'not known'}",
@@ -106,7 +109,7 @@ class WeightsInfo:
                 "source": record.source,
                 "licence": record.licence,
                 "task": f"{record.task}, {record.num_classes} classes of {record.classes}",
-                "model": f"MobileViT {record.mode}",
+                "model": f"{VERSIONS[1 if mode_width(record.mode) is None else 2]} {record.mode}",
                 "score": f"{scores} ({record.score_source})",
                 "preprocess": f"{record.preprocess}",
             }
@@ -153,6 +156,7 @@ def info(checkpoint: str | Path | None = None) -> PackageInfo | CheckpointInfo |
         num_classes=found.num_classes - (found.task == "detection"),
         class_names=tuple(card.get("class_names") or ()),
         preprocess=read_preprocess(card, name),
+        version=found.version,
     )
 
 
@@ -160,10 +164,10 @@ def _describe_package() -> PackageInfo:
     import kornia
 
     from kornia_mvit import __version__
-    from kornia_mvit.models.mobilevit import VARIANTS, MobileViTClassifier
+    from kornia_mvit.models.modes import MODES, build_classifier
 
-    with torch.random.fork_rng(devices=[]):  # real weights: on the meta device torch would import its compiler
-        models = {mode: MobileViTClassifier(mode) for mode in VARIANTS["apple"]}
+    with torch.device("meta"), Sketch():
+        models = {mode: build_classifier(mode) for mode in MODES}
     parameters = {mode: sum(p.numel() for p in model.parameters()) for mode, model in models.items()}
     versions = {"kornia_mvit": __version__, "torch": str(torch.__version__), "kornia": str(kornia.__version__)}
     return PackageInfo(versions, parameters, tuple(sorted(path.stem for path in _RECIPES.glob("*.yaml"))))

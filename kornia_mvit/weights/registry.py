@@ -22,6 +22,7 @@ from kornia_mvit.weights.cards import Model, build_model, from_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, checkpoint_in, in_folder, read_checkpoint
 from kornia_mvit.weights.hub import WEIGHTS_NAME, push_to_hub, save_pretrained
+from kornia_mvit.weights.records import PREPROCESSING, WeightsRecord, published_weights
 
 __all__ = [
     "WeightsRecord",
@@ -34,116 +35,13 @@ __all__ = [
     "save_pretrained",
 ]
 
-APPLE_EVALUATION = Preprocess(size=288, crop=256)
-APPLE_SEGMENTATION = Preprocess(size=(512, 512))
-APPLE_DETECTION = Preprocess(size=(320, 320))
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _RATES, _FARTHEST = 16, 4096  # branches of a pyramid, and pixels between their taps
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # errors of the disk written to
 _WEIGHT_FILES = (WEIGHTS_NAME, "pytorch_model.bin")
 
 
-@dataclass(frozen=True)
-class WeightsRecord:
-    """What is known of published weights.
-
-    Args:
-        name: what :func:`from_pretrained` takes.
-        source: address of the file, or id of a repository on the Hugging Face hub.
-        mode: size of the network.
-        task: ``'classification'``, ``'segmentation'`` or ``'detection'``.
-        layout: whose names the file has.
-        channel_order: what the network of the file takes. Models that :func:`from_pretrained` gives take RGB.
-        preprocess: what images go through.
-        score: in percent: top-1 and, where known, top-5 accuracy on ImageNet-1k, mIoU on VOC 2012, or mAP on COCO.
-        score_source: who measured it.
-        licence: what the publisher says; read it before you use the weights.
-        num_classes: number of classes.
-        classes: name of the set of classes, see :func:`class_names`.
-        sha256: of the file, where the publisher tells it.
-    """
-
-    name: str
-    source: str
-    mode: str
-    task: str
-    layout: str
-    channel_order: str
-    preprocess: Preprocess
-    score: Mapping[str, float] = field(hash=False)
-    score_source: str
-    licence: str
-    num_classes: int = 1000
-    classes: str = "imagenet-1k"
-    sha256: str | None = None
-
-
-_APPLE = "https://docs-assets.developer.apple.com/ml-research/models/cvnets/{}.pt"
-_LONG = {"xxs": "xx-small", "xs": "x-small", "s": "small"}
-# Of Apple's weights: task, set of classes, their number with the background that segmentation and detection count,
-# preprocessing, and the name of the score with its value for each mode.
-_APPLE_TASKS = (
-    ("classification", "imagenet-1k", 1000, APPLE_EVALUATION, "top-1", (69.0, 74.7, 78.3)),
-    ("segmentation", "voc", 21, APPLE_SEGMENTATION, "mIoU", (72.8, 77.1, 79.3)),
-    ("detection", "coco", 81, APPLE_DETECTION, "mAP", (19.9, 24.8, 27.9)),
-)
-# What the weights are called: by us, as Apple's file, and as transformers' repository.
-_NAMES = {
-    "classification": ("mobilevit_{}.{}_in1k", "classification/mobilevit_{}", "apple/{}"),
-    "segmentation": ("deeplabv3_mobilevit_{}.{}_voc", "segmentation/deeplabv3_mobilevit_{}", "apple/deeplabv3-{}"),
-    "detection": ("ssdlite_mobilevit_{}.{}_coco", "detection/ssd_mobilevit_{}_320", None),
-}
-_LICENCES = {
-    "apple": "Apple's own, the file LICENSE of cvnets",
-    "transformers": "Apple's sample code licence or apple-amlr, as the model's card says",
-    "timm": "cvnets-license, which is Apple's own; see the model's card",
-}
-
-
-def _records() -> dict[str, WeightsRecord]:
-    records = []
-    for task, classes, count, preprocess, metric, scores in _APPLE_TASKS:
-        name, file, repository = _NAMES[task]
-        for mode, score in zip(_LONG, scores, strict=True):
-            places = {"apple": _APPLE.format(file.format(mode))}
-            if repository:
-                places["transformers"] = repository.format(f"mobilevit-{_LONG[mode]}")
-            records += [
-                WeightsRecord(
-                    name=name.format(mode, layout),
-                    source=source,
-                    mode=mode,
-                    task=task,
-                    layout=layout,
-                    channel_order="bgr",
-                    preprocess=preprocess,
-                    score={metric: score},
-                    score_source="Apple's paper and cvnets",
-                    licence=_LICENCES[layout],
-                    num_classes=count,
-                    classes=classes,
-                )
-                for layout, source in places.items()
-            ]
-    for mode, top1, top5 in (("xxs", 68.94, 88.94), ("xs", 74.62, 92.35), ("s", 78.30, 94.17)):
-        records.append(
-            WeightsRecord(
-                name=f"mobilevit_{mode}.timm_in1k",
-                source=f"timm/mobilevit_{mode}.cvnets_in1k",
-                mode=mode,
-                task="classification",
-                layout="timm",
-                channel_order="rgb",
-                preprocess=Preprocess(size=284, crop=256, interpolation="bicubic"),  # 256 / 0.9
-                score={"top-1": top1, "top-5": top5},
-                score_source="timm, 256 px, crop 0.9, bicubic",
-                licence=_LICENCES["timm"],
-            )
-        )
-    return {record.name: record for record in records}
-
-
-_RECORDS = _records()
+_RECORDS = published_weights()
 
 
 def list_weights(task: str | None = None) -> list[str]:
@@ -219,7 +117,7 @@ def from_pretrained(
             raise CheckpointError(
                 f"{spec.path} has {found.num_classes} classes, but {len(spec.class_names)} names of them are beside it"
             )
-        assumed = next(row[3] for row in _APPLE_TASKS if row[0] == task)
+        assumed = PREPROCESSING[task]
         model.class_names, model.preprocess = spec.class_names, spec.preprocess or assumed
         if spec.preprocess is None:
             warnings.warn(
@@ -263,7 +161,8 @@ def _locate(source: str | Path) -> _Spec:
     if source in _RECORDS:
         record = find_weights(source)
         names = class_names(record.classes)
-        return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names)
+        config = {record.task: record.arguments}
+        return _Spec(_fetch(record), record.layout, record.channel_order, record.preprocess, names, config)
     if _HUB_ID.fullmatch(repository := source.removeprefix("hf-hub:")):
         if repository == source and is_folder(path.parent):  # runs/foldr
             near = get_close_matches(path.name, os.listdir(path.parent), 1)
@@ -319,7 +218,7 @@ def _preprocess(processor: Mapping[str, Any]) -> Preprocess | None:
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what transformers' configuration says that weights do not show."""
-    if config.get("model_type") != "mobilevit":
+    if config.get("model_type") not in ("mobilevit", "mobilevitv2"):
         return {}
     stride = {"output_stride": config.get("output_stride", 32)}  # its default, also for segmentation
     rates = config.get("atrous_rates", (6, 12, 18))  # the same at any stride

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kornia_mvit.parsing import brief, cut, reason_of
 from kornia_mvit.weights.files import CheckpointError
-from kornia_mvit.weights.layouts import find_prefix
+from kornia_mvit.weights.layouts import find_prefix, versions_of
 
 __all__ = ["Found", "find_state", "fitting"]
 
@@ -21,7 +21,6 @@ __all__ = ["Found", "find_state", "fitting"]
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "teacher", "student")
 _AVERAGED = re.compile(r"(.*_)?(ema|swa|avg|averaged?|shadow)(_.*|\d*)", re.IGNORECASE)
 _COUNTER = "num_batches_tracked"
-_SECOND = re.compile(r"\b(pre_norm_attn\.1|attn|attention)\.qkv_proj\.weight$|^mobilevitv2\.")  # of MobileViTv2
 
 
 @dataclass
@@ -34,6 +33,7 @@ class Found:
         layout: what the names follow.
         prefix: what stands before the names of the backbone.
         known: how many of the names are those of a backbone, counters left out.
+        version: of the MobileViT whose names they are.
     """
 
     state: dict[str, Tensor]
@@ -41,6 +41,7 @@ class Found:
     layout: str
     prefix: str
     known: int
+    version: int
 
     @property
     def count(self) -> int:
@@ -60,7 +61,7 @@ def find_state(data: Mapping[str, Any], name: str, layouts: Iterable[str]) -> Fo
         layouts: what the names may follow.
 
     Raises:
-        CheckpointError: if it holds no weights, or some that are no plain tensors, or those of a MobileViTv2.
+        CheckpointError: if it holds no weights, or some that are no plain tensors.
     """
     mappings = list(_mappings(data))
     if not mappings:
@@ -86,10 +87,6 @@ def find_state(data: Mapping[str, Any], name: str, layouts: Iterable[str]) -> Fo
             raise CheckpointError(
                 f"{cut(key)} in {name} is no plain tensor in memory (sparse, quantized, or larger than what the file "
                 "holds of it); save it as a dense one"
-            )
-        if key.startswith(chosen.prefix) and _SECOND.search(key):
-            raise CheckpointError(
-                f"{name} is a MobileViTv2 (it has {cut(key)}); this package has MobileViT, the first version"
             )
     return chosen
 
@@ -118,9 +115,12 @@ def _stands_beside(key: object, value: Tensor) -> bool:
 
 def _look(path: tuple[str, ...], state: dict[Any, Tensor], layouts: Iterable[str]) -> Found:
     names = _names(state)
-    scores = {layout: find_prefix(names, layout) for layout in layouts}
-    layout = max(scores, key=lambda layout: scores[layout][1])
-    return Found(state, path, layout, *scores[layout])
+    scores = {
+        (layout, version): find_prefix(names, layout, version) for layout in layouts for version in versions_of(layout)
+    }
+    # the later version where it knows more names alone: the residuals of both have the same
+    layout, version = max(scores, key=lambda one: (scores[one][1], -one[1]))
+    return Found(state, path, layout, *scores[layout, version], version)
 
 
 def _names(state: Mapping[Any, Tensor]) -> list[str]:

@@ -4,26 +4,27 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier, MobileViTConfig, Preprocess, SSDLite
+from kornia_mvit import DeepLabV3, MobileViTConfig, Preprocess, SSDLite
+from kornia_mvit.models.modes import build_classifier
 from kornia_mvit.weights.cards import Model
 from tests.models.networks import DEEP
 
 TASKS = ("classification", "segmentation", "detection")
 # Each task, and two sizes of network; test_graph.py holds that the other pairs have no operators besides.
+NARROW = "v2-0.05"  # the second version, as narrow as it gets
 NETWORKS = (*(("xxs", task) for task in TASKS), ("s", "classification"))
 
 
 def build(task: str, mode: str | MobileViTConfig = DEEP, preprocess: Preprocess | None = None) -> Model:
     """Return a model with weights that make something of what it sees, and statistics that are no identity."""
     torch.manual_seed(0)
+    small = isinstance(mode, MobileViTConfig) or mode == NARROW
     if task == "classification":
-        model: Model = MobileViTClassifier(mode, 5)
+        model: Model = build_classifier(mode, 5)
     elif task == "segmentation":
-        model = DeepLabV3(mode, 4, aspp_channels=8 if isinstance(mode, MobileViTConfig) else 256, aux_channels=8)
+        model = DeepLabV3(mode, 4, aspp_channels=8 if small else 256, aux_channels=8)
     else:
-        model = SSDLite(
-            mode, 4, widths=(8,) * 6 if isinstance(mode, MobileViTConfig) else (512, 256, 256, 128, 128, 64)
-        )
+        model = SSDLite(mode, 4, widths=(8,) * 6 if small else (512, 256, 256, 128, 128, 64))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)

@@ -47,6 +47,8 @@ CONVOLUTIONAL = MobileViTConfig(
 _GOLDEN = Path(__file__).parents[1] / "golden"
 APPLE = json.loads((_GOLDEN / "apple_classification_xxs.json").read_text())
 DETECTION = json.loads((_GOLDEN / "apple_detection.json").read_text())  # the shapes of each name are those of its modes
+# of the second version at width 0.5, by task: the names and shapes of Apple's weights, and cases
+SECOND = json.loads((_GOLDEN / "apple_v2.json").read_text())
 
 
 def apple_array(name: str, shape: list[int]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
@@ -82,6 +84,13 @@ def apple_detector(mode: str = "xxs") -> dict[str, Tensor]:
     """The golden weights of Apple's detector, under its names."""
     shapes = {name: sizes[DETECTION["modes"].index(mode)] for name, sizes in DETECTION["keys"].items()}
     return {name: torch.from_numpy(np.asarray(apple_array(name, shape))) for name, shape in shapes.items()}
+
+
+def apple_second(task: str) -> dict[str, Tensor]:
+    """The golden weights of Apple's second version at width 0.5, under its names."""
+    return {
+        name: torch.from_numpy(np.asarray(apple_array(name, shape))) for name, shape in SECOND[task]["keys"].items()
+    }
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -7,10 +7,9 @@ from kornia.augmentation.container import ImageSequential
 from kornia.models.vit_mobile import MobileViT as KorniaMobileViT
 from torch import nn
 
-from kornia_mvit.models.layers import DropPath
+from kornia_mvit.models.layers import DropPath, InvertedResidual
 from kornia_mvit.models.mobilevit import (
     VARIANTS,
-    InvertedResidual,
     MobileViT,
     MobileViTClassifier,
     MobileViTConfig,

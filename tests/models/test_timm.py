@@ -4,10 +4,12 @@ import pytest
 import timm
 import torch
 
-from kornia_mvit import MobileViTClassifier, load_checkpoint, register_in_timm
+from kornia_mvit import MobileViTClassifier, MobileViTV2Classifier, load_checkpoint, register_in_timm
+from kornia_mvit.models.mobilevitv2 import WIDTHS
 from tests.weights.peers import randomise
 
-NAMES = ["kornia_mvit_s", "kornia_mvit_xs", "kornia_mvit_xxs"]
+SECOND = {f"kornia_mvit_v2_{round(100 * width):03d}": width for width in WIDTHS}
+NAMES = ["kornia_mvit_s", *SECOND, "kornia_mvit_xs", "kornia_mvit_xxs"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +38,29 @@ class TestRegisterInTimm:
         image = torch.rand(2, 1, 64, 96)
         with torch.no_grad():
             torch.testing.assert_close(model(image), ours(image))
+
+    @pytest.mark.parametrize("name", SECOND)
+    def test_the_second_version(self, name):
+        with torch.device("meta"):
+            state = create(name, num_classes=5).state_dict()
+            ours = MobileViTV2Classifier(SECOND[name], 5).state_dict()
+        assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in ours.items()}
+
+    def test_maps_of_the_second_version(self):
+        model = create("kornia_mvit_v2_050", features_only=True, in_chans=1, output_stride=16)
+        assert model.feature_info.channels() == [32, 64, 128, 192, 256]
+        assert model.feature_info.reduction() == [2, 4, 8, 16, 16]
+        with torch.no_grad():
+            assert [m.shape[1] for m in model(torch.rand(1, 1, 64, 96))] == [32, 64, 128, 192, 256]
+
+    def test_weights_of_timm_for_the_second_version(self, tmp_path):
+        theirs = randomise(timm.create_model("mobilevitv2_050", num_classes=1000)).eval()
+        torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+        place = {"file": str(tmp_path / "theirs.pt"), "hf_hub_id": None}
+        model = create("kornia_mvit_v2_050", pretrained=True, pretrained_cfg_overlay=place)
+        image = torch.rand(1, 3, 64, 96)
+        with torch.no_grad():
+            torch.testing.assert_close(model(image), theirs(image), atol=1e-4, rtol=1e-4)
 
     def test_weights_of_timm(self, tmp_path):
         theirs = randomise(timm.create_model("mobilevit_xxs", num_classes=1000)).eval()

@@ -46,7 +46,28 @@ def kornia(mode: str, num_classes: int = 0) -> nn.Module:
     return KorniaMobileViT(mode)
 
 
+def timm_second(width: float, num_classes: int = 7, **options: Any) -> nn.Module:
+    from timm import create_model
+
+    return create_model(f"mobilevitv2_{round(100 * width):03d}", num_classes=num_classes, **options)
+
+
+def transformers_second(width: float, num_classes: int = 7) -> nn.Module:
+    from transformers import MobileViTV2Config, MobileViTV2ForImageClassification
+
+    return MobileViTV2ForImageClassification(MobileViTV2Config(width_multiplier=width, num_labels=num_classes))
+
+
+def transformers_second_segmentation(width: float, num_classes: int = 7, **options: Any) -> nn.Module:
+    from transformers import MobileViTV2Config, MobileViTV2ForSemanticSegmentation
+
+    options = {"output_stride": 16, **options}
+    config = MobileViTV2Config(width_multiplier=width, num_labels=num_classes, **options)
+    return MobileViTV2ForSemanticSegmentation(config)
+
+
 PEERS = {"timm": timm, "transformers": transformers, "kornia": kornia}
+SECOND = {"timm": timm_second, "transformers": transformers_second}
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

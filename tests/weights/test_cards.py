@@ -7,7 +7,7 @@ from torch import nn
 
 from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, MobileViTConfig, Preprocess, SSDLite
 from kornia_mvit.models.mobilevit import Stage
-from kornia_mvit.weights.cards import find_config, from_card, model_card, read_card, task_of
+from kornia_mvit.weights.cards import from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError
 
 SHALLOW = MobileViTConfig(stem=4, expand=1, stages=(Stage(4), Stage(4, dim=4, depth=1)), head_channels=4, heads=2)
@@ -106,8 +106,3 @@ def test_task_of():
         None,
         None,
     ]
-
-
-def test_find_config():
-    assert find_config(MobileViT("xs", variant="kornia").config) == ("xs", "kornia")
-    assert find_config(SHALLOW) is None

@@ -151,17 +151,6 @@ class TestLoadCheckpoint:
         with pytest.raises(CheckpointError, match="5 classes, the model 7"):
             load_checkpoint(MobileViTClassifier("xxs", 7, variant="kornia"), state)
 
-    @pytest.mark.parametrize("width", ["050", "150"])
-    def test_second_version(self, width):
-        from timm import create_model
-
-        with torch.device("meta"):
-            names = list(create_model(f"mobilevitv2_{width}").state_dict())
-        theirs = ["mobilevitv2.conv_stem.convolution.weight", "layer_3.1.global_rep.0.pre_norm_attn.1.qkv_proj.weight"]
-        for state in (names, [f"module.{name}" for name in names], theirs[:1], theirs[1:]):
-            with pytest.raises(CheckpointError, match="is a MobileViTv2"):
-                read_weights({"state_dict": {name: torch.zeros(1) for name in state}})
-
     @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
     def test_weights_that_are_no_floats(self, dtype):
         model = ours("native")

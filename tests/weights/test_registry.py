@@ -10,7 +10,8 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from kornia_mvit import MobileViTClassifier, Preprocess
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess
+from kornia_mvit.weights import registry
 from kornia_mvit.weights.cards import model_card
 from kornia_mvit.weights.checkpoints import save_checkpoint
 from kornia_mvit.weights.files import CheckpointError, write_checkpoint
@@ -30,18 +31,61 @@ from tests.weights.test_checkpoints import SMALL, ours, same
 class TestListWeights:
     def test_feature(self):
         counts = {task: len(list_weights(task)) for task in ("classification", "segmentation", "detection")}
-        assert counts == {"classification": 9, "segmentation": 6, "detection": 3}
-        assert len(list_weights()) == 18
+        assert counts == {"classification": 44, "segmentation": 18, "detection": 10}
+        assert len(list_weights()) == 72
         sizes = {"classification": (256, 256), "segmentation": (512, 512), "detection": (320, 320)}
         for name in list_weights():
             record = find_weights(name)
-            assert (record.channel_order == "rgb") == (record.layout == "timm")
+            second = record.mode.startswith("v2-")
+            # Apple's code read the files of the first version's training as BGR
+            assert (record.channel_order == "rgb") == (second or record.layout == "timm")
             assert record.preprocess.channel_order == "rgb"
-            assert record.preprocess.output_size == sizes[record.task]
-            assert f"_{record.mode}." in name
+            assert record.preprocess.output_size == ((384, 384) if name.endswith("_384") else sizes[record.task])
+            short = f"{round(100 * float(record.mode[3:])):03d}" if second else record.mode
+            assert f"mobilevit{'v2' if second else ''}_{short}." in name
             assert all(15 < score < 100 for score in record.score.values())
             # detection's classes are listed without their background
             assert len(class_names(record.classes)) == record.num_classes - (record.task == "detection")
+
+    def test_second_version(self):
+        """Addresses as Apple's model zoo has them, and what weights do not show."""
+        root = "https://docs-assets.developer.apple.com/ml-research/models/cvnets-v2/"
+        for name, place in (
+            ("mobilevitv2_075.apple_in1k", "classification/mobilevitv2/imagenet1k/256x256/mobilevitv2-0.75.pt"),
+            (
+                "mobilevitv2_150.apple_in21k_ft_in1k_384",
+                "classification/mobilevitv2/imagenet21k_to_1k/384x384/mobilevitv2-1.5.pt",
+            ),
+            ("ssdlite_mobilevitv2_200.apple_coco", "detection/mobilevitv2/coco-ssd-mobilevitv2-2.0.pt"),
+            (
+                "deeplabv3_mobilevitv2_100.apple_ade20k",
+                "segmentation/ade20k/mobilevitv2/deeplabv3-mobilevitv2-1.0.pt",
+            ),
+        ):
+            assert find_weights(name).source == root + place
+        assert find_weights("mobilevitv2_200.timm_in22k_ft_in1k_384").source == (
+            "timm/mobilevitv2_200.cvnets_in22k_ft_in1k_384"
+        )
+        strides = {
+            name: find_weights(name).arguments["output_stride"]
+            for name in list_weights("segmentation")
+            if find_weights(name).mode == "v2-1.0"
+        }
+        assert strides == {
+            "deeplabv3_mobilevitv2_100.apple_voc": 16,
+            "deeplabv3_mobilevitv2_100.apple_ade20k": 8,
+            "deeplabv3_mobilevitv2_100.transformers_voc": 16,
+        }
+
+    def test_second_version_is_built(self, tmp_path, monkeypatch):
+        """As a record says, from a file at its address."""
+        name = "deeplabv3_mobilevitv2_050.apple_ade20k"
+        save_checkpoint(randomise(DeepLabV3("v2-0.5", 150)), tmp_path / f"{name}.pt", "apple")
+        monkeypatch.setattr(registry, "_fetch", lambda record: tmp_path / f"{record.name}.pt")
+        model = from_pretrained(name)
+        assert (model.backbone.feature_strides[-1], model.rates, model.align_corners) == (8, (12, 24, 36), True)
+        assert (model.class_names[0], model.class_names[149]) == ("wall", "flag")
+        assert model.preprocess == Preprocess(size=(512, 512))
 
     def test_exception(self):
         with pytest.raises(ValueError, match=r"'mobilevit_m'; nearest: mobilevit_"):
@@ -50,13 +94,13 @@ class TestListWeights:
 
 class TestClassNames:
     def test_feature(self):
-        assert [len(class_names(name)) for name in ("imagenet-1k", "coco", "voc")] == [1000, 80, 21]
+        assert [len(class_names(name)) for name in ("imagenet-1k", "coco", "voc", "ade20k")] == [1000, 80, 21, 150]
         assert class_names("imagenet-1k")[281] == "tabby"
         assert class_names("coco")[0] == "person"
         assert class_names("voc")[15] == "person"
 
     def test_exception(self):
-        with pytest.raises(ValueError, match=r"'cifar'; available: 'coco', 'imagenet-1k', 'voc'"):
+        with pytest.raises(ValueError, match=r"'cifar'; available: 'ade20k', 'coco', 'imagenet-1k', 'voc'"):
             class_names("cifar")
 
 

@@ -16,7 +16,7 @@ from kornia_mvit.inference.engines.int8 import Int8, prepare_calibration
 from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
 from kornia_mvit.inference.engines.timing import time_in_turn
 from kornia_mvit.models.fast import slice_size
-from kornia_mvit.models.mobilevit import MobileViT
+from kornia_mvit.models.staged import StagedBackbone
 
 __all__ = ["Optimized", "optimize"]
 
@@ -259,7 +259,7 @@ class _Slices:
 
 def _slice_size(model: nn.Module, image: Tensor) -> int | None:
     """How many images fit the CPU's cache, if that is fewer than there are."""
-    backbone = next((module for module in model.modules() if isinstance(module, MobileViT)), None)
+    backbone = next((module for module in model.modules() if isinstance(module, StagedBackbone)), None)
     with torch.inference_mode():
         return None if backbone is None else slice_size(backbone, image)
 

@@ -1,11 +1,12 @@
 """The names of cvnets, Apple's training code.
 
-The published files are of its first release, whose names of heads come first; its later code has the others.
+The published files of the first version are of its first release, whose names of heads come first; its later code,
+which made those of the second version, has the others.
 """
 
 from kornia_mvit.weights.layouts.rules import Head, Layout, name_deeplab
 
-__all__ = ["APPLE"]
+__all__ = ["APPLE", "APPLE_V2"]
 
 
 def _name_ssdlite(prefix: str) -> Head:
@@ -28,25 +29,50 @@ def _name_ssdlite(prefix: str) -> Head:
     return Head(prefix, {ours: (theirs,) for ours, theirs in names.items()}, shapes)
 
 
+def _name_segmentation(*names: tuple[str, str, str]) -> Head:
+    """Name the parts of a DeepLabV3; of each release the last layer, and the auxiliary head's convolution and last."""
+    return name_deeplab(
+        "encoder.",
+        "seg_head.aspp.aspp_layer",
+        "aspp_pool.conv_1x1",
+        ("block.conv", "block.norm"),
+        tuple(classifier for classifier, _, _ in names),
+        *((project, last) for _, project, last in names),
+    )
+
+
+_FIRST = (
+    "seg_head.classifier.classifier.block.conv",
+    "seg_head.aux_head.aux_projection",
+    "seg_head.aux_head.aux_classifier.block.conv",
+)
+_LATER = ("seg_head.classifier.block.conv", "seg_head.aux_head.0", "seg_head.aux_head.2.block.conv")
+_NORMS = (  # after the layers of each block, by their number
+    (r"^stages\.2\.1\.norm$", "layer_3.1.global_rep.2"),
+    (r"^stages\.3\.1\.norm$", "layer_4.1.global_rep.4"),
+    (r"^stages\.4\.1\.norm$", "layer_5.1.global_rep.3"),
+)
+_STAGES = (
+    (r"^stem", "conv_1"),
+    (r"^stages\.0", "layer_1"),
+    (r"^stages\.1", "layer_2"),
+    (r"^stages\.2", "layer_3"),
+    (r"^stages\.3", "layer_4"),
+    (r"^stages\.4", "layer_5"),
+    (r"\.expand\.", ".block.exp_1x1."),
+    (r"\.depthwise\.", ".block.conv_3x3."),
+    (r"\.project\.", ".block.red_1x1."),
+    (r"\.proj_out\.", ".conv_proj."),
+)
+
 APPLE = Layout(
     rules=(
-        (r"^stages\.2\.1\.norm$", "layer_3.1.global_rep.2"),  # after the transformer's layers, by their number
-        (r"^stages\.3\.1\.norm$", "layer_4.1.global_rep.4"),
-        (r"^stages\.4\.1\.norm$", "layer_5.1.global_rep.3"),
+        *_NORMS,
         (r"\.(conv|norm)$", r".block.\1"),
-        (r"^stem", "conv_1"),
+        *_STAGES,
         (r"^head_conv", "conv_1x1_exp"),
-        (r"^stages\.0", "layer_1"),
-        (r"^stages\.1", "layer_2"),
-        (r"^stages\.2", "layer_3"),
-        (r"^stages\.3", "layer_4"),
-        (r"^stages\.4", "layer_5"),
-        (r"\.expand\.", ".block.exp_1x1."),
-        (r"\.depthwise\.", ".block.conv_3x3."),
-        (r"\.project\.", ".block.red_1x1."),
         (r"\.local\.", ".local_rep.conv_3x3."),
         (r"\.proj_in\.", ".local_rep.conv_1x1."),
-        (r"\.proj_out\.", ".conv_proj."),
         (r"\.transformer\.", ".global_rep."),
         (r"\.norm1$", ".pre_norm_mha.0"),
         (r"\.attn\.qkv$", ".pre_norm_mha.1.qkv_proj"),
@@ -57,15 +83,29 @@ APPLE = Layout(
     ),
     heads={
         "classification": Head("", {"classifier": ("classifier.fc",)}),
-        "segmentation": name_deeplab(
-            "encoder.",
-            "seg_head.aspp.aspp_layer",
-            "aspp_pool.conv_1x1",
-            ("block.conv", "block.norm"),
-            ("seg_head.classifier.classifier.block.conv", "seg_head.classifier.block.conv"),
-            ("seg_head.aux_head.aux_projection", "seg_head.aux_head.aux_classifier.block.conv"),
-            ("seg_head.aux_head.0", "seg_head.aux_head.2.block.conv"),
-        ),
+        "segmentation": _name_segmentation(_FIRST, _LATER),
+        "detection": _name_ssdlite("encoder."),
+    },
+)
+
+APPLE_V2 = Layout(
+    rules=(
+        *_NORMS,
+        (r"\.(conv|norm)$", r".block.\1"),
+        *_STAGES,
+        (r"\.local\.", ".local_rep.0."),
+        (r"\.proj_in\.", ".local_rep.1."),
+        (r"\.layers\.", ".global_rep."),
+        (r"\.norm1$", ".pre_norm_attn.0"),
+        (r"\.attn\.qkv$", ".pre_norm_attn.1.qkv_proj.block.conv"),
+        (r"\.attn\.proj$", ".pre_norm_attn.1.out_proj.block.conv"),
+        (r"\.norm2$", ".pre_norm_ffn.0"),
+        (r"\.fc1$", ".pre_norm_ffn.1.block.conv"),
+        (r"\.fc2$", ".pre_norm_ffn.3.block.conv"),
+    ),
+    heads={
+        "classification": Head("", {"classifier": ("classifier.1",)}),
+        "segmentation": _name_segmentation(_LATER, _FIRST),
         "detection": _name_ssdlite("encoder."),
     },
 )
