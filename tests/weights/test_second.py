@@ -224,17 +224,17 @@ class TestCards:
         save_checkpoint(ours(), tmp_path / "a.pt")
         held = read_checkpoint(tmp_path / "a.pt")
         held[CARD_KEY]["model"]["mode"] = mode
-        torch.save(held, tmp_path / "a.pt")
-        with pytest.raises(CheckpointError, match=r"a\.pt tells of cannot be built"):
-            from_pretrained(tmp_path / "a.pt")
+        torch.save(held, tmp_path / "b.pt")  # the first one's weights are read as they are needed
+        with pytest.raises(CheckpointError, match=r"b\.pt tells of cannot be built"):
+            from_pretrained(tmp_path / "b.pt")
 
     def test_a_width_larger_than_the_file(self, tmp_path):
         save_checkpoint(ours(), tmp_path / "a.pt")
         held = read_checkpoint(tmp_path / "a.pt")
         held[CARD_KEY]["model"]["mode"] = "v2-8.0"
-        torch.save(held, tmp_path / "a.pt")
+        torch.save(held, tmp_path / "b.pt")
         with pytest.raises(CheckpointError, match=r"it has [\d,]+ weights, and the file holds [\d,]+ bytes"):
-            from_pretrained(tmp_path / "a.pt")
+            from_pretrained(tmp_path / "b.pt")
 
     @pytest.mark.parametrize("layout", ["apple", "timm", "transformers"])
     def test_files_of_others(self, layout, tmp_path):
