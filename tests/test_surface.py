@@ -77,7 +77,10 @@ CHANGED: dict[str, tuple[set[str], str]] = {
     "models.ssdlite:SSDLite": ({"mode"}, "as above"),
     "training:ClassificationTask": ({"raw_weights"}, "the new name says the opposite"),
     "training:DetectionTask": ({"raw_weights"}, "the new name says the opposite"),
-    "training:SegmentationTask": ({"raw_weights"}, "the new name says the opposite"),
+    "training:SegmentationTask": (
+        {"raw_weights", "aspp_channels"},
+        "the new name says the opposite; None is 256 as before, and 512 on the second version",
+    ),
     "training.evaluation:thumbnail": ({"side"}, "a constant of the module in place of a number"),
     "training.tasks:ClassificationTask": ({"raw_weights"}, "the new name says the opposite"),
     "weights.layouts:Layout": (set(_RULES), "ordered rules in place of a field for each part"),

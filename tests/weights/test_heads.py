@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier, SSDLite
+from kornia_mvit import DeepLabV3, SSDLite
+from kornia_mvit.models.modes import build_classifier
+from kornia_mvit.models.staged import Classifier
 from kornia_mvit.weights.cards import MODELS
 from kornia_mvit.weights.files import CheckpointError
 from kornia_mvit.weights.layouts.heads import HEADS, find_head, head_from_native, head_name, head_to_native
@@ -38,7 +40,8 @@ def apple_names(*, later=False, aux=False):
 
 def own_head(task, **arguments):
     """The names and weights beside the backbone of a model of ours."""
-    state = MODELS[task]("xxs", 7, **arguments).state_dict()
+    build = {**MODELS, "classification": build_classifier}[task]
+    state = build("xxs", 7, **arguments).state_dict()
     return {name: value for name, value in state.items() if not name.startswith("backbone.")}
 
 
@@ -104,6 +107,6 @@ class TestFindHead:
         assert find_head(["x.a"], "kornia", "x.") == ("x.", None)
 
     def test_the_models_of_all_tasks_are_named(self):
-        assert {MobileViTClassifier, DeepLabV3, SSDLite} == set(MODELS.values())
+        assert {Classifier, DeepLabV3, SSDLite} == set(MODELS.values())
         assert all(set(MODELS) == set(HEADS[layout]) for layout in ("native", "apple"))
         assert set(MODELS) - set(HEADS["transformers"]) == {"detection"}
