@@ -525,6 +525,18 @@ class TestHeads:
         sum(y.sum() for y in outputs).backward()
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
+    @pytest.mark.parametrize(
+        ("output_stride", "patch", "whole"), [(16, 2, (96, 128)), (8, 2, (80, 112)), (16, 3, (96, 144))]
+    )
+    def test_padding(self, output_stride, patch, whole):
+        """To maps that patches divide, which then cover the image exactly; cropped, the logits are those in it."""
+        model = DeepLabV3("v2-0.05", 5, output_stride=output_stride, patch_size=patch, aspp_channels=4).eval()
+        x = torch.rand(1, 3, 80, 100)
+        padded = nn.functional.pad(x, (0, whole[1] - 100, 0, whole[0] - 80), mode="replicate")
+        assert model.backbone.feature_sizes(whole)[-1] == tuple(side // output_stride for side in whole)
+        with torch.no_grad():
+            BaseTester.assert_close(model(x), model(padded)[..., :80, :100])
+
     def test_width_of_the_pyramid(self):
         with torch.device("meta"):
             assert [DeepLabV3(mode).aspp_channels for mode in ("xxs", "v2-0.5")] == [256, 512]
