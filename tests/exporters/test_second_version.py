@@ -42,23 +42,24 @@ class TestFuse:
 
     def test_optimize(self):
         model, image = build("classification", NARROW), torch.rand(2, 3, 64, 96)
-        fast = optimize(model, image, mode="eager")
+        fast = optimize(model, image, engine="eager")
         with torch.no_grad():
             torch.testing.assert_close(fast(image), model(image), atol=1e-4, rtol=1e-4)
         count = sum(isinstance(module, ConvNormAct) for module in model.modules())
         assert fast.steps[0] == f"fused batch normalisation and activations into {count} convolutions"
 
     @pytest.mark.long
-    @pytest.mark.parametrize("mode", ["openvino", "onnxruntime", "compile"])
-    def test_engines(self, mode):
+    @pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "compile"])
+    def test_engines(self, engine):
         model, image = build("classification", "v2-0.5"), torch.rand(2, 3, 224, 160)
-        fast = optimize(model, image, mode=mode)
+        fast = optimize(model, image, engine=engine)
         with torch.no_grad():
             torch.testing.assert_close(fast(image), model(image), atol=1e-4, rtol=1e-4)
 
 
 class TestOnnx:
-    @pytest.mark.parametrize("task", ["detection", *(pytest.param(t, marks=pytest.mark.long) for t in TASKS[:2])])
+    @pytest.mark.long
+    @pytest.mark.parametrize("task", TASKS)
     def test_all_sizes(self, task, tmp_path):
         model = build(task, NARROW)
         found = compare(load_onnx(to_onnx(model, tmp_path / "m.onnx")), deployable(model, fused=False), images())
@@ -86,10 +87,10 @@ class TestOnnx:
         torch.testing.assert_close(theirs.boxes, ours.boxes, atol=1e-2, rtol=1e-3)
         assert theirs.names == ours.names
 
+    @pytest.mark.long
     def test_int8(self, tmp_path):
         model = build("classification", NARROW)
-        calibration = [torch.rand(2, 3, 64, 96) for _ in range(2)]
-        path = quantize_onnx(model, tmp_path / "m.onnx", calibration)
+        path = quantize_onnx(model, tmp_path / "m.onnx", photos())
         assert compare(load_onnx(path), model, images()[:1]).difference < 1.0
 
 
@@ -104,7 +105,7 @@ class TestOpenvino:
     @pytest.mark.long
     def test_int8(self, tmp_path):
         model = build("classification", NARROW)
-        path = quantize_openvino(model, tmp_path / "m.xml", [torch.rand(2, 3, 64, 96) for _ in range(2)])
+        path = quantize_openvino(model, tmp_path / "m.xml", photos())
         assert compare(load_openvino(path), model, images()[:1]).difference < 1.0
 
 
@@ -118,12 +119,12 @@ class TestExecutorch:
 
 
 class TestCoreml:
-    @pytest.mark.parametrize("size", [(64, 96), pytest.param((75, 130), marks=pytest.mark.long)])
-    def test_operations(self, size, tmp_path):
+    @pytest.mark.long
+    @pytest.mark.parametrize(("size", "resized"), [((64, 128), 0), ((75, 130), 3)])
+    def test_operations(self, size, resized, tmp_path):
         model = build("classification", NARROW)
         spec = read(to_coreml(model, tmp_path / "m.mlpackage", size=size))
         found = Counter(operations(spec))
         assert found["conv"] == sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
         assert found["softmax"] == 9
-        resized = sum(found[name] for name in found if "upsample" in name or "resize" in name)
-        assert resized == (0 if size == (64, 96) else 2)
+        assert sum(found[name] for name in found if "upsample" in name or "resize" in name) == resized
