@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.ops.geometry import constant
+from kornia_mvit.parsing import brief
 
 __all__ = [
     "check_flip_pairs",
@@ -45,12 +46,12 @@ def check_flip_pairs(pairs: Sequence[Sequence[int]], name: str = "keypoint_flip_
         ((1, 2), (3, 4))
     """
     if not isinstance(pairs, list | tuple):
-        raise TypeError(f"{name} is {pairs!r}; expected pairs of keypoints, such as [(1, 2), (3, 4)]")
+        raise TypeError(f"{name} is {brief(pairs)}; expected pairs of keypoints, such as [(1, 2), (3, 4)]")
     found: list[tuple[int, int]] = []
     partners: dict[int, Sequence[int]] = {}
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(type(number) is int for number in pair):
-            raise TypeError(f"{name} has {pair!r}; each pair is two numbers of keypoints, such as (1, 2)")
+            raise TypeError(f"{name} has {brief(pair)}; each pair is two numbers of keypoints, such as (1, 2)")
         left, right = pair
         if min(pair) < 0:
             raise ValueError(f"{name} has ({left}, {right}); keypoints count from 0")
@@ -83,7 +84,7 @@ def check_lines(lines: Sequence[Sequence[int]], count: int, name: str = "skeleto
     """
     for line in lines:
         if not isinstance(line, list | tuple) or len(line) != 2 or not all(type(v) is int for v in line):
-            raise ValueError(f"{name} has {line!r}; each line is two numbers of keypoints, such as (0, 1)")
+            raise ValueError(f"{name} has {brief(line)}; each line is two numbers of keypoints, such as (0, 1)")
         if min(line) < 0 or max(line) >= count:
             raise ValueError(f"{name} has the line {tuple(line)}, but there are {count} keypoints, numbered from 0")
     return tuple((line[0], line[1]) for line in lines)
@@ -130,7 +131,7 @@ def pairs_of_order(order: Sequence[int], count: int, name: str = "flip_idx") -> 
         ((1, 2),)
     """
     if not isinstance(order, list | tuple) or not all(type(v) is int and 0 <= v < count for v in order):
-        raise ValueError(f"{name} is {order!r}; expected the partner of each keypoint, from 0 to {count - 1}")
+        raise ValueError(f"{name} is {brief(order)}; expected the partner of each keypoint, from 0 to {count - 1}")
     if len(order) != count:
         raise ValueError(f"{name} has {len(order)} numbers, but there are {count} keypoints; give one for each")
     for place, partner in enumerate(order):

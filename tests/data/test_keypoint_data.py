@@ -154,6 +154,8 @@ class TestCOCOData:
             ),
             (lambda data: data["categories"][0].update(skeleton=[[1, 18]]), r"\[1, 18\].*1 to 17"),
             (lambda data: data["categories"][0].update(skeleton=[5]), "has 5; each line is two"),
+            (lambda data: data["categories"][0].update(skeleton=7), "has 7; each line is two"),
+            (lambda data: data["categories"][0].update(skeleton={"a": 1}), "each line is two"),
             (lambda data: data["categories"][0].update(keypoints="nose"), "is 'nose', not a list of names"),
             (
                 lambda data: data["categories"].append({"id": 2, "name": "hand", "keypoints": ["thumb"]}),

@@ -124,7 +124,8 @@ def _keypoints_of(data: Any, path: str | Path) -> tuple[tuple[str, ...], tuple[t
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"keypoints of category {brief(first.get('name'))} is {brief(names)}, not a list of names")
         lines = []
-        for line in first.get("skeleton") or []:
+        drawn = first.get("skeleton") or []
+        for line in drawn if isinstance(drawn, list) else [drawn]:
             numbers = [_whole(number) for number in line] if isinstance(line, list) else []
             if len(numbers) != 2 or not all(number is not None and 0 < number <= len(names) for number in numbers):
                 raise ValueError(
