@@ -22,6 +22,8 @@ from kornia_mvit.weights import find_weights, list_weights
 NOTEBOOKS = (
     "classification",
     "augmentation_aware",
+    "learned_ranges",
+    "mixing_targets",
     "segmentation",
     "detection",
     "test_time_augmentation",

@@ -345,7 +345,7 @@ class AugmentationPipeline(Inverses, nn.Module):
 
     @property
     def mix(self) -> AnyMix | tuple[AnyMix, ...] | None:
-        """What mixes images with each other: one mix, several in order, or None."""
+        """Return what mixes images with each other, one mix or several in order; None for nothing."""
         return self.mixes if len(self.mixes) > 1 else self.mixes[0] if self.mixes else None
 
     def set_epoch(self, epoch: int) -> None:
