@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 _NUMBERS = 2**63  # from which on a tensor holds none
+_LARGEST = torch.finfo(torch.float32).max
 _ROUNDING = 1e-3  # of an image's side: formats with few digits put boxes so far beyond it
 
 
@@ -83,7 +84,7 @@ def read_points(values: Sequence[float], limit: float = math.inf) -> tuple[list[
         x, y, state = values[place : place + 3]
         if state not in (0, 1, 2):
             return [0.0] * len(values), f"has keypoint {place // 3} of visibility {state:g}, which is not 0, 1 or 2"
-        if state and not (math.isfinite(x) and math.isfinite(y)):
+        if state and not (abs(x) <= _LARGEST and abs(y) <= _LARGEST):  # so that NaN fails too
             return [0.0] * len(values), f"has keypoint {place // 3} at ({x:g}, {y:g}), which is not finite"
         if state and max(x, y) > limit:
             return [0.0] * len(values), f"has keypoint {place // 3} at ({x:g}, {y:g}), above 1; points are shares"

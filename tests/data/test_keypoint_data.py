@@ -129,6 +129,7 @@ class TestCOCOData:
             ([1, 2, 2] * 16 + [1, 2], "has 50 numbers of keypoints"),
             ([1, 2, 2] * 16 + [1, 2, 3], "annotation 2 has keypoint 16 of visibility 3"),
             ([1, "x", 2] * 17, r"keypoint 0 at \(1, nan\), which is not finite"),
+            ([1e300, 1, 2] * 17, r"keypoint 0 at \(1e\+300, 1\), which is not finite"),
             ("none", "annotation 2 has keypoints 'none', not a list"),
         ],
     )
