@@ -16,7 +16,6 @@ from kornia_mvit.ops.geometry import (
     invert,
     is_inside,
     is_within,
-    pixel_index,
     source_points,
     transform_points,
 )
@@ -173,15 +172,7 @@ class Geometry:
                 the end.
         """
         x, y, seen = self.source(first, last, torch.float32)
-        x, y = self._in_view(x, y, first)
-
-        def warp(part: Tensor, images: slice, _: Tensor | None) -> Tensor:
-            inside = None if seen is None else seen.part(images)
-            index = pixel_index(x[images], y[images], (int(part.shape[-2]), int(part.shape[-1])))
-            chosen = rows if rows is None else rows[images]
-            return read_instances(part, index.expand(len(part), -1, -1), inside, chosen)
-
-        return in_slices(masks, warp)
+        return read_instances(masks, *self._in_view(x, y, first), seen, rows)
 
     def _in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
         """Bring points of a canvas to the pixels that are image, so that the padding beside them is not read."""

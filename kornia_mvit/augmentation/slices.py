@@ -75,6 +75,11 @@ class Seen:
         """Return the mask of the batch: (B, h, w)."""
         return self._masks[0] & self._masks[1]
 
+    def sides(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Return the masks of columns (b, 1, w) and of rows (b, h, 1) of some images, where rows stay rows."""
+        across, down = (mask[rows] if len(mask) > 1 else mask for mask in self._masks)
+        return across, down
+
     def part(self, rows: slice) -> Tensor | None:
         """Return the mask (b, h, w) of some images, or None where a slice on a CPU has all of them in view."""
         across, down = (mask[rows] for mask in self._masks)

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess, policies
 from kornia_mvit.augmentation.outlines import read_instances
+from kornia_mvit.augmentation.slices import Seen
 from kornia_mvit.ops.boxes import masks_to_boxes
+from kornia_mvit.ops.geometry import EDGE_TOLERANCE
 from tests.augmentation.scenes import IGNORE, STACKS
 
 SIZES = st.tuples(st.integers(49, 75), st.integers(49, 75))
@@ -146,22 +148,42 @@ class TestInstances:
 
 
 class TestReadInstances:
-    @settings(max_examples=60)
-    @given(st.integers(0, 2**20), st.integers(0, 19), st.sampled_from([torch.bool, torch.uint8]), st.booleans())
-    def test_as_one_by_one(self, seed, count, dtype, hidden):
+    @settings(max_examples=100)
+    @given(
+        st.integers(0, 2**20),
+        st.integers(0, 19),
+        st.sampled_from([(9, 7), (8, 16)]),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+    )
+    def test_as_one_by_one(self, seed, count, size, upright, hidden, chosen):
+        """At points of any order, objects that are seen in part, and sides of eight pixels, which are read as one."""
+        height, width = size
         r = torch.Generator().manual_seed(seed)
-        masks = (torch.rand(2, count, 7, 9, generator=r) < 0.5).to(dtype)
-        index = torch.randint(63, (2, 5, 11), generator=r)
-        inside = torch.rand(2, 5, 11, generator=r) < 0.5 if hidden else None
-        expected = torch.zeros(2, count, 5, 11, dtype=dtype)
-        for b, n in itertools.product(range(2), range(count)):
-            expected[b, n] = masks[b, n].flatten()[index[b]] * (1 if inside is None else inside[b])
-        assert read_instances(masks, index, inside).equal(expected)
-        rows = [torch.randperm(count, generator=r)[: count // 2].tolist() for _ in range(2)]
-        chosen = read_instances(masks, index, inside, rows)
-        for b, wanted in enumerate(rows):
-            assert chosen[b, : len(wanted)].equal(expected[b, wanted])
-            assert not chosen[b, len(wanted) :].any()
+        masks = torch.rand(2, count, *size, generator=r) < torch.rand(2, count, 1, 1, generator=r) / 2
+        masks = masks.to(torch.uint8) if seed % 2 else masks
+        shapes = ((2, 1, 11), (2, 5, 1)) if upright else ((2, 5, 11), (2, 5, 11))
+        x, y = (torch.rand(shape, generator=r) * (n + 4) - 2 for shape, n in zip(shapes, (width, height), strict=True))
+        if upright:
+            x, y = x.sort(2, descending=seed % 3 == 0).values, y.sort(1).values
+        seen = None
+        if hidden:
+            seen = Seen((x > 0) & (x < width), (y > 0) & (y < height))
+        expected = torch.zeros(2, count, 5, 11, dtype=masks.dtype)
+        for b, n, i, j in itertools.product(range(2), range(count), range(5), range(11)):
+            at = [float(v.expand(2, 5, 11)[b, i, j]) for v in (x, y)]
+            within = 0 < at[0] < width and 0 < at[1] < height
+            column, row = (
+                min(max(int((v + EDGE_TOLERANCE) // 1), 0), k - 1) for v, k in zip(at, (width, height), strict=True)
+            )
+            expected[b, n, i, j] = masks[b, n, row, column] * (within or not hidden)
+        rows = [torch.randperm(count, generator=r)[: count // 2].tolist() for _ in range(2)] if chosen else None
+        found = read_instances(masks, x, y, seen, rows)
+        for b in range(2):
+            wanted = list(range(count)) if rows is None else rows[b]
+            assert found[b, : len(wanted)].equal(expected[b, wanted])
+            assert not found[b, len(wanted) :].any()
 
 
 class TestBoxMethod:

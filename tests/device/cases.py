@@ -106,6 +106,28 @@ def photos(targets: str, *, padded: bool = False) -> Batch:
     return Batch(batch.image, size=batch.size, **{name: getattr(batch, name) for name in fields})
 
 
+def objects(*, padded: bool = False) -> Batch:
+    """Return images with boxes, and with instance masks and fields of the boxes."""
+    batch = photos("all", padded=padded)
+    rows = torch.arange(batch.boxes.shape[1])
+    masks = batch.mask[:, None] == rows[:, None, None] + 1
+    return batch.replace(instance_masks=masks, fields={"row": rows.expand(masks.shape[:2]).clone()})
+
+
+def following(method: str, *, padded: bool = False) -> Case:
+    def case(put: Put) -> Callable[[], Any]:
+        pipeline = put(AugmentationPipeline(POLICIES["detection_train"](), preprocess=RECORD, box_method=method))
+        batch = send(put, objects(padded=padded))
+
+        def step() -> Any:
+            out = pipeline.augment(batch, seed=3)[0]
+            return fields(out), out.fields
+
+        return step
+
+    return case
+
+
 def send(put: Put, batch: Batch) -> Batch:
     """Return a batch on the device as ``Batch.to`` does, with its sizes on the CPU as well."""
     out: Batch = put(batch)
@@ -314,6 +336,8 @@ STEPS: dict[str, Case] = {
         f"step, from what was drawn: {name}": step_of(name, drawn=True)
         for name in ("classification_train", "segmentation_train", "detection_train")
     },
+    **{f"augment, instance masks: {method}": following(method) for method in ("corners", "ellipse", "mask")},
+    "augment, instance masks, several sizes": following("corners", padded=True),
     "augment: letterbox": augmenting(lambda: policies.detection_train(40), "detection"),
     "augment and inverse: keypoints in pairs": paired,
     "mix: mixup": mixing(lambda: Mix(3, cutmix=0.0), ("label",)),

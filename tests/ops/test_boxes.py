@@ -19,6 +19,7 @@ from kornia_mvit.ops.boxes import (
     decode_boxes,
     encode_boxes,
     make_anchors,
+    masks_to_boxes,
     match_anchors,
     pairwise_iou,
 )
@@ -318,3 +319,28 @@ class TestAssignTargets:
         boxes, classes = truth(DETECTION["cases"][0])
         labels, deltas = assign_targets(anchors_of(64, 64, torch.float32), boxes.float(), classes)
         assert (labels.dtype, deltas.dtype) == (torch.int64, torch.float32)
+
+
+class TestMasksToBoxes:
+    @given(
+        st.integers(0, 2**16),
+        st.integers(1, 9),
+        st.integers(1, 9),
+        st.sampled_from([torch.bool, torch.uint8, torch.float32]),
+    )
+    def test_are_tight(self, seed, height, width, dtype):
+        r = torch.Generator().manual_seed(seed)
+        masks = (torch.rand(2, 3, height, width, generator=r) < 0.2).to(dtype)
+        boxes = masks_to_boxes(masks * 200 if dtype == torch.uint8 else -1 * masks if dtype == torch.float32 else masks)
+        for mask, box in zip(masks.flatten(0, 1), boxes.flatten(0, 1).tolist(), strict=True):
+            places = mask.nonzero()
+            expected = [0, 0, 0, 0]
+            if len(places):
+                (top, left), (bottom, right) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
+                expected = [left, top, right, bottom]
+            assert box == expected
+
+    def test_exception(self):
+        for shape in ((3,), (2, 0, 4)):
+            with pytest.raises(ValueError, match="expected masks of shape"):
+                masks_to_boxes(torch.zeros(shape))
