@@ -18,7 +18,6 @@ from kornia_mvit.ops.geometry import (
     SHARE_TOLERANCE,
     box_area,
     gather_pixels,
-    pixel_index,
     sample_bilinear,
 )
 
@@ -110,9 +109,8 @@ def _read_instances(masks: Tensor, layer: Layer) -> Tensor:
     """Return what is seen in the result of masks (M, N, h, w) of single objects of a layer's images: (M, N, H, W)."""
     if layer.places is None:
         return masks if layer.shown is None else masks.masked_fill(~layer.shown[:, None], 0)
-    x, y = layer.places
-    index = pixel_index(x, y, (masks.shape[-2], masks.shape[-1])).expand(len(masks), y.shape[1], x.shape[2])
-    return read_instances(masks, index, layer.shown)
+    out = read_instances(masks, *layer.places, None)
+    return out if layer.shown is None else out.masked_fill(~layer.shown[:, None], 0)
 
 
 def keep_boxes(boxes: Tensor) -> CutBoxes:
