@@ -35,6 +35,7 @@ __all__ = [
     "load_address",
     "move_run",
     "own_callbacks",
+    "recount_batches",
     "resume_averaging",
     "save_after_validation",
     "trainer_of",
@@ -128,6 +129,24 @@ def leave_finished_epoch(trainer: pl.Trainer) -> None:
         trainer.fit_loop.reset_restart_stage()
     for tracker in (progress.total, progress.current):
         tracker.completed = tracker.processed
+
+
+def recount_batches(trainer: pl.Trainer) -> None:
+    """Let the loop take over how many batches its loaders have in this epoch; by itself it counts once in a run."""
+    loop = trainer.fit_loop
+    combined, fetcher = loop._combined_loader, loop._data_fetcher
+    if combined is None or fetcher is None:
+        return
+    limit: Any = trainer.limit_train_batches
+    lengths = [len(loader) for loader in combined.flattened]
+    combined.limits = [int(n * limit) if isinstance(limit, float) else min(n, limit) for n in lengths]
+    count = len(combined)
+    fetcher.length, fetcher.done = count, count == 0
+    loop.max_batches = count
+    interval: Any = trainer.val_check_interval
+    if isinstance(interval, float):
+        check: Any = trainer
+        check.val_check_batch = max(1, int(count * interval))
 
 
 class EpochMetrics:

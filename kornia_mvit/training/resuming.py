@@ -22,6 +22,7 @@ from kornia_mvit.training.lightning_adapter import (
     is_within_epoch,
     leave_finished_epoch,
     own_callbacks,
+    recount_batches,
     resume_averaging,
 )
 from kornia_mvit.training.lightning_names import (
@@ -51,8 +52,8 @@ class ExactResume(pl.Callback):
     checkpoints, but passes over it wherever the number of steps was asked for before, as a learning-rate schedule does.
     Lightning's ``StochasticWeightAveraging`` resumes in the middle of an epoch, too.
 
-    A run that resumes with another number of processes starts its generators and the epoch's metrics from scratch, and
-    says so.
+    A run that resumes with another number of processes shares the rest of the epoch's samples anew among them, each of
+    which comes at most once; it starts its generators and the epoch's metrics from scratch, and says so.
 
     Raises:
         CheckpointError: at the start of a run, for a state that is damaged or another run's.
@@ -61,20 +62,23 @@ class ExactResume(pl.Callback):
     def __init__(self) -> None:
         self._loaded: Any = None
         self._metrics = EpochMetrics()
+        self._recount = False
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Gather the states of all processes."""
-        own = [_generator_states(), self._metrics.state_dict(trainer, pl_module)]
-        shares = [own]
+        loaders = _loaders(trainer)
+        places = [loader.state_dict() for loader in loaders]
+        own = [_generator_states(), self._metrics.state_dict(trainer, pl_module), places]
+        shares: list[Any] = [own]
         if trainer.world_size > 1:
             shares = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(shares, own)
         checkpoint[_STATE] = {
-            "generators": [generators for generators, _ in shares],
-            "metrics": [metrics for _, metrics in shares],
-            "loaders": [loader.state_dict() for loader in _loaders(trainer)],
+            "generators": [generators for generators, _, _ in shares],
+            "metrics": [metrics for _, metrics, _ in shares],
+            "loaders": [_merge(loader, [one[2][n] for one in shares]) for n, loader in enumerate(loaders)],
         }
 
     def on_load_checkpoint(
@@ -104,6 +108,9 @@ class ExactResume(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note where the metrics stand."""
         self._metrics.start(pl_module)
+        if self._recount:  # the epoch before was shorter or longer
+            self._recount = False
+            recount_batches(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the metrics of training from those of validation."""
@@ -114,8 +121,13 @@ class ExactResume(pl.Callback):
         self._metrics.end_validation(pl_module)
 
     def _set_states(self, trainer: pl.Trainer, module: pl.LightningModule, loaded: dict[str, Any]) -> None:
-        for loader, state in zip(_loaders(trainer), loaded["loaders"], strict=True):
-            loader.load_state_dict(state)
+        loaders = _loaders(trainer)
+        if loaded["loaders"]:  # shards had no state in older versions
+            for loader, state in zip(loaders, loaded["loaders"], strict=True):
+                loader.load_state_dict(state)
+        if any(getattr(loader, "was_shared_anew", False) for loader in loaders):
+            self._recount = True
+            recount_batches(trainer)
         states, metrics = _checked_generators(loaded), loaded.get("metrics")  # the first version kept no metrics
         if len(states) != trainer.world_size:
             rank_zero_warn(
@@ -133,6 +145,13 @@ def _loaders(trainer: pl.Trainer) -> list[Any]:
     loaders = trainer.train_dataloader
     flat = [] if loaders is None else CombinedLoader(loaders).flattened
     return [loader for loader in flat if hasattr(loader, "load_state_dict")]
+
+
+def _merge(loader: Any, states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one state of a loader for all processes; those of most loaders are the same."""
+    merge: Any = getattr(loader, "merge_states", None)
+    merged: dict[str, Any] = states[0] if merge is None else merge(states)
+    return merged
 
 
 def _generator_states() -> dict[str, Any]:

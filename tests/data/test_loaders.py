@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+from itertools import islice
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ class TestResumableLoader:
         again = make(count, batch_size=batch_size)
         again.load_state_dict(loader.state_dict())
         assert labels(again) == whole[taken:]
-        assert again.state_dict() == {"epoch": epoch, "consumed": len(whole)}
+        state = again.state_dict()
+        assert (state["epoch"], state["consumed"]) == (epoch, len(whole))
         assert labels(again) == whole, "only the first iteration goes on"
 
     @pytest.mark.parametrize("workers", [0, 2])
@@ -44,9 +46,10 @@ class TestResumableLoader:
         whole = labels(loader)
         batches = iter(loader)
         next(batches)
-        assert loader.state_dict() == {"epoch": 0, "consumed": 1}
+        state = loader.state_dict()
+        assert (state["epoch"], state["consumed"], state["taken"]) == (0, 1, 4)
         again = make(workers=workers)
-        again.load_state_dict(loader.state_dict())
+        again.load_state_dict(state)
         assert labels(again) == whole[1:]
 
     def test_an_epoch_begins_anew_after_one_that_was_left(self):
@@ -71,6 +74,44 @@ class TestResumableLoader:
         whole = make()
         whole.sampler.set_epoch(1)
         assert labels(again) == labels(whole)
+
+    def test_takes_the_state_of_an_older_version(self):
+        again = make()
+        again.load_state_dict({"epoch": 0, "consumed": 2})
+        assert labels(again) == labels(make())[2:]
+
+    @given(
+        count=st.integers(1, 60),
+        runs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 6)), min_size=2, max_size=4),
+        drop_last=st.booleans(),
+    )
+    def test_goes_on_with_other_processes(self, count, runs, drop_last):
+        """Interrupted and resumed with other numbers of processes and batch sizes, each image comes once."""
+        state, seen = None, []
+        for number, (ranks, size, stop) in enumerate(runs):
+            arguments = {"batch_size": size, "drop_last": drop_last, "num_replicas": ranks}
+            loaders = [make(count, rank=rank, **arguments) for rank in range(ranks)]
+            for loader in loaders if state else []:
+                loader.load_state_dict(state)
+            end = count if number == len(runs) - 1 else min(stop, len(loaders[0]) - 1)
+            before = state["consumed"] if state else 0
+            parts = [labels(islice(loader, max(0, end - before))) for loader in loaders]
+            assert len({tuple(map(len, part)) for part in parts}) == 1, "equal batches on all processes"
+            assert {loader.state_dict()["consumed"] for loader in loaders} == {before + len(parts[0])}
+            state = loaders[0].state_dict()
+            seen += [label for part in parts for batch in part for label in batch]
+        assert {len(loader) for loader in loaders} == {state["consumed"]}
+        assert len(seen) - len(set(seen)) < ranks, "fewer come twice than there are processes"
+        if not drop_last:
+            assert set(seen) == set(range(count))
+        elif state["consumed"] > 1:
+            assert count - len(set(seen)) < ranks * size
+
+    def test_other_images_than_before(self):
+        loader = make(batch_size=5)
+        next(iter(loader))
+        with pytest.raises(ValueError, match="5 of 3 images were taken"):
+            make(3).load_state_dict(loader.state_dict())
 
     def test_leaves_the_global_generator_alone(self):
         before = torch.get_rng_state()

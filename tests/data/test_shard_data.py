@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from kornia_mvit import AugmentationPipeline, Preprocess
 from kornia_mvit.data.reading import DataError
-from kornia_mvit.training import ClassificationTask
+from kornia_mvit.training import ClassificationTask, ExactResume
 from kornia_mvit.training.datamodules import ShardData
 from kornia_mvit.training.preview import draw_preview
 from tests.data.test_shards import cut_off, make_shards
@@ -72,23 +72,31 @@ class TestShardData:
         for epoch in range(3):
             assert caplog.text.count(f"epoch {epoch}: 2 of 18 samples left out") == 1
 
-    def test_goes_on_at_the_start_of_an_epoch(self, tmp_path):
-        def fit(folder, path=None):
-            keep = ModelCheckpoint(tmp_path / folder, save_top_k=-1, filename="{step}", every_n_train_steps=2)
+    def test_goes_on_in_an_epoch_and_at_its_start(self, tmp_path):
+        def fit(folder, path=None, **arguments):
+            keep = ModelCheckpoint(tmp_path / folder, save_top_k=-1, filename="{step}", every_n_train_steps=1)
             seen = Seen()
-            run = trainer(tmp_path, max_epochs=2, callbacks=[seen, keep], enable_checkpointing=True)
+            run = trainer(tmp_path, max_epochs=2, callbacks=[seen, ExactResume(), keep], enable_checkpointing=True)
             task = ClassificationTask(num_classes=2, network=Tiny(), image_size=16)
-            run.fit(task, make(tmp_path), ckpt_path=path, weights_only=True)
+            run.fit(task, make(tmp_path, **arguments), ckpt_path=path, weights_only=True)
+            assert run.global_step == sum(map(len, seen.train.values())) + (0 if path is None else int(path.stem[5:]))
             return seen.train
+
+        def names(epoch):
+            return [path for batch in epoch for path in batch]
 
         whole = fit("a")
         with warnings.catch_warnings(record=True) as caught:  # Lightning has more to say, of where checkpoints are kept
             warnings.simplefilter("always")
             assert fit("b", tmp_path / "a" / "step=4.ckpt")[1] == whole[1]
+            assert fit("c", tmp_path / "a" / "step=2.ckpt") == {0: whole[0][2:], 1: whole[1]}
             assert "not resumable" not in str([warning.message for warning in caught])
-            again = fit("c", tmp_path / "a" / "step=2.ckpt")
-        assert "your dataloader is not resumable" in str([warning.message for warning in caught])
-        assert again == {0: whole[0][:2], 1: whole[1]}, "the steps that are left of an epoch see its first batches"
+            other = fit("d", tmp_path / "a" / "step=2.ckpt", batch_size=3, drop_last=False)
+            assert [len(batch) for batch in other[0]] == [3, 3, 3, 1], "18 less two batches of 4"
+            assert len({*names(whole[0][:2]), *names(other[0])}) == 18
+            assert len(set(names(other[1]))) == 18, "and the next epoch is whole"
+            none = fit("e", tmp_path / "a" / "step=3.ckpt", batch_size=7)
+            assert (0 in none, [len(batch) for batch in none[1]]) == (False, [7, 7])
 
     def test_batches_of_many_sizes(self, tmp_path):
         pipeline = AugmentationPipeline(

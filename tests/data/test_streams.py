@@ -5,7 +5,9 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -152,6 +154,10 @@ def shades(batches):
     return [batch.image[:, 0, 0, 0].tolist() for batch in batches]
 
 
+def flat(batches):
+    return [shade for batch in batches for shade in batch]
+
+
 PROGRAM = """
 import sys, torch, torch.distributed as dist
 from kornia_mvit.data.loading.shards import ShardFiles, count_shards, find_shards
@@ -285,7 +291,6 @@ class TestShardLoader:
         one = loader(make_shards(tmp_path, [10, 10]), workers=1)
         first = next(iter(one)).image
         assert torch.equal(next(iter(one)).image, first)
-        assert not hasattr(one, "load_state_dict"), "it does not go on in the middle"
 
     def test_leaves_the_global_generators_alone(self, tmp_path):
         one = loader(make_shards(tmp_path, [4, 5]))
@@ -293,6 +298,130 @@ class TestShardLoader:
         shades(one)
         assert torch.equal(torch.get_rng_state(), before[0])
         assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
+class TestResumedShards:
+    """An epoch that is interrupted, and resumed by as many processes and workers or by others."""
+
+    @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
+    @pytest.mark.parametrize("broken", [False, True])
+    def test_goes_on_with_the_next_sample(self, tmp_path, workers, broken):
+        shards = make_shards(tmp_path, [9, 1, 14, 5])
+        if broken:
+            for number in (0, 3, 4, 7):
+                break_image(shards[2], number)
+        arguments = {"workers": workers, "epoch": 1, "shuffle_buffer": 8, "on_error": "skip"}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "skipped, as number")
+            whole = shades(loader(shards, **arguments))
+            for stop in range(1, 9):
+                one, again = loader(shards, **arguments), loader(shards, **arguments)
+                assert shades(islice(one, stop)) == whole[:stop]
+                state = json.loads(json.dumps(one.state_dict()), object_hook=lambda d: d)
+                state["cuts"][0]["stands"] = {int(rank): own for rank, own in state["cuts"][0]["stands"].items()}
+                assert state["consumed"] == stop
+                again.load_state_dict(state)
+                assert again.state_dict() == one.state_dict()
+                assert len(again) == len(whole)
+                if stop == 4:  # once more from a resumed one
+                    assert shades(islice(again, 2)) == whole[4:6]
+                    state, again = again.state_dict(), loader(shards, **arguments)
+                    again.load_state_dict(state)
+                    assert shades(again) == whole[6:]
+                else:
+                    assert shades(again) == whole[stop:]
+                    assert shades(again) == whole, "only the first iteration goes on"
+                again.sampler.set_epoch(2)
+                following = loader(shards, **(arguments | {"epoch": 2}))
+                assert shades(again) == shades(following)
+
+    def test_reads_only_the_shards_that_it_needs(self, tmp_path):
+        shards = make_shards(tmp_path, [6] * 6)
+        one = loader(shards, shuffle_buffer=2)
+        seen = shades(islice(one, 7))
+        gone = [shard for k, shard in enumerate(shards) if {*range(6 * k, 6 * k + 6)} <= set(flat(seen))]
+        assert len(gone) >= 2
+        for shard in gone:
+            Path(shard).unlink()
+        counts = dict.fromkeys(shards, 6)
+        again = ShardLoader(ShardBatches(ShardFiles(counts, ["even", "odd"]), 3, shuffle_buffer=2))
+        again.load_state_dict(one.state_dict())
+        assert sorted(flat(seen + shades(again))) == list(range(36))
+
+    @pytest.mark.parametrize("drop_last", [True, False])
+    @pytest.mark.parametrize(("ranks", "size"), [(1, 4), (3, 4), (2, 5)])
+    def test_others_share_what_is_left(self, tmp_path, ranks, size, drop_last):
+        shards = make_shards(tmp_path, [9, 1, 14, 5, 12])
+        old = [loader(shards, 4, num_replicas=2, rank=rank, drop_last=drop_last) for rank in range(2)]
+        seen = [shade for one in old for batch in shades(islice(one, 3)) for shade in batch]
+        state = ShardLoader.merge_states([one.state_dict() for one in old])
+        lines, parts = [], []
+        for rank in range(ranks):
+            new = loader(shards, size, num_replicas=ranks, rank=rank, drop_last=drop_last, report=lines.append)
+            new.load_state_dict(state)
+            assert new.was_shared_anew == (ranks != 2 or size != 4)
+            parts.append(shades(new))
+            assert len(new) == 3 + len(parts[-1])
+        rest = [shade for part in parts for batch in part for shade in batch]
+        assert not set(rest) & set(seen)
+        assert len({len(part) for part in parts}) == 1
+        if drop_last:
+            assert len(rest) == len(set(rest))
+            assert 41 - len(seen) - len(rest) < ranks * size
+        else:
+            assert {*seen, *rest} == set(range(41))
+            assert len(rest) - len(set(rest)) < ranks
+            repeats = len(rest) - len(set(rest))
+            assert any(f"{repeats} of 41 samples come twice" in line for line in lines) == (repeats > 0)
+        left = f"the {41 - len(set(seen))} samples that are left"
+        assert f"epoch 0: resumes after 3 batches, the last on 2 processes; {left}" in lines[0]
+
+    def test_skipped_samples_of_all_processes_are_known(self, tmp_path):
+        shards = make_shards(tmp_path, [12, 12])
+        for number in (0, 1, 2, 3):
+            break_image(shards[0], number)
+            break_image(shards[1], number)
+        arguments = {"on_error": "skip", "num_replicas": 2, "shuffle_buffer": 1}
+        old = [loader(shards, 2, rank=rank, **arguments) for rank in range(2)]
+        with pytest.warns(UserWarning, match="skipped, as number"):
+            seen = [shade for one in old for batch in shades(islice(one, 2)) for shade in batch]
+        state = ShardLoader.merge_states([one.state_dict() for one in old])
+        assert state["cuts"][0]["stands"] == {0: [(0, 8)], 1: [(0, 8)]} or state["cuts"][0]["stands"] == {
+            0: [[0, 8]],
+            1: [[0, 8]],
+        }
+        new = loader(shards, 2, on_error="skip")
+        new.load_state_dict(state)
+        rest = flat(shades(new))
+        assert len(new) == 2 + 4
+        assert sorted(seen + rest) == [shade for shade in range(24) if shade % 12 > 3]
+
+    def test_nothing_is_left(self, tmp_path):
+        old = loader(make_shards(tmp_path, [8]), 2)
+        shades(islice(old, 3))
+        new = loader([str(tmp_path / "000-0.tar")], 4)
+        new.load_state_dict(old.state_dict())
+        assert (len(new), shades(new)) == (3, [])
+        new.sampler.set_epoch(1)
+        assert (len(new), len(shades(new))) == (2, 2)
+
+    def test_a_finished_epoch_is_followed_by_the_next(self, tmp_path):
+        shards = make_shards(tmp_path, [8])
+        old, new = loader(shards, 2), loader(shards, 4)
+        shades(old)
+        new.load_state_dict(old.state_dict())
+        assert (len(new), len(shades(new))) == (2, 2)
+
+    def test_exception(self, tmp_path):
+        shards = make_shards(tmp_path, [8, 3])
+        old = loader(shards, 2)
+        shades(islice(old, 1))
+        state = old.state_dict()
+        for other in (loader(shards, 2, seed=5), loader(shards[:1], 2)):
+            with pytest.raises(ValueError, match=r"other shards or another seed \(0\) than this run has"):
+                other.load_state_dict(state)
+        with pytest.raises(ValueError, match="is not how an epoch"):
+            loader(shards, 2).load_state_dict(state | {"cuts": [state["cuts"][0] | {"ranks": -1}]})
 
 
 class TestBrokenImages:

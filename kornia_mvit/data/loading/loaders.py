@@ -81,10 +81,13 @@ class ResumableLoader(DataLoader[Batch]):
         sampler, start = self._batches, self._start
         self._start = None
         state = {"epoch": sampler.epoch, "consumed": 0}
-        if start is not None and start["epoch"] == sampler.epoch and start["consumed"] < len(sampler):
-            state = start
+        if start is None or start["epoch"] != sampler.epoch:
+            start = state
+        elif start["consumed"] >= len(sampler) and not sampler.was_shared_anew:
+            start = state
         self._state = state
-        sampler.load_state_dict({"epoch": state["epoch"], "position": state["consumed"]})
+        state["consumed"] = start["consumed"]
+        sampler.load_state_dict({**start, "position": start["consumed"]})
         self.generator.manual_seed(combine_seed(sampler.seed, sampler.rank, sampler.epoch))
         before = set(multiprocessing.active_children())
         batches = self._start_loading()
@@ -111,14 +114,19 @@ class ResumableLoader(DataLoader[Batch]):
             object.__setattr__(self, "batch_sampler", self._batches)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch, and the number of its batches that were taken."""
-        return dict(self._state)
+        """Return the epoch, the number of its batches that were taken, and how the epoch is shared."""
+        return {**self._state, **self._batches.shared(self._state["consumed"])}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batches that another loader yielded."""
-        self._start = {"epoch": int(state["epoch"]), "consumed": int(state["consumed"])}
-        self._state = dict(self._start)
-        self._batches.set_epoch(self._start["epoch"])
+        """Continue after the batches that another loader yielded, on as many processes or on another number of them."""
+        self._start = {name: int(value) for name, value in state.items()}
+        self._state = {name: self._start[name] for name in ("epoch", "consumed")}
+        self._batches.load_state_dict({**self._start, "position": self._start["consumed"]})
+
+    @property
+    def was_shared_anew(self) -> bool:
+        """Whether the rest of this epoch is shared among other processes, or in other batches, than its beginning."""
+        return self._batches.was_shared_anew
 
 
 def _in_order(dataset: Any, given: Any) -> EpochBatchSampler:

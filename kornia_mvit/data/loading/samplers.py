@@ -1,6 +1,7 @@
 """Which images are in which batch: a new order in each epoch, shared among processes, resumed where a run stopped."""
 
 from collections.abc import Iterator, Sequence, Sized
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
@@ -8,7 +9,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from kornia_mvit.ops.seeds import combine_seed, multiscale_size, multiscale_sizes
 
-__all__ = ["EpochBatchSampler", "MultiScaleBatchSampler", "find_place"]
+__all__ = ["EpochBatchSampler", "MultiScaleBatchSampler", "find_place", "multiscale_lengths"]
 
 
 def find_place(rank: int | None = None, num_replicas: int | None = None) -> tuple[int, int]:
@@ -36,6 +37,9 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
     images are repeated as in training.
 
     Lightning takes it as it is, since it is a ``DistributedSampler``, and begins its epochs.
+
+    A state that another number of processes or another batch size has left is resumed, too, but with ``repeat=False``:
+    the images that no process has taken by then are shared anew, in the order of the epoch.
 
     Args:
         data: what is sampled from; its length counts.
@@ -79,47 +83,82 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
         self.batch_size = batch_size
         self.repeat = repeat
         self.position: int = 0
-        self._start = 0
+        self._start: int | None = None  # the batch that the next iteration starts with, where it resumes
+        self._before = 0  # batches of each process before the images that were left were shared anew
+        self._base = 0  # images in them, on all processes
 
     def __len__(self) -> int:
         """Number of batches of the whole epoch, the same on every process."""
-        return len(self._bounds())
+        return self._before + len(self._bounds())
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self._count)
+        start, self._start = self._start, None
+        if start is None:
+            start = self._before = self._base = 0
+        order = torch.arange(len(cast(Sized, self.dataset)))
         if self.shuffle:
             generator = torch.Generator().manual_seed(combine_seed(self.seed, self.epoch))
-            order = torch.randperm(self._count, generator=generator)
+            order = torch.randperm(len(order), generator=generator)
+        order = order[self._base :]
         bounds = self._bounds()
         places = torch.arange(self.rank, self._share * self.num_replicas, self.num_replicas)
         own = order[places % max(1, self._count)]
-        start, self._start = self._start, 0
-        for number, (first, last) in enumerate(bounds[start:], start + 1):
+        for number, (first, last) in enumerate(bounds[start - self._before :], start + 1):
             self.position = number
             yield own[first:last].tolist()
         self.position = 0
 
     def lengths(self) -> list[int]:
-        """Return the number of images in each batch of the whole epoch, on this process."""
+        """Return the number of images in each batch, on this process; in an epoch that was shared anew from there."""
         return [last - first for first, last in self._bounds()]
 
     def set_epoch(self, epoch: int) -> None:
         """Start an epoch, on whose number the order depends."""
         if epoch != self.epoch:
-            self.epoch, self.position, self._start = epoch, 0, 0
+            self.epoch, self.position, self._start, self._before, self._base = epoch, 0, None, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the number of batches yielded so far."""
-        return {"epoch": self.epoch, "position": self.position}
+        """Return the epoch, the number of batches yielded so far, and how the epoch is shared."""
+        return {"epoch": self.epoch, "position": self.position, **self.shared(self.position)}
+
+    def shared(self, position: int) -> dict[str, int]:
+        """Return how the epoch is shared, and how many images all processes took in a number of batches."""
+        bounds = self._bounds()[: max(0, position - self._before)]
+        taken = bounds[-1][1] * self.num_replicas if bounds else 0
+        return {
+            "ranks": self.num_replicas,
+            "batch_size": self.batch_size,
+            "before": self._before,
+            "base": self._base,
+            "taken": self._base + min(taken, self._count),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume where another sampler stopped: the next iteration yields the remaining batches."""
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
         self._start = self.position
+        self._before = self._base = 0
+        if "ranks" not in state or not self.repeat:  # those of older versions have no more than the position
+            return
+        if (state["ranks"], state["batch_size"]) == (self.num_replicas, self.batch_size):
+            self._before, self._base = int(state["before"]), int(state["base"])
+        else:
+            self._before, self._base = self.position, int(state["taken"])
+        if not 0 <= self._base <= len(cast(Sized, self.dataset)) or not 0 <= self._before <= self.position:
+            raise ValueError(
+                f"{self._base} of {len(cast(Sized, self.dataset))} images were taken in {self._before} batches; the "
+                "images are other ones than those of the checkpoint"
+            )
+
+    @property
+    def was_shared_anew(self) -> bool:
+        """Whether the rest of this epoch is shared among other processes, or in other batches, than its beginning."""
+        return self._before > 0
 
     @property
     def _count(self) -> int:
-        return len(cast(Sized, self.dataset))
+        """Number of images that are shared."""
+        return len(cast(Sized, self.dataset)) - self._base
 
     @property
     def _share(self) -> int:
@@ -129,7 +168,9 @@ class EpochBatchSampler(DistributedSampler[list[int]]):
     def _bounds(self) -> list[tuple[int, int]]:
         """Return first and last place of each batch in a process's share."""
         size, whole = self.batch_size, self._share
-        batches = (self.drop_last and whole // size) or -(-whole // size)
+        batches = -(-whole // size)
+        if self.drop_last and (whole >= size or self._before):
+            batches = whole // size
         own = len(range(self.rank, self._count, self.num_replicas))
         if self.repeat or own == whole or own < batches:
             return [(i * size, min((i + 1) * size, whole)) for i in range(batches)]
@@ -193,15 +234,42 @@ class MultiScaleBatchSampler(EpochBatchSampler):
         return multiscale_size(self.sizes, self.seed, self.epoch, step)
 
     def _bounds(self) -> list[tuple[int, int]]:
-        count = self._share
         pixels = self.batch_size * self.base[0] * self.base[1]
-        bounds: list[tuple[int, int]] = []
-        first = 0
-        while first < count:
-            height, width = self.size_of(len(bounds))
-            wanted = max(1, round(pixels / (height * width)))
-            if self.drop_last and bounds and first + wanted > count:
-                break
-            bounds.append((first, min(first + wanted, count)))
-            first += wanted
-        return bounds
+        place = (self.seed, self.epoch)
+        lengths = multiscale_lengths(self._share, pixels, self.sizes, place, self._before, drop_last=self.drop_last)
+        lasts = list(accumulate(lengths))
+        return list(zip([0, *lasts], lasts, strict=False))
+
+
+def multiscale_lengths(
+    count: int,
+    pixels: int,
+    sizes: Sequence[tuple[int, int]],
+    place: tuple[int, int],
+    first: int = 0,
+    *,
+    drop_last: bool = False,
+) -> list[int]:
+    """Return how many images each batch has, where each has a random size.
+
+    Args:
+        count: images in all batches.
+        pixels: of all images in a batch, about.
+        sizes: heights and widths to sample from, in pixels.
+        place: the seed and the epoch.
+        first: number of the first batch within the epoch.
+        drop_last: leave out an incomplete last batch, unless it is the only one of the epoch.
+
+    Example:
+        >>> multiscale_lengths(10, 4 * 32 * 32, [(32, 32)], (0, 0))
+        [4, 4, 2]
+    """
+    lengths: list[int] = []
+    while count > 0:
+        height, width = multiscale_size(sizes, *place, first + len(lengths))
+        wanted = max(1, round(pixels / (height * width)))
+        if drop_last and wanted > count and first + len(lengths):
+            break
+        lengths.append(min(wanted, count))
+        count -= lengths[-1]
+    return lengths

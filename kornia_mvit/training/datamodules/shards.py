@@ -39,6 +39,7 @@ class ShardSettings(DataSettings, _Shards):
     num_classes: int | None = None
     sizes: str | None = None
     shuffle_buffer: int = 1000
+    drop_last: bool = True
     on_error: str = "raise"
 
 
@@ -50,12 +51,13 @@ class ShardData(ImageData):
     files.
 
     Every process reads an equal share of the samples, each of its workers a part of that, and all have equally many
-    batches; how many samples are left out of a training epoch for that is told at its start. Validation and test see
-    each sample once. See :class:`~kornia_mvit.data.loading.streams.ShardBatches`.
+    batches; how many samples are left out of a training epoch for that, or come twice with ``drop_last=False``, is told
+    at its start. Validation and test see each sample once. See
+    :class:`~kornia_mvit.data.loading.streams.ShardBatches`.
 
-    A run resumes exactly where it stopped only at the end of an epoch. From a checkpoint in the middle of one, the
-    steps that are left of that epoch see its first batches again, and Lightning warns of it. Folders and tables resume
-    in the middle.
+    A run resumes with the next sample, and with another number of processes or workers, or another batch size, it
+    shares anew what is left of the epoch: each sample comes once. The callback
+    :class:`~kornia_mvit.training.resuming.ExactResume`, which the recipes have, keeps what is needed for it.
 
     Arguments that are not listed here are those of :class:`~kornia_mvit.training.datamodules.base.ImageData`.
 
@@ -70,7 +72,9 @@ class ShardData(ImageData):
         sizes: a JSON file with the number of samples of each shard; see
             :func:`~kornia_mvit.data.loading.shards.count_shards`. When None, ``sizes.json`` beside the shards is taken,
             or samples are counted at the start.
-        shuffle_buffer: undecoded samples that each worker holds to draw from in training, all in its memory.
+        shuffle_buffer: undecoded samples that each worker holds to choose from in training, all in its memory.
+        drop_last: whether training leaves out what does not fill a batch on every process; with False each sample
+            comes once, the last batch of an epoch is smaller, and fewer samples than there are processes come twice.
         on_error: ``'raise'`` stops at an image or shard that cannot be read and names it; ``'skip'`` warns of it once
             and continues; other images are repeated in its place, so that the number of batches stays.
 
@@ -102,6 +106,7 @@ class ShardData(ImageData):
             raise ValueError(f"shuffle_buffer {settings.shuffle_buffer} is not at least one sample")
         self.on_error: str = settings.on_error
         self.shuffle_buffer: int = settings.shuffle_buffer
+        self.drop_last: bool = settings.drop_last
         self._class_names = _find_names(settings.class_names, settings.num_classes)
         self._broken: list[str] = []
         self._skipped: list[list[str]] = []  # those of the loaders, which are not kept alive for them
@@ -140,10 +145,12 @@ class ShardData(ImageData):
             rank_zero_warn(f"skipped {len(self._broken)} shards:\n{lines}")
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches in an order that depends on Lightning's ``seed_everything`` and the epoch; all are whole."""
+        """Batches in an order that depends on Lightning's ``seed_everything`` and the epoch."""
         scales = self._scales()
         seed = self._seed() if scales is None else scales[2]
-        return self._stream("train", train=True, seed=seed, scales=None if scales is None else scales[:2])
+        return self._stream(
+            "train", train=True, drop_last=self.drop_last, seed=seed, scales=None if scales is None else scales[:2]
+        )
 
     def _evaluation(self, split: str) -> DataLoader[Batch]:
         return self._stream(split, train=False)
