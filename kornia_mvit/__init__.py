@@ -74,6 +74,7 @@ if TYPE_CHECKING:  # `as` marks, for type checkers, the public names that are no
         evaluate as evaluate,
         fit as fit,
     )
+    from kornia_mvit.training.packing import shards as shards
     from kornia_mvit.training.preview import preview as preview
     from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights, save_checkpoint
     from kornia_mvit.weights.conversion import convert
@@ -173,6 +174,7 @@ _PLACES = {
     "register_in_timm": "models.registration",
     "save_checkpoint": "weights.checkpoints",
     "save_pretrained": "weights.hub",
+    "shards": "training.packing",
     "write_report": "training",
 }
 

@@ -74,6 +74,12 @@ WITHOUT_ANY = {
     "read_voc": ("from kornia_mvit.data.formats.voc import read_voc; read_voc(folder / 'boxes.xml')", "train"),
     "read_classes": ("from kornia_mvit.data.classes import read_classes; read_classes(folder / 'names.yaml')", "train"),
     "find_shards": ("from kornia_mvit.data.loading.shards import find_shards; find_shards('a.tar')", "train"),
+    "shards as a function": ("import kornia_mvit; kornia_mvit.shards", "train"),
+    "shards": ("command('shards', 'photos', 'shards')", "train"),
+    "shards from an address": (
+        "from kornia_mvit.data.loading.sources import ShardCache; ShardCache(folder).open('https://a.b/c.tar')",
+        "stream",
+    ),
     "write_shards": (
         "from kornia_mvit.data.loading.shards import write_shards; write_shards([('a.png', 0)], f'{folder}/%d.tar')",
         "train",
@@ -211,6 +217,9 @@ _IN_TIMM = "kornia_mvit.models.registration: register_in_timm"
 BEHIND = {
     "kornia_mvit.exporters.openvino: translate": "kornia_mvit.exporters.openvino: to_openvino",
     "kornia_mvit.inference.engines.int8: quantize_graph": "kornia_mvit.exporters.quantize: quantize_openvino",
+    "kornia_mvit.data.loading.packing: _jpeg": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.data.loading.packing: _png": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.data.loading.sources: _Fetch._options": "kornia_mvit.data.loading.sources: _Fetch.system",
     "kornia_mvit.pictures: to_rgb": "kornia_mvit.data.reading: opened",
     "kornia_mvit.pictures: picture_to_tensor": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.reading: load": "kornia_mvit.data.reading: opened",

@@ -41,6 +41,7 @@ SIGN = {
     "examples": "jupytext",
     "docs": "furo",
     "video": "av",
+    "stream": "s3fs",
 }
 WITHIN = {
     "train": {"cli", "train"},

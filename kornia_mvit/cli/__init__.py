@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": "train on handwritten digits and show the result",
     "preview": "draw a dataset's images beside augmentations of them",
     "convert": "write a checkpoint under another program's names",
+    "shards": "write a dataset into tar files that are read in a stream, or check these",
     "info": "describe this installation, or a checkpoint",
 }
 _OTHER_WORDS = {  # that people try, as other programs have them

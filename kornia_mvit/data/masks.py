@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from kornia_mvit.data.reading import DataError, FileSamples, Transform, decode_p
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MaskFiles", "mask_values", "read_mask"]
+__all__ = ["MaskFiles", "check_mask", "mask_values", "read_mask"]
 
 Colours = Mapping[tuple[int, int, int], int]  # the number of each colour, red, green and blue from 0 to 255
 
@@ -21,10 +21,11 @@ _COLOURED = ("P", "RGB", "RGBA", "LA", "PA")
 
 
 def read_mask(
-    path: str | Path,
+    path: str | Path | IO[bytes],
     colours: Colours | None = None,
     *,
     reserved: Collection[int] = (),
+    name: str | None = None,
 ) -> Tensor:
     """Read a label image: a class number for each pixel.
 
@@ -33,9 +34,11 @@ def read_mask(
     values are numbers of classes while some class has a colour that is no grey.
 
     Args:
-        path: a PNG or another lossless file: of one channel, 8 or 16 bit; with ``colours`` also of three.
+        path: a PNG or another lossless file, or one opened for binary reading: of one channel, 8 or 16 bit; with
+            ``colours`` also of three.
         colours: the number of each colour, red, green and blue from 0 to 255.
         reserved: indices of a palette that are numbers whatever their colours, such as that of pixels to ignore.
+        name: what errors call it; its path when None.
 
     Returns:
         (H, W), int64.
@@ -45,7 +48,8 @@ def read_mask(
             colours where none are known.
         ImportError: if Pillow is missing.
     """
-    with opened(path, what="label image") as image:
+    with opened(path, name, what="label image") as image:
+        path = str(path) if name is None else name
         _load(image, path)
         if colours is not None and (image.mode in _COLOURED or _greys_are_colours(image, colours, reserved)):
             return _mask_of_colours(image, path, colours, reserved)
@@ -182,12 +186,21 @@ class MaskFiles(FileSamples):
         """Return the classes of an image's pixels (H, W), int64, ``ignore_index`` for those to ignore."""
         label = self.masks[index]
         mask = read_mask(label, self.colours, reserved=self.ignored)
-        ignored = torch.isin(mask, torch.tensor(self.ignored))
-        wrong = ((mask < 0) | (mask >= self.num_classes)) & ~ignored
-        if wrong.any():
-            row, column = wrong.nonzero()[0].tolist()
-            raise DataError(
-                f"{label} has class {int(mask[row, column])}, but there are {self.num_classes} classes, from 0; it is "
-                f"at row {row} and column {column}. Ignored: {', '.join(map(str, self.ignored))}"
-            )
-        return mask.masked_fill(ignored, self.ignore_index)
+        check_mask(mask, str(label), self.num_classes, self.ignored)
+        return mask.masked_fill(torch.isin(mask, torch.tensor(self.ignored)), self.ignore_index)
+
+
+def check_mask(mask: Tensor, place: str, num_classes: int, ignored: Sequence[int]) -> Tensor:
+    """Return a mask (H, W) whose numbers are classes, or numbers of pixels to ignore.
+
+    Raises:
+        DataError: naming the file and a place in it, if it has others.
+    """
+    wrong = ((mask < 0) | (mask >= num_classes)) & ~torch.isin(mask, torch.tensor(ignored))
+    if wrong.any():
+        row, column = wrong.nonzero()[0].tolist()
+        raise DataError(
+            f"{place} has class {int(mask[row, column])}, but there are {num_classes} classes, from 0; it is at row "
+            f"{row} and column {column}. Ignored: {', '.join(map(str, ignored))}"
+        )
+    return mask

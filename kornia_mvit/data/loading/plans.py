@@ -88,6 +88,7 @@ class Runs:
         self.starts: Numbers = np.asarray(starts, dtype=np.int64)
         self.stops: Numbers = np.asarray(stops, dtype=np.int64)
         self._ends = np.cumsum(self.stops - self.starts)
+        self._begins = self._ends - (self.stops - self.starts)
 
     def __len__(self) -> int:
         """Number of places."""
@@ -110,14 +111,13 @@ class Runs:
         """Return the places of numbers, both as runs; those given do not overlap."""
         if not len(starts):
             return starts, stops
-        inner = np.concatenate(([0], self._ends[:-1]))
-        between = slice(np.searchsorted(inner, starts[0]), np.searchsorted(inner, stops[-1]))
-        edges = np.unique(np.concatenate((starts, stops, inner[between])))
+        between = slice(np.searchsorted(self._begins, starts[0]), np.searchsorted(self._begins, stops[-1]))
+        edges = np.unique(np.concatenate((starts, stops, self._begins[between])))
         begins, ends = edges[:-1], edges[1:]
         within = np.searchsorted(starts, begins, side="right") > np.searchsorted(stops, begins, side="right")
         begins, ends = begins[within], ends[within]
         run = np.searchsorted(self._ends, begins, side="right")
-        shift = (self.starts - inner)[run]
+        shift = self.starts[run] - self._begins[run]
         return begins + shift, ends + shift
 
 

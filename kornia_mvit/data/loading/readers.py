@@ -7,11 +7,15 @@ from operator import itemgetter
 from typing import Any
 
 from kornia_mvit.data.loading.plans import Stand
-from kornia_mvit.data.loading.shards import ShardFiles, decode_label, read_shard
+from kornia_mvit.data.loading.shards import ShardFiles, read_shard
 from kornia_mvit.data.loading.shuffling import ShuffleBuffer
+from kornia_mvit.data.loading.sources import is_address
+from kornia_mvit.data.loading.targets import TargetError
 from kornia_mvit.data.reading import DataError
 
 __all__ = ["ShardPiece", "ShardReader"]
+
+_AHEAD = 2  # shards that are fetched while one is read
 
 ShardPiece = tuple[str, int, int]  # a shard, the first of its samples, and that after the last
 
@@ -59,12 +63,15 @@ class ShardReader:
         for sample in self._read_raw(pieces) if self._buffer is None else self._shuffled(pieces, self._buffer):
             if sample is None:
                 continue
-            label = decode_label(sample, self.files.class_names)  # outside, since it is never skipped
             try:
-                decoded = self.files.decode(sample, label)
+                decoded = self.files.decode(sample, self.files.target_of(sample))
+            except TargetError:
+                raise
             except DataError as error:
                 self._skip(error)
             else:
+                self.skipped += self.files.notes
+                self.files.notes.clear()
                 yield decoded
 
     def _shuffled(
@@ -85,11 +92,17 @@ class ShardReader:
 
     def _read_raw(self, pieces: list[ShardPiece]) -> Iterator[dict[str, Any] | None]:
         """Read the samples of pieces undecoded; None for one that cannot be read."""
-        for shard, parts in groupby(pieces, itemgetter(0)):
-            runs = [(first, last) for _, first, last in parts]
-            wanted = sum(last - first for first, last in runs)
+        cache = self.files.cache
+        groups = [
+            (shard, [(first, last) for _, first, last in parts]) for shard, parts in groupby(pieces, itemgetter(0))
+        ]
+        for place, (shard, runs) in enumerate(groups):
+            if cache is not None:
+                ahead = groups[1 : _AHEAD + 1] if place == 0 else groups[place + _AHEAD : place + _AHEAD + 1]
+                cache.fetch_ahead(name for name, _ in ahead if is_address(name))
+            wanted, first = sum(stop - start for start, stop in runs), runs[0][0]
             try:
-                for number, sample in enumerate(read_shard(shard, runs[0][0], runs[-1][1]), runs[0][0]):
+                for number, sample in enumerate(read_shard(shard, first, runs[-1][1], cache), first):
                     if number >= runs[0][1]:
                         del runs[0]
                     if number >= runs[0][0]:

@@ -13,6 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from kornia_mvit.data.loading.sources import ShardCache, is_address, read_address
+from kornia_mvit.data.loading.targets import (
+    TARGETS,
+    TargetError,
+    decode_boxes,
+    decode_label,
+    decode_mask,
+    find_boxes,
+    find_mask,
+    place_of,
+)
 from kornia_mvit.data.reading import (
     IMAGE_SUFFIXES,
     SUFFIXES_TOLD,
@@ -20,7 +31,6 @@ from kornia_mvit.data.reading import (
     FileSamples,
     Transform,
     decode_pixels,
-    unknown_label,
 )
 from kornia_mvit.files import write_whole
 from kornia_mvit.parsing import is_file, parse_json, read_json, reason_of, repeated
@@ -59,7 +69,7 @@ def find_shards(patterns: str | Sequence[str]) -> list[str]:
     Args:
         patterns: names or globs of ``.tar`` files, in which braces stand for several, as in
             ``'train-{000..127}.tar'``. Those with a scheme, as ``https://``, and ``pipe:`` before a command that writes
-            the file to its output, are left to webdataset.
+            the file to its output, are not looked for.
 
     Returns:
         The names, in the order of the patterns and sorted within a glob.
@@ -117,9 +127,9 @@ def count_shards(shards: Sequence[str], sizes: str | Path | None = None) -> tupl
 
     Args:
         shards: their names.
-        sizes: a JSON file such as ``{"train-000.tar": 1000, ...}``, with the shards' whole names or what stands after
-            the last slash. When None, ``sizes.json`` beside local shards, as ``write_shards`` and img2dataset leave
-            it.
+        sizes: a JSON file, or its address, such as ``{"train-000.tar": 1000, ...}``, with the shards' whole names or
+            what stands after the last slash. When None, ``sizes.json`` beside local shards, as ``write_shards`` and
+            img2dataset leave it.
 
     Returns:
         The number of each shard that can be read, and why others cannot.
@@ -127,11 +137,11 @@ def count_shards(shards: Sequence[str], sizes: str | Path | None = None) -> tupl
     Raises:
         DataError: if the file of sizes is missing or something else, or a shard that is not local has no size.
     """
-    known: dict[Path, dict[str, int]] = {}
+    known: dict[str, dict[str, int]] = {}
 
     def look(shard: str) -> int | None:
-        file = Path(shard).with_name(_SIZES) if sizes is None else Path(sizes)
-        if sizes is None and (_REMOTE.match(shard) or not file.is_file()):
+        file = str(Path(shard).with_name(_SIZES)) if sizes is None else str(sizes)
+        if sizes is None and (_REMOTE.match(shard) or not os.path.isfile(file)):
             return None
         if file not in known:
             known[file] = _read_sizes(file)
@@ -162,14 +172,17 @@ def _try_to_count(shard: str) -> int | str:
         return str(error)
 
 
-def _read_sizes(file: Path) -> dict[str, int]:
-    sizes = read_json(file, DataError, "file of sizes")
+def _read_sizes(file: str) -> dict[str, int]:
+    if is_address(file):
+        sizes = parse_json(read_address(file), file, DataError)
+    else:
+        sizes = read_json(file, DataError, "file of sizes")
     if not isinstance(sizes, dict) or not all(type(size) is int and 0 <= size <= _MOST for size in sizes.values()):
         raise DataError(f'{file} does not hold numbers of samples by shard, such as {{"train-000.tar": 1000}}')
     return sizes
 
 
-def _check_size(shard: str, count: int, sizes: Path) -> None:
+def _check_size(shard: str, count: int, sizes: str) -> None:
     """Raise a DataError for a local shard that is too small for the samples that it is said to have."""
     packed = 1 if shard.endswith(".tar") else _PACKED
     room = packed * os.path.getsize(shard) // _BLOCK
@@ -177,13 +190,16 @@ def _check_size(shard: str, count: int, sizes: Path) -> None:
         raise DataError(f"{sizes} says {count} samples in {shard}, which has room for {room}; count them again")
 
 
-def read_shard(shard: str, first: int = 0, last: int | None = None) -> Iterator[dict[str, Any]]:
+def read_shard(
+    shard: str, first: int = 0, last: int | None = None, cache: ShardCache | None = None
+) -> Iterator[dict[str, Any]]:
     """Read the samples of a shard one after another, undecoded.
 
     Args:
         shard: its name.
         first: number of the sample to begin with; those before it are passed over.
         last: number of the sample to end before; all when None.
+        cache: what fetches shards from addresses; webdataset reads these when None.
 
     Yields:
         The contents of a sample's files, by the ends of their names, as ``jpg`` and ``cls``, and its name as
@@ -195,7 +211,9 @@ def read_shard(shard: str, first: int = 0, last: int | None = None) -> Iterator[
     webdataset = _webdataset()
     count = 0
     try:
-        stream = webdataset.gopen(shard)
+        stream = webdataset.gopen(shard) if cache is None or not is_address(shard) else cache.open(shard)
+    except (DataError, ImportError):
+        raise
     except Exception as error:  # of webdataset's, whatever the address
         raise DataError(f"cannot open shard {shard}: {reason_of(error)}") from None
     try:
@@ -222,28 +240,6 @@ def shuffle_samples(samples: Iterable[Any], size: int, rng: random.Random) -> It
     return shuffled
 
 
-def decode_label(sample: Mapping[str, Any], class_names: Sequence[str]) -> int:
-    """Return the number of a sample's class: from ``cls``, an integer or a name; or from ``label`` in ``json``.
-
-    Raises:
-        DataError: naming shard and sample, if there is none, or it is not among the classes.
-    """
-    place = f"{sample['__url__']}/{sample['__key__']}"
-    try:
-        if "cls" in sample:
-            label = sample["cls"].decode("utf-8-sig").strip()
-            label = int(label) if label.removeprefix("-").isdecimal() else label
-        else:
-            label = parse_json(sample["json"], place, DataError)["label"]
-    except (KeyError, TypeError, ValueError):
-        raise DataError(f"{place} has no label: it needs a .cls file, or a .json one with a label in it") from None
-    if type(label) is int and 0 <= label < len(class_names):
-        return label
-    if isinstance(label, str) and label in class_names:
-        return class_names.index(label)
-    raise unknown_label(place, label, class_names)
-
-
 def decode_image(sample: Mapping[str, Any], label: int) -> dict[str, Any]:
     """Decode a sample's image: to ``image`` (3, H, W) uint8, ``label``, and shard and file name in ``meta``.
 
@@ -251,7 +247,7 @@ def decode_image(sample: Mapping[str, Any], label: int) -> dict[str, Any]:
         DataError: naming shard and file, if there is no image, or it cannot be read.
     """
     suffixes = [suffix for suffix in sample if f".{suffix}" in IMAGE_SUFFIXES]
-    place = f"{sample['__url__']}/{sample['__key__']}"
+    place = place_of(sample)
     if not suffixes:
         found = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
         raise DataError(f"{place} has no image, but {found}; names are cut at their first dot")
@@ -266,17 +262,41 @@ class ShardFiles(FileSamples):
         counts: number of samples in each shard.
         class_names: names of the classes, in the order of their labels.
         transform: what a sample goes through, such as a resize to the storage size.
+        targets: what stands beside an image: ``'label'``, ``'mask'`` or ``'boxes'``.
+        ignore_index: number of the pixels of masks to ignore.
+        on_bad_box: ``'drop'`` leaves out boxes without an area or outside their image, and notes them, ``'raise'``
+            refuses them.
+        cache: what fetches shards from addresses; webdataset reads these when None.
+
+    Attributes:
+        notes: boxes that were left out since this was emptied.
 
     Raises:
         DataError: when a sample is fetched that cannot be read, naming shard and file.
+        ValueError: for other targets.
     """
 
     def __init__(
-        self, counts: Mapping[str, int], class_names: Sequence[str], transform: Transform | None = None
+        self,
+        counts: Mapping[str, int],
+        class_names: Sequence[str],
+        transform: Transform | None = None,
+        *,
+        targets: str = "label",
+        ignore_index: int = 255,
+        on_bad_box: str = "drop",
+        cache: ShardCache | None = None,
     ) -> None:
         super().__init__((), transform)
+        if targets not in TARGETS:
+            raise ValueError(f"unknown targets {targets!r}; available: {', '.join(map(repr, TARGETS))}")
         self.counts: dict[str, int] = dict(counts)
         self.class_names: tuple[str, ...] = tuple(class_names)
+        self.targets = targets
+        self.ignore_index = ignore_index
+        self.on_bad_box = on_bad_box
+        self.cache = cache
+        self.notes: list[str] = []
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -284,12 +304,41 @@ class ShardFiles(FileSamples):
     def read(self, index: int) -> dict[str, Any]:
         """Read a sample, from the beginning of its shard."""
         (piece,) = self.cut(index, index + 1)
-        (sample,) = read_shard(*piece)
-        return decode_image(sample, decode_label(sample, self.class_names))
+        (sample,) = read_shard(*piece, self.cache)
+        return self._decode(sample, self.target_of(sample))
 
-    def decode(self, sample: Mapping[str, Any], label: int) -> dict[str, Any]:
-        """Decode the image of what :func:`read_shard` returned, and transform it."""
-        return self.transformed(decode_image(sample, label))
+    def target_of(self, sample: Mapping[str, Any]) -> Any:
+        """Return what stands beside the image of what :func:`read_shard` returned.
+
+        Raises:
+            TargetError: naming shard and sample, if it is missing, or its classes are not known.
+        """
+        if self.targets == "mask":
+            return find_mask(sample)
+        if self.targets == "boxes":
+            return find_boxes(sample, self.class_names)
+        return decode_label(sample, self.class_names)
+
+    def decode(self, sample: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """Decode what :func:`read_shard` and :meth:`target_of` returned, and transform it."""
+        return self.transformed(self._decode(sample, label))
+
+    def _decode(self, sample: Mapping[str, Any], target: Any) -> dict[str, Any]:
+        decoded = decode_image(sample, target if self.targets == "label" else 0)
+        if self.targets == "label":
+            return decoded
+        del decoded["label"]
+        place, (height, width) = place_of(sample), decoded["image"].shape[1:]
+        if self.targets == "mask":
+            mask = decode_mask(target, place, len(self.class_names), self.ignore_index)
+            if mask.shape != (height, width):
+                raise DataError(f"{place} is {height}x{width}, but its label image {mask.shape[0]}x{mask.shape[1]}")
+            return {**decoded, "mask": mask}
+        boxes, faults = decode_boxes(target, height, width)
+        if faults and self.on_bad_box == "raise":
+            raise TargetError(f"{place}: {faults[0]}; on_bad_box='drop' leaves such boxes out, and names them")
+        self.notes += [f"{place}: {fault}" for fault in faults]
+        return {**decoded, **boxes, "meta": {**decoded["meta"], **boxes["meta"]}}
 
     def cut(self, start: int, stop: int, order: Sequence[int] | None = None) -> list[tuple[str, int, int]]:
         """Return the parts of shards that a run of samples covers, for an order of the shards.
@@ -362,7 +411,7 @@ def write_shards(
                 shard = pattern.removesuffix(Path(pattern).name) + Path(writer.fname).name
                 counts[shard] = counts.get(shard, 0) + 1
                 number, row = number + 1, next(rows, None)
-        known = _read_sizes(file) if file.is_file() else {}
+        known = _read_sizes(str(file)) if file.is_file() else {}
         known |= {Path(shard).name: count for shard, count in counts.items()}
         beside.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     return counts

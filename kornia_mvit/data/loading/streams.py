@@ -256,7 +256,7 @@ class ShardLoader(DataLoader[Batch]):
             cast(Any, batches),  # samples and batches have one type in DataLoader
             batch_size=None,
             num_workers=num_workers,
-            collate_fn=cast(Any, _collate),
+            collate_fn=cast(Any, partial(_collate, ignore_index=batches.files.ignore_index)),
             generator=torch.Generator(),
             **options,
         )
@@ -390,6 +390,6 @@ def _checksum(files: ShardFiles) -> int:
     return zlib.crc32(json.dumps(list(files.counts.values())).encode())
 
 
-def _collate(read: _Read) -> tuple[Batch, list[str], Stand]:
+def _collate(read: _Read, ignore_index: int) -> tuple[Batch, list[str], Stand]:
     samples, skipped, stand = read
-    return Batch.collate(samples), skipped, stand
+    return Batch.collate(samples, ignore_index=ignore_index), skipped, stand
