@@ -122,7 +122,7 @@ class ExactResume(pl.Callback):
 
     def _set_states(self, trainer: pl.Trainer, module: pl.LightningModule, loaded: dict[str, Any]) -> None:
         loaders = _loaders(trainer)
-        if loaded["loaders"]:  # shards had no state in older versions
+        if loaded["loaders"] or not all(hasattr(loader, "merge_states") for loader in loaders):  # of older versions
             for loader, state in zip(loaders, loaded["loaders"], strict=True):
                 loader.load_state_dict(state)
         if any(getattr(loader, "was_shared_anew", False) for loader in loaders):
