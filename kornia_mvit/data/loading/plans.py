@@ -109,16 +109,21 @@ class Runs:
 
     def _map(self, starts: Numbers, stops: Numbers) -> tuple[Numbers, Numbers]:
         """Return the places of numbers, both as runs; those given do not overlap."""
-        if not len(starts):
-            return starts, stops
-        between = slice(np.searchsorted(self._begins, starts[0]), np.searchsorted(self._begins, stops[-1]))
-        edges = np.unique(np.concatenate((starts, stops, self._begins[between])))
-        begins, ends = edges[:-1], edges[1:]
-        within = np.searchsorted(starts, begins, side="right") > np.searchsorted(stops, begins, side="right")
-        begins, ends = begins[within], ends[within]
+        begins, ends = _split(starts, stops, self._begins)
         run = np.searchsorted(self._ends, begins, side="right")
         shift = self.starts[run] - self._begins[run]
         return begins + shift, ends + shift
+
+
+def _split(starts: Numbers, stops: Numbers, borders: Numbers) -> tuple[Numbers, Numbers]:
+    """Return runs, which are in order and do not overlap, cut at the borders within them."""
+    if not len(starts):
+        return starts, stops
+    between = slice(np.searchsorted(borders, starts[0]), np.searchsorted(borders, stops[-1]))
+    edges = np.unique(np.concatenate((starts, stops, borders[between])))
+    begins, ends = edges[:-1], edges[1:]
+    within = np.searchsorted(starts, begins, side="right") > np.searchsorted(stops, begins, side="right")
+    return begins[within], ends[within]
 
 
 class EpochPlan:
@@ -220,17 +225,12 @@ class EpochPlan:
 
     def cut_shards(self, runs: Sequence[tuple[int, int]]) -> list[Piece]:
         """Return runs of places in the epoch's order as runs of samples within shards."""
-        pieces = []
-        for first, last in runs:
-            shard = int(np.searchsorted(self._begins, first, side="right")) - 1
-            start = first
-            while start < last:
-                begin, end = int(self._begins[shard]), int(self._begins[shard + 1])
-                if start < end:
-                    pieces.append((int(self._order[shard]), start - begin, min(last, end) - begin))
-                    start = min(last, end)
-                shard += 1
-        return pieces
+        bounds = np.array(runs, dtype=np.int64).reshape(-1, 2)
+        starts, stops = _split(bounds[:, 0], bounds[:, 1], self._begins)
+        places = np.searchsorted(self._begins, starts, side="right") - 1
+        begins = self._begins[places]
+        columns = (self._order[places], starts - begins, stops - begins)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def buffer(self, rank: int, worker: int, count: int, stand: Stand) -> ShuffleBuffer:
         """Return the shuffle buffer of a worker for a number of samples, where it stands."""
