@@ -88,13 +88,14 @@ def decode_pixels(source: str | Path | IO[bytes], name: str | None = None) -> Te
 
 
 def decode_reduced(
-    source: str | Path | IO[bytes], least: Callable[[int, int], tuple[int, int]]
+    source: str | Path | IO[bytes], least: Callable[[int, int], tuple[int, int]], name: str | None = None
 ) -> tuple[Tensor, tuple[int, int]]:
     """Decode an image, of a JPEG as few pixels as are needed: a half, a quarter or an eighth of each side.
 
     Args:
         source: as of :func:`decode_pixels`.
         least: from the height and width of the image to those that are needed.
+        name: what errors call it; its path when None.
 
     Returns:
         The pixels, (3, H, W) uint8, and height and width of the whole image.
@@ -102,7 +103,7 @@ def decode_reduced(
     Raises:
         DataError: naming the file, as :func:`read_image`.
     """
-    with opened(source) as image:
+    with opened(source, name) as image:
         height, width = _upright_size(image)
         rows, columns = least(height, width)
         image.draft(None, (columns, rows) if image.size == (width, height) else (rows, columns))  # it is turned later

@@ -1,5 +1,6 @@
 """Writing datasets of files into shards: the same bytes each time, by several processes, resumed where one stopped."""
 
+import copy
 import hashlib
 import io
 import json
@@ -77,7 +78,9 @@ class SampleEncoder:
         path = self.samples.files[index]
         if not self.encodes:
             return {self._suffix(path): _read(path), **self._target(index, path)}
-        sample = self.samples.read(index)
+        whole = copy.copy(self.samples)  # a transform may have fewer pixels decoded
+        whole.transform = None
+        sample = whole.read(index)
         height, width = sample["image"].shape[1:]
         if self.size is not None:
             try:

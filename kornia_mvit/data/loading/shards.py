@@ -8,10 +8,12 @@ import os
 import random
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from kornia_mvit.data.loading.sources import ShardCache, is_address, read_address
 from kornia_mvit.data.loading.targets import (
@@ -31,7 +33,9 @@ from kornia_mvit.data.reading import (
     FileSamples,
     Transform,
     decode_pixels,
+    decode_reduced,
 )
+from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import write_whole
 from kornia_mvit.parsing import is_file, parse_json, read_json, reason_of, repeated
 
@@ -240,8 +244,13 @@ def shuffle_samples(samples: Iterable[Any], size: int, rng: random.Random) -> It
     return shuffled
 
 
-def decode_image(sample: Mapping[str, Any], label: int) -> dict[str, Any]:
+def decode_image(
+    sample: Mapping[str, Any], label: int, least: Callable[[int, int], tuple[int, int]] | None = None
+) -> dict[str, Any]:
     """Decode a sample's image: to ``image`` (3, H, W) uint8, ``label``, and shard and file name in ``meta``.
+
+    With ``least``, of a JPEG as few pixels as are needed, as by :func:`~kornia_mvit.data.reading.decode_reduced`; then
+    there is an ``original_size``, too.
 
     Raises:
         DataError: naming shard and file, if there is no image, or it cannot be read.
@@ -252,7 +261,11 @@ def decode_image(sample: Mapping[str, Any], label: int) -> dict[str, Any]:
         found = ", ".join(suffix for suffix in sample if not suffix.startswith("__"))
         raise DataError(f"{place} has no image, but {found}; names are cut at their first dot")
     path = f"{place}.{suffixes[0]}"
-    return {"image": decode_pixels(io.BytesIO(sample[suffixes[0]]), path), "label": label, "meta": {"path": path}}
+    file, decoded = io.BytesIO(sample[suffixes[0]]), {"label": label, "meta": {"path": path}}
+    if least is None:
+        return {"image": decode_pixels(file, path), **decoded}
+    image, size = decode_reduced(file, least, path)
+    return {"image": image, "original_size": torch.tensor(size), **decoded}
 
 
 class ShardFiles(FileSamples):
@@ -324,9 +337,10 @@ class ShardFiles(FileSamples):
         return self.transformed(self._decode(sample, label))
 
     def _decode(self, sample: Mapping[str, Any], target: Any) -> dict[str, Any]:
-        decoded = decode_image(sample, target if self.targets == "label" else 0)
         if self.targets == "label":
-            return decoded
+            resize = self.transform if isinstance(self.transform, StorageResize) and self.transform.reduced else None
+            return decode_image(sample, target, None if resize is None else resize.needed_size)
+        decoded = decode_image(sample, 0)
         del decoded["label"]
         place, (height, width) = place_of(sample), decoded["image"].shape[1:]
         if self.targets == "mask":
