@@ -37,13 +37,14 @@ EXTRAS = {
     "cli": "the command line",
     "train": "data sets, Lightning's training, the commands that train, validate, predict and preview",
     "hub": "safetensors files, and repositories of the Hugging Face hub",
+    "stream": "shards from ``http(s)://`` and ``s3://`` addresses",
     "export": "ONNX, OpenVINO, ExecuTorch and Core ML",
     "video": "prediction of videos",
     "testing": "Hypothesis strategies and ``check_backbone``",
     "examples": "the notebooks",
     "docs": "these pages",
     "dev": "the tests and the tools around them",
-    "all": "all of these",
+    "all": "all of these but ``stream``",
 }
 
 

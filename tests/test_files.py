@@ -268,6 +268,10 @@ NOT_FILES = {
     ("training/resuming.py", "super().save_checkpoint"): "to an address, by Lightning",
     ("inference/engines/runtimes.py", "written.save"): "into a temporary folder",
     ("weights/conversion.py", "save_checkpoint"): "writes whole itself",
+    ("data/loading/packing.py", "Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save"): "into memory",
+    ("data/loading/packing.py", "Image.fromarray(numbers.contiguous().numpy()).save"): "into memory",
+    ("data/loading/packing.py", "(folder / PROGRESS).open"): "adds rows; one that is cut is left out when it is read",
+    ("data/loading/sources.py", "open"): "a cache, in which files are renamed when they are whole",
 }
 WRITERS = (
     "write_text write_bytes save savefig dump to_csv save_file save_model save_pretrained save_checkpoint "
