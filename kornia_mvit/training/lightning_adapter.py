@@ -140,6 +140,8 @@ def recount_batches(trainer: pl.Trainer) -> None:
     limit: Any = trainer.limit_train_batches
     lengths = [len(loader) for loader in combined.flattened]
     combined.limits = [int(n * limit) if isinstance(limit, float) else min(n, limit) for n in lengths]
+    iterator: Any = combined._iterator
+    iterator.limits = combined.limits  # of the epoch that runs
     count = len(combined)
     fetcher.length, fetcher.done = count, count == 0
     loop.max_batches = count

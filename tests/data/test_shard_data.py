@@ -95,6 +95,8 @@ class TestShardData:
             assert [len(batch) for batch in other[0]] == [3, 3, 3, 1], "18 less two batches of 4"
             assert len({*names(whole[0][:2]), *names(other[0])}) == 18
             assert len(set(names(other[1]))) == 18, "and the next epoch is whole"
+            more = fit("f", tmp_path / "a" / "step=2.ckpt", batch_size=5)
+            assert [[len(batch) for batch in epoch] for epoch in more.values()] == [[5, 5], [5, 5, 5]], "one step more"
             none = fit("e", tmp_path / "a" / "step=3.ckpt", batch_size=7)
             assert (0 in none, [len(batch) for batch in none[1]]) == (False, [7, 7])
 
