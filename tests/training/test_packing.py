@@ -170,6 +170,14 @@ class TestShards:
                 [area * scale**2 for area in sample["meta"]["box_area"]], rel=0.03
             )
 
+    @pytest.mark.parametrize("name", ["keypoints", "outlines"])
+    def test_what_shards_do_not_hold_is_refused(self, name, tmp_path):
+        data = COCOData(str(make_coco(tmp_path / "photos")), num_workers=0)
+        data.setup()
+        setattr(data.splits["train"].table, name, [])
+        with pytest.raises(ValueError, match=f"shards hold boxes without {name}"):
+            packing.SampleEncoder(data.splits["train"])
+
     def test_detection_is_trained(self, tmp_path):
         shards(make_coco(tmp_path / "photos"), tmp_path / "a", processes=1)
         run = trainer(tmp_path, num_sanity_val_steps=0)

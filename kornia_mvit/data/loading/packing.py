@@ -44,7 +44,7 @@ class SampleEncoder:
         quality: of JPEG, from 1 to 100; 90 when None and images are encoded.
 
     Raises:
-        ValueError: for a quality that JPEG has not, or a dataset of another kind.
+        ValueError: for a quality that JPEG has not, a dataset of another kind, or boxes with keypoints or outlines.
     """
 
     samples: FileSamples
@@ -55,6 +55,10 @@ class SampleEncoder:
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality {self.quality} is not between 1 and 100")
         self.targets  # noqa: B018  # which raises
+        table = getattr(self.samples, "table", None)
+        for name in ("keypoints", "outlines"):
+            if getattr(table, name, None) is not None:
+                raise ValueError(f"shards hold boxes without {name}; read the dataset without them")
 
     @property
     def encodes(self) -> bool:
