@@ -220,6 +220,7 @@ BEHIND = {
     "kornia_mvit.data.loading.packing: _jpeg": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.loading.packing: _png": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.loading.sources: _Fetch._options": "kornia_mvit.data.loading.sources: _Fetch.system",
+    "kornia_mvit.data.instances: _mask_api": "kornia_mvit.training.datamodules: <module>",
     "kornia_mvit.pictures: to_rgb": "kornia_mvit.data.reading: opened",
     "kornia_mvit.pictures: picture_to_tensor": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.reading: load": "kornia_mvit.data.reading: opened",

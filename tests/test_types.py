@@ -19,7 +19,7 @@ PROGRAM = {
     "DeepLabV3('xxs', num_classes=5)(images)": "Tensor",
     "SSDLite('xxs', num_classes=5)(images)": "tuple[Tensor, Tensor]",
     "fuse(DeepLabV3('xxs'))": "DeepLabV3",
-    "from_pretrained('model.ckpt')": "MobileViTClassifier | DeepLabV3 | SSDLite",
+    "from_pretrained('model.ckpt')": "Classifier | DeepLabV3 | SSDLite",
     "AugmentationPipeline(policies.classification_train(64))(images)": "Tensor",
     "AugmentationPipeline(policies.classification_train(64))(Batch(images))": "Batch",
     "AugmentationPipeline(policies.classification_train(64))(images, labels)": "tuple[Tensor, Tensor]",

@@ -59,8 +59,8 @@ class Mosaic(TargetMix):
         for name, (low, high), most in (("scale", scale, float("inf")), ("centre", centre, 1.0)):
             if not (0 <= low <= high <= most) or (name == "scale" and low == 0):
                 raise ValueError(f"{name} {(low, high)} is not an ascending range of shares")
-        self.scale = (scale[0], scale[1])
-        self.centre = (centre[0], centre[1])
+        self.scale: tuple[float, float] = (scale[0], scale[1])
+        self.centre: tuple[float, float] = (centre[0], centre[1])
 
     def _settings(self) -> dict[str, Any]:
         return {"scale": self.scale, "centre": self.centre}
@@ -146,7 +146,7 @@ class MixUp(TargetMix):
         self, p: float = 0.5, *, alpha: float = 1.5, num_classes: int | None = None, max_boxes: int | None = None
     ) -> None:
         super().__init__(p, num_classes=num_classes, max_boxes=max_boxes)
-        self.alpha = _positive(alpha)
+        self.alpha: float = _positive(alpha)
 
     def _settings(self) -> dict[str, Any]:
         return {"alpha": self.alpha}
@@ -203,7 +203,7 @@ class CutMix(TargetMix):
         self, p: float = 0.5, *, alpha: float = 1.0, num_classes: int | None = None, max_boxes: int | None = None
     ) -> None:
         super().__init__(p, num_classes=num_classes, max_boxes=max_boxes)
-        self.alpha = _positive(alpha)
+        self.alpha: float = _positive(alpha)
 
     def _settings(self) -> dict[str, Any]:
         return {"alpha": self.alpha}

@@ -17,7 +17,8 @@ from kornia_mvit.augmentation.operations import unable
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import no_autocast, prepare_images
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
-from kornia_mvit.augmentation.ranges import Gradients, LearnedRanges, plan_gradients, run_ranges
+from kornia_mvit.augmentation.range_runs import Gradients, plan_gradients, run_ranges
+from kornia_mvit.augmentation.ranges import LearnedRanges
 from kornia_mvit.augmentation.stacks import build_stack
 from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.augmentation.targets import BoxRules, choose_box_method, detach_memory, move_targets, run_empty

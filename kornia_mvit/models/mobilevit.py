@@ -280,8 +280,7 @@ class MobileViT(StagedBackbone):
             drop_path=drop_path,
         )
         if head_conv:
-            self.head_conv = ConvNormAct(self.out_channels, config.head_channels, 1)
-            self.out_channels = config.head_channels
+            self._put_head(ConvNormAct(self.out_channels, config.head_channels, 1), config.head_channels)
         self.apply(init_weights)
 
 

@@ -106,6 +106,10 @@ class StagedBackbone(Recomputing, Shareable):
         self.feature_strides: tuple[int, ...] = tuple(strides[1:])
         self.out_channels: int = channels
 
+    def _put_head(self, conv: nn.Module, channels: int) -> None:
+        """End with a convolution of so many channels."""
+        self.head_conv, self.out_channels = conv, channels
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the final map: (B, in_channels, H, W) -> (B, out_channels, H / output stride, W / output stride)."""
         y: Tensor = self.head_conv(self.forward_features(x, (-1,))[0])

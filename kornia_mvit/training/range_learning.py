@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
-from kornia_mvit.augmentation.ranges import Gradients, LearnedRanges
+from kornia_mvit.augmentation.range_runs import Gradients
+from kornia_mvit.augmentation.ranges import LearnedRanges
 from kornia_mvit.batch import Batch
 from kornia_mvit.training.lightning_adapter import trainer_of
 from kornia_mvit.training.lightning_names import pl

@@ -158,10 +158,10 @@ class EpochPlan:
         self._begins = np.concatenate(([0], np.cumsum(np.asarray(counts, dtype=np.int64)[self._order])))
         self._seeds = (seed, epoch)
         self._scales = scales
-        self.before = 0
+        self.before: int = 0
         self._number = 0
         self._left = Runs([0], [self._begins[-1]])
-        self.cut = cuts[0]
+        self.cut: Cut = cuts[0]
         for cut in cuts[1:]:
             self._left = self._remainder()
             self.before += self.cut.batches

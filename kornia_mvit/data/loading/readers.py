@@ -41,7 +41,7 @@ class ShardReader:
     ) -> None:
         self.files = files
         self.on_error = on_error
-        self.stand = stand
+        self.stand: Stand = stand
         self.skipped: list[str] = []
         self._buffer = buffer
 

@@ -78,6 +78,9 @@ class BoxData(ImageData):
         self._place = str(settings.root)
         self._parts: dict[str, _Part] = {}
 
+    def _set_keypoints(self, names: tuple[str, ...], flip_pairs: Pairs | None, skeleton: Pairs) -> None:
+        self.keypoint_names, self.keypoint_flip_pairs, self.keypoint_skeleton = names, flip_pairs, skeleton
+
     def count_boxes(self, split: str) -> dict[str, int]:
         """Return the number of boxes of each class in a split, without those that loss and score leave out."""
         table = self._parts[split].table
@@ -404,8 +407,8 @@ class COCOData(BoxData):
                 f"{self.root / file} has the keypoints {cut(', '.join(found.keypoint_names))}, the first file "
                 f"{cut(', '.join(self.keypoint_names))}; the splits need the same keypoints"
             )
-        self.keypoint_names, self.keypoint_skeleton = found.keypoint_names, found.keypoint_skeleton
-        self.keypoint_flip_pairs = pairs_of_names(found.keypoint_names) or None
+        names = found.keypoint_names
+        self._set_keypoints(names, pairs_of_names(names) or None, found.keypoint_skeleton)
 
     def _translate(self, file: str, found: CocoFile) -> Tensor:
         """Return the label of each of a file's categories; those of the first file are the classes."""

@@ -111,9 +111,8 @@ class YOLOData(BoxData):
                 "(--data.kpt_shape), such as [17, 3], or leave keypoints out"
             )
         count = layout.kpt_shape[0]
-        self.keypoint_names = layout.keypoint_names(count)
-        self.keypoint_flip_pairs = layout.flip_pairs(count)
-        self.keypoint_skeleton = check_lines(settings.keypoint_skeleton, count, "keypoint_skeleton")
+        skeleton = check_lines(settings.keypoint_skeleton, count, "keypoint_skeleton")
+        self._set_keypoints(layout.keypoint_names(count), layout.flip_pairs(count), skeleton)
         return count
 
 
