@@ -148,6 +148,7 @@ _OPTIONS = {
 _FIT_OPTIONS = {
     "--model.mode xxs": "size of MobileViT: xxs, xs, s, or v2-0.5 to v2-2.0",
     "--model.network timm:NAME": "another network in its place",
+    "--model.backbone timm:NAME": "another network under the head",
     "--model.weights NAME_OR_FILE": "what training starts from",
     "--model.image_size PIXELS": "side of the images that the network sees",
     "--model.learning_rate RATE": "its peak, for the whole batch",

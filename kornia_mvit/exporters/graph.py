@@ -200,7 +200,7 @@ class Deployed(nn.Module):
         self.prepare = prepare
         self.suppress = suppress
         self.task: str = str(task_of(model))
-        self.dtype: torch.dtype = model.backbone.stem.conv.weight.dtype
+        self.dtype: torch.dtype = next(model.backbone.parameters()).dtype
         self.layout = layout
         self.with_decode = with_decode
         self.input_names: list[str] = ["image"]

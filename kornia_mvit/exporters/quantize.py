@@ -75,6 +75,8 @@ def _kept(model: nn.Module, keep: Sequence[str]) -> set[str]:
         ValueError: for a name that is none of a layer's, nor the beginning of one.
     """
     names, kept = list(_layers(model)), set()
+    if keep is KEEP and not any(name.startswith(f"{KEEP[0]}.") for name in names):
+        keep = names[:1]  # of another backbone
     for prefix in keep:
         found = {name for name in names if name == prefix or name.startswith(f"{prefix}.")}
         if not found:

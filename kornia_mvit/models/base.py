@@ -12,6 +12,7 @@ from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    from kornia_mvit.models.backbones import TimmBackbone
     from kornia_mvit.models.staged import StagedBackbone
 
 __all__ = ["Recomputing", "Shareable", "TaskModel", "renamed_arguments"]
@@ -95,7 +96,7 @@ class TaskModel(Shareable):
         class_names: names of the classes in the order of the logits, where a checkpoint has them.
     """
 
-    backbone: "StagedBackbone"
+    backbone: "StagedBackbone | TimmBackbone"
     class_names: tuple[str, ...] | None = None
 
     @property
@@ -120,8 +121,16 @@ class TaskModel(Shareable):
         return self.backbone.forward_features(x, out_indices)
 
     def set_gradient_checkpointing(self, enabled: bool | str = True) -> None:
-        """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`."""
-        self.backbone.set_gradient_checkpointing(enabled)
+        """Trade time for memory in the backbone; see :meth:`MobileViT.set_gradient_checkpointing`.
+
+        Raises:
+            ValueError: for a backbone that cannot.
+        """
+        switch = getattr(self.backbone, "set_gradient_checkpointing", None)
+        if switch is not None:
+            switch(enabled)
+        elif enabled:
+            raise ValueError(f"{type(self.backbone).__name__} has no gradient checkpointing; leave it off")
 
     def to_onnx(self, path: str | Path, **options: Any) -> Path:
         """Write the model as an ONNX file. Needs ``kornia-mvit[export]``.
@@ -158,7 +167,7 @@ def renamed_arguments(
             for old in [name for name in kwargs if name in (names or {})]:
                 given[(names or {})[old]] = kwargs.pop(old)
                 advice.append(f"{(names or {})[old]}= in place of {old}=")
-            if mode is not None and not args and "mode" not in kwargs:
+            if mode is not None and not args and not {"mode", "backbone"} & kwargs.keys():
                 given["mode"] = mode
                 advice.append(f"mode={mode!r}, as the default becomes 'xxs'")
             if advice:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_mvit.models.backbones import TimmBackbone, given_backbone, size_multiple
 from kornia_mvit.models.base import TaskModel, renamed_arguments
 from kornia_mvit.models.graph import crop_to, pad_to
 from kornia_mvit.models.layers import ConvNormAct, check_image, init_weights
@@ -125,6 +126,10 @@ class DeepLabV3(TaskModel):
         pad: whether images whose sides ``output_stride`` does not divide are padded, by repeating their last row and
             column, to the next multiple, and the logits cropped. With False the logits of a map that reaches beyond the
             image are squeezed into it, as Apple and transformers do.
+        backbone: the network under the head, in place of the one built from ``mode``: ``'timm:NAME'`` for one of
+            timm, with fresh weights and dilated where timm can, or a module that has what
+            :class:`~kornia_mvit.models.backbones.Backbone` lists; see
+            :func:`~kornia_mvit.models.backbones.as_backbone`.
 
     Shape:
         - Input: :math:`(B, C, H, W)`, see :class:`MobileViT`
@@ -172,6 +177,7 @@ class DeepLabV3(TaskModel):
         align_corners: bool = False,
         aux_channels: int = 0,
         pad: bool = True,
+        backbone: nn.Module | str | None = None,
     ) -> None:
         super().__init__()
         if aspp_channels is None:
@@ -180,15 +186,26 @@ class DeepLabV3(TaskModel):
             if value < least:
                 raise ValueError(f"{name} {value} is not at least {least}")
         _check_classes(num_classes)
-        self.backbone: StagedBackbone = build_backbone(
-            mode,
-            in_channels,
-            patch_size,
-            backbone_dropout,
-            variant=variant,
-            output_stride=output_stride,
-            drop_path=drop_path,
-        )
+        self.backbone: StagedBackbone | TimmBackbone
+        if backbone is None:
+            self.backbone = build_backbone(
+                mode,
+                in_channels,
+                patch_size,
+                backbone_dropout,
+                variant=variant,
+                output_stride=output_stride,
+                drop_path=drop_path,
+            )
+        else:
+            others = {
+                "mode": (mode, "xxs"),
+                "patch_size": (patch_size, (2, 2)),
+                "backbone_dropout": (backbone_dropout, 0.0),
+                "drop_path": (drop_path, 0.0),
+                "variant": (variant, "apple"),
+            }
+            self.backbone = given_backbone(backbone, in_channels, output_stride, others)
         if rates is None:
             rates = [96 * n // self.backbone.feature_strides[-1] for n in (1, 2, 3)]
         if not rates or min(rates) < 1:
@@ -198,9 +215,9 @@ class DeepLabV3(TaskModel):
         self.rates: tuple[int, ...] = tuple(rates)
         self.align_corners = align_corners
         self.aux_channels = aux_channels
-        self.pad = pad
+        self.pad: bool = pad
         self.head: DeepLabHead = DeepLabHead(
-            self.backbone.out_channels, num_classes, aspp_channels, self.rates, head_dropout
+            self.backbone.feature_channels[-1], num_classes, aspp_channels, self.rates, head_dropout
         )
         self.aux_head: AuxiliaryHead | None = None
         if aux_channels:
@@ -214,7 +231,8 @@ class DeepLabV3(TaskModel):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits at the size of the images: (B, C, H, W) -> (B, num_classes, H, W)."""
         padded = self._pad(x)
-        return self._upsample(self.head(self.backbone(padded)), padded, x)
+        (last,) = self.backbone.forward_features(padded, (-1,))
+        return self._upsample(self.head(last), padded, x)
 
     if TYPE_CHECKING:
 
@@ -253,7 +271,7 @@ class DeepLabV3(TaskModel):
         if not self.pad:
             return x
         check_image(x, self.backbone.in_channels)
-        return pad_to(x, self.backbone.size_multiple)
+        return pad_to(x, size_multiple(self.backbone))
 
     def _upsample(self, logits: Tensor, padded: Tensor, x: Tensor) -> Tensor:
         """Bring logits to the size of the padded images, and crop them to that of the images."""

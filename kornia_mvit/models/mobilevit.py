@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_mvit.models.backbones import TimmBackbone, given_backbone
 from kornia_mvit.models.base import renamed_arguments
 from kornia_mvit.models.graph import resize, round_up, to_map, to_tokens
 from kornia_mvit.models.layers import ConvNormAct, DropPath, init_weights
@@ -298,6 +299,10 @@ class MobileViTClassifier(Classifier):
         variant: see :class:`MobileViT`.
         output_stride: see :class:`MobileViT`.
         head_conv: see :class:`MobileViT`.
+        backbone: the network under the classifier, in place of the one built from ``mode``: ``'timm:NAME'`` for one of
+            timm, with fresh weights, or a module that has what
+            :class:`~kornia_mvit.models.backbones.Backbone` lists; see
+            :func:`~kornia_mvit.models.backbones.as_backbone`.
 
     Shape:
         - Input: :math:`(B, C, H, W)`, see :class:`MobileViT`
@@ -329,15 +334,28 @@ class MobileViTClassifier(Classifier):
         variant: str = "apple",
         output_stride: int = 32,
         head_conv: bool = True,
+        backbone: nn.Module | str | None = None,
     ) -> None:
-        backbone = MobileViT(
-            mode,
-            in_channels,
-            patch_size,
-            backbone_dropout,
-            variant=variant,
-            output_stride=output_stride,
-            drop_path=drop_path,
-            head_conv=head_conv,
-        )
-        super().__init__(backbone, num_classes, head_dropout)
+        body: StagedBackbone | TimmBackbone
+        if backbone is None:
+            body = MobileViT(
+                mode,
+                in_channels,
+                patch_size,
+                backbone_dropout,
+                variant=variant,
+                output_stride=output_stride,
+                drop_path=drop_path,
+                head_conv=head_conv,
+            )
+        else:
+            others = {
+                "mode": (mode, "xxs"),
+                "patch_size": (patch_size, (2, 2)),
+                "backbone_dropout": (backbone_dropout, 0.0),
+                "drop_path": (drop_path, 0.0),
+                "variant": (variant, "apple"),
+                "head_conv": (head_conv, True),
+            }
+            body = given_backbone(backbone, in_channels, output_stride, others)
+        super().__init__(body, num_classes, head_dropout)

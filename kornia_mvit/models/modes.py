@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kornia_mvit.models.backbones import TimmBackbone
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViT, MobileViTClassifier, MobileViTConfig
 from kornia_mvit.models.mobilevitv2 import WIDTHS, MobileViTV2, MobileViTV2Classifier, mode_name, mode_width
 from kornia_mvit.models.staged import Classifier, StagedBackbone
@@ -58,7 +59,7 @@ def build_backbone(
 
 
 def build_classifier(
-    mode: str | MobileViTConfig, *arguments: Any, variant: str = "apple", **options: Any
+    mode: str | MobileViTConfig = "xxs", *arguments: Any, variant: str = "apple", **options: Any
 ) -> Classifier:
     """Build the classifier of a mode.
 
@@ -91,13 +92,15 @@ def _find_width(mode: str | MobileViTConfig, variant: str) -> float | None:
     return width
 
 
-def find_mode(backbone: StagedBackbone) -> tuple[str, str] | None:
+def find_mode(backbone: StagedBackbone | TimmBackbone) -> tuple[str, str] | None:
     """Return the mode and variant of a backbone, or None for one of a configuration that is not in the table.
 
     Example:
         >>> find_mode(MobileViTV2(0.5)), find_mode(MobileViT('xs', variant='kornia'))
         (('v2-0.5', 'apple'), ('xs', 'kornia'))
     """
+    if not isinstance(backbone, StagedBackbone):
+        return None
     if isinstance(backbone, MobileViTV2):
         return mode_name(backbone.width), "apple"
     rows = ((mode, variant) for variant, modes in VARIANTS.items() for mode in modes)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kornia_mvit.models.backbones import TimmBackbone, feature_sizes, given_backbone
 from kornia_mvit.models.base import TaskModel, renamed_arguments
 from kornia_mvit.models.layers import ConvNormAct, SeparableConv, init_weights
 from kornia_mvit.models.mobilevit import MobileViTConfig
@@ -127,8 +128,13 @@ class SSDLite(TaskModel):
         variant: see :class:`MobileViT`.
         widths: channels of the six levels under the heads.
         aspect_ratios: for each level, ratios of the anchors' sides above 1; see
-            :func:`~kornia_mvit.ops.boxes.make_anchors`.
+            :func:`~kornia_mvit.ops.boxes.make_anchors`, and :func:`~kornia_mvit.ops.boxes.fit_anchors` for those that
+            fit given boxes.
         scales: sides of the smallest anchors, and of those that a seventh level would have, in shares of the image.
+        backbone: the network under the heads, in place of the one built from ``mode``: ``'timm:NAME'`` for one of
+            timm, with fresh weights, or a module that has what
+            :class:`~kornia_mvit.models.backbones.Backbone` lists; see
+            :func:`~kornia_mvit.models.backbones.as_backbone`.
 
     Shape:
         - Input: :math:`(B, C, H, W)`, see :class:`MobileViT`
@@ -168,13 +174,25 @@ class SSDLite(TaskModel):
         widths: Sequence[int] = WIDTHS,
         aspect_ratios: Sequence[Sequence[float]] = RATIOS,
         scales: tuple[float, float] = SCALES,
+        backbone: nn.Module | str | None = None,
     ) -> None:
         super().__init__()
         _check_classes(num_classes)
         _check_levels(widths, aspect_ratios, scales)
-        self.backbone: StagedBackbone = build_backbone(
-            mode, in_channels, patch_size, backbone_dropout, variant=variant, drop_path=drop_path
-        )
+        self.backbone: StagedBackbone | TimmBackbone
+        if backbone is None:
+            self.backbone = build_backbone(
+                mode, in_channels, patch_size, backbone_dropout, variant=variant, drop_path=drop_path
+            )
+        else:
+            others = {
+                "mode": (mode, "xxs"),
+                "patch_size": (patch_size, (2, 2)),
+                "backbone_dropout": (backbone_dropout, 0.0),
+                "drop_path": (drop_path, 0.0),
+                "variant": (variant, "apple"),
+            }
+            self.backbone = given_backbone(backbone, in_channels, 32, others)
         strides = self.backbone.feature_strides
         if missing := [stride for stride in STRIDES[:2] if stride not in strides]:
             raise ValueError(f"no stage of the backbone has stride {missing[0]}; its strides are {strides}")
@@ -218,7 +236,21 @@ class SSDLite(TaskModel):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Return the anchors of images of a height and width in pixels: (A, 4), see :mod:`kornia_mvit.ops.boxes`."""
-        return make_anchors(self._level_sizes(image_size), self.aspect_ratios, self.scales, device=device, dtype=dtype)
+        return make_anchors(self.map_sizes(image_size), self.aspect_ratios, self.scales, device=device, dtype=dtype)
+
+    def map_sizes(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Return height and width of the six levels' maps, for images of a height and width in pixels.
+
+        Example:
+            >>> SSDLite('xxs', num_classes=4).map_sizes((320, 200))
+            [(20, 13), (10, 7), (5, 4), (3, 2), (2, 1), (1, 1)]
+        """
+        stages = feature_sizes(self.backbone, image_size)
+        sizes = [stages[level] for level in self.levels]
+        for _ in STRIDES[2:]:
+            height, width = sizes[-1]
+            sizes.append(((height + 1) // 2, (width + 1) // 2))
+        return [*sizes, (1, 1)]
 
     def locate(self, logits: Tensor, deltas: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return boxes and probabilities of all anchors, overlapping as they are; fit for an exported graph.
@@ -306,17 +338,8 @@ class SSDLite(TaskModel):
     def _heads(self) -> list[DetectionHead]:
         return [head for head in self.heads if isinstance(head, DetectionHead)]
 
-    def _level_sizes(self, image_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Return height and width of the six levels' maps."""
-        stages = self.backbone.feature_sizes(image_size)
-        sizes = [stages[level] for level in self.levels]
-        for _ in STRIDES[2:]:
-            height, width = sizes[-1]
-            sizes.append(((height + 1) // 2, (width + 1) // 2))
-        return [*sizes, (1, 1)]
-
     def _count_anchors(self, image_size: tuple[int, int]) -> int:
-        places = [height * width for height, width in self._level_sizes(image_size)]
+        places = [height * width for height, width in self.map_sizes(image_size)]
         return sum(n * head.shapes for n, head in zip(places, self._heads(), strict=True))
 
     def _check_statistics(self, x: Tensor) -> None:
@@ -325,7 +348,7 @@ class SSDLite(TaskModel):
         # SyncBatchNorm, which is no BatchNorm2d, may still find a second value on another device
         if x.shape[0] > 1 or not last.training or not isinstance(last, nn.BatchNorm2d):
             return
-        if self._level_sizes((x.shape[-2], x.shape[-1]))[-2] == (1, 1):
+        if self.map_sizes((x.shape[-2], x.shape[-1]))[-2] == (1, 1):
             raise ValueError(
                 f"SSDLite cannot train on a batch of one image of {x.shape[-2]}x{x.shape[-1]} pixels: of its smallest "
                 f"map batch normalisation sees a single value. Train on two or more, or on sides above {STRIDES[-1]}"

@@ -11,6 +11,7 @@ from kornia_mvit.models.base import Recomputing, Shareable, TaskModel
 from kornia_mvit.models.layers import ConvNormAct, InvertedResidual, check_image, init_weights, recompute
 
 if TYPE_CHECKING:
+    from kornia_mvit.models.backbones import TimmBackbone
     from kornia_mvit.models.mobilevit import Stage
 
 __all__ = ["Classifier", "StageConfig", "StagedBackbone", "as_pair"]
@@ -178,7 +179,7 @@ class Classifier(TaskModel):
         head_dropout: dropout before the classifier.
     """
 
-    def __init__(self, backbone: StagedBackbone, num_classes: int, head_dropout: float) -> None:
+    def __init__(self, backbone: "StagedBackbone | TimmBackbone", num_classes: int, head_dropout: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout: nn.Dropout = nn.Dropout(head_dropout)
@@ -214,7 +215,7 @@ class Classifier(TaskModel):
         """Put a freshly initialised classifier for another number of classes; 0 leaves pooled features."""
         if num_classes < 0:
             raise ValueError(f"num_classes {num_classes} is negative; give 0 for pooled features")
-        weight = self.backbone.stem.conv.weight
+        weight = next(self.backbone.parameters())
         self.num_classes = num_classes
         self.classifier: nn.Module = (
             nn.Linear(self.backbone.out_channels, num_classes, device=weight.device, dtype=weight.dtype)

@@ -15,6 +15,7 @@ from torch.optim import AdamW
 from kornia_mvit.augmentation import policies
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.batch import Batch
+from kornia_mvit.models.backbones import backbone_name
 from kornia_mvit.ops.seeds import multiscale_sizes
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.keypoints import adopt_flip_pairs
@@ -33,7 +34,7 @@ from kornia_mvit.training.resuming import AtomicCheckpointIO
 from kornia_mvit.training.runs import RunFolder
 from kornia_mvit.training.settings import TaskSettings
 from kornia_mvit.training.statistics import is_short, refresh_statistics
-from kornia_mvit.weights.cards import model_card
+from kornia_mvit.weights.cards import Model, model_card
 from kornia_mvit.weights.checkpoints import CARD_KEY
 
 __all__ = ["ImageTask", "build_pipeline", "with_values_of"]
@@ -64,6 +65,11 @@ class ImageTask(RangeLearning):
         policy: augmentation in training: the name of a policy in :mod:`kornia_mvit.augmentation.policies`.
         policy_args: arguments of the policy, besides the size.
         variant: see :class:`~kornia_mvit.MobileViT`.
+        backbone: the network under the head, in place of MobileViT: ``'timm:NAME'``, such as ``'timm:resnet18'``, or a
+            module; see :func:`~kornia_mvit.models.backbones.as_backbone`. A checkpoint keeps the name; a module has to
+            be passed again when it is loaded.
+        pretrained: whether a backbone of timm starts with the weights that timm publishes, which are fetched; their
+            mean and std are used.
         backbone_dropout: the ``dropout`` of :class:`~kornia_mvit.MobileViT`.
         drop_path: see :class:`~kornia_mvit.MobileViT`.
         learning_rate: the highest learning rate, for the whole batch.
@@ -131,6 +137,8 @@ class ImageTask(RangeLearning):
                 parameter.requires_grad_(True)
         if h["compile"]:
             network.compile(dynamic=True if pipeline.multi_scale is not None else None)
+        if isinstance(network, Model):
+            h["backbone"] = backbone_name(network.backbone)  # for the task's checkpoints
         self.network = network.train()
         self.pipeline = pipeline
         self.class_names = None

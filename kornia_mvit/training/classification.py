@@ -17,7 +17,7 @@ from kornia_mvit.models.modes import build_classifier, find_mode
 from kornia_mvit.models.staged import Classifier
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
-from kornia_mvit.training.networks import Teacher, find_teacher, timm_network
+from kornia_mvit.training.networks import Teacher, find_backbone, find_teacher, timm_network
 from kornia_mvit.training.settings import TaskSettings, accepts
 from kornia_mvit.training.statistics import warn_of_lag
 from kornia_mvit.weights.cards import task_of
@@ -129,8 +129,11 @@ class ClassificationTask(ImageTask):
             "head_dropout": settings.head_dropout,
             "drop_path": settings.drop_path,
         }
+        backbone, published = find_backbone(settings.backbone, settings.pretrained)
+        if backbone is not None:
+            arguments["backbone"] = backbone
         if settings.weights is None:
-            return build_classifier(settings.mode, classes, variant=settings.variant, **arguments), None
+            return build_classifier(settings.mode, classes, variant=settings.variant, **arguments), published
         network = from_pretrained(settings.weights, num_classes=classes, **arguments)
         if not isinstance(network, Classifier):
             raise ValueError(f"{settings.weights} is for {task_of(network)}; give a classifier's weights")

@@ -12,16 +12,21 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.evaluation.coco import CocoMetrics, truths_of
 from kornia_mvit.inference.detection import Found, bring_back, predict_boxes
 from kornia_mvit.inference.tta import TestTimeAugmentation, find_transforms
-from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.ops.boxes import assign_targets, assign_weighted_targets
+from kornia_mvit.models.ssdlite import RATIOS, SCALES, SSDLite
+from kornia_mvit.ops.boxes import Anchors, assign_targets, assign_weighted_targets, fit_anchors
 from kornia_mvit.ops.losses import multibox_loss
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
-from kornia_mvit.training.networks import find_start
+from kornia_mvit.training.lightning_names import isolate_rng, rank_zero_info
+from kornia_mvit.training.networks import find_backbone, find_start
 from kornia_mvit.training.settings import Size, TaskSettings, accepts
-from kornia_mvit.weights.checkpoints import load_checkpoint
+from kornia_mvit.training.statistics import some_batches
+from kornia_mvit.weights.cards import read_card
+from kornia_mvit.weights.checkpoints import CARD_KEY, load_checkpoint
 
 __all__ = ["DetectionSettings", "DetectionTask"]
+
+_LOOKED_AT = 512  # training images whose boxes anchors are fitted to
 
 
 @dataclass(kw_only=True)
@@ -41,6 +46,7 @@ class DetectionSettings(TaskSettings):
     network: nn.Module | None = None
     image_size: Size = 320
     policy: str = "detection_train"
+    anchors: str | dict[str, Any] | None = None
     letterbox: bool = False
     min_box_visibility: float = 0.3
     negative_ratio: int = 3
@@ -60,6 +66,12 @@ class DetectionSettings(TaskSettings):
                 raise ValueError(f"{name} {getattr(self, name)} is not at least {least}")
         if self.tta is not None:
             find_transforms(self.tta)
+        if isinstance(self.anchors, str) and self.anchors != "auto":
+            raise ValueError(f"anchors {self.anchors!r} are unknown; give 'auto', or scales and aspect_ratios")
+        if isinstance(self.anchors, dict) and (unknown := sorted(self.anchors.keys() - {*Anchors._fields})):
+            raise ValueError(f"anchors have no {unknown[0]!r}; give scales, aspect_ratios or both")
+        if isinstance(self.anchors, dict) and not _are_numbers(self.anchors):
+            raise ValueError(f"anchors {self.anchors} are not numbers, such as {{'scales': [0.1, 1.05]}}")
 
 
 class DetectionTask(ImageTask):
@@ -81,6 +93,10 @@ class DetectionTask(ImageTask):
             classifiers of a detector is used, and the backbone of a classifier; and its size, channel order, mean and
             std.
         image_size: side in pixels of the network's input, or its height and width. Apple's is 320.
+        anchors: ``scales`` and ``aspect_ratios`` of the anchors, one or both, see :class:`~kornia_mvit.SSDLite`;
+            ``'auto'`` fits them to the boxes of up to 512 training images, see
+            :func:`~kornia_mvit.ops.boxes.fit_anchors`; those of the weights that training starts from, or Apple's, when
+            None.
         letterbox: keep the aspect ratio of images in evaluation and leave the rest of the input black, instead of
             stretching them.
         min_box_visibility: share of a box that an augmented image has to show, for the box to stay.
@@ -109,12 +125,19 @@ class DetectionTask(ImageTask):
         classes, size = cast(int, settings.num_classes), settings.image_size
         network, given = settings.network, None
         if network is None:
-            network, given = _ssdlite(self.hparams, settings.weights)
-        elif getattr(network, "num_classes", classes + 1) != classes + 1:
-            raise ValueError(
-                f"the network has {getattr(network, 'num_classes', None)} classes; {classes} classes of objects "
-                f"and the background are {classes + 1}"
-            )
+            network, given = _ssdlite(self.hparams, settings)
+        else:
+            _check_network(network, classes)
+            if settings.anchors is not None and not isinstance(network, SSDLite):
+                raise ValueError(
+                    f"anchors are of SSDLite, and the network is a {type(network).__name__}; leave them out"
+                )
+            if isinstance(settings.anchors, dict) and isinstance(network, SSDLite):
+                known: dict[str, Any] = {
+                    "scales": network.scales,
+                    "aspect_ratios": network.aspect_ratios,
+                } | settings.anchors
+                _set_anchors(self.hparams, network, Anchors(known["scales"], known["aspect_ratios"]))
         preprocess = Preprocess(
             (size, size) if isinstance(size, int) else (size[0], size[1]), letterbox=settings.letterbox
         )
@@ -138,6 +161,55 @@ class DetectionTask(ImageTask):
         super().setup(stage)
         names = self.class_names or tuple(map(str, range(self.hparams["num_classes"])))
         self.coco = CocoMetrics(names).to(self.device)
+
+    def on_fit_start(self) -> None:
+        """Fit the anchors to boxes of the training data, where the settings ask for it."""
+        if self.hparams["anchors"] == "auto":
+            self._fit_anchors()
+
+    def _fit_anchors(self) -> None:
+        network, boxes = cast(SSDLite, self.network), []
+        (height, width) = cast(tuple[int, int], self.preprocess.output_size)
+        training = self.pipeline.training
+        try:
+            self.pipeline.eval()  # as evaluation sees them
+            with torch.no_grad(), isolate_rng():
+                for stored in some_batches(self, self.trainer.train_dataloader, _LOOKED_AT):
+                    batch = self.pipeline.prepare(stored)[0]
+                    assert batch.boxes is not None
+                    assert batch.box_label is not None
+                    counted = batch.box_label >= 0
+                    if batch.box_ignore is not None:
+                        counted &= ~batch.box_ignore
+                    boxes.append(batch.boxes[counted].double() / batch.boxes.new_tensor([width, height] * 2))
+        finally:
+            self.pipeline.train(training)
+        if not sum(map(len, boxes)):
+            raise ValueError(
+                "anchors 'auto' need training data that are read by number and have boxes; give scales and "
+                "aspect_ratios, such as those of kornia_mvit.ops.boxes.fit_anchors"
+            )
+        start = Anchors(network.scales, network.aspect_ratios)
+        found = fit_anchors(torch.cat(boxes).clamp(0, 1), network.map_sizes((height, width)), start)
+        _set_anchors(self.hparams, network, found)
+        ratios = sorted({*found.aspect_ratios[0], *found.aspect_ratios[-1]})
+        rank_zero_info(
+            f"anchors fitted to {sum(map(len, boxes)):,} boxes: scales {found.scales[0]:g} to {found.scales[1]:g}, "
+            f"aspect ratios {', '.join(f'{ratio:g}' for ratio in ratios)}"
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Do what the base class does, and take the anchors that the checkpoint's weights were trained with.
+
+        Raises:
+            CheckpointError: if the checkpoint's card says what cannot be.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if CARD_KEY not in checkpoint or not isinstance(self.network, SSDLite):
+            return
+        known = read_card(checkpoint, "the checkpoint").get("model") or {}
+        if "scales" in known and "aspect_ratios" in known:
+            _set_anchors(self.hparams, self.network, Anchors(known["scales"], known["aspect_ratios"]))
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -258,11 +330,14 @@ class DetectionTask(ImageTask):
         self.reset_scores()  # the collected boxes need not stay in memory
 
 
-def _ssdlite(h: Any, weights: str | None) -> tuple[SSDLite, Preprocess | None]:
+def _ssdlite(h: Any, settings: DetectionSettings) -> tuple[SSDLite, Preprocess | None]:
     """Return the network of a task's settings, and the Preprocess of the weights that it starts from."""
-    start, more = find_start(h, weights)
+    backbone, published = find_backbone(settings.backbone, settings.pretrained)
+    start, more = find_start(h, settings.weights, backbone)
     if isinstance(start, SSDLite):
         more |= {"widths": start.widths, "aspect_ratios": start.aspect_ratios, "scales": start.scales}
+    if isinstance(h["anchors"], dict):
+        more |= h["anchors"]
     network = SSDLite(
         h["mode"],
         h["num_classes"] + 1,
@@ -271,7 +346,43 @@ def _ssdlite(h: Any, weights: str | None) -> tuple[SSDLite, Preprocess | None]:
         variant=h["variant"],
         **more,
     )
+    if h["anchors"] != "auto" and (network.scales, network.aspect_ratios) != (SCALES, RATIOS):
+        _set_anchors(h, network, Anchors(network.scales, network.aspect_ratios))
     if start is None:
-        return network, None
-    load_checkpoint(network, start.state_dict(), "native", new_head=True, name=weights)
+        return network, published
+    load_checkpoint(network, start.state_dict(), "native", new_head=True, name=settings.weights)
     return network, start.preprocess
+
+
+def _are_numbers(anchors: Mapping[str, Any]) -> bool:
+    """Return whether scales are numbers, and aspect ratios lists of such."""
+    try:
+        rows = [anchors.get("scales", ()), *anchors.get("aspect_ratios", ())]
+        return all(isinstance(value, int | float) for row in rows for value in row)
+    except TypeError:
+        return False
+
+
+def _set_anchors(h: Any, network: SSDLite, anchors: Anchors) -> None:
+    """Give a network anchors, and have its task's checkpoints build it with them.
+
+    Raises:
+        ValueError: if they are as many in a place as the network has none for.
+    """
+    scales = (float(anchors.scales[0]), float(anchors.scales[1]))
+    ratios = tuple(tuple(map(float, some)) for some in anchors.aspect_ratios)
+    if [*map(len, ratios)] != [*map(len, network.aspect_ratios)]:
+        raise ValueError(
+            f"{[*map(len, ratios)]} aspect ratios are given for the levels, and the network has "
+            f"{[*map(len, network.aspect_ratios)]}; give as many, or build the network with these"
+        )
+    network.scales, network.aspect_ratios = scales, ratios
+    h["anchors"] = {"scales": list(scales), "aspect_ratios": [list(some) for some in ratios]}
+
+
+def _check_network(network: nn.Module, classes: int) -> None:
+    if getattr(network, "num_classes", classes + 1) != classes + 1:
+        raise ValueError(
+            f"the network has {getattr(network, 'num_classes', None)} classes; {classes} classes of objects "
+            f"and the background are {classes + 1}"
+        )

@@ -18,6 +18,7 @@ from kornia_mvit.training.lightning_names import (
     pl,
 )
 from kornia_mvit.training.settings import present_settings
+from kornia_mvit.weights.cards import GIVEN
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, checkpoint_in, read_checkpoint
 from kornia_mvit.weights.settings import check_counts, check_data, plain_settings
 
@@ -98,6 +99,7 @@ def load_task(
         else:
             saved = load_hparams_from_yaml(hparams_file, use_omegaconf=False)
     settings = plain_settings(owner, present_settings(owner, saved), name)
+    _check_backbone(checkpoint, {*arguments}, name)
     state = checkpoint.get("state_dict")
     check_counts({key: value for key, value in settings.items() if key not in arguments}, state, name)
     assert isinstance(state, dict)
@@ -114,6 +116,16 @@ def load_task(
         raise CheckpointError(f"the settings and weights in {name} do not go together: {cut(reason)}") from error
     device = next((value.device for value in state.values() if isinstance(value, Tensor)), torch.device("cpu"))
     return task.to(device)
+
+
+def _check_backbone(checkpoint: Mapping[str, Any], arguments: set[str], name: str) -> None:
+    """Raise where the network stands on a module that nobody passes."""
+    card = checkpoint.get(CARD_KEY)
+    known = card.get("model") if isinstance(card, dict) else None
+    if isinstance(known, dict) and known.get("backbone") == GIVEN and not arguments & {"backbone", "network"}:
+        raise CheckpointError(
+            f"{name} was trained on a backbone that is none of timm's; build that and pass it as backbone="
+        )
 
 
 def class_names_of(checkpoint: Mapping[str, Any], name: str = "the checkpoint") -> tuple[str, ...] | None:

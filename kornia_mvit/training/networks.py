@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from kornia_mvit.models.backbones import TIMM, TimmBackbone, as_backbone, backbone_name, import_timm
 from kornia_mvit.models.modes import find_mode
+from kornia_mvit.models.staged import StagedBackbone
 from kornia_mvit.preprocess import Preprocess, PreprocessModule
 from kornia_mvit.weights.cards import Model, read_card
 from kornia_mvit.weights.files import CheckpointError, checkpoint_in, read_checkpoint
 from kornia_mvit.weights.registry import from_pretrained
 from kornia_mvit.weights.settings import check_counts, constructor_types, plain_settings
 
-__all__ = ["Teacher", "find_layers", "find_start", "find_teacher", "timm_network"]
-
-_TIMM = "timm:"
+__all__ = ["Teacher", "find_backbone", "find_layers", "find_start", "find_teacher", "timm_network"]
 
 
 def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
@@ -34,13 +34,10 @@ def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
             does not take, and weights that cannot be fetched.
         ImportError: if timm is missing.
     """
-    if not name.startswith(_TIMM):
+    if not name.startswith(TIMM):
         raise ValueError(f"unknown network {name!r}; give a module, or a name of timm as 'timm:mobilenetv3_small_100'")
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"{name} needs timm; pip install timm") from error
-    known = name.removeprefix(_TIMM)
+    timm = import_timm(name)
+    known = name.removeprefix(TIMM)
     if not timm.is_model(known):
         near = ", ".join(timm.list_models(f"*{known.split('_')[0]}*")[:5])
         raise ValueError(f"timm has no model {known!r}{f'; near it: {near}' if near else ''}")
@@ -89,7 +86,7 @@ def find_teacher(teacher: nn.Module | str, num_classes: int) -> Teacher:
     Raises:
         ValueError: if it has another number of classes.
     """
-    if isinstance(teacher, str) and teacher.startswith(_TIMM):
+    if isinstance(teacher, str) and teacher.startswith(TIMM):
         found = _published(teacher)
     elif isinstance(teacher, str):
         found = _fitted(Path(teacher)) or Teacher(from_pretrained(teacher))
@@ -147,7 +144,26 @@ class _Named:
         self.network_args = network_args
 
 
-def find_start(settings: MutableMapping[str, Any], weights: str | None) -> tuple[Model | None, dict[str, Any]]:
+def find_backbone(
+    backbone: nn.Module | str | None, pretrained: bool, output_stride: int = 32
+) -> tuple[nn.Module | str | None, Preprocess | None]:
+    """Return what a network stands on, and the Preprocess of its published weights where it starts with these.
+
+    Args:
+        backbone: what the task's settings say; returned as it is without published weights.
+        pretrained: whether to fetch them.
+        output_stride: see :func:`~kornia_mvit.models.backbones.as_backbone`.
+    """
+    if not pretrained or not isinstance(backbone, str):
+        return backbone, None
+    built = cast(TimmBackbone, as_backbone(backbone, output_stride=output_stride, pretrained=True))
+    config: Any = built.network.pretrained_cfg
+    return built, Preprocess(size=None, mean=config["mean"], std=config["std"])
+
+
+def find_start(
+    settings: MutableMapping[str, Any], weights: str | None, backbone: nn.Module | str | None = None
+) -> tuple[Model | None, dict[str, Any]]:
     """Load what a network for segmentation or detection starts from, and put its size into the settings.
 
     So a checkpoint of the task builds the same network without those weights, which the settings then forget.
@@ -155,6 +171,7 @@ def find_start(settings: MutableMapping[str, Any], weights: str | None) -> tuple
     Args:
         settings: the task's, of which ``mode``, ``variant`` and ``weights`` are written.
         weights: what :func:`kornia_mvit.from_pretrained` takes; None for nothing.
+        backbone: what the network stands on, if not on MobileViT.
 
     Returns:
         The model, and further arguments of a network of its shape.
@@ -163,9 +180,12 @@ def find_start(settings: MutableMapping[str, Any], weights: str | None) -> tuple
         ValueError: for weights of a size that is not in the table.
     """
     settings["weights"] = None
+    more: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
     if weights is None:
-        return None, {}
-    start = from_pretrained(weights)
+        return None, more
+    start = from_pretrained(weights, **more)
+    if not isinstance(start.backbone, StagedBackbone):
+        return start, {"in_channels": start.backbone.in_channels, "backbone": backbone or backbone_name(start.backbone)}
     row = find_mode(start.backbone)
     if row is None:
         raise ValueError(f"{weights} is of no size in the table; build the network and pass it as network")
@@ -212,7 +232,9 @@ def find_layers(network: nn.Module) -> list[dict[str, nn.Parameter]]:
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
     for child in module.children():
-        if isinstance(child, nn.ModuleList):
+        if isinstance(child, TimmBackbone):
+            yield from _blocks(child.network)
+        elif isinstance(child, nn.ModuleList):
             yield from child
         elif any(isinstance(part, nn.ModuleList) for part in child.children()):
             yield from _blocks(child)

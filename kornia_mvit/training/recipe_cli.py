@@ -58,7 +58,18 @@ _OF_EVALUATION = {  # settings that say how to evaluate a checkpoint, and not wh
     "use_ema_weights",
     "window",
 }
-_OF_NETWORK = {"mode", "variant", "network", "network_args", "output_stride", "aspp_channels", "aux_channels", "pad"}
+_OF_NETWORK = {
+    "mode",
+    "variant",
+    "backbone",
+    "network",
+    "network_args",
+    "output_stride",
+    "aspp_channels",
+    "aux_channels",
+    "pad",
+    "anchors",
+}
 _CHECKPOINT_WORDS = ("best", "last", "hpc", "registry", "null")  # which Lightning looks up
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _NOISE = {  # parts of messages of Lightning that do not matter here, by the logger that writes them

@@ -18,7 +18,7 @@ from kornia_mvit.ops.losses import pixel_cross_entropy, pixel_dice, pixel_lovasz
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.base import ImageTask, build_pipeline, with_values_of
 from kornia_mvit.training.lightning_adapter import trainer_of
-from kornia_mvit.training.networks import find_start
+from kornia_mvit.training.networks import find_backbone, find_start
 from kornia_mvit.training.settings import Size, TaskSettings, accepts
 from kornia_mvit.weights.checkpoints import CARD_KEY, load_checkpoint
 
@@ -140,7 +140,7 @@ class SegmentationTask(ImageTask):
         self._begin(settings)
         network, given, pipeline = settings.network, None, settings.pipeline
         if network is None:
-            network, given = _deeplab(self.hparams, settings.weights)
+            network, given = _deeplab(self.hparams, settings)
         if settings.aux_weight and getattr(network, "aux_head", None) is None:
             raise ValueError(
                 f"aux_weight {settings.aux_weight} needs an auxiliary head, which {type(network).__name__} lacks; "
@@ -309,9 +309,10 @@ def _mask_of(batch: Batch) -> Tensor:
     return batch.mask
 
 
-def _deeplab(h: Any, weights: str | None) -> tuple[DeepLabV3, Preprocess | None]:
+def _deeplab(h: Any, settings: SegmentationSettings) -> tuple[DeepLabV3, Preprocess | None]:
     """Return the network of a task's settings, and the Preprocess of the weights that it starts from."""
-    start, more = find_start(h, weights)
+    backbone, published = find_backbone(settings.backbone, settings.pretrained, settings.output_stride)
+    start, more = find_start(h, settings.weights, backbone)
     if isinstance(start, DeepLabV3):
         h["aspp_channels"] = start.aspp_channels
         more["align_corners"] = start.align_corners
@@ -331,6 +332,6 @@ def _deeplab(h: Any, weights: str | None) -> tuple[DeepLabV3, Preprocess | None]
         **more,
     )
     if start is None:
-        return network, None
-    load_checkpoint(network, start.state_dict(), "native", new_head=True, name=weights)
+        return network, published
+    load_checkpoint(network, start.state_dict(), "native", new_head=True, name=settings.weights)
     return network, start.preprocess

@@ -37,7 +37,7 @@ class TaskSettings:
     # Settings that checkpoints of earlier versions lack, and what these versions did.
     added: ClassVar[Mapping[str, Any]] = {}
     # What no checkpoint carries.
-    unsaved: ClassVar[tuple[str, ...]] = ("network", "pipeline")
+    unsaved: ClassVar[tuple[str, ...]] = ("network", "backbone", "pipeline")
 
     mode: str = "xxs"
     num_classes: int | None = None
@@ -49,6 +49,8 @@ class TaskSettings:
     policy: str = "classification_train"
     policy_args: dict[str, Any] | None = None
     variant: str = "apple"
+    backbone: nn.Module | str | None = None
+    pretrained: bool = False
     backbone_dropout: float = 0.0
     drop_path: float = 0.0
     learning_rate: float = 9e-4
@@ -82,6 +84,12 @@ class TaskSettings:
             raise ValueError("num_classes is missing; give the number of classes, such as data.num_classes")
         if self.network is not None and self.weights is not None:
             raise ValueError("weights go into the network built from mode; give network or weights, not both")
+        if self.network is not None and self.backbone is not None:
+            raise ValueError("backbone is for the network that the task builds; give network or backbone, not both")
+        if self.pretrained and not isinstance(self.backbone, str):
+            raise ValueError("pretrained is for a backbone of timm by its name, such as backbone='timm:resnet18'")
+        if self.pretrained and self.weights is not None:
+            raise ValueError("weights are those of the backbone too; give weights or pretrained, not both")
         if self.schedule not in SHAPES:
             raise ValueError(f"unknown schedule {self.schedule!r}; available: {', '.join(map(repr, SHAPES))}")
         if self.statistics_images < 0:
@@ -102,6 +110,7 @@ class TaskSettings:
     def plain(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the settings: plain data, so that tuples become lists."""
         values = {name: value for name, value in vars(self).items() if name not in (*self.unsaved, *self.renamed)}
+        values |= {"backbone": None, "pretrained": False}  # the network says which it is, and has the weights
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -18,7 +18,7 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.ops.seeds import BATCH_PLACE, combine_seed
 from kornia_mvit.training.lightning_names import CombinedLoader, TrainerFn, isolate_rng, pl, rank_zero_warn
 
-__all__ = ["SHORT_RUN", "estimating", "is_short", "refresh_statistics", "warn_of_lag"]
+__all__ = ["SHORT_RUN", "estimating", "is_short", "refresh_statistics", "some_batches", "warn_of_lag"]
 
 SHORT_RUN = 1000  # steps, beyond which the running averages are as good
 _GAP = 0.2  # between the accuracies of training and validation, from which a look at the statistics is worth its time
@@ -90,7 +90,7 @@ def refresh_statistics(task: Any, images: int) -> bool:
             return False
         with torch.no_grad(), isolate_rng(), task.trainer.precision_plugin.forward_context():
             task.pipeline.train(not task.prepares)
-            batches = list(_some_batches(task, task.trainer.train_dataloader, images))
+            batches = list(some_batches(task, task.trainer.train_dataloader, images))
             buffers = _buffers_of(network)
             before = _count_right(task, run, batches)
             with estimating(norms):
@@ -156,12 +156,18 @@ def _set_buffers(module: nn.Module, buffers: dict[str, Tensor]) -> None:
 
 def _accuracy(task: Any, images: int) -> float:
     with torch.no_grad(), isolate_rng(), task.trainer.precision_plugin.forward_context():
-        batches = list(_some_batches(task, task.trainer.val_dataloaders, images))
+        batches = list(some_batches(task, task.trainer.val_dataloaders, images))
         return (_count_right(task, task.network, batches) or 0) / max(1, sum(map(len, batches)))
 
 
-def _some_batches(task: Any, loaders: Any, images: int) -> Iterator[Batch]:
-    """Load a fixed random choice of a loader's images, in batches as large as its own, as the pipeline's mode says."""
+def some_batches(task: Any, loaders: Any, images: int) -> Iterator[Batch]:
+    """Load a fixed random choice of a loader's images, in batches as large as its own, as the pipeline's mode says.
+
+    Args:
+        task: an :class:`~kornia_mvit.training.base.ImageTask` with a trainer.
+        loaders: one or several; nothing is loaded where none reads its data by number.
+        images: the number of images at most.
+    """
     flat = [] if loaders is None else CombinedLoader(loaders).flattened
     loader = next((one for one in flat if _is_read_by_number(getattr(one, "dataset", None))), None)
     if loader is None:

@@ -1,6 +1,7 @@
 """What a checkpoint says of the model in it, so that it can be used without being told anything."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kornia_mvit.models.backbones import TIMM, backbone_name
 from kornia_mvit.models.deeplabv3 import DeepLabV3
-from kornia_mvit.models.mobilevit import MobileViTClassifier, MobileViTConfig, Stage
+from kornia_mvit.models.mobilevit import MobileViT, MobileViTConfig, Stage
 from kornia_mvit.models.modes import MODES, build_classifier, find_mode
 from kornia_mvit.models.ssdlite import SSDLite
-from kornia_mvit.models.staged import Classifier
+from kornia_mvit.models.staged import Classifier, StagedBackbone
 from kornia_mvit.parsing import brief, cut, reason_of
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, stored_bytes
 
 __all__ = [
+    "GIVEN",
     "MODELS",
     "Model",
     "Sketch",
@@ -79,21 +82,21 @@ def model_card(
 def _arguments(model: Model) -> dict[str, Any]:
     """Return what builds a model of the same shape, and of the same outputs in evaluation."""
     backbone = model.backbone
-    known = find_mode(backbone)
-    arguments: dict[str, Any] = {
-        "mode": asdict(cast(MobileViTConfig, backbone.config)) if known is None else known[0],
-        "variant": "apple" if known is None else known[1],
-        "num_classes": model.num_classes,
-        "in_channels": backbone.in_channels,
-        "patch_size": list(backbone.patch_size),
-    }
+    arguments: dict[str, Any] = {"num_classes": model.num_classes, "in_channels": backbone.in_channels}
+    if isinstance(backbone, StagedBackbone):
+        known = find_mode(backbone)
+        arguments["mode"] = asdict(cast(MobileViTConfig, backbone.config)) if known is None else known[0]
+        arguments |= {"variant": "apple" if known is None else known[1], "patch_size": list(backbone.patch_size)}
+    else:
+        arguments["backbone"] = backbone_name(backbone) or GIVEN
     if isinstance(model, SSDLite):
         return arguments | {
             "widths": list(model.widths),
             "aspect_ratios": [list(ratios) for ratios in model.aspect_ratios],
             "scales": list(model.scales),
         }
-    arguments["output_stride"] = max(8, backbone.feature_strides[-1])  # 8 is the least that can be asked for
+    if arguments.get("backbone") != GIVEN:  # 8 is the least that can be asked for
+        arguments["output_stride"] = min(32, max(8, backbone.feature_strides[-1]))
     if isinstance(model, DeepLabV3):
         arguments |= {
             "aspp_channels": model.aspp_channels,
@@ -102,7 +105,7 @@ def _arguments(model: Model) -> dict[str, Any]:
             "aux_channels": model.aux_channels,
             "pad": model.pad,
         }
-    elif isinstance(model, MobileViTClassifier) and isinstance(backbone.head_conv, nn.Identity):
+    elif isinstance(backbone, MobileViT) and isinstance(backbone.head_conv, nn.Identity):
         arguments["head_conv"] = False  # which earlier versions do not know
     return arguments
 
@@ -124,12 +127,14 @@ def read_card(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Any]
         _check_fields(card["preprocess"], _PREPROCESS, path, "preprocess.")
     task, model = card.get("task", "classification"), card.get("model")
     if task in MODELS and model is not None:
-        if "mode" not in model:
+        if "mode" not in model and "backbone" not in model:
             raise CheckpointError(f"{path} does not say the mode of its model; {_AGAIN}")
         if unknown := sorted(map(cut, model.keys() - _MODEL[task].keys())):
             raise CheckpointError(f"{path} has the argument {unknown[0]} of a model, which is unknown; update")
         _check_fields(model, _MODEL[task], path, "model.")
-        if isinstance(model["mode"], dict):
+        if "mode" in model and "backbone" in model:
+            raise CheckpointError(f"{path} says both the mode and the backbone of its model; {_AGAIN}")
+        if isinstance(model.get("mode"), dict):
             _check_config(model["mode"], path)
         names, count = card.get("class_names"), model.get("num_classes")
         if names and count is not None and len(names) != count - (task == "detection"):
@@ -159,9 +164,14 @@ def from_card(checkpoint: Mapping[str, Any], path: str | Path, **overrides: Any)
             f"use {task.capitalize()}Task.load_from_checkpoint(path, network=...)"
         )
     arguments = {**card["model"], "patch_size": tuple(card["model"].get("patch_size", (2, 2)))}
+    if "backbone" in overrides:
+        for name in ("mode", "variant", "patch_size", "backbone"):
+            arguments.pop(name, None)
+    elif arguments.get("backbone") == GIVEN:
+        raise CheckpointError(f"{path} holds a {MODELS[task].__name__} on a backbone that is none of timm's; {_PASS}")
     if task == "segmentation":
         arguments.setdefault("pad", False)  # as earlier versions, which do not say
-    if isinstance(arguments["mode"], dict):
+    if isinstance(arguments.get("mode"), dict):
         stages = tuple(Stage(**stage) for stage in arguments["mode"]["stages"])
         arguments["mode"] = MobileViTConfig(**{**arguments["mode"], "stages": stages})
     model = build_model(task, arguments, checkpoint, path, **overrides)
@@ -202,11 +212,13 @@ def build_model(
     Raises:
         CheckpointError: if the arguments do not make a model, or one that is larger than the weights.
     """
-    config = arguments["mode"] if isinstance(arguments["mode"], MobileViTConfig) else None
+    config = arguments["mode"] if isinstance(arguments.get("mode"), MobileViTConfig) else None
     values = [v for given in arguments.values() for v in (given if isinstance(given, list | tuple) else (given,))]
     try:
-        unusual = arguments["mode"] not in MODES  # a configuration, or a width that may be large
-        if unusual or any(isinstance(v, int | float) and abs(v) > _ORDINARY for v in values):
+        # a configuration, a width that may be large, or a network of timm
+        unusual = arguments.get("mode") not in MODES
+        large = unusual or any(isinstance(v, int | float) and abs(v) > _ORDINARY for v in values)
+        if large and "backbone" not in overrides:
             count, held = stored_bytes(checkpoint)
             if config is not None and 10 * sum(s.repeat + s.depth for s in config.stages) > max(count, _FEW):
                 raise ValueError(f"it has more layers than the file's {count} weights are of")
@@ -234,6 +246,8 @@ class Sketch(TorchFunctionMode):
 # ---------------------------------------------------------------------------------------------------------- checking
 
 _AGAIN = "it is damaged; write or copy it again"
+GIVEN = "given"  # what a card says of a backbone that has no name
+_PASS = "build that backbone and pass it as backbone="
 _ORDINARY = 1024  # a size in the table with no number above this is small
 _SMALL = 2**25  # weights of a network that needs no look at the file's size
 _FEW = 1000  # weights of a network of 100 layers
@@ -315,7 +329,12 @@ _PREPROCESS: dict[str, _Rule] = {
     "std": _VALUES,
     "letterbox": _TRUTH,
 }
+_BACKBONE = re.compile(rf"{TIMM}\w{{1,100}}|{GIVEN}", re.ASCII)
 _COMMON: dict[str, _Rule] = {
+    "backbone": (
+        lambda value: isinstance(value, str) and _BACKBONE.fullmatch(value) is not None,
+        f"a name of timm such as 'timm:resnet18', or {GIVEN!r}",
+    ),
     "mode": _either("the name of a size, or a mapping", _TEXT, _MAPPING),
     "variant": _TEXT,
     "num_classes": _whole(0, 10**7),

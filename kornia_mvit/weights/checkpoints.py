@@ -1,6 +1,5 @@
 """Load weights from whoever wrote them, and write them for whoever reads them."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kornia_mvit.models.backbones import TimmBackbone
 from kornia_mvit.models.mobilevit import VARIANTS, MobileViT
 from kornia_mvit.models.mobilevitv2 import WIDTHS, MobileViTV2, MobileViTV2Config, mode_name, mode_width
 from kornia_mvit.models.modes import find_mode
@@ -20,7 +20,7 @@ from kornia_mvit.weights.cards import Model, build_model, from_card, model_card,
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 from kornia_mvit.weights.layouts import LAYOUTS, find_layout, from_native, module_map, to_native, versions_of
 from kornia_mvit.weights.layouts.heads import find_head, head_from_native, head_name, head_to_native, their_module
-from kornia_mvit.weights.states import find_state, fitting
+from kornia_mvit.weights.states import find_native, find_state, fit_stem, fitting, in_short
 
 __all__ = [
     "CARD_KEY",
@@ -31,6 +31,7 @@ __all__ = [
     "load_checkpoint",
     "read_card",
     "read_checkpoint",
+    "read_native",
     "read_weights",
     "save_checkpoint",
 ]
@@ -172,6 +173,20 @@ def read_weights(source: str | Path | Mapping[str, Any], layout: str = "auto", *
     return found
 
 
+def read_native(source: str | Path | Mapping[str, Any], name: str) -> Weights:
+    """Find the weights of a model on another backbone than MobileViT, under our names.
+
+    Raises:
+        CheckpointError: as :func:`read_checkpoint` says, and if there are none.
+    """
+    state, outer = find_native(read_checkpoint(source) if isinstance(source, str | Path) else source, name)
+    _, task = find_head(state, "native", "backbone.")
+    body = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    rest = {key: value for key, value in state.items() if not key.startswith("backbone.")}
+    head = {key: value for key, value in rest.items() if task is not None and head_name(key, "native", task)}
+    return Weights(body, head, [*rest.keys() - head.keys()], "native", None, "apple", outer, task)
+
+
 def _name(source: str | Path | Mapping[str, Any]) -> str:
     return str(source) if isinstance(source, str | Path) else "the state dict"
 
@@ -231,18 +246,10 @@ class LoadReport:
         under = f", under {self.wrapper}" if self.wrapper else ""
         text = [f"{self.source}: {model}{size}{classes} in layout {self.layout!r}{under}", *self.notes]
         if self.fresh:
-            text.append(f"left fresh: {_in_short(self.fresh)}")
+            text.append(f"left fresh: {in_short(self.fresh)}")
         if self.left_out:
-            text.append(f"left out: {_in_short(self.left_out)}")
+            text.append(f"left out: {in_short(self.left_out)}")
         return "; ".join(text)
-
-
-def _in_short(names: list[str]) -> str:
-    """Return names as a list; more than six of one part as that part and their number."""
-    parts = Counter(name.partition(".")[0] for name in names)
-    many = {part for part, count in parts.items() if count > 6}
-    shown = dict.fromkeys(part if (part := name.partition(".")[0]) in many else name for name in names)
-    return ", ".join(f"{name} ({parts[name]} weights)" if name in many else name for name in shown)
 
 
 def load_checkpoint(
@@ -283,8 +290,13 @@ def load_checkpoint(
     """
     _check_order(channel_order)
     name = name or _name(source)
-    found = read_weights(source, layout, name=name)
     backbone = model if isinstance(model, StagedBackbone) else model.backbone
+    if isinstance(backbone, StagedBackbone):
+        found = read_weights(source, layout, name=name)
+    elif layout in ("auto", "native") and channel_order == "rgb":
+        found = read_native(source, name)
+    else:
+        raise ValueError(f"layout and channel_order are of MobileViT, not of {type(backbone).__name__}; leave both out")
     report = LoadReport(name, found.layout, found.mode, found.num_classes, found.wrapper)
     report.task, report.version = found.task, found.version
     _check_model(backbone, found, name)
@@ -301,7 +313,7 @@ def load_checkpoint(
             )
         report.notes.append(f"the stem fitted from {state[STEM].shape[1]} to {backbone.in_channels} channels")
         with fitting(name):
-            state[STEM] = _fit_stem(state[STEM], backbone.in_channels)
+            state[STEM] = fit_stem(state[STEM], backbone.in_channels)
     own_body, own_head = _split(model)
     if not any(key.startswith("head_conv.") for key in own_body):  # a backbone built without its last convolution
         report.left_out += [key for key in state if key.startswith("head_conv.")]
@@ -375,7 +387,7 @@ def _choose_head(
     return kept | {key: value for key, value in own.items() if key in passed}
 
 
-def _check_model(backbone: StagedBackbone, found: Weights, name: str) -> None:
+def _check_model(backbone: StagedBackbone | TimmBackbone, found: Weights, name: str) -> None:
     """Raise for a checkpoint of another size, naming the sizes instead of the shapes that differ."""
     own = find_mode(backbone)
     if own is None or found.mode is None or own == (found.mode, found.variant):
@@ -418,15 +430,6 @@ def _their_name(key: str, found: Weights) -> str:
     return f"{theirs if isinstance(theirs, str) else theirs[0]}.{leaf}"
 
 
-def _fit_stem(weight: Tensor, channels: int) -> Tensor:
-    """Return the stem's weights for another number of input channels: grey images give the same sums."""
-    given = weight.shape[1]
-    if channels == 1:
-        return weight.float().sum(1, keepdim=True).to(weight.dtype)
-    repeated = weight.repeat(1, -(-channels // given), 1, 1)[:, :channels]
-    return (repeated.float() * (given / channels)).to(weight.dtype)
-
-
 # ----------------------------------------------------------------------------------------------------------- saving
 
 
@@ -453,10 +456,14 @@ def save_checkpoint(
     _check_order(channel_order)
     task = task_of(model)
     backbone = model if isinstance(model, StagedBackbone) else model.backbone
+    if not isinstance(backbone, StagedBackbone) and layout != "native":
+        raise ValueError(f"layout {layout!r} has no names for a {type(backbone).__name__}; save it as 'native'")
     version = 2 if isinstance(backbone, MobileViTV2) else 1
     names = find_layout(layout, version)
     body, head = _split(model)
     if channel_order == "bgr":
+        if STEM not in body:
+            raise ValueError(f"{type(backbone).__name__} has no {STEM} to turn around; leave channel_order at 'rgb'")
         body[STEM] = body[STEM].flip(1)
     heads = {task: head for task, head in names.heads.items() if head.written}
     if head and task not in heads:

@@ -75,7 +75,7 @@ def convert(
     card = read_card(data, str(source)) if CARD_KEY in data else {}
     known = card.get("model") or {}
     # What a file says of itself is more than its weights show, such as dilations and anchors.
-    whole = isinstance(known.get("mode"), str)
+    whole = isinstance(known.get("mode"), str) or "backbone" in known
     model = from_card(data, str(source)) if whole else read_weights(data, name=str(source)).build()
     order = from_order or card.get("channel_order", "rgb")
     report = load_checkpoint(model, data, channel_order=order, name=str(source))

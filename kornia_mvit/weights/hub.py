@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kornia_mvit.files import printable, write_whole
+from kornia_mvit.models.backbones import backbone_name
 from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier
 from kornia_mvit.models.mobilevitv2 import MobileViTV2, MobileViTV2Classifier
 from kornia_mvit.models.modes import find_mode
@@ -190,9 +191,12 @@ def _describe(
     """Return the model card: Markdown, with the fields that the hub reads above it."""
     task = str(task_of(model)) if model.num_classes else "features"
     tag, network = _TASKS[task]
+    mode, variant = find_mode(model.backbone) or ("of its own", "apple")
     if isinstance(model.backbone, MobileViTV2):
         network = network.replace("MobileViT", "MobileViTV2")
-    mode, variant = find_mode(model.backbone) or ("of its own", "apple")
+    elif not isinstance(model.backbone, StagedBackbone):
+        mode = backbone_name(model.backbone) or type(model.backbone).__name__
+        network = network.replace("MobileViT", "another backbone")
     use, classes = "features = model(images)  # images: (B, C, H, W), values in [0, 1]", "None: pooled features."
     if model.num_classes:
         use = 'results = kornia_mvit.predict(model, "photo.jpg")'

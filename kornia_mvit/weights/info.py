@@ -9,8 +9,8 @@ import torch
 from kornia_mvit.files import printable
 from kornia_mvit.models.mobilevitv2 import mode_width
 from kornia_mvit.preprocess import Preprocess
-from kornia_mvit.weights.cards import Sketch, read_card, read_preprocess
-from kornia_mvit.weights.checkpoints import VERSIONS, read_weights
+from kornia_mvit.weights.cards import GIVEN, Sketch, read_card, read_preprocess
+from kornia_mvit.weights.checkpoints import VERSIONS, read_native, read_weights
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
 from kornia_mvit.weights.registry import WeightsRecord, find_weights, list_weights
 
@@ -57,6 +57,7 @@ class CheckpointInfo:
         class_names: names of the classes; empty where they are not known.
         preprocess: what images go through; None where it is not known.
         version: of MobileViT.
+        backbone: the network under the head where it is none of ours: ``'timm:NAME'``, or ``'given'`` for a module.
     """
 
     file: str
@@ -71,18 +72,21 @@ class CheckpointInfo:
     class_names: tuple[str, ...]
     preprocess: Preprocess | None
     version: int = 1
+    backbone: str | None = None
 
     def __str__(self) -> str:
         under = f", under {self.wrapper}" if self.wrapper else ""
         number = f"{self.num_classes} and the background" if self.task == "detection" else f"{self.num_classes}"
         names = ", ".join(self.class_names) or "names not known"
-        size = self.mode or "of no known size"
+        network = f"{VERSIONS[self.version]} {self.mode or 'of no known size'}, variant {self.variant}"
+        if self.backbone is not None:
+            network = f"on {self.backbone}" if self.backbone != GIVEN else "on a backbone of its own"
         return _table(
             {
                 "file": self.file,
                 "layout": f"{self.layout}{under}",
                 "task": self.task or "none: a backbone",
-                "model": f"{VERSIONS[self.version]} {size}, variant {self.variant}, {self.parameters:,} parameters",
+                "model": f"{network}, {self.parameters:,} parameters",
                 "input": f"{self.in_channels} channels",
                 "classes": f"{number}: {names}" if self.num_classes else "none",
                 "preprocess": f"{self.preprocess or 'not known'}",
@@ -142,7 +146,9 @@ def info(checkpoint: str | Path | None = None) -> PackageInfo | CheckpointInfo |
         return WeightsInfo(find_weights(name))
     data = read_checkpoint(name)
     card = read_card(data, name) if CARD_KEY in data else {}
-    found = read_weights(data, name=name)
+    known = card.get("model") or {}
+    other = known.get("backbone")
+    found = read_weights(data, name=name) if other is None else read_native(data, name)
     weights = found.backbone | found.head
     return CheckpointInfo(
         file=name,
@@ -152,11 +158,12 @@ def info(checkpoint: str | Path | None = None) -> PackageInfo | CheckpointInfo |
         mode=found.mode,
         variant=found.variant,
         parameters=sum(v.numel() for k, v in weights.items() if not k.endswith(("mean", "var", "tracked"))),
-        in_channels=found.in_channels,
+        in_channels=found.in_channels if other is None else known.get("in_channels", 3),
         num_classes=found.num_classes - (found.task == "detection"),
         class_names=tuple(card.get("class_names") or ()),
         preprocess=read_preprocess(card, name),
         version=found.version,
+        backbone=other,
     )
 
 

@@ -81,7 +81,8 @@ def from_pretrained(
         num_classes: number of classes, if another than the weights'; the last layer is fresh then, even for the same
             number as an explicit one.
         in_channels: channels of the image, if other than the weights'; the stem is fitted to them.
-        overrides: further arguments of the model's class, such as ``drop_path=0.1``.
+        overrides: further arguments of the model's class, such as ``drop_path=0.1``; ``backbone`` for a model on a
+            module that is none of timm's, which its checkpoint cannot build.
 
     Returns:
         The model in eval mode, a :class:`~kornia_mvit.MobileViTClassifier`, :class:`~kornia_mvit.DeepLabV3` or
@@ -105,7 +106,9 @@ def from_pretrained(
     if CARD_KEY in data:
         model = from_card(data, spec.path, **overrides)
         channel_order = data[CARD_KEY].get("channel_order", "rgb")
-        layout = "native" if isinstance(data[CARD_KEY]["model"]["mode"], dict) else "auto"  # no other knows such names
+        layout = (
+            "native" if isinstance(data[CARD_KEY]["model"].get("mode"), dict) else "auto"
+        )  # no other knows such names
     else:
         found = read_weights(data, spec.layout, name=str(spec.path))
         if found.mode is None:

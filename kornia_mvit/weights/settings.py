@@ -23,7 +23,7 @@ __all__ = ["check_counts", "check_data", "constructor_types", "plain_settings"]
 # What Lightning's command line writes beside the settings: whose they are, and what is to build them.
 _OF_LIGHTNING = ("_class_path", "_instantiator")
 # What says where training began or learned from. A checkpoint has its weights, and evaluation no teacher.
-_LOADED_BEFORE = ("weights", "teacher")
+_LOADED_BEFORE = ("weights", "teacher", "pretrained")
 # Arguments of timm.create_model that have it fetch or open files.
 _FETCHES = re.compile(r"pretrained.*|checkpoint_path|cache_dir")
 _SPECIFICATION = ("class_path", "init_args", "dict_kwargs", *_OF_LIGHTNING)  # of a class that a parser would build

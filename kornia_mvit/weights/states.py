@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from kornia_mvit.parsing import brief, cut, reason_of
 from kornia_mvit.weights.files import CheckpointError
 from kornia_mvit.weights.layouts import find_prefix, versions_of
 
-__all__ = ["Found", "find_state", "fitting"]
+__all__ = ["Found", "find_native", "find_state", "fit_stem", "fitting", "in_short"]
 
 # Keys under which training programs keep weights, in the order in which they are taken; averaged ones come before all.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "teacher", "student")
@@ -91,6 +91,25 @@ def find_state(data: Mapping[str, Any], name: str, layouts: Iterable[str]) -> Fo
     return chosen
 
 
+def find_native(data: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], str]:
+    """Return the weights of a model on any backbone, by our names, and what stood before these in a run's checkpoint.
+
+    Raises:
+        CheckpointError: if there are none, or some that are no plain tensors.
+    """
+    held = data.get("state_dict", data)
+    state = {key: value for key, value in held.items() if isinstance(value, Tensor)} if isinstance(held, dict) else {}
+    outer = next(
+        (outer for outer in ("", "network.") if any(str(key).startswith(f"{outer}backbone.") for key in state)), None
+    )
+    if outer is None:
+        raise CheckpointError(f"{name} holds no weights of a model on a backbone; its keys are {brief(list(data)[:6])}")
+    own = {key.removeprefix(outer): value for key, value in state.items() if str(key).startswith(outer)}
+    if wrong := [key for key, value in own.items() if not isinstance(key, str) or not _is_plain(value)]:
+        raise CheckpointError(f"{cut(wrong[0])} in {name} is no plain tensor in memory; save it as a dense one")
+    return own, outer.removesuffix(".")
+
+
 def _mappings(data: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[Any, Tensor]]]:
     """Return every mapping that has tensors, with the keys that it stands under."""
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), data)])
@@ -153,3 +172,20 @@ def fitting(name: str) -> Iterator[None]:
         raise CheckpointError(
             f"the weights in {name} do not fit together: {reason_of(error)}; it is damaged"
         ) from error
+
+
+def in_short(names: list[str]) -> str:
+    """Return names as a list; more than six of one part as that part and their number."""
+    parts = Counter(name.partition(".")[0] for name in names)
+    many = {part for part, count in parts.items() if count > 6}
+    shown = dict.fromkeys(part if (part := name.partition(".")[0]) in many else name for name in names)
+    return ", ".join(f"{name} ({parts[name]} weights)" if name in many else name for name in shown)
+
+
+def fit_stem(weight: Tensor, channels: int) -> Tensor:
+    """Return the stem's weights for another number of input channels: grey images give the same sums."""
+    given = weight.shape[1]
+    if channels == 1:
+        return weight.float().sum(1, keepdim=True).to(weight.dtype)
+    repeated = weight.repeat(1, -(-channels // given), 1, 1)[:, :channels]
+    return (repeated.float() * (given / channels)).to(weight.dtype)

@@ -5,19 +5,22 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kornia_mvit.data.synthetic import Shapes
 from kornia_mvit.ops import boxes as ops_boxes
 from kornia_mvit.ops import geometry
 from kornia_mvit.ops.boxes import (
     VARIANCES,
+    Anchors,
     assign_targets,
     assign_weighted_targets,
     center_boxes,
     corner_boxes,
     decode_boxes,
     encode_boxes,
+    fit_anchors,
     make_anchors,
     masks_to_boxes,
     match_anchors,
@@ -125,6 +128,83 @@ class TestMakeAnchors:
     def test_exception(self):
         with pytest.raises(ValueError, match=r"2 maps and 1 lists.*give one for each map"):
             make_anchors([(1, 1), (2, 2)], [(2,)])
+
+
+MAPS = [(6, 5), (3, 3), (2, 2), (1, 1), (1, 1), (1, 1)]
+START = Anchors((0.1, 1.05), tuple(tuple(map(float, ratios)) for ratios in RATIOS))
+
+
+def mean_overlap(boxes, anchors, maps):
+    """The mean over the boxes of the largest overlap with an anchor, by way of all anchors in their places."""
+    placed = make_anchors(maps, anchors.aspect_ratios, anchors.scales, dtype=torch.float64)
+    return pairwise_iou(boxes.double(), corner_boxes(placed)).amax(1).mean()
+
+
+class TestFitAnchors:
+    @given(seed=st.integers(0, 10**6), count=st.integers(1, 8))
+    @settings(max_examples=5)
+    def test_are_no_worse(self, seed, count):
+        """They overlap more than those that the search starts from, or are those; a mirror changes nothing."""
+        boxes = draw_boxes(1, count, seed)[0][0]
+        boxes = boxes[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        if not len(boxes):
+            return
+        found = fit_anchors(boxes, MAPS)
+        before, after = mean_overlap(boxes, START, MAPS), mean_overlap(boxes, found, MAPS)
+        assert after > before or found == START
+        assert [len(ratios) for ratios in found.aspect_ratios] == [2, 2, 2, 2, 2, 1]
+        mirrored = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], 1)
+        assert torch.allclose(mean_overlap(mirrored, fit_anchors(mirrored, MAPS), MAPS), after, atol=2e-3)
+
+    def test_feature(self):
+        """Boxes that anchors of known scales and ratios cover are covered again, wholly."""
+        known = Anchors((0.248, 0.9), ((1.5, 3.0),) * 3)
+        maps = [(4, 4), (2, 2), (1, 1)]
+        placed = corner_boxes(make_anchors(maps, known.aspect_ratios, known.scales, dtype=torch.float64))
+        boxes = placed[(placed >= 0).all(1) & (placed <= 1).all(1)]
+        start = Anchors((0.1, 1.05), ((2.0, 3.0),) * 3)
+        assert mean_overlap(boxes, start, maps) < 0.85
+        found = fit_anchors(boxes, maps, start)
+        assert mean_overlap(boxes, found, maps) > 0.97
+        assert found.aspect_ratios == known.aspect_ratios
+
+    def test_shapes(self):
+        """Of the synthetic shapes few boxes have an anchor of Apple's by the threshold, and most one of these."""
+        data = Shapes(64, (96, 96))
+        boxes = torch.cat([data[n]["boxes"] for n in range(64)]).double() / 96
+        maps = [(6, 6), *MAPS[1:]]
+        shares = []
+        for anchors in (START, fit_anchors(boxes, maps)):
+            placed = corner_boxes(make_anchors(maps, anchors.aspect_ratios, anchors.scales, dtype=torch.float64))
+            shares.append((pairwise_iou(boxes, placed).amax(1) >= 0.5).double().mean().item())
+        assert shares[0] < 0.4
+        assert shares[1] > 0.6
+
+    def test_good_ones_stay(self):
+        placed = corner_boxes(make_anchors(MAPS, RATIOS, dtype=torch.float64))
+        boxes = placed[(placed >= 0).all(1) & (placed <= 1).all(1)]
+        assert fit_anchors(boxes, MAPS) == START
+
+    def test_many_boxes(self):
+        """Of as many as no search needs, some are taken, evenly: the same result as of one copy."""
+        boxes = draw_boxes(1, 1000, 0)[0][0]
+        assert fit_anchors(boxes.repeat_interleave(4, 0), MAPS) == fit_anchors(boxes.repeat_interleave(2, 0), MAPS)
+
+    @pytest.mark.parametrize(
+        ("boxes", "maps", "message"),
+        [
+            (torch.rand(4), MAPS, r"shape \(4,\); give \(N, 4\)"),
+            (torch.rand(2, 5), MAPS, r"shape \(2, 5\)"),
+            (torch.tensor([[0.0, 0.0, 0.5, 0.5]]), MAPS[:2], "2 maps and 6 lists"),
+            (torch.zeros(0, 4), MAPS, "none of the boxes has an area"),
+            (torch.tensor([[0.5, 0.1, 0.5, 0.9]]), MAPS, "none of the boxes has an area"),
+            (torch.tensor([[10.0, 10.0, 50.0, 60.0]]), MAPS, "10 to 60; give shares"),
+            (torch.tensor([[0.1, 0.1, 0.5, float("nan")]]), MAPS, "none of the boxes has an area"),
+        ],
+    )
+    def test_exception(self, boxes, maps, message):
+        with pytest.raises(ValueError, match=message):
+            fit_anchors(boxes, maps)
 
 
 class TestForms:

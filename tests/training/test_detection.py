@@ -16,6 +16,9 @@ from kornia_mvit.evaluation.detection import (
     detection_metrics,
     image_f1,
 )
+from kornia_mvit.exporters import metadata
+from kornia_mvit.models.ssdlite import RATIOS, SCALES
+from kornia_mvit.ops.boxes import fit_anchors
 from kornia_mvit.training import EMA, DetectionTask, LogPictures, Report, write_report
 from kornia_mvit.training.recipe_cli import build_cli, quiet_lightning
 from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
@@ -103,6 +106,17 @@ class TestDetectionTask:
             ({"network": SSDLite("xxs", 3)}, "has 3 classes; 3 classes of objects and the background are 4"),
             ({"network": SSDLite("xxs", 4), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"pipeline": AugmentationPipeline(preprocess=Preprocess(64))}, "leaves images of several sizes"),
+            ({"anchors": "best"}, "anchors 'best' are unknown; give 'auto', or scales and aspect_ratios"),
+            ({"anchors": {"sides": [0.1, 1.0]}}, "anchors have no 'sides'; give scales, aspect_ratios or both"),
+            ({"anchors": {"scales": ["a", "b"]}}, "are not numbers, such as {'scales': [0.1, 1.05]}"),
+            ({"anchors": {"scales": 0.1}}, "are not numbers, such as {'scales': [0.1, 1.05]}"),
+            ({"anchors": {"scales": [0.5, 0.1]}}, "scales (0.5, 0.1) are not two numbers above 0"),
+            ({"anchors": {"aspect_ratios": [[2]]}}, "are not six lists of positive numbers"),
+            ({"network": Known([], []), "anchors": "auto"}, "anchors are of SSDLite, and the network is a Known"),
+            (
+                {"network": SSDLite("xxs", 4), "anchors": {"aspect_ratios": [[2]] * 6}},
+                "the network has [2, 2, 2, 2, 2, 1]",
+            ),
         ],
     )
     def test_exception(self, arguments, message):
@@ -248,6 +262,66 @@ class TestDetectionTask:
         trainer(tmp_path, callbacks=[Report()]).validate(task, BoxShapeData(), verbose=False)
         again = json.loads((tmp_path / "report-validate" / "metrics.json").read_text())
         assert again["images"] == 4
+
+    @pytest.mark.parametrize("given", [False, True])
+    def test_fitted_anchors(self, given, tmp_path, caplog):
+        """They are those of the boxes as the network sees them, and every checkpoint and file says so."""
+        network = SSDLite("xxs", 4) if given else None
+        task = DetectionTask(**SMALL, anchors="auto", network=network, letterbox=True)
+        data = BoxShapeData()
+        run = trainer(tmp_path, max_epochs=1)
+        run.fit(task, data)
+        seen = [task.pipeline.prepare(Batch.collate([sample]))[0] for sample in data.splits["train"]]
+        kept = [(batch.box_label >= 0) & ~batch.box_ignore for batch in seen]
+        boxes = torch.cat([batch.boxes[rows] for batch, rows in zip(seen, kept, strict=True)]) / 64
+        expected = fit_anchors(boxes, task.network.map_sizes((64, 64)))
+        found = (task.network.scales, task.network.aspect_ratios)
+        assert found == expected != (SCALES, RATIOS)
+        assert f"scales {expected.scales[0]:g} to" in caplog.text
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        model = from_pretrained(tmp_path / "a.ckpt")
+        again = DetectionTask.load_from_checkpoint(
+            tmp_path / "a.ckpt", **({"network": SSDLite("xxs", 4)} if given else {})
+        )
+        assert (model.scales, model.aspect_ratios) == (again.network.scales, again.network.aspect_ratios) == found
+        x = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            raw = task.eval().network(x)
+            assert torch.equal(task.network.locate(*raw, (64, 64))[0], model.locate(*model(x), (64, 64))[0])
+        assert json.loads(metadata(model)["anchors"])["scales"] == list(expected.scales)
+
+    def test_a_resumed_run_keeps_its_anchors(self, fitted, tmp_path):
+        """Whatever data it goes on with: the weights belong to them."""
+        _, _, folder = fitted
+        task = DetectionTask(**SMALL, anchors="auto")
+        run = trainer(tmp_path, max_epochs=3, callbacks=[EMA(0.5), Report()])
+        run.fit(task, BoxShapeData(), ckpt_path=folder / "a.ckpt", weights_only=True)
+        assert (task.network.scales, task.network.aspect_ratios) == (SCALES, RATIOS)
+
+    def test_anchors_of_the_weights(self, tmp_path):
+        """Unless others are asked for; a checkpoint of the task builds the same network again."""
+        source = SSDLite("xxs", 4, scales=(0.3, 1.0), aspect_ratios=[(1.5, 2)] * 5 + [(2,)])
+        save_checkpoint(source, tmp_path / "a.pt")
+        task = DetectionTask(**SMALL, weights=str(tmp_path / "a.pt"))
+        other = DetectionTask(**SMALL, weights=str(tmp_path / "a.pt"), anchors={"scales": (0.2, 0.8)})
+        assert (task.network.scales, other.network.scales) == ((0.3, 1.0), (0.2, 0.8))
+        assert task.network.aspect_ratios == other.network.aspect_ratios == source.aspect_ratios
+        for one in (task, other):
+            run = trainer(tmp_path, max_epochs=1)
+            run.fit(one, BoxShapeData())
+            run.save_checkpoint(tmp_path / "b.ckpt")
+            again = DetectionTask.load_from_checkpoint(tmp_path / "b.ckpt")
+            assert again.network.scales == one.network.scales
+            assert again.network.aspect_ratios == one.network.aspect_ratios
+
+    def test_no_boxes_to_fit_anchors_to(self, tmp_path):
+        data = BoxShapeData()
+        data.setup()
+        for sample in data.splits["train"]:
+            sample["box_ignore"] = torch.ones(len(sample["boxes"]), dtype=torch.bool)
+        data.setup = lambda stage=None: None
+        with pytest.raises(ValueError, match=r"anchors 'auto' need training data.*boxes; give scales"):
+            trainer(tmp_path, max_epochs=1).fit(DetectionTask(**SMALL, anchors="auto"), data)
 
     @pytest.mark.long
     def test_overfits_eight_images(self, tmp_path):

@@ -46,7 +46,11 @@ class TestPlainSettings:
                     continue
                 kept += 1
                 assert harmless(settings)
-                assert not isinstance(values[name], dict) or field in ("weights", "teacher") or name == "timm's file"
+                assert (
+                    not isinstance(values[name], dict)
+                    or field in ("weights", "teacher", "pretrained")
+                    or name == "timm's file"
+                )
                 assert TOKEN not in str(settings.get("network")).removeprefix(f"timm:planted_{TOKEN}.Planted")
                 assert TOKEN not in str([settings.get(place) for place in ("network_args", "policy_args", "pipeline")])
         assert refused > 5 * kept > 0
