@@ -154,8 +154,15 @@ class Batch:
         }
 
     def replace(self, **changes: Any) -> Self:
-        """Return a batch with some fields changed; the others are shared, not copied."""
+        """Return a batch with some fields changed; the others are shared, not copied.
+
+        The numbers that a pipeline gave to boxes and keypoints go where there are more or fewer of these.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for numbers, rows in (("box_index", "boxes"), ("box_source", "boxes"), ("keypoint_index", "keypoints")):
+            old, new = values[rows], changes.get(rows, values[rows])
+            if old is not None and (new is None or new.shape != old.shape):
+                values[numbers] = None
         return type(self)(**(values | changes))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:

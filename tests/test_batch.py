@@ -106,6 +106,25 @@ class TestBatch:
         assert batch.image.device.type == batch.label.device.type == device.type
         assert Batch.collate(samples()).to("meta").image.is_meta
 
+    def test_other_rows_have_no_numbers(self):
+        """Of boxes or keypoints that take the place of what a pipeline gave."""
+        batch = Batch(
+            torch.rand(2, 3, 8, 8),
+            boxes=torch.tensor([1.0, 2.0, 3.0, 4.0]).expand(2, 3, 4),
+            box_label=torch.zeros(2, 3, dtype=torch.int64),
+            box_index=torch.arange(3).expand(2, 3),
+            keypoints=torch.rand(2, 5, 2) * 8,
+            keypoint_visible=torch.ones(2, 5, dtype=torch.bool),
+            keypoint_index=torch.arange(5).expand(2, 5),
+        )
+        moved = batch.replace(boxes=batch.boxes + 1, keypoints=batch.keypoints + 1)
+        assert moved.box_index is batch.box_index
+        assert moved.keypoint_index is batch.keypoint_index
+        fewer = batch.replace(boxes=batch.boxes[:, :2], box_label=batch.box_label[:, :2])
+        assert fewer.box_index is None
+        assert fewer.keypoint_index is batch.keypoint_index
+        assert batch.replace(keypoints=None, keypoint_visible=None).keypoint_index is None
+
     def test_fields_go_wherever_the_batch_goes(self, device):
         batch = Batch.collate(everything(3), ignore_index=7)
         sent = batch.to(device)

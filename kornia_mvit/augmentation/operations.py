@@ -375,7 +375,7 @@ def check_stack(stack: K.AugmentationSequential, *, erase_masks: bool = False) -
         if isinstance(module, K.MixAugmentationBaseV2):
             instead = _MIXES.get(
                 type(module),
-                "of those that mix, the pipeline has Mix, Mosaic, MixUp, CutMix and CopyPaste: mix=Mosaic()",
+                "of those that mix, the pipeline has Mix, Mosaic, MixUp, CutMix and CopyPaste: mix=CopyPaste()",
             )
             raise TypeError(f"{name} mixes images, and targets would not follow; take it out of augment; {instead}")
         if isinstance(module, (K.AugmentationBase3D, K.VideoSequential)):

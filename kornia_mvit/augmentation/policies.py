@@ -396,6 +396,7 @@ def detection_learned(
     hue: float = 0.0,
     mosaic: float = 0.0,
     mixup: float = 0.0,
+    copy_paste: float = 0.0,
 ) -> Policy:
     """Zoom out, crop by overlap, resize and flip as :func:`detection_train`, and learned brightness, contrast, noise.
 
@@ -415,6 +416,7 @@ def detection_learned(
         hue: see :func:`detection_train`.
         mosaic: see :func:`detection_train`.
         mixup: see :func:`detection_train`.
+        copy_paste: see :func:`detection_train`.
 
     Raises:
         ValueError: as :func:`detection_train` and :class:`~kornia_mvit.LearnedRanges`.
@@ -441,6 +443,7 @@ def detection_learned(
         hue=hue,
         mosaic=mosaic,
         mixup=mixup,
+        copy_paste=copy_paste,
     )
     return Policy("detection_learned", list(stack.children()), stack.mix, ranges)
 

@@ -38,8 +38,8 @@ class TestMixes:
         [
             (K.RandomMixUpV2, r"RandomMixUpV2.*mix=Mix\(num_classes, cutmix=0\.0\)"),
             (lambda: K.RandomCutMixV2(use_correct_lambda=True), r"RandomCutMixV2.*mix=Mix\(num_classes, mixup=0\.0\)"),
-            (lambda: K.RandomMosaic((16, 16)), r"RandomMosaic.*mix=Mix\(num_classes\)"),
-            (K.RandomTransplantation, r"RandomTransplantation .*mix=Mix\(num_classes\)"),
+            (lambda: K.RandomMosaic((16, 16)), r"RandomMosaic.*mix=Mosaic\(\)"),
+            (K.RandomTransplantation, r"RandomTransplantation .*mix=CopyPaste\(\)"),
             (lambda: K.RandomJigsaw((2, 2)), r"RandomJigsaw.*before the pipeline"),
         ],
     )

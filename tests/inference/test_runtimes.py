@@ -182,7 +182,6 @@ class TestOptimize:
 
 
 @pytest.mark.long
-@torch.inference_mode()
 @pytest.mark.parametrize("engine", ["eager", "compile", *RUNTIMES])
 class TestGolden:
     """What Apple's own code answers, by every engine, within 1e-4 of the largest answer."""
