@@ -101,8 +101,19 @@ def as_backbone(
     return cast(Backbone, backbone)
 
 
+# Arguments that are for a backbone that is built from a mode.
+_OF_MODES: Mapping[str, object] = {
+    "mode": "xxs",
+    "patch_size": (2, 2),
+    "backbone_dropout": 0.0,
+    "drop_path": 0.0,
+    "variant": "apple",
+    "head_conv": True,
+}
+
+
 def given_backbone(
-    backbone: nn.Module | str, in_channels: int, output_stride: int, others: Mapping[str, tuple[Any, Any]]
+    backbone: nn.Module | str, in_channels: int, output_stride: int = 32, **others: object
 ) -> "TimmBackbone":
     """Return the backbone that a model is given, in place of the one that it builds from a mode.
 
@@ -110,12 +121,12 @@ def given_backbone(
         backbone: see :func:`as_backbone`.
         in_channels: see :func:`as_backbone`; a module that says another number keeps it where this is 3.
         output_stride: see :func:`as_backbone`.
-        others: arguments that are for the other backbone alone, by name: what was given, and the default.
+        others: arguments that are for a backbone of a mode alone, as they were given.
 
     Raises:
         ValueError: if one of these is not its default, and for a module of another number of channels.
     """
-    if given := [name for name, (value, default) in others.items() if value != default]:
+    if given := [name for name, value in others.items() if value != _OF_MODES[name]]:
         raise ValueError(f"{given[0]} is for MobileViT, and a backbone is given; leave out one of both")
     found = as_backbone(backbone, in_channels, output_stride=output_stride)
     if in_channels not in (found.in_channels, 3):

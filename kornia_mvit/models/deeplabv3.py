@@ -198,14 +198,16 @@ class DeepLabV3(TaskModel):
                 drop_path=drop_path,
             )
         else:
-            others = {
-                "mode": (mode, "xxs"),
-                "patch_size": (patch_size, (2, 2)),
-                "backbone_dropout": (backbone_dropout, 0.0),
-                "drop_path": (drop_path, 0.0),
-                "variant": (variant, "apple"),
-            }
-            self.backbone = given_backbone(backbone, in_channels, output_stride, others)
+            self.backbone = given_backbone(
+                backbone,
+                in_channels,
+                output_stride,
+                mode=mode,
+                patch_size=patch_size,
+                backbone_dropout=backbone_dropout,
+                drop_path=drop_path,
+                variant=variant,
+            )
         if rates is None:
             rates = [96 * n // self.backbone.feature_strides[-1] for n in (1, 2, 3)]
         if not rates or min(rates) < 1:

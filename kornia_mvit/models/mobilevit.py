@@ -349,13 +349,15 @@ class MobileViTClassifier(Classifier):
                 head_conv=head_conv,
             )
         else:
-            others = {
-                "mode": (mode, "xxs"),
-                "patch_size": (patch_size, (2, 2)),
-                "backbone_dropout": (backbone_dropout, 0.0),
-                "drop_path": (drop_path, 0.0),
-                "variant": (variant, "apple"),
-                "head_conv": (head_conv, True),
-            }
-            body = given_backbone(backbone, in_channels, output_stride, others)
+            body = given_backbone(
+                backbone,
+                in_channels,
+                output_stride,
+                mode=mode,
+                patch_size=patch_size,
+                backbone_dropout=backbone_dropout,
+                drop_path=drop_path,
+                variant=variant,
+                head_conv=head_conv,
+            )
         super().__init__(body, num_classes, head_dropout)

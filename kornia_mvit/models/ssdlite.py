@@ -21,7 +21,8 @@ from kornia_mvit.models.layers import ConvNormAct, SeparableConv, init_weights
 from kornia_mvit.models.mobilevit import MobileViTConfig
 from kornia_mvit.models.modes import build_backbone
 from kornia_mvit.models.staged import StagedBackbone
-from kornia_mvit.ops.boxes import anchor_shapes, decode_boxes, make_anchors
+from kornia_mvit.ops.anchors import anchor_shapes, make_anchors
+from kornia_mvit.ops.boxes import decode_boxes
 
 __all__ = ["Detections", "SSDLite"]
 
@@ -185,14 +186,15 @@ class SSDLite(TaskModel):
                 mode, in_channels, patch_size, backbone_dropout, variant=variant, drop_path=drop_path
             )
         else:
-            others = {
-                "mode": (mode, "xxs"),
-                "patch_size": (patch_size, (2, 2)),
-                "backbone_dropout": (backbone_dropout, 0.0),
-                "drop_path": (drop_path, 0.0),
-                "variant": (variant, "apple"),
-            }
-            self.backbone = given_backbone(backbone, in_channels, 32, others)
+            self.backbone = given_backbone(
+                backbone,
+                in_channels,
+                mode=mode,
+                patch_size=patch_size,
+                backbone_dropout=backbone_dropout,
+                drop_path=drop_path,
+                variant=variant,
+            )
         strides = self.backbone.feature_strides
         if missing := [stride for stride in STRIDES[:2] if stride not in strides]:
             raise ValueError(f"no stage of the backbone has stride {missing[0]}; its strides are {strides}")

@@ -20,9 +20,11 @@ __all__ = [
     "box_area",
     "box_corners",
     "box_iou",
+    "center_boxes",
     "complex_grid",
     "constant",
     "corner_bounds",
+    "corner_boxes",
     "edge_matrix",
     "gather_pixels",
     "invert",
@@ -164,6 +166,28 @@ def is_within(places: Tensor, length: int | Tensor, rim: float = 0.0) -> Tensor:
     """Tell which places lie on a side of a canvas, as :func:`is_inside` does for both sides."""
     beyond = EDGE_TOLERANCE - rim
     return (places >= -beyond) & (places <= length + beyond)
+
+
+def corner_boxes(boxes: Tensor) -> Tensor:
+    """Bring centre x, y, width and height to left, top, right and bottom: (..., 4) -> (..., 4).
+
+    Example:
+        >>> corner_boxes(torch.tensor([3.0, 2.0, 4.0, 2.0]))
+        tensor([1., 1., 5., 3.])
+    """
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([centre - half, centre + half], -1)
+
+
+def center_boxes(boxes: Tensor) -> Tensor:
+    """Bring left, top, right and bottom to centre x, y, width and height: (..., 4) -> (..., 4).
+
+    Example:
+        >>> center_boxes(torch.tensor([1.0, 1.0, 5.0, 3.0]))
+        tensor([3., 2., 4., 2.])
+    """
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def box_corners(boxes: Tensor) -> Tensor:
