@@ -44,7 +44,7 @@ photos = batch.replace(label=None, mask=None)
 
 def show(mixed: Batch, **options):
     """Draw the first three images."""
-    return draw_batch(mixed[:3].to("cpu"), shapes.class_names, columns=3, cell=220, legend=False, **options)
+    return draw_batch(mixed[:3].to("cpu"), shapes.class_names, columns=3, cell=160, legend=False, **options)
 
 
 show(photos)
