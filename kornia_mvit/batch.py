@@ -161,7 +161,7 @@ class Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         for numbers, rows in (("box_index", "boxes"), ("box_source", "boxes"), ("keypoint_index", "keypoints")):
             old, new = values[rows], changes.get(rows, values[rows])
-            if old is not None and (new is None or new.shape != old.shape):
+            if old is not None and (new is None or (isinstance(new, Tensor) and new.shape != old.shape)):
                 values[numbers] = None
         return type(self)(**(values | changes))
 

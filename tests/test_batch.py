@@ -124,6 +124,10 @@ class TestBatch:
         assert fewer.box_index is None
         assert fewer.keypoint_index is batch.keypoint_index
         assert batch.replace(keypoints=None, keypoint_visible=None).keypoint_index is None
+        for name in ("boxes", "keypoints"):
+            for wrong in ([[1, 2, 3, 4]], 3, "word"):
+                with pytest.raises(TypeError, match=name):
+                    batch.replace(**{name: wrong})
 
     def test_fields_go_wherever_the_batch_goes(self, device):
         batch = Batch.collate(everything(3), ignore_index=7)
