@@ -10,7 +10,7 @@ from torch import Tensor
 from kornia_mvit.augmentation.layers import CutBoxes, Layer
 from kornia_mvit.augmentation.target_mix import Params, TargetMix, draw_partners
 from kornia_mvit.batch import Batch
-from kornia_mvit.ops.boxes import masks_to_boxes
+from kornia_mvit.ops.boxes import have_pixels, masks_to_boxes
 from kornia_mvit.ops.geometry import box_area
 
 __all__ = ["CopyPaste"]
@@ -91,7 +91,7 @@ class CopyPaste(TargetMix):
                 "batch that they were sampled for"
             )
         given, placed = (masks.index_select(0, source).bool() for source in (own, other))
-        valid = (batch.box_label >= 0).index_select(0, other) & placed.flatten(2).any(2)
+        valid = (batch.box_label >= 0).index_select(0, other) & have_pixels(placed)
         if batch.box_ignore is not None:
             valid = valid & ~batch.box_ignore.index_select(0, other)
         numbers = numbers.masked_fill(~valid, 2.0)
@@ -110,7 +110,7 @@ def _keep(boxes: Tensor, *, pasted: Tensor) -> CutBoxes:
 
 def _hide(boxes: Tensor, *, masks: Tensor, shown: Tensor) -> CutBoxes:
     """Return what is left of boxes (M, N, 4) whose masks (M, N, H, W) are hidden where another image is shown."""
-    known = masks.flatten(2).any(2)
+    known = have_pixels(masks)
     row, column = (torch.arange(n, device=boxes.device) + 0.5 for n in masks.shape[2:])
     left, top, right, below = (side[..., None] for side in boxes.unbind(-1))
     within = ((row > top) & (row < below))[..., None] & ((column > left) & (column < right))[..., None, :]

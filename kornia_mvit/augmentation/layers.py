@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.outlines import read_instances
-from kornia_mvit.augmentation.targets import BoxRules
+from kornia_mvit.augmentation.targets import BoxRules, pick_rows
 from kornia_mvit.batch import Batch
-from kornia_mvit.ops.boxes import masks_to_boxes
+from kornia_mvit.ops.boxes import have_pixels, masks_to_boxes
 from kornia_mvit.ops.geometry import (
     EDGE_TOLERANCE,
     SHARE_TOLERANCE,
@@ -181,8 +181,9 @@ def join_boxes(batch: Batch, layers: Sequence[Layer], rules: BoxRules, max_boxes
             masks = rows["instance_masks"]
             seen = rows["instance_masks"] = _read_instances(masks, layer)
             if rules.method == "mask":
-                known = masks.flatten(2).any(-1)
-                tight = torch.where(known[..., None], masks_to_boxes(seen).to(cut.boxes.dtype), cut.boxes)
+                known = have_pixels(masks)
+                found = masks_to_boxes(seen.view(torch.bool))
+                tight = torch.where(known[..., None], found.to(cut.boxes.dtype), cut.boxes)
                 cut = CutBoxes(tight, torch.where(known, box_area(tight).minimum(cut.area), cut.area), cut.share)
         enough = cut.area >= rules.min_area * (1 - SHARE_TOLERANCE)
         enough = enough & (cut.share >= rules.min_visibility - SHARE_TOLERANCE)
@@ -203,10 +204,4 @@ def join_boxes(batch: Batch, layers: Sequence[Layer], rules: BoxRules, max_boxes
         keep, count = keep & (rank < most), most
     order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :count]
     kept = keep.gather(1, order)
-    out = {}
-    for name, values in parts.items():
-        value = torch.cat(values, 1)
-        extra = (1,) * (value.ndim - 2)
-        index = order.view(*order.shape, *extra).expand(-1, -1, *value.shape[2:])
-        out[name] = value.gather(1, index).masked_fill(~kept.view(*kept.shape, *extra), given[name][1])
-    return out
+    return {name: pick_rows(torch.cat(values, 1), order, kept, given[name][1]) for name, values in parts.items()}

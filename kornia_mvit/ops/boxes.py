@@ -28,6 +28,7 @@ __all__ = [
     "decode_boxes",
     "encode_boxes",
     "fit_anchors",
+    "have_pixels",
     "make_anchors",
     "masks_to_boxes",
     "match_anchors",
@@ -38,6 +39,19 @@ VARIANCES = (0.1, 0.2)  # what offsets of the centre and of the side are divided
 
 
 # -------------------------------------------------------------------------------------------------------------- forms
+
+
+def have_pixels(masks: Tensor) -> Tensor:
+    """Tell which masks are not empty: (B, N, H, W) -> (B, N).
+
+    Args:
+        masks: bool, or uint8.
+
+    Example:
+        >>> have_pixels(torch.tensor([[[[False, True]], [[False, False]]]]))
+        tensor([[ True, False]])
+    """
+    return masks.view(torch.uint8).flatten(2).amax(-1) > 0  # any() takes thirty times as long
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
@@ -61,12 +75,36 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     """
     if masks.ndim < 2 or 0 in masks.shape[-2:]:
         raise ValueError(f"expected masks of shape (..., H, W), with pixels, got {tuple(masks.shape)}")
-    masks = masks.view(torch.uint8) if masks.dtype == torch.bool else masks
-    masks = masks if masks.dtype == torch.uint8 else (masks != 0).to(torch.uint8)
-    columns, rows = ((masks.amax(axis) != 0).to(torch.uint8) for axis in (-2, -1))
-    first = [side.argmax(-1) for side in (columns, rows)]
-    last = [side.shape[-1] - side.flip(-1).argmax(-1) for side in (columns, rows)]
-    return torch.stack([*first, *last], -1).float() * columns.amax(-1, keepdim=True)
+    if (
+        masks.dtype == torch.bool
+        and not masks.shape[-1] % 8
+        and masks.is_contiguous()
+        and not masks.storage_offset() % 8
+    ):
+        columns, rows = _byte_sides(masks)
+    else:
+        masks = masks.view(torch.uint8) if masks.dtype == torch.bool else masks
+        masks = masks if masks.dtype == torch.uint8 else (masks != 0).to(torch.uint8)
+        columns, rows = (masks.amax(axis) != 0 for axis in (-2, -1))
+    (left, right), (top, bottom) = (_ends(side) for side in (columns, rows))
+    return torch.stack([left, top, right, bottom], -1).float() * columns.any(-1, keepdim=True)
+
+
+def _byte_sides(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Tell which columns (..., W) and rows (..., H) of bool masks (..., H, W) have pixels, in half of the time.
+
+    Eight pixels are read as one number. W is a multiple of eight.
+    """
+    numbers = masks.view(torch.int64)
+    parts = torch.split(numbers, 255, -2)  # of so many rows, the sums of the pixels stay within their bytes
+    columns = torch.stack([part.sum(-2).view(torch.uint8) > 0 for part in parts]).any(0)
+    return columns, numbers.amax(-1) > 0
+
+
+def _ends(side: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the first of the entries (..., n) that are set, and of the one after the last."""
+    side = side.to(torch.uint8)
+    return side.argmax(-1), side.shape[-1] - side.flip(-1).argmax(-1)
 
 
 def encode_boxes(boxes: Tensor, anchors: Tensor, variances: tuple[float, float] = VARIANCES) -> Tensor:

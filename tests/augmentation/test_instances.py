@@ -152,7 +152,7 @@ class TestReadInstances:
     @given(
         st.integers(0, 2**20),
         st.integers(0, 19),
-        st.sampled_from([(9, 7), (8, 16)]),
+        st.sampled_from([(9, 7), (8, 16), (12, 4), (6, 24)]),
         st.booleans(),
         st.booleans(),
         st.booleans(),

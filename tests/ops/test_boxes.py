@@ -21,6 +21,7 @@ from kornia_mvit.ops.boxes import (
     decode_boxes,
     encode_boxes,
     fit_anchors,
+    have_pixels,
     make_anchors,
     masks_to_boxes,
     match_anchors,
@@ -419,6 +420,16 @@ class TestMasksToBoxes:
                 (top, left), (bottom, right) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
                 expected = [left, top, right, bottom]
             assert box == expected
+
+    def test_of_many_rows(self):
+        """Eight pixels at a time, of which as many rows are added up as a byte can count."""
+        masks = torch.zeros(4, 600, 16, dtype=torch.bool)
+        masks[0] = True
+        masks[1, :256, 3] = True
+        masks[2, 511, 9] = True
+        expected = [[0, 0, 16, 600], [3, 0, 4, 256], [9, 511, 10, 512], [0, 0, 0, 0]]
+        assert masks_to_boxes(masks).tolist() == masks_to_boxes(masks.long()).tolist() == expected
+        assert have_pixels(masks[None]).tolist() == [[True, True, True, False]]
 
     def test_exception(self):
         for shape in ((3,), (2, 0, 4)):
