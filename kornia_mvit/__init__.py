@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # `as` marks, for type checkers, the public names that are no
     )
     from kornia_mvit.draw.images import draw_batch, draw_detections, draw_overlay, draw_predictions, draw_segmentation
     from kornia_mvit.exporters.writing import export
+    from kornia_mvit.extra_images import Extra
     from kornia_mvit.inference.engines.fuse import fuse
     from kornia_mvit.inference.engines.optimize import optimize
     from kornia_mvit.inference.predictor import Predictor, predict
@@ -106,6 +107,7 @@ _PLACES = {
     "DigitsData": "training.datamodules",
     "EMA": "training",
     "ExactResume": "training",
+    "Extra": "extra_images",
     "FolderData": "training.datamodules",
     "LastCheckpoint": "training",
     "LearnedRanges": "augmentation.ranges",
@@ -189,6 +191,7 @@ __all__ = [
     "DataError",
     "DeepLabV3",
     "DetectionResult",
+    "Extra",
     "LearnedRanges",
     "Mix",
     "MixUp",

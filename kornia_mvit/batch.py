@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from kornia_mvit.batch_checks import check_fields, check_targets, warn_of_coordinates
+from kornia_mvit.extra_images import Extra, check_extra, stack_extra
 from kornia_mvit.fields import align_keypoints, check_image_values, check_layout, hold_value, read_sample
 from kornia_mvit.samples import name_fields, open_batch
 
@@ -53,6 +54,8 @@ class Batch:
             as COCO has it: 0 not labelled, as padding, 1 labelled and hidden, 2 visible.
         keypoint_index: (B, K) or (B, N, K), which of the keypoints that a pipeline was given each is, integer, counted
             through all instances; -1 for padding.
+        extra: further images and maps (B, C, H, W) by name, each an :class:`~kornia_mvit.Extra` that says what it is: a
+            second frame, depth, optical flow, heat maps. They go through a pipeline in step with the image.
         size: (B, 2) height and width of the part of the canvas, from its upper left corner, that holds the image; the
             rest is padding. None where the image fills the canvas.
         original_size: (B, 2) height and width of the image before it was brought to the canvas.
@@ -84,6 +87,7 @@ class Batch:
     keypoints: Tensor | None = None
     keypoint_visible: Tensor | None = None
     keypoint_index: Tensor | None = None
+    extra: dict[str, Extra] | None = None
     size: Tensor | None = None
     original_size: Tensor | None = None
     meta: list[dict[str, Any]] | None = None
@@ -105,6 +109,9 @@ class Batch:
                 hold anything else.
         """
         check_image_values(self.image)
+        for name, one in (self.extra or {}).items():
+            if one.kind == "image":
+                check_image_values(one.tensor, f"extra[{name!r}]")
         check_targets(self)
 
     def warn_of_coordinates(self) -> bool:
@@ -123,6 +130,9 @@ class Batch:
         told = [f"{name}={_describe(value)}" for name, value in vars(self).items() if isinstance(value, Tensor)]
         if self.fields:
             told.append(f"fields={{{', '.join(f'{name}: {_describe(one)}' for name, one in self.fields.items())}}}")
+        if self.extra:
+            parts = [f"{name}: {one.kind} {_describe(one.tensor)}" for name, one in self.extra.items()]
+            told.append(f"extra={{{', '.join(parts)}}}")
         return f"{type(self).__name__}({', '.join(told)})"
 
     def __len__(self) -> int:
@@ -283,14 +293,16 @@ class Batch:
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to the value of a field: to a tensor, or to each of a dictionary of them; None stays None.
+    """Apply a function to the value of a field: to a tensor, or to each of a dictionary's; None stays None.
 
     Example:
         >>> map_tensors({"track": torch.tensor([3])}, torch.neg)
         {'track': tensor([-3])}
     """
     if isinstance(value, Mapping):
-        return {name: function(one) for name, one in value.items()}
+        return {name: map_tensors(one, function) for name, one in value.items()}
+    if isinstance(value, Extra):
+        return value.replace(function(value.tensor))
     return function(value) if isinstance(value, Tensor) else value
 
 
@@ -335,6 +347,8 @@ def _stack(name: str, rows: list[Any], canvas: tuple[int, int], ignore_index: in
     """Put what samples have of a field together, on one canvas and of one number of rows."""
     if name == "meta":
         return rows
+    if name == "extra":
+        return stack_extra(rows, canvas)
     if name == "fields":
         if len(names := {", ".join(sorted(row)) for row in rows}) > 1:
             raise ValueError(f"fields differ in their names: {' or '.join(sorted(names))}")
@@ -373,7 +387,10 @@ def _read_columns(samples: Sequence[Any], known: list[str]) -> dict[str, list[An
         if named.keys() != columns.keys():
             raise ValueError(f"sample {i} has the fields {list(named)}, sample 0 has {list(columns)}")
         with _numbered(i, named):
-            for name, value in read_sample(named).items():
+            found = read_sample(named)
+            if "extra" in found:
+                found["extra"] = check_extra(found["extra"], found["image"])
+            for name, value in found.items():
                 columns[name].append(value)
     return columns
 

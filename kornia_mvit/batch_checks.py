@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kornia_mvit.extra_images import check_extra
 from kornia_mvit.fields import (
     check_flags,
     check_instances,
@@ -67,6 +68,8 @@ def _check_lengths(batch: "Batch") -> None:
                 raise TypeError("meta is not a list of dictionaries, one for each image")
             batch.meta = value if isinstance(value, list) else list(value)
             _check_length(count, "meta", len(value))
+        elif field.name == "extra":
+            batch.extra = check_extra(value, batch.image)
         elif field.name == "fields":
             if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
                 raise TypeError("fields is not a dictionary of tensors (B, N, ...) by name, such as {'track': ids}")

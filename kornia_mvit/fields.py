@@ -36,7 +36,7 @@ _COMPANIONS = {
     **dict.fromkeys(("box_label", "box_ignore", "box_weight", "box_source", "box_index", "instance_masks"), "boxes"),
     **dict.fromkeys(("keypoint_visible", "keypoint_index"), "keypoints"),
 }
-_IN_PIXELS = {"boxes", "keypoints", "mask", "instance_masks"}
+_IN_PIXELS = {"boxes", "keypoints", "mask", "instance_masks", "extra"}
 _FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number of each
 _CHANNELS = (1, 3, 4)  # of images as arrays have them
 _MOST_CHANNELS = 16  # below which the last of three dimensions may be that of channels
@@ -166,7 +166,7 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"image is {tuple(image.shape)}: it has no pixels")
     size = (int(image.shape[1]), int(image.shape[2]))
     for name, value in sample.items():
-        if name not in ("image", "meta"):
+        if name not in ("image", "meta", "extra"):
             out[name] = _as_target(name, value, size)
     for name, one in out.get("fields", {}).items():
         if one.ndim == 0 or len(one) != len(out.get("boxes", one)):
@@ -237,10 +237,10 @@ def _shape_of_rows(shape: Sequence[int]) -> str:
     return f"(n, {', '.join(map(str, shape))})"
 
 
-def check_image_values(image: Tensor) -> None:
+def check_image_values(image: Tensor, name: str = "") -> None:
     """Raise unless floating-point images are finite and in [0, 1]; uint8 ones cannot be otherwise.
 
-    On an accelerator this waits for the device.
+    On an accelerator this waits for the device. ``name`` is that of what is no batch's ``image``.
 
     Raises:
         ValueError: telling the range found, and what would do.
@@ -250,9 +250,10 @@ def check_image_values(image: Tensor) -> None:
     low, high = (value.item() for value in torch.aminmax(image))
     if not (low >= 0.0 and high <= 1.0):  # so that NaN fails too
         if math.isnan(low) or math.isnan(high):
-            raise ValueError("an image has NaN values")
+            raise ValueError(f"{name or 'an image'} has NaN values")
         hint = "divide by 255, or give uint8" if high > 1.0 and low >= 0.0 else "undo the normalisation first"
-        raise ValueError(f"floating-point images must lie in [0, 1], got values from {low:g} to {high:g}; {hint}")
+        told = f"{name}: " * bool(name)
+        raise ValueError(f"{told}floating-point images must lie in [0, 1], got values from {low:g} to {high:g}; {hint}")
 
 
 def as_image(value: Any, *, turn: bool = True) -> Tensor:

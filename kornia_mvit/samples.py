@@ -20,7 +20,7 @@ _DERIVED = ("area", "segmentation")  # what goes with boxes, and follows from ot
 _TARGETS = (  # which are never strings
     *("image", "label", "labels", "mask", "masks", "boxes", "box_label", "box_ignore", "box_weight", "box_source"),
     *("box_index", "iscrowd", "instance_masks", "fields", "keypoints", "keypoint_visible", "keypoint_index", "size"),
-    *("original_size", "meta", "objects", "annotations"),
+    *("original_size", "meta", "extra", "objects", "annotations"),
 )
 _LISTS = ("objects", "annotations")
 _COLUMNS = {

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from kornia.augmentation import AugmentationSequential, RandomErasing
 from torch import Tensor, nn
 
+from kornia_mvit.augmentation.companions import further_images, further_maps, read_at, warp_maps
 from kornia_mvit.augmentation.crops import View, WindowCrop
 from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.operations import (
@@ -26,9 +27,10 @@ from kornia_mvit.augmentation.operations import (
 from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.randomness import OwnGenerators
 from kornia_mvit.augmentation.sampling import sample_crop_in_view
-from kornia_mvit.augmentation.slices import ImageWarp, are_sliced, in_slices
+from kornia_mvit.augmentation.slices import are_sliced, in_slices
 from kornia_mvit.augmentation.targets import filled_size, known_part, warp_instances
 from kornia_mvit.batch import Batch, hold_value
+from kornia_mvit.extra_images import Extra
 from kornia_mvit.ops.geometry import constant, gather_pixels, scale_matrix, transform_points
 from kornia_mvit.ops.seeds import combine_seed
 from kornia_mvit.ops.uploads import upload
@@ -98,6 +100,9 @@ class Execution:
             self.mask = hold_value(batch.mask, settings.ignore_index)
         elif look:
             self.mask = self._all_seen()
+        self.images: dict[str, Tensor] = further_images(batch)  # which become what the image becomes
+        self.maps: dict[str, Extra] = further_maps(batch)
+        self._maps_at = 0
         # What the image alone would fill of the canvas, (B, 4); None for the whole canvas.
         self._frame: Tensor | None = None
         if self.geometry.view is not None:
@@ -161,14 +166,18 @@ class Execution:
         if self.geometry.sizes[-1] == size and self._frame is None:
             return
         image, record = self.finish(), replace(preprocess.preprocess, size=size, crop=None)
-        if self._frame is None:
+
+        def fit(image: Tensor) -> tuple[Tensor, Tensor]:
+            if self._frame is not None:
+                return fit_frames(image, self._frame, record)
             given = _size(image)
             scaled = record.resized_size(*given)
             matrix = scale_matrix(len(image), given, scaled)
             image = preprocess.resize(image, scaled)
-            self.image = F.pad(image, (0, size[1] - scaled[1], 0, size[0] - scaled[0]))
-        else:
-            self.image, matrix = fit_frames(image, self._frame, record)
+            return F.pad(image, (0, size[1] - scaled[1], 0, size[0] - scaled[0])), matrix
+
+        self.images = {name: fit(one)[0] for name, one in self.images.items()}
+        self.image, matrix = fit(image)
         self.geometry.append(Step("resize", matrix, size, covers=not record.letterbox, aligned=True))
         if record.letterbox and len(self.geometry) == 1:  # as in evaluation, where the image is upright in its corner
             self.geometry.filled = filled_size(self.geometry)
@@ -183,21 +192,25 @@ class Execution:
         waiting, self._waiting = self._waiting, []
         recolours, self._recolours = self._recolours, []
         first, self._image_at = self._image_at, len(self.geometry)
-        warp: ImageWarp | None = None
-        if any(operation.resamples or _is_away(drawn) for operation, drawn, _ in waiting):
-            warp = self.geometry.image_warp(self.image, first, self._image_at)
-        else:
+        warps = any(operation.resamples or _is_away(drawn) for operation, drawn, _ in waiting)
+        if not warps:
             for operation, drawn, index in waiting:
                 self._apply(operation, drawn, index)
 
-        def carry_out(part: Tensor, rows: slice, out: Tensor | None) -> Tensor:
-            part = to_float(part) if warp is None else warp(part, rows)
-            for operation, drawn in recolours:
-                part = operation.apply(part, operation.rows(drawn, rows), self.random)
-            return part if preprocess is None else preprocess.values(part, out=out)
+        def finish(image: Tensor) -> Tensor:
+            warp = self.geometry.image_warp(image, first, self._image_at) if warps else None
 
-        if warp or recolours or preprocess or self.image.dtype == torch.uint8:
-            self.image = in_slices(self.image, carry_out)
+            def carry_out(part: Tensor, rows: slice, out: Tensor | None) -> Tensor:
+                part = to_float(part) if warp is None else warp(part, rows)
+                for operation, drawn in recolours:
+                    part = operation.apply(part, operation.rows(drawn, rows), self.random)
+                return part if preprocess is None else preprocess.values(part, out=out)
+
+            changes = warp or recolours or preprocess or image.dtype == torch.uint8
+            return in_slices(image, carry_out) if changes else image
+
+        self.image = finish(self.image)
+        self.images = {name: finish(one) for name, one in self.images.items()}
         return self.image
 
     def find_seen(self) -> Tensor:
@@ -229,6 +242,19 @@ class Execution:
         if self.mask is None or (first == last and not (first == 0 and self.geometry.view is not None)):
             return self.mask
         return self.geometry.warp_mask(self.mask, first, last, self.settings.ignore_index)
+
+    def finish_maps(self) -> dict[str, Extra]:
+        """Take the maps of values and fields of vectors to where the images are to be, and give them."""
+        self.maps, self._maps_at = warp_maps(self.maps, self.geometry, self._maps_at), len(self.geometry)
+        return self.maps
+
+    def finish_extra(self) -> dict[str, Extra]:
+        """Give the further images, as they are now, and the maps, in the batch's order."""
+        maps = self.finish_maps()
+        given = self.batch.extra or {}
+        return {
+            name: one.replace(self.images[name]) if name in self.images else maps[name] for name, one in given.items()
+        }
 
     def finish_instances(self, order: Tensor | None, keep: Tensor | None) -> Tensor:
         """Take the masks of single objects to where the images are to be; see :func:`warp_instances`."""
@@ -338,7 +364,7 @@ class Execution:
             return
         self.finish()
         if operation.kind is Kind.DENSE:
-            self._carry_mask(operation, drawn, index)
+            self._carry_freely(operation, drawn, index)
         self._apply(operation, drawn, index)
         if operation.kind is Kind.VALUES and _size(self.image) != before[2:]:
             operation = self._resized(operation, before)
@@ -346,7 +372,7 @@ class Execution:
             self._append(operation, replace(operation.step(drawn, before, _size(self.image)), rim=operation.rim))
             self._image_at = len(self.geometry)
             if operation.kind is not Kind.MATRIX:
-                self._mask_at = self._image_at
+                self._mask_at = self._maps_at = self._image_at
             if operation.kind is Kind.OPAQUE and self.mask is not None:
                 self.mask = self._all_seen()
         elif isinstance(operation.module, RandomErasing) and self.settings.erase_masks:
@@ -367,7 +393,7 @@ class Execution:
             ValueError: if the batch has targets that would have to follow.
         """
         unknown = replace(operation, kind=Kind.OPAQUE)
-        has = [name for name in ("boxes", "keypoints", "mask") if getattr(self.batch, name) is not None]
+        has = [name for name in ("boxes", "keypoints", "mask", "extra") if getattr(self.batch, name) is not None]
         if has:
             height, width = _size(self.image)
             raise ValueError(
@@ -382,24 +408,32 @@ class Execution:
             self._frame = _move_frame(self._frame, operation.module, self.geometry)
 
     def _apply(self, operation: Operation, drawn: Draw, index: int) -> None:
-        if not is_known(operation.module):  # others draw nothing
-            self._seed(index, 1)
-        self.image = operation.apply(to_float(self.image), drawn, self.random)
+        def apply(image: Tensor) -> Tensor:
+            if not is_known(operation.module):  # others draw nothing
+                self._seed(index, 1)
+            return operation.apply(to_float(image), drawn, self.random)
 
-    def _carry_mask(self, operation: Operation, drawn: Draw, index: int) -> None:
-        """Take masks through an operation without a matrix: send it the pixels' places, and look there."""
-        mask = self.finish_mask()
-        if mask is None:
+        self.image = apply(self.image)
+        self.images = {name: apply(one) for name, one in self.images.items()}
+
+    def _carry_freely(self, operation: Operation, drawn: Draw, index: int) -> None:
+        """Take masks and maps through an operation without a matrix: send it the pixels' places, and look there."""
+        mask, maps = self.finish_mask(), self.finish_maps()
+        if mask is None and not maps:
             return
-        height, width = mask.shape[-2:]
-        column, row = (torch.arange(n, device=mask.device, dtype=torch.float32) + 0.5 for n in (width, height))
+        height, width = _size(self.image)
+        column, row = (torch.arange(n, device=self.image.device, dtype=torch.float32) + 0.5 for n in (width, height))
         places = torch.stack(
-            [column.expand(height, width), row[:, None].expand(height, width), torch.ones_like(mask[0]).float()]
+            [column.expand(height, width), row[:, None].expand(height, width), torch.ones_like(row[:, None] * column)]
         )
         self._seed(index, 1)
-        x, y, weight = operation.apply(places.expand(len(mask), -1, -1, -1), drawn, self.random).unbind(1)
-        found = gather_pixels(mask, x / weight, y / weight)
-        self.mask = found.masked_fill(~(weight > 0.5), self.settings.ignore_index)
+        x, y, weight = operation.apply(places.expand(len(self.batch), -1, -1, -1), drawn, self.random).unbind(1)
+        x, y, nothing = x / weight, y / weight, ~(weight > 0.5)
+        if mask is not None:
+            self.mask = gather_pixels(mask, x, y).masked_fill(nothing, self.settings.ignore_index)
+        self.maps = {
+            name: one.replace(read_at(one, x, y).masked_fill(nothing[:, None], one.fill)) for name, one in maps.items()
+        }
 
 
 def _move_frame(frame: Tensor, module: nn.Module, geometry: Geometry) -> Tensor | None:

@@ -148,12 +148,12 @@ class Geometry:
         """Return what warps parts of a batch of images, as :meth:`warp_image` does all of them."""
         dtype = image.dtype if image.is_floating_point() else torch.get_default_dtype()
         x, y, seen = self.source(first, last, dtype)
-        return ImageWarp(image, *self._in_view(x, y, first), seen)
+        return ImageWarp(image, *self.in_view(x, y, first), seen)
 
     def warp_mask(self, mask: Tensor, first: int, last: int, ignore_index: int) -> Tensor:
         """Bring masks (B, H, W) of canvas ``first`` to canvas ``last``; ``ignore_index`` where nothing was in view."""
         x, y, seen = self.source(first, last, torch.float32)
-        x, y = self._in_view(x, y, first)
+        x, y = self.in_view(x, y, first)
 
         def warp(part: Tensor, rows: slice, _: Tensor | None) -> Tensor:
             out, inside = gather_pixels(part, x[rows], y[rows]), None if seen is None else seen.part(rows)
@@ -172,10 +172,10 @@ class Geometry:
                 the end.
         """
         x, y, seen = self.source(first, last, torch.float32)
-        return read_instances(masks, *self._in_view(x, y, first), seen, rows)
+        return read_instances(masks, *self.in_view(x, y, first), seen, rows)
 
-    def _in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
-        """Bring points of a canvas to the pixels that are image, so that the padding beside them is not read."""
+    def in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
+        """Bring points of a canvas to the pixels that are image, so that the padding beside these is not read."""
         if canvas > 0 or self.view is None:
             return x, y
         edge = (self.view.to(x.dtype) - 0.5)[:, :, None, None]

@@ -39,7 +39,8 @@ def refuse_targets(
         mixes: what mixes the images, in order.
         flip_pairs: keypoints that are swapped in mirrored images.
     """
-    has = [name for name in ("boxes", "keypoints", "mask") if getattr(batch, name) is not None]
+    has = [name for name in ("boxes", "keypoints", "mask", "extra") if getattr(batch, name) is not None]
+    has += [f"extra[{name!r}]" for name, one in (batch.extra or {}).items() if one.kind == "vectors"]
     for kind, names in unable.items():
         lost = lost_targets(kind, has)
         if names and lost:

@@ -1,12 +1,15 @@
 """The way back from augmented or prepared images, which a pipeline's parameters tell."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kornia_mvit.augmentation.companions import inverse_extra
 from kornia_mvit.augmentation.keypoints import inverse_keypoint_order, inverse_keypoints
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
+from kornia_mvit.extra_images import Extra
 from kornia_mvit.ops.keypoints import Pairs
 
 __all__ = ["Inverses"]
@@ -36,6 +39,27 @@ class Inverses:
             ValueError: for mixed batches, and naming the operations that have no inverse.
         """
         return inverse_maps(maps, way_back(params, maps))
+
+    @torch.no_grad()
+    def inverse_extra(self, extra: Mapping[str, Extra], params: Params) -> tuple[dict[str, Extra], Tensor]:
+        """Bring further images and maps of augmented or prepared images back, each as it says what it is.
+
+        Images and maps are read as they are augmented, and vectors turned back. Colours stay.
+
+        Args:
+            extra: of the batch that ``augment`` or ``prepare`` gave, or the like.
+            params: what that gave, too.
+
+        Returns:
+            The extra at the height and width of what was put in, each with its ``fill`` where unknown, and (B, 1, H, W)
+            a boolean mask of the pixels that were in view.
+
+        Raises:
+            ValueError: as :meth:`inverse`, and for maps of another size than the augmented images.
+        """
+        if not extra:
+            raise ValueError("extra is empty; give the extra of a batch")
+        return inverse_extra(extra, way_back(params, next(iter(extra.values())).tensor))
 
     @torch.no_grad()
     def inverse_boxes(self, boxes: Tensor, params: Params) -> Tensor:

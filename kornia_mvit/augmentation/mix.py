@@ -18,7 +18,7 @@ from kornia_mvit.ops.uploads import upload
 __all__ = ["Mix", "canvas_shown", "check_classes", "soften"]
 
 # What such targets need in place of Mix.
-_SPATIAL = {"boxes": "MixUp, CutMix or Mosaic", "mask": "CutMix or Mosaic", "keypoints": None}
+_SPATIAL = {"boxes": "MixUp, CutMix or Mosaic", "mask": "CutMix or Mosaic", "keypoints": None, "extra": "CutMix"}
 
 
 class Mix(nn.Module):

@@ -45,6 +45,7 @@ class Mosaic(TargetMix):
     """
 
     kind = "mosaic"
+    carries: ClassVar[tuple[str, ...]] = ("image", "values")  # vectors would have to be scaled with their quarter
 
     def __init__(
         self,
@@ -136,6 +137,7 @@ class MixUp(TargetMix):
     """
 
     kind = "mixup"
+    carries: ClassVar[tuple[str, ...]] = ("image",)  # each pixel of a blend is of two values
     shares = True
     refuses: ClassVar[dict[str, str]] = {
         **TargetMix.refuses,

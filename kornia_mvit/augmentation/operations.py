@@ -80,6 +80,7 @@ _OF_COLOUR = (
 _RECOLOURS = (K.ColorJiggle, K.ColorJitter, RandomColorTwist)
 # Kornia's code on the host reads what they drew.
 _READS = (K.ColorJiggle, K.ColorJitter, K.RandomGaussianBlur, K.RandomJPEG, K.RandomMotionBlur, K.RandomRain)
+_FREE = ("mask", "extra")  # targets that go where pixels move freely
 # What would do where Kornia fails.
 _REMEDIES: dict[type[nn.Module], str] = {
     K.CenterCrop: "take a smaller size, or pad the images first, with PadTo",
@@ -422,7 +423,7 @@ def unable(stack: nn.Module) -> dict[Kind, list[str]]:
 
 def lost_targets(kind: Kind, targets: Iterable[str]) -> list[str]:
     """Return those of the targets that an operation of a kind in :func:`unable` cannot carry along."""
-    return [name for name in targets if name != "label" and (kind is Kind.OPAQUE or name != "mask")]
+    return [name for name in targets if name != "label" and (kind is Kind.OPAQUE or name not in _FREE)]
 
 
 def walk(

@@ -7,6 +7,7 @@ import torch
 from kornia.augmentation import AugmentationSequential
 from torch import Generator, Tensor, nn
 
+from kornia_mvit.augmentation.companions import prepare_extra, with_images
 from kornia_mvit.augmentation.execution import Execution, Settings
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.given import read_given, refuse_targets
@@ -17,7 +18,7 @@ from kornia_mvit.augmentation.operations import unable
 from kornia_mvit.augmentation.policies import Policy
 from kornia_mvit.augmentation.preparation import no_autocast, prepare_images
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
-from kornia_mvit.augmentation.range_runs import Gradients, plan_gradients, run_ranges
+from kornia_mvit.augmentation.range_runs import Gradients, plan_gradients, range_extra, run_ranges
 from kornia_mvit.augmentation.ranges import LearnedRanges
 from kornia_mvit.augmentation.stacks import build_stack
 from kornia_mvit.augmentation.target_mix import TargetMix
@@ -341,6 +342,8 @@ class AugmentationPipeline(Inverses, nn.Module):
                 targets["mask"] = hold_value(batch.mask, self.ignore_index)
                 if len(geometry) or batch.size is not None:
                     targets["mask"] = geometry.warp_mask(targets["mask"], 0, len(geometry), self.ignore_index)
+            if batch.extra is not None:
+                targets["extra"] = prepare_extra(batch, self._preprocess, geometry)
         out = detach_memory(replace_checked(batch, image=image, **targets), batch)
         return out, {"kind": "prepared", "geometry": geometry.to_dict(), "mix": None}
 
@@ -427,9 +430,11 @@ class AugmentationPipeline(Inverses, nn.Module):
             if self.ranges is not None:
                 before = None if replay is None else replay["ranges"]
                 image, learned = run_ranges(self.ranges, image, combine_seed(run.seed, -2), before, gradients)
+                out = range_extra(self.ranges, out, learned)
+            values = None if mixed is None and learned is None else self._preprocess.values
+            extra = None if batch.extra is None else with_images(batch, out, values)
             with torch.set_grad_enabled(gradients.image):
-                if mixed is not None or learned is not None:
-                    image = self._preprocess.values(image)
+                image = image if values is None else values(image)
                 image = image.to(batch.image.dtype) if batch.image.is_floating_point() else image
         params = {
             "kind": "augmented",
@@ -442,7 +447,7 @@ class AugmentationPipeline(Inverses, nn.Module):
         }
         if learned is not None:
             params["ranges"] = learned
-        return detach_memory(replace_checked(out, image=image), batch), params
+        return detach_memory(replace_checked(out, image=image, extra=extra), batch), params
 
     def _refuse(self, batch: Batch) -> None:
         refuse_targets(batch, self.stack, self._unable, self.mixes, self.keypoint_flip_pairs)
@@ -481,4 +486,6 @@ def _carry_out(
         targets = pipeline._move(batch, run.geometry, run)
         if batch.mask is not None:
             targets["mask"] = run.finish_mask()
+        if batch.extra is not None:
+            targets["extra"] = run.finish_extra()
         return image, targets

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from kornia_mvit.augmentation.ranges import LearnedRanges, Params
+from kornia_mvit.batch import Batch, replace_checked
 
-__all__ = ["Gradients", "plan_gradients", "run_ranges"]
+__all__ = ["Gradients", "plan_gradients", "range_extra", "run_ranges"]
 
 
 @dataclass
@@ -83,3 +84,20 @@ def run_ranges(
             gradients.loss, gradients.similarity = ranges.compare(out, image, drawn)
     record = drawn if recorded is not None else drawn | {"ends": ranges.ends().detach().clone()}
     return out if gradients.image else out.detach(), record
+
+
+def range_extra(ranges: LearnedRanges, batch: Batch, record: Params) -> Batch:
+    """Return a batch whose further images were changed as its image was, without gradients.
+
+    Args:
+        ranges: whose operations they are.
+        batch: floating-point images in [0, 1].
+        record: what :func:`run_ranges` gave.
+    """
+    if batch.extra is None:
+        return batch
+    changed = {
+        name: one.replace(ranges(one.tensor, record, record["ends"]).detach()) if one.kind == "image" else one
+        for name, one in batch.extra.items()
+    }
+    return replace_checked(batch, extra=changed)

@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kornia_mvit.augmentation.companions import read_at
 from kornia_mvit.augmentation.layers import Layer, box_rows, join_boxes, name_rows, read_image, read_map
 from kornia_mvit.augmentation.mix import canvas_shown, check_classes, soften
 from kornia_mvit.augmentation.randomness import uncompiled
 from kornia_mvit.augmentation.targets import BoxRules
 from kornia_mvit.batch import Batch, replace_checked
+from kornia_mvit.extra_images import Extra
 from kornia_mvit.ops.uploads import upload
 
 __all__ = ["TargetMix", "draw_partners", "with_sources"]
@@ -43,6 +45,7 @@ class TargetMix(nn.Module):
     """
 
     kind: ClassVar[str]
+    carries: ClassVar[tuple[str, ...]] = ("image", "values", "vectors")  # kinds of extra
     shares: ClassVar[bool] = False  # whether each pixel shows several images
     refuses: ClassVar[dict[str, str]] = {"keypoints": "they do not follow in mixes"}
 
@@ -63,6 +66,12 @@ class TargetMix(nn.Module):
         for target, reason in self.refuses.items():
             if getattr(batch, target) is not None:
                 raise ValueError(f"{name} cannot carry {target} along: {reason}; leave {name} or the {target} away")
+        for target, one in (batch.extra or {}).items():
+            if one.kind not in self.carries:
+                raise ValueError(
+                    f"{name} cannot carry extra[{target!r}] along: of kind {one.kind!r}, it does not follow; leave "
+                    f"{name} or it away"
+                )
         if batch.label is None:
             return
         classes = self.num_classes
@@ -138,6 +147,14 @@ class TargetMix(nn.Module):
         changes: Params = {"image": batch.image.index_copy(0, rows, self._compose(batch.image, layers))}
         if batch.mask is not None:
             changes["mask"] = batch.mask.index_copy(0, rows, _show(batch.mask, layers))
+        if batch.extra is not None:
+            parts = {
+                key: self._compose(one.tensor, layers) if one.kind == "image" else _show_map(one, layers)
+                for key, one in batch.extra.items()
+            }
+            changes["extra"] = {
+                key: one.replace(one.tensor.index_copy(0, rows, parts[key])) for key, one in batch.extra.items()
+            }
         if batch.label is not None:
             shown = seen()
             shares = self._find_shares(shown, layers).to(batch.label.dtype)
@@ -220,6 +237,18 @@ def with_sources(batch: Batch) -> Batch:
 
 def _given(value: Tensor) -> Tensor:
     return value
+
+
+def _show_map(one: Extra, layers: Sequence[Layer]) -> Tensor:
+    """Return maps (M, C, H, W) of the mixed images: at each pixel that of the last layer that it shows."""
+    out: Tensor | None = None
+    for layer in layers:
+        part = one.tensor.index_select(0, layer.source)
+        if layer.places is not None:
+            part = read_at(one.replace(part), *layer.places)
+        out = part if out is None or layer.shown is None else torch.where(layer.shown[:, None], part, out)
+    assert out is not None
+    return out
 
 
 def _show(values: Tensor, layers: Sequence[Layer]) -> Tensor:

@@ -205,7 +205,9 @@ def warp_instances(
 
 def detach_memory(out: Batch, given: Batch) -> Batch:
     """Copy, in a batch, what of it still is the memory of another, so that writing to one leaves the other alone."""
-    tensors = [value for value in (*vars(given).values(), *(given.fields or {}).values()) if isinstance(value, Tensor)]
+    further = [one.tensor for one in (given.extra or {}).values()]
+    held = (*vars(given).values(), *(given.fields or {}).values(), *further)
+    tensors = [value for value in held if isinstance(value, Tensor)]
     shared = {value.untyped_storage().data_ptr() for value in tensors}
 
     def own(value: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from kornia_mvit.batch import Batch
 from kornia_mvit.draw.instances import paint_instances
 from kornia_mvit.draw.keypoints import draw_keypoints, line_width
+from kornia_mvit.draw.maps import paint_extra
 from kornia_mvit.draw.sheets import INK, PAPER, pillow, side_by_side, stack_rows, to_picture
 from kornia_mvit.ops.keypoints import check_lines
 from kornia_mvit.preprocess import Preprocess
@@ -61,7 +62,8 @@ def draw_batch(
     Boxes are framed in the colour of their class, ignored ones in grey, and tell their weight unless that is 1; their
     instance masks are painted in that colour. Masks lie over the image in the colours of their classes, hatched where
     they hold ``ignore_index``, with a legend below; visible keypoints are discs, hidden ones rings, with the lines of a
-    skeleton between them; labels stand below each image, soft ones as percentages.
+    skeleton between them; labels stand below each image, soft ones as percentages. Further images and maps stand beside
+    each image, with their names: values from blue to yellow, vectors in the hue of their direction.
 
     Args:
         batch: images and targets.
@@ -96,11 +98,29 @@ def draw_batch(
         _draw_boxes(picture, batch, i, class_names)
         draw_keypoints(picture, batch, i, lines)
         pictures.append(picture)
+    if batch.extra:
+        pictures, titles = _beside(pictures, titles, batch, preprocess, cell)
+        columns = max(1, columns // (1 + len(batch.extra))) * (1 + len(batch.extra))
     sheet = _grid(pictures, titles, [INK] * len(titles), columns, cell)
     if batch.mask is not None and legend:
         shown = [k for k in classes_in(batch.mask, ignore_index) if k != background]
         sheet = add_legend(sheet, shown, class_names, colours) if shown else sheet
     return sheet
+
+
+def _beside(
+    pictures: list["Image.Image"], titles: list[str], batch: Batch, preprocess: Preprocess | None, cell: int
+) -> tuple[list["Image.Image"], list[str]]:
+    """Return pictures of a batch's images, each followed by those of its further images and maps, and their titles."""
+    out, names = [], []
+    looks = {
+        name: _look(one.tensor, preprocess) if one.kind == "image" else paint_extra(one)
+        for name, one in (batch.extra or {}).items()
+    }
+    for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
+        out += [picture, *(_enlarge(look[i], cell) for look in looks.values())]
+        names += [title, *looks]
+    return out, names
 
 
 def add_legend(

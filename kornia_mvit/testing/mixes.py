@@ -22,8 +22,8 @@ def mixes(
     """Lists of mixes that can carry the given targets, for ``AugmentationPipeline(mix=...)``; they shrink to none.
 
     Args:
-        targets: those of a task, by its name in :data:`TASKS`, or any of ``'label'``, ``'mask'``, ``'boxes'`` and
-            ``'keypoints'``.
+        targets: those of a task, by its name in :data:`TASKS`, or any of ``'label'``, ``'mask'``, ``'boxes'``,
+            ``'keypoints'`` and ``'extra'``.
         classes: number of classes of labels.
         max_steps: greatest number of mixes.
 
@@ -39,6 +39,8 @@ def mixes(
     check_count("classes", classes, least=2)
     asked = targets_of(targets)
     kinds = [kind for kind in _KINDS if not kind.refuses.keys() & set(asked)]
+    if "extra" in asked:
+        kinds = [kind for kind in kinds if "vectors" in kind.carries]
     if "instance_masks" in asked and "keypoints" not in asked:
         kinds.append(CopyPaste)
     if not kinds:

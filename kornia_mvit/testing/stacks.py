@@ -15,7 +15,7 @@ from torch import nn
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
 from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
-from kornia_mvit.augmentation.operations import lost_targets, unable
+from kornia_mvit.augmentation.operations import Kind, lost_targets, unable
 
 __all__ = ["all_operations", "find_operations"]
 
@@ -51,7 +51,7 @@ def find_operations(
     """Return the operations that support targets, by name.
 
     Args:
-        targets: any of ``'label'``, ``'mask'``, ``'boxes'`` and ``'keypoints'``.
+        targets: any of ``'label'``, ``'mask'``, ``'boxes'``, ``'keypoints'`` and ``'extra'``.
         channels: of the images.
         size: height and width that crops and resizing operations give.
         names: those to choose from; all when None.
@@ -71,6 +71,8 @@ def find_operations(
         entry = table[name]
         kinds = unable(entry.simplest())
         lost = [target for kind, found in kinds.items() if found for target in lost_targets(kind, targets)]
+        if kinds[Kind.DENSE] and "extra" in targets:  # of which vectors do not follow
+            lost.append("extra")
         if entry.colour and channels != 3:
             lost.append(f"{channels} channels")
         if lost:

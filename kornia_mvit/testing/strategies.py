@@ -41,6 +41,7 @@ from kornia_mvit.testing.mixes import mixes
 from kornia_mvit.testing.targets import (
     TASKS,
     corners_within,
+    drawn_extra,
     drawn_objects,
     drawn_points,
     points_within,
@@ -316,7 +317,7 @@ def batches(
 
     Args:
         task: one of :data:`TASKS`, or the targets themselves: any of ``'label'``, ``'mask'``, ``'boxes'``,
-            ``'instance_masks'`` and ``'fields'``, which come with boxes, and ``'keypoints'``; none for images alone.
+            ``'instance_masks'`` and ``'fields'``, which come with boxes, ``'keypoints'`` and ``'extra'``; or none.
         size: height and width of each image in pixels; of 8 to 64 when None.
         count: number of images; 1 to 3 when None.
         channels: of the images.
@@ -377,6 +378,8 @@ def batches(
             if "keypoints" in targets:
                 rows = len(sample["boxes"]) if "boxes" in targets else None
                 sample |= draw(drawn_points(own, max_objects, instance_keypoints, rows))
+            if "extra" in targets:
+                sample["extra"] = draw(drawn_extra(own, channels, kind))
             if meta:
                 sample["original_size"] = torch.tensor([2 * own[0], 2 * own[1]])
                 sample["meta"] = {"path": f"{place}.png"}
@@ -406,7 +409,7 @@ def augmentations(
 
     Args:
         targets: those of a task, by its name in :data:`TASKS`, or any of ``'label'``, ``'mask'``, ``'boxes'``,
-            ``'instance_masks'``, ``'fields'`` and ``'keypoints'``.
+            ``'instance_masks'``, ``'fields'``, ``'keypoints'`` and ``'extra'``.
         channels: of the images; colour operations need 3.
         min_steps: least number of operations.
         max_steps: greatest number of operations.

@@ -8,12 +8,14 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from kornia_mvit.extra_images import Extra
 from kornia_mvit.testing.arguments import check_range
-from kornia_mvit.testing.builders import INSTANCE_CONTENTS, make_boxes, make_instance_masks, make_keypoints
+from kornia_mvit.testing.builders import INSTANCE_CONTENTS, make_boxes, make_image, make_instance_masks, make_keypoints
 
 __all__ = [
     "TASKS",
     "corners_within",
+    "drawn_extra",
     "drawn_objects",
     "drawn_points",
     "points_within",
@@ -24,7 +26,7 @@ __all__ = [
 
 Size = tuple[int, int]
 
-TARGETS = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints")
+TARGETS = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints", "extra")
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("label",),
     "segmentation": ("mask",),
@@ -89,6 +91,20 @@ def drawn_objects(
     if "fields" in targets:
         out["fields"] = {"row": list(range(len(labels))), "corners": make_boxes(corners)}
     return out
+
+
+@st.composite
+def drawn_extra(draw: DrawFn, size: Size, channels: int, dtype: torch.dtype) -> dict[str, Extra]:
+    """Draw a second frame, a map of values and a field of vectors, as a sample has them."""
+    seed = draw(st.integers(0, 2**16))
+    frame = make_image((channels, *size), content="noise", seed=seed, dtype=dtype)
+    depth = 10 * make_image((1, *size), content="noise", seed=seed + 1)
+    flow = 8 * make_image((2, *size), content="noise", seed=seed + 2) - 4
+    return {
+        "frame": Extra(frame, kind="image"),
+        "depth": Extra(depth, kind="values", mode="nearest", fill=-1.0),
+        "flow": Extra(flow, kind="vectors"),
+    }
 
 
 @st.composite

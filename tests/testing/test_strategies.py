@@ -247,7 +247,7 @@ class TestBatches:
     @given(data=st.data())
     def test_have_the_targets_of_their_task_and_no_other(self, task, data):
         batch = data.draw(batches(task))
-        targets = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints")
+        targets = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints", "extra")
         assert {name for name in targets if getattr(batch, name) is not None} == set(TASKS[task])
         assert batch.meta is None
         if batch.boxes is not None:
