@@ -25,6 +25,7 @@ __all__ = [
     "TimmBackbone",
     "as_backbone",
     "backbone_name",
+    "check_timm_name",
     "feature_sizes",
     "given_backbone",
     "import_timm",
@@ -284,12 +285,21 @@ def _split_name(name: str) -> tuple[str, str]:
     found = _NAME.fullmatch(name)
     if found is None:
         raise ValueError(f"unknown backbone {name[:100]!r}; give a module, or a name of timm such as 'timm:resnet18'")
-    known = import_timm(name).list_models()
-    if found[1] not in known:
-        near = get_close_matches(found[1], known, 5, 0.6)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ValueError(f"timm has no model {found[1]!r}{hint}")
+    check_timm_name(found[1], import_timm(name).list_models())
     return found[1], found[2] or ""
+
+
+def check_timm_name(name: str, known: Sequence[str]) -> None:
+    """Check that a name is one of timm's list.
+
+    Raises:
+        ValueError: where it is not, with the names near it.
+    """
+    if name not in known:
+        near = ", ".join(get_close_matches(name, known, 5, 0.6))
+        raise ValueError(
+            f"timm has no model {name!r}; " + (f"near it: {near}" if near else "timm.list_models('resnet*') lists some")
+        )
 
 
 def _create(name: str, in_channels: int, output_stride: int, pretrained: bool) -> nn.Module:

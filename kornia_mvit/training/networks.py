@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kornia_mvit.models.backbones import TIMM, TimmBackbone, as_backbone, backbone_name, import_timm
+from kornia_mvit.models.backbones import TIMM, TimmBackbone, as_backbone, backbone_name, check_timm_name, import_timm
 from kornia_mvit.models.modes import find_mode
 from kornia_mvit.models.staged import StagedBackbone
 from kornia_mvit.preprocess import Preprocess, PreprocessModule
@@ -39,8 +39,7 @@ def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:
     timm = import_timm(name)
     known = name.removeprefix(TIMM)
     if not timm.is_model(known):
-        near = ", ".join(timm.list_models(f"*{known.split('_')[0]}*")[:5])
-        raise ValueError(f"timm has no model {known!r}{f'; near it: {near}' if near else ''}")
+        check_timm_name(known, timm.list_models())
     try:
         network: nn.Module = timm.create_model(known, num_classes=num_classes, **arguments)
     except (OSError, RuntimeError, TypeError, ValueError, AssertionError) as error:

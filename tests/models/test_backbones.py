@@ -63,6 +63,7 @@ class TestAsBackbone(BaseTester):
         for name, message in (
             ("resnet18", "unknown backbone 'resnet18'; give a module, or a name of timm"),
             ("timm:resnet19", "timm has no model 'resnet19'; near it: "),
+            ("timm:nothing", "timm has no model 'nothing'; timm.list_models"),
             ("timm:hf-hub:timm/resnet18.a1_in1k", "unknown backbone 'timm:hf-hub:timm/resnet18"),
             ("timm:hf_hub:timm/resnet18", "unknown backbone"),
             ("timm:local-dir:/tmp/x", "unknown backbone"),
