@@ -42,7 +42,7 @@ fuzz: compiler $(TEST_READY)  ## run the property tests on random examples for M
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py $(MINUTES) -n 2 $(ARGS)
 
 test-long: compiler $(TEST_READY)  ## run the tests that take minutes
-	$(PYTEST) -n 2 --dist loadscope -m "long and not processes" -rs --durations=12 $(ARGS) $(NONE)
+	HYPOTHESIS_PROFILE=long $(PYTEST) -n 2 --dist loadscope -m "(long or cases) and not processes" -rs --durations=12 $(ARGS) $(NONE)
 	$(PYTEST) -m "long and processes" -rs --durations=8 $(ARGS) $(NONE)
 
 test-install: $(TEST_READY)  ## build the wheel and test it with torch and kornia alone, and with each extra

@@ -16,8 +16,10 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 # what these miss.
 STEADY = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=8, derandomize=True, **STEADY)
+settings.register_profile("long", max_examples=8, derandomize=True, **STEADY)  # and all that ``cases`` asks for
 settings.register_profile("fuzz", max_examples=60, derandomize=False, print_blob=True, **STEADY)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or "dev"
+settings.load_profile(PROFILE)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -32,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("long")
+        if any(map(item.get_closest_marker, ["long", "cases"] if PROFILE == "long" else ["long"]))
         and zlib.crc32(item.nodeid.partition("[")[0].encode()) % int(count) != int(number) - 1
     ]
     config.hook.pytest_deselected(items=left_out)

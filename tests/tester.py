@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 import torch._dynamo
+from hypothesis import settings
 from torch import Tensor, nn
 
 # Relative and absolute tolerances of sums over some hundred terms.
@@ -15,6 +17,13 @@ TOLERANCES = {
     torch.float32: (1e-4, 1e-5),
     torch.float64: (1e-9, 1e-10),
 }
+
+
+def cases(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Draw so many examples in ``make test-long`` and ``make fuzz``; in ``make test`` a tenth, and at least eight."""
+    whole = settings.get_current_profile_name() in ("long", "fuzz")
+    draws = settings(max_examples=count if whole else max(8, count // 10))
+    return lambda test: pytest.mark.cases(draws(test))
 
 
 class GraphCounter:

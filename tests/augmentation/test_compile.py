@@ -40,9 +40,8 @@ def graphs():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "detection_train" else pytest.mark.long) for name in POLICIES]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", POLICIES)
 def test_one_graph_for_any_seed(name, graphs):
     """Equal to the bit for 20 seeds and for the pipeline's own counter; nothing but the drawing is left out."""
     eager, compiled = built(name), torch.compile(built(name), backend="aot_eager")
@@ -96,7 +95,13 @@ class Noise(IntensityAugmentationBase2D):
         return image + 0.1 * torch.rand_like(image)
 
 
-@pytest.mark.parametrize("step", [RandomGaussianNoise(p=1.0), Noise(p=1.0)], ids=["kornia", "own"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(RandomGaussianNoise(p=1.0), id="kornia", marks=pytest.mark.long),
+        pytest.param(Noise(p=1.0), id="own"),
+    ],
+)
 def test_what_draws_as_it_goes_draws_the_same(step):
     def make() -> AugmentationPipeline:
         return AugmentationPipeline([RandomHorizontalFlip(), step], Mix(3), preprocess=PREPROCESS).train()

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, CopyPaste, CutMix, MixUp, Mosaic, policies
 from tests.augmentation.test_mixes import CASES, ROWS, SEEDS, SIDES, bounds, equal, painted
-from tests.tester import BaseTester
+from tests.tester import BaseTester, cases
 
 
 def objects(seed, height, width, *, padded=False, holes=False):
@@ -65,7 +65,7 @@ class TestCopyPaste(BaseTester):
         )
         assert torch.equal(CopyPaste(1.0)(none).image, none.image)
 
-    @settings(max_examples=CASES)
+    @cases(CASES)
     @given(seed=SEEDS, height=SIDES, width=SIDES, padded=st.booleans(), holes=st.booleans(), p=st.floats(0.3, 1))
     def test_feature(self, seed, height, width, padded, holes, p):
         """Pasted pixels are those of the masks; hidden ones are gone from masks, and boxes lie around what is left."""
@@ -157,7 +157,7 @@ class TestCopyPaste(BaseTester):
 
 
 class TestInstancesInMixes:
-    @settings(max_examples=CASES)
+    @cases(CASES)
     @given(seed=SEEDS, height=SIDES, width=SIDES, mosaic=st.booleans(), padded=st.booleans())
     def test_masks_are_what_the_mask_of_all_shows(self, seed, height, width, mosaic, padded):
         batch = objects(seed, height, width, padded=padded)

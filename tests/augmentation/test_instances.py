@@ -5,7 +5,7 @@ import itertools
 import kornia.augmentation as K
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess, policies
@@ -14,6 +14,7 @@ from kornia_mvit.augmentation.slices import Seen
 from kornia_mvit.ops.boxes import masks_to_boxes
 from kornia_mvit.ops.geometry import EDGE_TOLERANCE
 from tests.augmentation.scenes import IGNORE, STACKS
+from tests.tester import cases
 
 SIZES = st.tuples(st.integers(49, 75), st.integers(49, 75))
 NAMES = [name for name in STACKS if not name.startswith("classification")]
@@ -70,7 +71,7 @@ def assert_follows(out: Batch, given: Batch) -> None:
 
 
 class TestInstances:
-    @settings(max_examples=200)
+    @cases(200)
     @given(st.sampled_from(NAMES), st.integers(0, 2**20), SIZES, st.booleans(), st.booleans())
     def test_rows_follow_their_boxes(self, name, seed, size, padded, fuse):
         batch = painted(seed, size, padded=padded)
@@ -81,14 +82,14 @@ class TestInstances:
         assert again.instance_masks.equal(out.instance_masks) and again.box_index.equal(out.box_index)
         assert all(again.fields[key].equal(value) for key, value in out.fields.items())
 
-    @settings(max_examples=40)
+    @cases(40)
     @given(st.integers(0, 2**20), SIZES, st.booleans(), st.booleans())
     def test_rows_follow_in_evaluation(self, seed, size, padded, letterbox):
         batch = painted(seed, size, padded=padded)
         pipeline = AugmentationPipeline(preprocess=Preprocess((33, 47), letterbox=letterbox), min_box_area=9.0)
         assert_follows(pipeline.prepare(batch)[0], batch)
 
-    @settings(max_examples=30)
+    @cases(30)
     @given(st.integers(0, 2**20), SIZES)
     def test_erased_pixels_leave_the_masks(self, seed, size):
         batch = painted(seed, size)
@@ -148,7 +149,7 @@ class TestInstances:
 
 
 class TestReadInstances:
-    @settings(max_examples=100)
+    @cases(100)
     @given(
         st.integers(0, 2**20),
         st.integers(0, 19),
@@ -187,7 +188,7 @@ class TestReadInstances:
 
 
 class TestBoxMethod:
-    @settings(max_examples=200)
+    @cases(200)
     @given(st.sampled_from(NAMES), st.integers(0, 2**20), SIZES, st.booleans())
     def test_mask_is_the_tight_box_of_what_is_left(self, name, seed, size, padded):
         batch = painted(seed, size, padded=padded)
@@ -205,7 +206,7 @@ class TestBoxMethod:
         assert kept <= seen
         assert out.boxes.equal(pipeline.replay(batch, params).boxes)
 
-    @settings(max_examples=200)
+    @cases(200)
     @given(st.integers(0, 2**20), SIZES, st.sampled_from(["affine", "perspective", "rotations"]))
     def test_ellipse_is_around_the_ellipse(self, seed, size, kind):
         """Against many points of its outline, taken along as keypoints."""
@@ -252,7 +253,7 @@ class TestBoxMethod:
         wide = AugmentationPipeline(turn).augment(batch)[0].boxes[0, 0]
         assert (wide[2:] - wide[:2]).tolist() == pytest.approx([40 * 2**0.5] * 2, abs=1e-4)
 
-    @settings(max_examples=40)
+    @cases(40)
     @given(st.sampled_from(["horizontal flip", "resize", "crop by overlap", "zoom out"]), st.integers(0, 2**20), SIZES)
     def test_upright_steps_have_one_answer(self, name, seed, size):
         """Where nothing turns, boxes around corners and ellipses are the same, cut or not."""

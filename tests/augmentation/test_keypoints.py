@@ -8,13 +8,14 @@ where the right one was. So the dots alone tell which hand is which, whatever a 
 import kornia.augmentation as K
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from kornia_mvit import AugmentationPipeline, Batch, Preprocess, policies
 from kornia_mvit.augmentation.crops import RandomIoUCrop
 from tests.augmentation.scenes import figures, stack
+from tests.tester import cases
 
 SEEDS = st.integers(0, 2**20)
 FOOT, HEAD, LEFT, RIGHT = range(4)
@@ -83,7 +84,7 @@ def check_index(batch: Batch, out: Batch, params: dict) -> None:
 
 
 class TestFlipPairs:
-    @settings(max_examples=200)
+    @cases(200)
     @example(name="both flips", seed=0, fuse=True, instances=True, states=True)
     @given(
         name=st.sampled_from(sorted(STACKS)),

@@ -5,16 +5,16 @@ import io
 import kornia.augmentation as K
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit import AugmentationPipeline, Batch, CutMix, Mix, MixUp, Mosaic, Preprocess, policies
 from tests.augmentation.scenes import scene
-from tests.tester import BaseTester
+from tests.tester import BaseTester, cases
 
 SEEDS = st.integers(0, 2**20)
 SIDES = st.integers(11, 60)
-CASES = 40  # batches of five images
+CASES = 200  # batches of five images
 MIXES = {"mosaic": Mosaic, "mixup": MixUp, "cutmix": CutMix}
 ROWS = 4  # of the boxes of a painted image
 STEP = 4 / 255  # between the values of two painted boxes
@@ -142,7 +142,7 @@ class TestMosaic(BaseTester):
         assert Mosaic(1.0)(Batch(torch.rand(4, 3, 8, 9))).boxes is None
         assert Mosaic(1.0)(Batch(torch.rand(4, 3, 1, 1))).image.shape == (4, 3, 1, 1)
 
-    @settings(max_examples=CASES)
+    @cases(CASES)
     @given(seed=SEEDS, height=SIDES, width=SIDES, padded=st.booleans())
     def test_feature(self, seed, height, width, padded):
         """Boxes lie around what is painted, within a pixel, and the image shows what the mask says."""
@@ -239,7 +239,7 @@ class TestMixUp(BaseTester):
         assert out.boxes.shape == (5, 2 * ROWS, 4)
         assert out.box_weight.shape == (5, 2 * ROWS)
 
-    @settings(max_examples=CASES)
+    @cases(CASES)
     @given(seed=SEEDS, height=SIDES, width=SIDES, padded=st.booleans(), p=st.floats(0, 1))
     def test_feature(self, seed, height, width, padded, p):
         """Blends have all boxes of both images, and pixels, weights and labels have the same shares."""
@@ -309,7 +309,7 @@ class TestCutMix(BaseTester):
     def test_cardinality(self):
         assert CutMix(1.0)(painted(0, 20, 24)).boxes.shape == (5, 2 * ROWS, 4)
 
-    @settings(max_examples=CASES)
+    @cases(CASES)
     @given(seed=SEEDS, height=SIDES, width=SIDES, padded=st.booleans(), p=st.floats(0.1, 1))
     def test_feature(self, seed, height, width, padded, p):
         """Boxes lie around what is left of the painted ones, to the pixel; images, masks and labels go together."""

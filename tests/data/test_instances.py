@@ -6,12 +6,13 @@ import numpy
 import pytest
 import torch
 from faster_coco_eval.core import mask as api
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kornia_mvit.data.instances import Outlines, encode_outlines
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.training.datamodules import COCOData
+from tests.tester import cases
 from tests.training.shapes import make_coco
 
 SIZE = (11, 14)
@@ -26,7 +27,7 @@ def decode(outline, size=SIZE):
 
 
 class TestEncodeOutlines:
-    @settings(max_examples=200)
+    @cases(200)
     @given(st.integers(0, 2**20), st.integers(1, 20), st.integers(1, 20), st.sampled_from([0.0, 0.1, 0.6, 1.0]))
     def test_run_lengths_give_the_painted_mask(self, seed, height, width, share):
         mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < share

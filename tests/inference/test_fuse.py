@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,7 +23,7 @@ from tests.models.networks import (
     load_apple_weights,
     randomize,
 )
-from tests.tester import GraphCounter
+from tests.tester import GraphCounter, cases
 from tests.weights.peers import PEERS, randomise, run
 
 MODELS = {
@@ -230,8 +230,8 @@ class TestSlices:
         )
         return seen
 
+    @cases(20)
     @given(batch=st.integers(1, 9), height=st.integers(32, 80), width=st.integers(32, 80), fused=st.booleans())
-    @settings(max_examples=20)
     def test_equal(self, batch, height, width, fused):
         model = randomize(MobileViT(SMALL)).eval()
         x = torch.rand(batch, 3, height, width)
