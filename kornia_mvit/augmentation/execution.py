@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kornia_mvit.augmentation.companions import further_images, further_maps, read_at, warp_maps
 from kornia_mvit.augmentation.crops import View, WindowCrop
+from kornia_mvit.augmentation.erasing import Erased, erase
 from kornia_mvit.augmentation.geometry import Geometry, Step
 from kornia_mvit.augmentation.operations import (
     Draw,
@@ -44,7 +45,7 @@ class Settings:
     """How a stack is carried out; see :class:`~kornia_mvit.AugmentationPipeline`."""
 
     ignore_index: int
-    erase_masks: bool
+    erased: frozenset[str]
     fuse: bool
     box_method: str = "corners"
 
@@ -115,6 +116,7 @@ class Execution:
         self._mask_at = 0
         self.instances: Tensor | None = batch.instance_masks
         self._instances_at = 0
+        self.erased: Erased = Erased()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -261,6 +263,10 @@ class Execution:
         assert self.instances is not None
         return warp_instances(self.instances, self.geometry, order, keep, first=self._instances_at)
 
+    def set_instances(self, masks: Tensor) -> None:
+        """Go on with other masks of single objects, which are where the images are to be."""
+        self.instances, self._instances_at = masks, len(self.geometry)
+
     def _seed(self, index: int, purpose: int) -> None:
         self.random.seed(combine_seed(self.seed, index, purpose))
 
@@ -375,16 +381,8 @@ class Execution:
                 self._mask_at = self._maps_at = self._image_at
             if operation.kind is Kind.OPAQUE and self.mask is not None:
                 self.mask = self._all_seen()
-        elif isinstance(operation.module, RandomErasing) and self.settings.erase_masks:
-            self._erase_masks(drawn)
-
-    def _erase_masks(self, drawn: Draw) -> None:
-        if self.batch.mask is not None and (mask := self.finish_mask()) is not None:
-            self.mask = mask.masked_fill(_erased(drawn, mask), self.settings.ignore_index)
-        if self.instances is not None:
-            masks = self.finish_instances(None, None)
-            self.instances = masks.masked_fill(_erased(drawn, masks)[:, None], 0)
-            self._instances_at = len(self.geometry)
+        elif isinstance(operation.module, RandomErasing) and self.settings.erased:
+            erase(self, drawn)
 
     def _resized(self, operation: Operation, before: tuple[int, ...]) -> Operation:
         """Take an operation for unknown that was to change values alone, and gave images of another size.
@@ -459,19 +457,6 @@ def _move_frame(frame: Tensor, module: nn.Module, geometry: Geometry) -> Tensor 
 def _is_away(drawn: Draw) -> bool:
     """Tell whether windows lie on an accelerator, where slicing by them would wait for it."""
     return "src" in drawn and drawn["src"].device.type != "cpu"
-
-
-def _erased(drawn: Draw, image: Tensor) -> Tensor:
-    """Return the pixels (B, H, W) of images that RandomErasing erased."""
-    row, column = (torch.arange(n, device=image.device) for n in image.shape[-2:])
-
-    def inside(places: Tensor, start: Tensor, length: Tensor) -> Tensor:
-        first, count = (v.to(image.device, non_blocking=True)[:, None] for v in (start, length))
-        return (places >= first) & (places < first + count)
-
-    gate: Tensor = drawn["batch_prob"]
-    rows, columns = inside(row, drawn["ys"], drawn["heights"]), inside(column, drawn["xs"], drawn["widths"])
-    return (gate > 0.5).to(image.device, non_blocking=True)[:, None, None] & rows[:, :, None] & columns[:, None, :]
 
 
 def _size(image: Tensor) -> tuple[int, int]:

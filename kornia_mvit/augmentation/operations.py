@@ -353,7 +353,7 @@ def _tiny(module: nn.Module) -> bool:
     return any(side < 2 for side in (size if isinstance(size, (tuple, list)) else (size,)))
 
 
-def check_stack(stack: K.AugmentationSequential, *, erase_masks: bool = False) -> None:
+def check_stack(stack: K.AugmentationSequential, *, erases: bool = False) -> None:
     """Refuse what the pipeline cannot carry out, by name.
 
     Raises:
@@ -367,11 +367,11 @@ def check_stack(stack: K.AugmentationSequential, *, erase_masks: bool = False) -
                 f"{name} has the same augmentation object more than once, and would apply it once; make one for "
                 "each place"
             )
-        erases = isinstance(module, K.PatchSequential) and any(isinstance(m, K.RandomErasing) for m in module.modules())
-        if erases and erase_masks:
+        inside = isinstance(module, K.PatchSequential) and any(isinstance(m, K.RandomErasing) for m in module.modules())
+        if inside and erases:
             raise ValueError(
-                "RandomErasing erases in patches, where masks cannot follow; take it out of PatchSequential, or leave "
-                "erase_masks away"
+                "RandomErasing erases in patches, where targets cannot follow; take it out of PatchSequential, or "
+                "leave erase_targets and erase_masks away"
             )
         if isinstance(module, K.MixAugmentationBaseV2):
             instead = _MIXES.get(

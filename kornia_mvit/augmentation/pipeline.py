@@ -1,6 +1,6 @@
 """One object that augments a batch with its targets, on its device, tells what it did, does it again and undoes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -8,6 +8,7 @@ from kornia.augmentation import AugmentationSequential
 from torch import Generator, Tensor, nn
 
 from kornia_mvit.augmentation.companions import prepare_extra, with_images
+from kornia_mvit.augmentation.erasing import choose_erased, drop_hidden
 from kornia_mvit.augmentation.execution import Execution, Settings
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.given import read_given, refuse_targets
@@ -66,8 +67,10 @@ class AugmentationPipeline(Inverses, nn.Module):
             box's own corners; ``'ellipse'``, the ellipse inside it, which is nearer to most objects; ``'mask'``, what
             is left of its instance mask, or the corners where that was empty from the start.
         boxes_from_masks: the same as ``box_method='mask'``.
-        erase_masks: masks hold ``ignore_index`` where ``RandomErasing`` erased, and instance masks nothing; otherwise
-            they stay as they are.
+        erase_targets: True, or the names of those that know where ``RandomErasing`` erased: ``boxes`` wholly under a
+            patch are dropped, ``keypoints`` become invisible, ``instance_masks`` lose the pixels, ``mask`` has
+            ``ignore_index`` there, and maps of ``extra`` their fill. Otherwise targets stay as they are.
+        erase_masks: the same for ``mask`` and ``instance_masks``.
         fuse: carry out geometric operations that follow each other in one step. False lets Kornia resample at each.
         multi_scale: sizes to draw from for each step, such as :func:`kornia_mvit.ops.seeds.multiscale_sizes`.
         seed: of what is drawn without a seed or generator.
@@ -107,6 +110,7 @@ class AugmentationPipeline(Inverses, nn.Module):
         keypoint_flip_pairs: Sequence[tuple[int, int]] | None = None,
         box_method: str = "corners",
         boxes_from_masks: bool = False,
+        erase_targets: bool | Collection[str] = False,
         erase_masks: bool = False,
         fuse: bool = True,
         multi_scale: Sequence[tuple[int, int]] | None = None,
@@ -115,7 +119,8 @@ class AugmentationPipeline(Inverses, nn.Module):
         check_values: bool = False,
     ) -> None:
         super().__init__()
-        augment = build_stack(augment, erase_masks=erase_masks)
+        erased = choose_erased(erase_targets, erase_masks)
+        augment = build_stack(augment, erases=bool(erased))
         if isinstance(augment, Policy):
             mix = augment.mix if mix is None else mix
             ranges = augment.ranges if ranges is None else ranges
@@ -148,7 +153,7 @@ class AugmentationPipeline(Inverses, nn.Module):
         self.counter: SeedCounter = SeedCounter(seed)
         self.check_values = check_values
         self._told = False  # what is odd about coordinates, once
-        self._settings = Settings(ignore_index, erase_masks, fuse, self.box_method)
+        self._settings = Settings(ignore_index, erased, fuse, self.box_method)
         self._carry_out = torch.compile(_carry_out) if compile else _carry_out
         self._unable = unable(augment) if augment is not None else {}
 
@@ -459,6 +464,7 @@ class AugmentationPipeline(Inverses, nn.Module):
                 "them, or take 'corners' or 'ellipse'"
             )
         rules = BoxRules(self.min_box_area, self.min_box_visibility, self.box_method)
+        batch = batch if run is None else drop_hidden(run, batch)
         warp = None if run is None or batch.instance_masks is None else run.finish_instances
         pairs, sized = self.keypoint_flip_pairs, self.preprocess.letterbox
         return move_targets(batch, geometry, rules, flip_pairs=pairs, sized=sized, warp=warp)

@@ -13,13 +13,13 @@ __all__ = ["build_stack"]
 
 
 def build_stack(
-    augment: AugmentationSequential | Sequence[nn.Module] | None, *, erase_masks: bool = False
+    augment: AugmentationSequential | Sequence[nn.Module] | None, *, erases: bool = False
 ) -> AugmentationSequential | None:
     """Return what a pipeline is given to augment by as one of Kornia's containers; None for nothing.
 
     Args:
         augment: a policy, a container, a list of Kornia's augmentations, or None.
-        erase_masks: see :class:`~kornia_mvit.AugmentationPipeline`.
+        erases: whether erasing changes targets.
 
     Raises:
         TypeError: for what is none of these, and for mixes.
@@ -38,5 +38,5 @@ def build_stack(
             f"got {type(augment).__name__}"
         )
     if augment is not None:
-        check_stack(augment, erase_masks=erase_masks)
+        check_stack(augment, erases=erases)
     return augment
