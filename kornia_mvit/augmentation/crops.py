@@ -24,7 +24,7 @@ from kornia_mvit.ops.geometry import (
 )
 from kornia_mvit.ops.uploads import upload
 
-__all__ = ["RandomIoUCrop", "RandomScaledCrop", "RandomZoomOut", "View", "WindowCrop"]
+__all__ = ["RandomCropKeepingBoxes", "RandomIoUCrop", "RandomScaledCrop", "RandomZoomOut", "View", "WindowCrop"]
 
 Size = tuple[int, int]
 
@@ -216,9 +216,7 @@ class RandomIoUCrop(WindowCrop):
         trials: int = 40,
     ) -> None:
         super().__init__(size)
-        for name, (low, high) in {"scale": scale, "ratio": ratio}.items():
-            if not 0 < low <= high or (name == "scale" and high > 1):
-                raise ValueError(f"{name} {(low, high)} is not an ascending range of positive numbers (scale: up to 1)")
+        _check_ranges(scale, ratio)
         if not overlaps or trials < 1:
             raise ValueError(f"overlaps {overlaps} and trials {trials}: give at least one of each")
         self.overlaps: tuple[float | None, ...] = tuple(overlaps)
@@ -257,6 +255,90 @@ class RandomIoUCrop(WindowCrop):
 
     def __repr__(self) -> str:
         return f"RandomIoUCrop(size={self.size}, overlaps={self.overlaps}, scale={self.scale}, ratio={self.ratio})"
+
+
+class RandomCropKeepingBoxes(WindowCrop):
+    """Crop so that boxes stay whole: all of them, or a share, and resize to one size.
+
+    For each image the boxes to be kept are drawn, and then a window around them: its width and height between what
+    they need and ``scale``, in a ratio between those of ``ratio``, and its place. Nothing is tried and thrown away: any
+    window that holds the boxes is within reach. Where no window of such a ratio does, the whole image is taken. An
+    image without boxes is cropped anywhere.
+
+    Args:
+        size: height and width of the result in pixels; None keeps those of the canvas.
+        keep: share of an image's boxes, rounded up, that stay whole, above 0 up to 1; which ones is drawn.
+        scale: height and width of a window as shares of the image's, from and to. Where the boxes need more, they get
+            more.
+        ratio: width over height of a window in pixels, from and to.
+
+    Raises:
+        ValueError: for ranges that are not ascending, and a share outside (0, 1].
+
+    Example:
+        >>> RandomCropKeepingBoxes((32, 32))(torch.rand(2, 3, 48, 64)).shape
+        torch.Size([2, 3, 32, 32])
+    """
+
+    covers = True
+    looks_at: str | None = "boxes"
+
+    def __init__(
+        self,
+        size: Size | None = None,
+        *,
+        keep: float = 1.0,
+        scale: tuple[float, float] = (0.3, 1.0),
+        ratio: tuple[float, float] = (0.5, 2.0),
+    ) -> None:
+        super().__init__(size)
+        if not 0 < keep <= 1:
+            raise ValueError(f"keep {keep} is not in (0, 1]; it is the share of the boxes that stay whole")
+        _check_ranges(scale, ratio)
+        self.keep: float = keep
+        self.scale: tuple[float, ...] = tuple(scale)
+        self.ratio: tuple[float, ...] = tuple(ratio)
+
+    def numbers(self, count: int) -> tuple[Tensor, ...]:
+        """Draw the sides and the places of the windows, and what the boxes to be kept are drawn by."""
+        return self._rand(4, count, batch=1), self._rand(count)
+
+    def windows(self, view: View, *numbers: Tensor) -> Tensor:
+        """Return windows around the boxes that are to be kept."""
+        u, phase = self._sent(numbers, view)
+        inside = view.size.double().flip(-1)
+        low, high = self._bounds(view, phase, inside)
+        needed = (high - low).clamp_min(0)
+        least = torch.maximum(needed, self.scale[0] * inside)
+        most = torch.maximum(least, self.scale[1] * inside)
+        first, last = self.ratio
+        narrow = torch.maximum(least[:, 0], first * least[:, 1])
+        wide = torch.minimum(most[:, 0], last * most[:, 1])
+        width = narrow + u[0] * (wide - narrow)
+        flat, tall = torch.maximum(least[:, 1], width / last), torch.minimum(most[:, 1], width / first)
+        side = torch.stack([width, flat + u[1] * (tall - flat)], -1)
+        start = torch.maximum(high - side, torch.zeros_like(side))
+        end = torch.minimum(low, inside - side)
+        corner = start + u[2:].T * (end - start)
+        fits = (narrow <= wide)[:, None]
+        corner, side = torch.where(fits, corner, 0.0), torch.where(fits, side, inside)
+        return torch.cat([corner, corner + side], -1)
+
+    def _bounds(self, view: View, phase: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the corners (B, 2) of what is around the boxes to be kept, the second first where there are none."""
+        if view.boxes is None or view.box_valid is None or not view.boxes.shape[1]:
+            return inside, torch.zeros_like(inside)
+        valid, boxes = view.box_valid, view.boxes.double()
+        place = torch.arange(valid.shape[1], dtype=torch.float64, device=valid.device)
+        keys = ((place * 12.9898 + 1 + phase[:, None] * 78.233).sin() * 43758.5453).frac().abs()
+        rank = keys.masked_fill(~valid, 2.0).argsort(1).argsort(1)
+        wanted = (self.keep * valid.sum(1, keepdim=True) - 1e-9).ceil()
+        kept = (valid & (rank < wanted))[..., None]
+        low = torch.where(kept, boxes[..., :2], inside[:, None]).amin(1)
+        return low, torch.where(kept, boxes[..., 2:], 0.0).amax(1)
+
+    def __repr__(self) -> str:
+        return f"RandomCropKeepingBoxes(size={self.size}, keep={self.keep}, scale={self.scale}, ratio={self.ratio})"
 
 
 class RandomScaledCrop(WindowCrop):
@@ -323,6 +405,12 @@ class RandomScaledCrop(WindowCrop):
         return (
             f"RandomScaledCrop(size={self.size}, short_side={self.short_side}, max_class_share={self.max_class_share})"
         )
+
+
+def _check_ranges(scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+    for name, (low, high) in {"scale": scale, "ratio": ratio}.items():
+        if not 0 < low <= high or (name == "scale" and high > 1):
+            raise ValueError(f"{name} {(low, high)} is not an ascending range of positive numbers (scale: up to 1)")
 
 
 def _class_share(mask: Tensor, windows: Tensor, inside: Tensor, ignore_index: int) -> Tensor:

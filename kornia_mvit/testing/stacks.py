@@ -14,7 +14,7 @@ from torch import nn
 
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
 from kornia_mvit.augmentation.color import RandomColorTwist
-from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
+from kornia_mvit.augmentation.crops import RandomCropKeepingBoxes, RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.operations import Kind, lost_targets, unable
 
 __all__ = ["all_operations", "find_operations"]
@@ -149,6 +149,7 @@ def all_operations(size: Size) -> dict[str, Entry]:
         Entry(RandomZoomOut, {"max_scale": (2.0, 1.0), **p}),
         Entry(RandomScaledCrop, {**sizes, "short_side": ((min(size), 2 * min(size)),)}),
         Entry(RandomIoUCrop, sizes),
+        Entry(RandomCropKeepingBoxes, {"size": (size, None), "keep": (1.0, 0.5)}),
         Entry(_nested, {"p": (1.0, 0.5), "degrees": (10.0,)}),
         Entry(PerImageTrivialAugment, colour=True),
         Entry(PerImageRandAugment, {"n": (1, 2), "m": (9,)}, colour=True),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit import Batch, policies
-from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
+from kornia_mvit.augmentation.crops import RandomCropKeepingBoxes, RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 
 IGNORE = 255
 
@@ -39,6 +39,7 @@ GEOMETRIC = {
     "shortest side": lambda: K.SmallestMaxSize(100),
     "zoom out": lambda: RandomZoomOut(3.0, p=0.7),
     "crop by overlap": lambda: RandomIoUCrop((48, 48)),
+    "crop keeping boxes": lambda: RandomCropKeepingBoxes((48, 40), keep=0.5),
     "scaled crop": lambda: RandomScaledCrop((48, 48), short_side=(40, 140)),
 }
 
