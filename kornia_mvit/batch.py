@@ -356,6 +356,8 @@ def _stack(name: str, rows: list[Any], canvas: tuple[int, int], ignore_index: in
     if name in _CANVASES:
         fill = ignore_index if name == "mask" else 0
         rows = [_pad(hold_value(row, fill) if name == "mask" else row, canvas, fill) for row in rows]
+    if name == "instance_masks" and any(row.dtype == torch.uint8 for row in rows):  # of others, they may be bool
+        rows = [row.to(torch.uint8) for row in rows]
     if name in _PADDING:
         return _pad_rows(name, rows, _PADDING[name])
     if len({row.shape for row in rows}) > 1:

@@ -180,10 +180,10 @@ def read_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_companions(sample: dict[str, Any]) -> None:
     """Raise a ValueError unless a sample's rows and what belongs to each of them are as many; empty lists fit."""
-    rows, flags = sample.get("keypoints"), sample.get("keypoint_visible")
-    if rows is not None and flags is not None and not len(rows) and not len(flags):
-        shape = max(rows.shape[:-1], flags.shape, key=len)
-        sample |= {"keypoints": rows.reshape(*shape, 2), "keypoint_visible": flags.reshape(shape)}
+    found = {name: value for name, value in sample.items() if name.startswith("keypoint_")}
+    if (rows := sample.get("keypoints")) is not None and not any(map(len, (rows, *found.values()))):
+        shape = max([rows.shape[:-1], *(value.shape for value in found.values())], key=len)
+        sample |= {"keypoints": rows.reshape(*shape, 2)} | {name: value.reshape(shape) for name, value in found.items()}
     for name, owner in _COMPANIONS.items():
         if name not in sample or owner not in sample:
             continue
@@ -207,7 +207,7 @@ def align_keypoints(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         ValueError: for samples with instances and without, with other numbers of keypoints, or with boxes and no row of
             keypoints for each.
     """
-    found = {name: columns[name] for name in ("keypoints", "keypoint_visible") if name in columns}
+    found = {name: columns[name] for name in ("keypoints", "keypoint_visible", "keypoint_index") if name in columns}
     if "keypoints" not in found:
         return found
     shapes = {tuple(rows.shape[1:]) for rows in found["keypoints"] if rows.ndim == 3}
@@ -223,13 +223,15 @@ def align_keypoints(columns: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         for i, (rows, boxes) in enumerate(zip(found["keypoints"], columns.get("boxes", []), strict=False)):
             if len(rows) != len(boxes):
                 raise ValueError(f"sample {i} has {len(boxes)} boxes, but keypoints of {len(rows)} instances")
+    shape = shapes.pop()[:-1] if shapes else ()
     if "keypoint_visible" in found:
         numbered = any(flags.dtype != torch.bool for flags in found["keypoint_visible"])
-        shape = shapes.pop()[:-1] if shapes else ()
         found["keypoint_visible"] = [
-            (flags.to(torch.uint8) * 2 if numbered and flags.dtype == torch.bool else flags).reshape(len(flags), *shape)
+            flags.to(torch.uint8) * 2 if numbered and flags.dtype == torch.bool else flags
             for flags in found["keypoint_visible"]
         ]
+    for name in found.keys() - {"keypoints"}:
+        found[name] = [values.reshape(len(values), *shape) for values in found[name]]
     return found
 
 
@@ -379,7 +381,8 @@ def _as_instance_masks(value: Any, size: Size) -> Tensor:
     """Read the masks of single objects, (n, H, W), of the size of their image."""
     if isinstance(value, list | tuple):
         one_by_one = [read_numbers(one) if is_picture(one) else _as_tensor("instance_masks", one) for one in value]
-        masks = torch.stack(one_by_one) if one_by_one else torch.zeros(0, *size, dtype=torch.bool)
+        parts = [_as_instance_masks(one[None], size) for one in one_by_one]
+        masks = torch.cat(parts) if parts else torch.zeros(0, *size, dtype=torch.bool)
     else:
         masks = _as_tensor("instance_masks", value)
     masks = masks.reshape(0, *size) if masks.shape == (0,) else masks

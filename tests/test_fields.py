@@ -177,6 +177,13 @@ class TestKeypoints:
         assert batch.keypoints.tolist() == [[[[1.0, 2.0], [0.0, 0.0]]]]
         assert batch.keypoint_visible.tolist() == [[[2, 0]]]
 
+    def test_numbers_of_none(self):
+        """A sample without instances fits others that have numbers of their keypoints."""
+        image = torch.zeros(3, 8, 8)
+        some = {"keypoints": [[[1, 2], [3, 4]]], "keypoint_visible": [[1, 2]], "keypoint_index": [[5, 6]]}
+        batch = Batch.collate([{"image": image, **some}, {"image": image, **{key: [] for key in some}}])
+        assert batch.keypoint_index.tolist() == [[[5, 6]], [[-1, -1]]]
+
     def test_true_beside_numbers_is_visible(self):
         samples = [TWO_POINTS | {"image": IMAGE}, TWO_POINTS | {"image": IMAGE, "keypoint_visible": [1, 0]}]
         assert Batch.collate(samples).keypoint_visible.tolist() == [[2, 2], [1, 0]]
@@ -237,3 +244,18 @@ class TestKeypoints:
         given = {"keypoints": torch.zeros(1, 2, 3, 2), "keypoint_visible": torch.ones(1, 2, 3).long()} | fields
         with pytest.raises(error, match=message):
             Batch(IMAGE[None], **given)
+
+
+class TestInstanceMasks:
+    def test_dtypes_side_by_side(self):
+        """Masks of a list, and those of several samples, may be bool and integers of 0 and 1."""
+        image, mask = torch.zeros(3, 4, 4), torch.eye(4)
+        boxes = {"boxes": [[0, 0, 4, 4]] * 2, "box_label": [1, 1]}
+        samples = [
+            {"image": image, **boxes, "instance_masks": [mask.to(one), mask.to(other)]}
+            for one, other in ((torch.int8, torch.uint64), (torch.bool, torch.uint8), (torch.bool, torch.int64))
+        ]
+        batch = Batch.collate(samples)
+        assert batch.instance_masks.dtype == torch.uint8
+        assert batch.instance_masks.equal(mask.to(torch.uint8).expand(3, 2, 4, 4))
+        assert Batch.collate(samples[2:]).instance_masks.dtype == torch.bool

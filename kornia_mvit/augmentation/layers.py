@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.outlines import read_instances
-from kornia_mvit.augmentation.targets import BoxRules, pick_rows
+from kornia_mvit.augmentation.rows import pick_rows
+from kornia_mvit.augmentation.targets import BoxRules
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.boxes import have_pixels, masks_to_boxes
 from kornia_mvit.ops.geometry import (

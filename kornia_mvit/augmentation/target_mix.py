@@ -11,6 +11,7 @@ from kornia_mvit.augmentation.companions import read_at
 from kornia_mvit.augmentation.layers import Layer, box_rows, join_boxes, name_rows, read_image, read_map
 from kornia_mvit.augmentation.mix import canvas_shown, check_classes, soften
 from kornia_mvit.augmentation.randomness import uncompiled
+from kornia_mvit.augmentation.rows import put_rows
 from kornia_mvit.augmentation.targets import BoxRules
 from kornia_mvit.batch import Batch, replace_checked
 from kornia_mvit.extra_images import Extra
@@ -169,7 +170,7 @@ class TargetMix(nn.Module):
         for name, (value, padding) in box_rows(batch).items():
             shape = (len(batch), joined[name].shape[1] - value.shape[1], *value.shape[2:])
             wide = torch.cat([value, value.new_full(shape, padding)], 1)
-            joined[name] = wide.index_copy(0, rows, joined[name])
+            joined[name] = put_rows(wide, rows, joined[name])
         changes |= name_rows(joined)
         return replace_checked(batch, **changes), seen
 

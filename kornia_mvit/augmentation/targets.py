@@ -11,6 +11,7 @@ from torch import Tensor
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.keypoints import move_keypoints
 from kornia_mvit.augmentation.outlines import Corners, Ellipses
+from kornia_mvit.augmentation.rows import pick_rows
 from kornia_mvit.augmentation.slices import are_sliced
 from kornia_mvit.batch import Batch, map_tensors
 from kornia_mvit.ops.boxes import have_pixels, masks_to_boxes
@@ -34,7 +35,6 @@ __all__ = [
     "inverse_maps",
     "known_part",
     "move_targets",
-    "pick_rows",
     "run_empty",
     "warp_instances",
     "way_back",
@@ -101,26 +101,11 @@ def move_targets(
     return out
 
 
-def pick_rows(rows: Tensor, order: Tensor, kept: Tensor, padding: int = 0) -> Tensor:
-    """Bring rows into another order, and write padding into those that are not kept.
-
-    Args:
-        rows: (B, N, ...), of any dtype.
-        order: (B, M) numbers of the rows, from 0.
-        kept: (B, M) bool.
-        padding: what the others hold.
-
-    Returns:
-        (B, M, ...).
-    """
-    batch, count = rows.shape[:2]
-    numbers = order + count * torch.arange(batch, device=order.device)[:, None]
-    out = rows.flatten(0, 1).index_select(0, numbers.flatten()).view(*order.shape, *rows.shape[2:])
-    kept = kept[(..., *[None] * (rows.ndim - 2))]
-    if padding == 0 and rows.dtype in (torch.bool, torch.uint8):  # of masks, in a fortieth of the time
-        out.view(torch.uint8).mul_(kept.view(torch.uint8))
-        return out
-    return out.masked_fill(~kept, padding)
+def _is_own(masks: Tensor, given: Tensor | None) -> bool:
+    """Tell whether masks may be written to, on a CPU that goes by slices: they are not the memory of the given ones."""
+    if given is None or not are_sliced(masks):
+        return False
+    return masks.untyped_storage().data_ptr() != given.untyped_storage().data_ptr()
 
 
 def _close_up(masks: Tensor, keep: Tensor) -> Tensor:
@@ -167,9 +152,7 @@ def _move_boxes(
     if batch.fields is not None:
         out["fields"] = {name: follow(rows) for name, rows in batch.fields.items()}
     if moved is not None:
-        assert masks is not None
-        own = moved.untyped_storage().data_ptr() != masks.untyped_storage().data_ptr()
-        out["instance_masks"] = _close_up(moved, keep) if own and are_sliced(moved) else follow(moved)
+        out["instance_masks"] = _close_up(moved, keep) if _is_own(moved, masks) else follow(moved)
     elif warp is not None:
         out["instance_masks"] = warp(order, keep)
     return out, follow

@@ -75,12 +75,7 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
     """
     if masks.ndim < 2 or 0 in masks.shape[-2:]:
         raise ValueError(f"expected masks of shape (..., H, W), with pixels, got {tuple(masks.shape)}")
-    if (
-        masks.dtype == torch.bool
-        and not masks.shape[-1] % 8
-        and masks.is_contiguous()
-        and not masks.storage_offset() % 8
-    ):
+    if _is_of_eights(masks):
         columns, rows = _byte_sides(masks)
     else:
         masks = masks.view(torch.uint8) if masks.dtype == torch.bool else masks
@@ -88,6 +83,13 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
         columns, rows = (masks.amax(axis) != 0 for axis in (-2, -1))
     (left, right), (top, bottom) = (_ends(side) for side in (columns, rows))
     return torch.stack([left, top, right, bottom], -1).float() * columns.any(-1, keepdim=True)
+
+
+def _is_of_eights(masks: Tensor) -> bool:
+    """Tell whether eight pixels of masks can be read as one number; in a compiled graph, none are."""
+    if torch.compiler.is_compiling() or masks.dtype != torch.bool or masks.shape[-1] % 8:
+        return False
+    return masks.is_contiguous() and int(masks.storage_offset()) % 8 == 0
 
 
 def _byte_sides(masks: Tensor) -> tuple[Tensor, Tensor]:

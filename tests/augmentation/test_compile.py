@@ -1,11 +1,15 @@
 """Pipelines under ``torch.compile``: what is drawn stays out of the graph, and all that follows is one."""
 
+import dataclasses
+
 import pytest
 import torch
 from kornia.augmentation import IntensityAugmentationBase2D, RandomAffine, RandomGaussianNoise, RandomHorizontalFlip
 
-from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess, policies
+from kornia_mvit import AugmentationPipeline, Batch, CopyPaste, CutMix, Mix, MixUp, Mosaic, Preprocess, policies
 from tests.augmentation.scenes import STACKS, figures, scene
+from tests.augmentation.test_copy_paste import objects
+from tests.augmentation.test_instances import painted
 
 PREPROCESS = Preprocess((48, 48), mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7))
 POLICIES = {
@@ -15,7 +19,7 @@ POLICIES = {
     "segmentation_train": lambda: policies.segmentation_train((48, 48), rotate=10.0),
     "detection_train": lambda: policies.detection_train((48, 48)),
 }
-FIELDS = ("boxes", "box_label", "box_ignore", "mask", "keypoints", "keypoint_visible", "size")
+FIELDS = [field.name for field in dataclasses.fields(Batch) if field.name not in ("image", "fields", "meta")]
 
 
 def built(name: str, preprocess: Preprocess = PREPROCESS, **arguments) -> AugmentationPipeline:
@@ -29,6 +33,8 @@ def assert_equal(out: Batch, wanted: Batch, atol: float = 0.0) -> None:
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=0, atol=atol)
+    for name, value in (wanted.fields or {}).items():
+        torch.testing.assert_close(out.fields[name], value, rtol=0, atol=atol)
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +66,32 @@ def test_keypoints_of_instances(graphs):
     compiled = torch.compile(AugmentationPipeline(POLICIES["affine"](), **arguments), backend="aot_eager")
     for seed in range(3):
         batch = figures(11)[[0, 1] * 3]
+        assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed))
+    assert graphs["unique_graphs"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["corners", "mask"])
+def test_instance_masks_and_fields(method, graphs):
+    """What is bound to boxes follows them within the graph."""
+    arguments = {"preprocess": PREPROCESS, "box_method": method}
+    make = [RandomHorizontalFlip(p=1.0), RandomAffine(20.0, p=1.0)]
+    eager, compiled = AugmentationPipeline(make, **arguments), AugmentationPipeline(make, **arguments)
+    compiled = torch.compile(compiled, backend="aot_eager")
+    for seed in range(3):
+        batch = painted(7, (51, 63))
+        assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed))
+    assert graphs["unique_graphs"] == 1
+
+
+@pytest.mark.long
+def test_mixes_are_left_out_of_the_graph(graphs):
+    """What comes after the sampling of a mix is carried out uncompiled, and gives the same."""
+    mixes = [CopyPaste(0.7), Mosaic(0.7), CutMix(0.7), MixUp(0.7)]
+    eager, compiled = (AugmentationPipeline([RandomHorizontalFlip(p=1.0)], mixes) for _ in range(2))
+    compiled = torch.compile(compiled, backend="aot_eager")
+    batch = objects(1, 24, 32).replace(mask=None)
+    for seed in range(3):
         assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed))
     assert graphs["unique_graphs"] == 1
 

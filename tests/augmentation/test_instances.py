@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kornia_mvit import AugmentationPipeline, Batch, Mix, Preprocess, policies
+from kornia_mvit import AugmentationPipeline, Batch, Mix, Mosaic, Preprocess, policies
 from kornia_mvit.augmentation.outlines import read_instances
 from kornia_mvit.augmentation.slices import Seen
 from kornia_mvit.ops.boxes import masks_to_boxes
@@ -108,6 +108,17 @@ class TestInstances:
             value.zero_()
         assert all(batch.fields[name].equal(value) for name, value in before[0].items())
         assert batch.instance_masks.equal(before[1])
+
+    @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.bfloat16, torch.complex64])
+    def test_fields_of_any_dtype(self, dtype):
+        """Also of those in which PyTorch computes little, through a crop and a mix."""
+        batch = painted(7, (51, 63))
+        batch = batch.replace(fields={"row": batch.fields["row"].to(dtype)}, mask=None)
+        out = AugmentationPipeline([K.RandomCrop((31, 33))], Mosaic(1.0)).augment(batch, seed=1)[0]
+        live = out.box_label >= 0
+        assert out.fields["row"].dtype == dtype and 0 < int(live.sum()) < live.numel()
+        rows = out.fields["row"].to(torch.complex64).real
+        assert rows[live].equal(out.box_index[live].float()) and not rows[~live].any()
 
     def test_a_batch_of_no_images(self):
         batch = painted(7, (51, 63))[:0]
