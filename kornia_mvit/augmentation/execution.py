@@ -134,6 +134,8 @@ class Execution:
                     drawn, numbers = self._draw_crop(operation.module)
                 else:
                     drawn, numbers = self._draw(operation) if given is None else given, ()
+                    if operation.gate is not None and "batch_prob" in drawn:
+                        drawn = drawn | {"batch_prob": drawn["batch_prob"] * operation.gate}
                 self.record.append({"path": operation.path, "name": operation.name, "data": drawn})
                 self._plan(operation, drawn, index, numbers)
             self._seed(index + 1, 2)  # for the choices of containers

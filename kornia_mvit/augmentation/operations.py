@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, ParamSpec, TypeVar
 
@@ -13,6 +13,7 @@ from kornia.core.exceptions import BaseError
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows, as_first, choose_rows
+from kornia_mvit.augmentation.choices import SomeOf
 from kornia_mvit.augmentation.color import RandomColorTwist, jitter_colors
 from kornia_mvit.augmentation.geometry import Step
 from kornia_mvit.augmentation.kornia_adapter import (
@@ -110,6 +111,7 @@ class Operation:
         resamples: it interpolates, unlike a flip, a pad or a crop.
         covers: see :class:`~kornia_mvit.augmentation.geometry.Step`.
         aligned: see :class:`~kornia_mvit.augmentation.geometry.Step`.
+        gate: (B,) bool, the images that containers drew it for; None for all.
     """
 
     path: str
@@ -119,6 +121,7 @@ class Operation:
     resamples: bool = False
     covers: bool = False
     aligned: bool = False
+    gate: Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -445,6 +448,15 @@ def walk(
             params = sample(module, random, module.forward_parameters, torch.Size(shape()))
         for operation, draw in _read_policy(module, params, path):
             yield operation, as_first(draw) if same else draw
+    elif isinstance(module, SomeOf):
+        with exclusive(module):
+            gates = sample(module, random, module.choose, shape()[0])
+        gates = gates[:1].expand_as(gates) if same else gates
+        for (name, child), gate in zip(module.named_children(), gates.unbind(1), strict=True):
+            if bool(gate.any()):
+                for operation, given in walk(child, shape, random, f"{path}.{name}" if path else name, same):
+                    both = gate if operation.gate is None else gate & operation.gate
+                    yield replace(operation, gate=both), given
     elif isinstance(module, K.ImageSequential) and not isinstance(module, K.PatchSequential):
         with exclusive(module):
             chosen = sample(module, random, _choose, module)

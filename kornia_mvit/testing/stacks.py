@@ -13,6 +13,7 @@ from kornia.augmentation.auto import RandAugment, TrivialAugment
 from torch import nn
 
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
+from kornia_mvit.augmentation.choices import OneOf, SomeOf
 from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomCropKeepingBoxes, RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.operations import Kind, lost_targets, unable
@@ -89,6 +90,17 @@ def _nested(p: float, degrees: float) -> K.ImageSequential:
     return K.ImageSequential(K.RandomHorizontalFlip(p=p), K.RandomRotation(degrees, p=p))
 
 
+def _one_of(p: float) -> OneOf:
+    """Choose a flip, a rotation, other colours or nothing for each image."""
+    return OneOf(K.RandomVerticalFlip(p=1.0), K.RandomRotation(30.0, p=p), K.RandomInvert(p=1.0), nn.Identity())
+
+
+def _some_of(p: float) -> SomeOf:
+    """Choose none to two of three operations for each image, one of which is a container."""
+    both = K.ImageSequential(K.RandomHorizontalFlip(p=1.0), K.RandomSolarize(p=p))
+    return SomeOf((0, 2), both, K.RandomShear(10.0, p=1.0), K.RandomGamma((0.7, 1.3), p=1.0), weights=[1, 2, 1])
+
+
 def _patchwise(p: float) -> K.PatchSequential:
     """Augment the quarters of images apart, which is unknown ground for targets."""
     return K.PatchSequential(K.RandomGamma(p=p), grid_size=(2, 2), patchwise_apply=False)
@@ -150,6 +162,8 @@ def all_operations(size: Size) -> dict[str, Entry]:
         Entry(RandomScaledCrop, {**sizes, "short_side": ((min(size), 2 * min(size)),)}),
         Entry(RandomIoUCrop, sizes),
         Entry(RandomCropKeepingBoxes, {"size": (size, None), "keep": (1.0, 0.5)}),
+        Entry(_one_of, p),
+        Entry(_some_of, p),
         Entry(_nested, {"p": (1.0, 0.5), "degrees": (10.0,)}),
         Entry(PerImageTrivialAugment, colour=True),
         Entry(PerImageRandAugment, {"n": (1, 2), "m": (9,)}, colour=True),
@@ -160,5 +174,11 @@ def all_operations(size: Size) -> dict[str, Entry]:
         Entry(K.RandomThinPlateSpline, {"scale": (0.2,), **p}),
         Entry(_patchwise, p),
     ]
-    names = {_nested: "ImageSequential", _fisheye: "RandomFisheye", _patchwise: "PatchSequential"}
+    names = {
+        _nested: "ImageSequential",
+        _one_of: "OneOf",
+        _some_of: "SomeOf",
+        _fisheye: "RandomFisheye",
+        _patchwise: "PatchSequential",
+    }
     return {names.get(entry.make, entry.make.__name__): entry for entry in entries}

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from kornia_mvit import Batch, policies
+from kornia_mvit.augmentation.choices import OneOf, SomeOf
 from kornia_mvit.augmentation.crops import RandomCropKeepingBoxes, RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 
 IGNORE = 255
@@ -59,6 +60,10 @@ POLICIES = {
     ),
     "some of three": lambda: stack(
         K.RandomRotation(25.0, p=1.0), K.RandomVerticalFlip(p=1.0), K.RandomPerspective(0.3, p=1.0), random_apply=2
+    ),
+    "one of four": lambda: stack(
+        OneOf(K.RandomRotation(25.0, p=1.0), K.RandomVerticalFlip(p=1.0), K.RandomInvert(p=1.0), nn.Identity()),
+        SomeOf((0, 2), K.RandomHorizontalFlip(p=1.0), K.RandomPerspective(0.3, p=1.0), K.RandomGamma(p=1.0)),
     ),
     "nested": lambda: stack(
         K.ImageSequential(K.RandomShear(10.0, p=1.0), K.RandomHorizontalFlip()), K.Resize((50, 60))
