@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kornia_mvit.augmentation.companions import inverse_extra
 from kornia_mvit.augmentation.keypoints import inverse_keypoint_order, inverse_keypoints
+from kornia_mvit.augmentation.rejection import by_tries
 from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
 from kornia_mvit.extra_images import Extra
 from kornia_mvit.ops.keypoints import Pairs
@@ -38,7 +39,7 @@ class Inverses:
         Raises:
             ValueError: for mixed batches, and naming the operations that have no inverse.
         """
-        return inverse_maps(maps, way_back(params, maps))
+        return by_tries(lambda part, own: inverse_maps(part, way_back(own, part)), maps, params)
 
     @torch.no_grad()
     def inverse_extra(self, extra: Mapping[str, Extra], params: Params) -> tuple[dict[str, Extra], Tensor]:
@@ -59,7 +60,11 @@ class Inverses:
         """
         if not extra:
             raise ValueError("extra is empty; give the extra of a batch")
-        return inverse_extra(extra, way_back(params, next(iter(extra.values())).tensor))
+
+        def bring(part: dict[str, Extra], own: Params) -> tuple[dict[str, Extra], Tensor]:
+            return inverse_extra(part, way_back(own, next(iter(part.values())).tensor))
+
+        return by_tries(bring, dict(extra), params)
 
     @torch.no_grad()
     def inverse_boxes(self, boxes: Tensor, params: Params) -> Tensor:
@@ -70,7 +75,8 @@ class Inverses:
         Raises:
             ValueError: as :meth:`inverse`.
         """
-        return inverse_boxes(boxes, way_back(params, boxes), ellipses=self.box_method == "ellipse")
+        ellipses = self.box_method == "ellipse"
+        return by_tries(lambda part, own: inverse_boxes(part, way_back(own, part), ellipses=ellipses), boxes, params)
 
     @torch.no_grad()
     def inverse_keypoints(self, keypoints: Tensor, params: Params) -> Tensor:
@@ -79,7 +85,8 @@ class Inverses:
         Raises:
             ValueError: as :meth:`inverse`.
         """
-        return inverse_keypoints(keypoints, way_back(params, keypoints), self.keypoint_flip_pairs)
+        pairs = self.keypoint_flip_pairs
+        return by_tries(lambda part, own: inverse_keypoints(part, way_back(own, part), pairs), keypoints, params)
 
     @torch.no_grad()
     def inverse_keypoint_order(self, values: Tensor, params: Params, dim: int = -1) -> Tensor:
@@ -93,4 +100,5 @@ class Inverses:
         Raises:
             ValueError: for mixed batches, and for fewer keypoints than ``keypoint_flip_pairs`` name.
         """
-        return inverse_keypoint_order(values, way_back(params, values), self.keypoint_flip_pairs, dim)
+        pairs = self.keypoint_flip_pairs
+        return by_tries(lambda part, own: inverse_keypoint_order(part, way_back(own, part), pairs, dim), values, params)

@@ -21,7 +21,9 @@ from kornia_mvit.augmentation.preparation import no_autocast, prepare_images
 from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
 from kornia_mvit.augmentation.range_runs import Gradients, plan_gradients, range_extra, run_ranges
 from kornia_mvit.augmentation.ranges import LearnedRanges
+from kornia_mvit.augmentation.rejection import Condition, check_until, run_until
 from kornia_mvit.augmentation.stacks import build_stack
+from kornia_mvit.augmentation.state import Counted
 from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.augmentation.targets import BoxRules, choose_box_method, detach_memory, move_targets, run_empty
 from kornia_mvit.batch import Batch, check_layout, hold_value, replace_checked
@@ -34,7 +36,7 @@ __all__ = ["AugmentationPipeline"]
 Params = dict[str, Any]
 
 
-class AugmentationPipeline(Inverses, nn.Module):
+class AugmentationPipeline(Inverses, Counted, nn.Module):
     """Augment and preprocess images together with their labels, boxes, masks and keypoints.
 
     In train mode a batch is augmented, resized if the augmentation left another size than ``preprocess`` says (or, with
@@ -77,6 +79,10 @@ class AugmentationPipeline(Inverses, nn.Module):
         compile: compile what follows the drawing as one graph. ``torch.compile`` of the pipeline does it too.
         check_values: look at the values of images and targets on accelerators as well, which waits for the device. On
             the CPU they are always looked at.
+        until: a condition on the result: it takes an augmented batch and returns (B,) bool, and images of which that is
+            False are augmented again. The parameters tell how often, and how many never met it. This waits for the
+            device.
+        tries: the most for an image; the last one stays.
 
     Shape:
         - Input: a :class:`~kornia_mvit.Batch`, or images :math:`(B, C, H, W)`, alone or followed by labels; or what a
@@ -117,6 +123,8 @@ class AugmentationPipeline(Inverses, nn.Module):
         seed: int = 0,
         compile: bool = False,
         check_values: bool = False,
+        until: Condition | None = None,
+        tries: int = 10,
     ) -> None:
         super().__init__()
         erased = choose_erased(erase_targets, erase_masks)
@@ -152,6 +160,9 @@ class AugmentationPipeline(Inverses, nn.Module):
         )
         self.counter: SeedCounter = SeedCounter(seed)
         self.check_values = check_values
+        check_until(until, tries, alone=not mixes and ranges is None)
+        self.until: Condition | None = until
+        self.tries = tries
         self._told = False  # what is odd about coordinates, once
         self._settings = Settings(ignore_index, erased, fuse, self.box_method)
         self._carry_out = torch.compile(_carry_out) if compile else _carry_out
@@ -268,7 +279,7 @@ class AugmentationPipeline(Inverses, nn.Module):
         self, batch: Batch, seed: int | None, generator: Generator | None, gradients: Gradients
     ) -> tuple[Batch, Params]:
         chosen, size = self._choose(seed, generator)
-        return self._run(batch, chosen, size, None, gradients)
+        return self._run_tries(batch, chosen, size, None, gradients)
 
     @uncompiled
     def _choose(self, seed: int | None, generator: Generator | None) -> tuple[int, tuple[int, int] | None]:
@@ -309,7 +320,7 @@ class AugmentationPipeline(Inverses, nn.Module):
         if (params.get("ranges") is None) != (self.ranges is None):
             raise ValueError("the parameters are of another pipeline: one of the two has learned ranges")
         size = None if params["resize"] is None else (params["resize"][0], params["resize"][1])
-        return self._run(batch, params["seed"], size, params, gradients)[0]
+        return self._run_tries(batch, params["seed"], size, params, gradients)[0]
 
     def views(
         self, batch: Batch, n: int = 2, *, seed: int | None = None, generator: Generator | None = None
@@ -357,32 +368,23 @@ class AugmentationPipeline(Inverses, nn.Module):
         """Return what mixes images with each other, one mix or several in order; None for nothing."""
         return self.mixes if len(self.mixes) > 1 else self.mixes[0] if self.mixes else None
 
-    def set_epoch(self, epoch: int) -> None:
-        """Begin an epoch: what is drawn without a seed depends on its number and on the steps since."""
-        self.counter.set_epoch(epoch)
-
-    def get_extra_state(self) -> Tensor:
-        """Return the counter's seed, epoch and step, for ``state_dict``."""
-        return self.counter.state()
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Go on where a saved pipeline stopped."""
-        self.counter.load_state(state)
-
-    def extra_repr(self) -> str:
-        """Show the augmentations, which `named_children` leaves out, why it does, and the settings."""
-        why = "augment and mix are not registered as children: they sample on the CPU and have nothing to train\n"
-        steps = "".join(f"{part!r}\n" for part in (self.stack, *self.mixes) if part is not None)
-        steps = steps and why + steps
-        return f"{steps}ignore_index={self.ignore_index}, min_box_area={self.min_box_area}, " + (
-            f"min_box_visibility={self.min_box_visibility}, fuse={self._settings.fuse}, seed={self.counter.seed}"
-        )
-
     def _check(self, batch: Batch) -> None:
         check_layout(batch.image.shape)
         if self.check_values or batch.image.device.type == "cpu":
             batch.check_values()
             self._told = self._told or batch.warn_of_coordinates()
+
+    def _run_tries(
+        self, batch: Batch, seed: int, resize: tuple[int, int] | None, replay: Params | None, gradients: Gradients
+    ) -> tuple[Batch, Params]:
+        again = self.until if replay is None else replay.get("until")
+        if again is None or not len(batch):
+            return self._run(batch, seed, resize, replay, gradients)
+
+        def run(part: Batch, own: int, before: Params | None) -> tuple[Batch, Params]:
+            return self._run(part, own, resize, before, gradients)
+
+        return run_until(run, batch, seed, self.until, self.tries, replay)
 
     def _run(
         self, batch: Batch, seed: int, resize: tuple[int, int] | None, replay: Params | None, gradients: Gradients
