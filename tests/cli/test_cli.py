@@ -129,6 +129,7 @@ class TestFit:
         assert err.startswith(f"kornia-mvit: error: {command} needs a folder of images or a recipe")
         assert "bccd, camvid" in err
 
+    @pytest.mark.long
     @pytest.mark.parametrize("command", ["validate", "test"])
     def test_evaluates(self, command, trained, tmp_path, capsys):
         data, checkpoint = trained
@@ -139,6 +140,7 @@ class TestFit:
         assert status == 0
         assert f"{command.replace('validate', 'val')}/accuracy" in out
 
+    @pytest.mark.long
     def test_evaluates_what_the_checkpoint_holds(self, tmp_path, capsys):
         """A network that the recipe does not name, be it timm's or of the size that training started from."""
         data = make_folder(tmp_path / "data", count=4)
@@ -156,6 +158,7 @@ class TestFit:
             assert status == 0, err
             assert "val/accuracy" in out
 
+    @pytest.mark.long
     def test_a_checkpoint_does_not_undo_the_options(self, trained, tmp_path, capsys):
         """It brings the size that it was trained with; what is asked for beside it is done."""
         data, checkpoint = trained
@@ -175,6 +178,7 @@ class TestFit:
         mine = ["--config", tmp_path / "mine.yaml"]
         assert "val/accuracy/cat" in run(capsys, "validate", *mine, *common, *fast)[1]  # a recipe's own, too
 
+    @pytest.mark.long
     def test_goes_on_with_the_settings_of_the_last_checkpoint(self, tmp_path, capsys):
         data = make_folder(tmp_path / "data", count=4)
         folder = ["--config", without_report("folder", tmp_path), f"--data.root={data}"]
@@ -467,6 +471,7 @@ class TestDemo:
         few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
         monkeypatch.setattr(demo, "build_cli", lambda argv, **how: build_cli([*argv, *few], **how))
 
+    @pytest.mark.long
     def test_smoke(self, tmp_path, capsys):
         status, out, _ = run(capsys, "demo", "--output", tmp_path, "--epochs", 1)
         assert status == 0
@@ -477,6 +482,7 @@ class TestDemo:
         status, out, _ = run(capsys, "info", tmp_path / "digits.ckpt")
         assert "10: 0, 1, 2" in out
 
+    @pytest.mark.long
     def test_fewer_right_than_promised_is_a_failure(self, tmp_path, capsys):
         """As CI's `make demo` relies on; with --epochs nothing is promised, as above."""
         status, out, err = run(capsys, "demo", "--output", tmp_path)

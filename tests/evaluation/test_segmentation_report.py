@@ -173,6 +173,7 @@ class TestWriteSegmentationReport:
         assert sum(int(row["right/sea"]) for row in rows) == found.right[:, 1].sum()
         assert [row["image"] for row in rows] == found.names
 
+    @pytest.mark.long
     def test_many_classes(self, tmp_path):
         write_report(tmp_path, evaluate(4, classes=33)[0])
         assert (tmp_path / "confusion_part.png").is_file()

@@ -60,6 +60,7 @@ class TestExport:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
         return folder
 
+    @pytest.mark.long
     def test_answers(self, folder, tmp_path):
         """All answers stay the model's."""
         model = network()

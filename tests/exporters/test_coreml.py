@@ -33,6 +33,7 @@ def operations(spec):
 
 
 class TestToCoreml:
+    @pytest.mark.long
     def test_smoke(self, tmp_path):
         model = network(MobileViTClassifier)
         model.class_names = tuple("abcde")

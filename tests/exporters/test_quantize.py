@@ -74,6 +74,7 @@ class TestQuantizeOnnx:
         assert weights
         assert all(shapes[scales[name]] == [shapes[name][0]] for name in weights)
 
+    @pytest.mark.long
     def test_images_of_any_size_go_in(self, tmp_path):
         model = network()
         path = quantize_onnx(
@@ -125,6 +126,7 @@ def quantized_weights(path):
 
 
 class TestQuantizeOpenVINO:
+    @pytest.mark.long
     def test_smoke(self, tmp_path, capfd):
         """Every layer with weights is quantised, what is told of the model stays, and nothing is printed."""
         model = network()
@@ -135,6 +137,7 @@ class TestQuantizeOpenVINO:
         weighted = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
         assert len(layers) == len(quantized) == len(weighted)
 
+    @pytest.mark.long
     def test_what_is_kept_is_not_quantised(self, tmp_path):
         model = network()
         path = quantize_openvino(

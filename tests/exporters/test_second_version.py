@@ -77,6 +77,7 @@ class TestOnnx:
         assert found.difference < 1e-4
         assert found.agreement > 0.999
 
+    @pytest.mark.long
     def test_a_detector_is_decoded_on_its_own_maps(self, tmp_path):
         """Raw outputs of a size at which the maps are larger than the image's stride says."""
         model = build("detection", NARROW, Preprocess((75, 130)))

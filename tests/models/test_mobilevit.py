@@ -271,6 +271,7 @@ class TestMobileViT(BaseTester):
         model = randomize(MobileViT(TINY, in_channels=1)).train(training)
         self.gradcheck_module(model, torch.rand(2, 1, *size))
 
+    @pytest.mark.long
     def test_dynamo(self, device):
         model = MobileViT(TINY).to(device).eval()
         x = torch.rand(2, 3, 64, 70, device=device)

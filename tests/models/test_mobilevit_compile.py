@@ -44,6 +44,7 @@ class TestCompile:
         model = randomize(MobileViTClassifier(SINGLE, 10, patch_size=8)).eval()
         assert run_all_sizes(model, first, GraphCounter("eager"), HALVES) <= 2
 
+    @pytest.mark.long
     def test_one_graph_does_after_an_oblong_image(self):
         """PyTorch takes equal sides of the first image for equal for ever, which costs the second graph above."""
         model = randomize(MobileViTClassifier(DEEP, 10)).eval()
