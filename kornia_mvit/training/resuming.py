@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from kornia_mvit.files import printable, sweep, write_whole
+from kornia_mvit.training.launchers import LauncherWatch
 from kornia_mvit.training.lightning_adapter import (
     EpochMetrics,
     ends_step,
@@ -309,7 +310,7 @@ class SaveOnSignal(_BetweenSteps):
 
     The step that runs is finished first, and so is a validation, since a run resumes exactly only between two steps.
     A second SIGINT stops at once, without a checkpoint of its own. All processes of a distributed run stop at the same
-    step, whichever of them was told.
+    step, whichever of them was told. Under torchrun they stop too when that was killed.
     """
 
     def __init__(self) -> None:
@@ -318,6 +319,7 @@ class SaveOnSignal(_BetweenSteps):
         self._stopped: Stopped | None = None
         self._earlier: dict[int, Any] = {}
         self._group: Any = None
+        self._watch: LauncherWatch | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Set signal handlers, in place of Lightning's own."""
@@ -327,6 +329,8 @@ class SaveOnSignal(_BetweenSteps):
             self._group = torch.distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             self._earlier = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+            self._watch = LauncherWatch()
+            self._watch.start()
 
     # Once the checkpoint is written, the step's or the epoch's metrics are still to be logged: the next hook stops.
 
@@ -386,6 +390,8 @@ class SaveOnSignal(_BetweenSteps):
         for number, handler in self._earlier.items():
             signal.signal(number, handler)
         self._earlier = {}
+        if self._watch is not None:
+            self._watch.stop()
 
 
 def _save_last(trainer: pl.Trainer, before_epoch: bool = False) -> Path:

@@ -8,17 +8,25 @@ import pytorch_lightning as pl
 
 
 class SignalAt(pl.Callback):
-    """Send a signal to this process after a step, on one rank; or to its whole group, as Ctrl+C in a terminal does."""
+    """Send a signal to this process after a step, on one rank; or to its whole group, as Ctrl+C in a terminal does.
 
-    def __init__(self, step: int, number: int, rank: int = 0, group: bool = False) -> None:
+    Where torchrun starts a run again, which goes through the same step once more, the first one alone gets it. With
+    ``launcher`` the parent gets it.
+    """
+
+    def __init__(self, step: int, number: int, rank: int = 0, group: bool = False, launcher: bool = False) -> None:
         self.step = step
         self.number = number
         self.rank = rank
         self.group = group
+        self.launcher = launcher
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step and trainer.global_rank == self.rank:
-            if self.group:
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if trainer.global_step == self.step and trainer.global_rank == self.rank and first:
+            if self.launcher:
+                os.kill(os.getppid(), self.number)
+            elif self.group:
                 os.killpg(os.getpgrp(), self.number)
             else:
                 os.kill(os.getpid(), self.number)

@@ -125,6 +125,46 @@ class TestTwoNodes:
             assert seen.total() == 42  # one image twice: fewer than there are processes
 
 
+def torchrun(recipe: Path, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
+    return [*command, "-m", "kornia_mvit", "fit", "--config", str(recipe), "--ckpt_path", "last"]
+
+
+class TestTorchrun:
+    def test_starts_again_and_ends_as_without(self, tmp_path):
+        """A process is killed, torchrun starts both again, and the weights are those of a run without."""
+        whole, broken = (make_images(tmp_path / name, 41) for name in ("whole", "broken"))
+        options = {"data": {"batch_size": 4}, "trainer": TWO}
+        run = fit(write_recipe(whole, **options))
+        assert run.returncode == 0, run.stderr
+        recipe = write_recipe(broken, signal_at={"step": 8, "number": int(signal.SIGKILL), "rank": 1}, **options)
+        process = start(torchrun(recipe, "--max-restarts=2"), broken)
+        _, err = process.communicate(timeout=400)
+        assert process.returncode == 0, err
+        assert "exitcode: -9" in err, "nothing was killed"
+        expected, found = state_of(whole, steps=20), state_of(broken, steps=20)
+        assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
+
+    def test_killed_itself_it_leaves_no_process(self, tmp_path):
+        """Both write a checkpoint and end within a minute."""
+        make_images(tmp_path, 41)
+        recipe = write_recipe(
+            tmp_path,
+            signal_at={"step": 4, "number": int(signal.SIGKILL), "launcher": True},
+            data={"batch_size": 4},
+            trainer=TWO | {"max_epochs": 1000},
+        )
+        process = start(torchrun(recipe), tmp_path)
+        assert process.wait(timeout=240) == -signal.SIGKILL
+        ended = time.monotonic()
+        assert len(running(recipe)) >= 2, "nothing is left to end"
+        while running(recipe):
+            assert time.monotonic() - ended < 60, "a process outlives torchrun by a minute"
+            time.sleep(0.5)
+        assert "torchrun, which started this process, is gone" in process.communicate()[1]
+        assert torch.load(last_checkpoint(tmp_path), weights_only=True)["global_step"] >= 4
+
+
 def fit_command(recipe: Path) -> list[str]:
     return [sys.executable, "-m", "kornia_mvit", "fit", "--config", str(recipe)]
 
@@ -140,6 +180,18 @@ def start(command: list[str], folder: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+
+
+def running(recipe: Path) -> list[str]:
+    """Numbers of the processes whose command names a recipe, in sessions of their own too."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(recipe).encode() in path.read_bytes():
+                found.append(path.parent.name)
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
 
 
 def group_lives(leader: int) -> bool:

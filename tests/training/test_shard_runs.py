@@ -44,7 +44,7 @@ task = ClassificationTask(num_classes=2, network=Tiny(), image_size=16)
 run = trainer(
     folder, max_epochs=options["epochs"], devices=options["ranks"], plugins=[AtomicCheckpointIO()],
     strategy="ddp" if options["ranks"] > 1 else "auto", limit_val_batches=0,
-    callbacks=[ExactResume(), LastCheckpoint(3), Log()],
+    callbacks=[Log(), ExactResume(), LastCheckpoint(3)],  # what is in a checkpoint is in the log
 )
 run.fit(task, data, ckpt_path=options.get("checkpoint"), weights_only=True)
 """
