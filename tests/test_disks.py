@@ -80,6 +80,7 @@ def check(capsys, folder, file, *arguments, shares=(0, 0.5, 0.999)):
 
 
 class TestCommands:
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("model", "option", "file"),
         [

@@ -38,12 +38,14 @@ def test_finds_a_fault_and_says_how_to_have_it_again(planted, capfd):
     assert "1048576" in out
 
 
+@pytest.mark.long
 def test_a_pass_that_ends(planted):
     status, out = fuzz.run_pass(fuzz.command(1, planted("x >= 0")), 300)
     assert status == 0
     assert "1 passed, 1 deselected" in out
 
 
+@pytest.mark.long
 def test_ends_when_the_time_is_up(planted, capfd):
     assert fuzz.main(["0.01", *planted("x >= 0")]) == 0
     assert capfd.readouterr().out.splitlines()[-1].endswith(" passes without a failure")

@@ -136,6 +136,7 @@ class TestWithoutExtras:
         )
         assert result.returncode == 0, result.stderr
 
+    @pytest.mark.long
     def test_public_names(self):
         result = run_without_extras(
             "import kornia_mvit\n"

@@ -129,6 +129,7 @@ class TestPreprocess(BaseTester):
     def test_gradcheck(self):
         self.gradcheck(Preprocess(8, crop=6, std=(0.5,) * 3).module().double(), [torch.rand(1, 3, 9, 12)])
 
+    @pytest.mark.long
     def test_dynamo(self):
         module = Preprocess(32, crop=24, channel_order="bgr", mean=(0.5,) * 3).module()
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")

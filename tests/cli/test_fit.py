@@ -56,6 +56,7 @@ def run_command(command: str, path: Path, root: Path) -> int:
 
 @pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:.*exists and is not empty", "ignore:Be aware that")
 class TestCommands:
+    @pytest.mark.long
     @pytest.mark.parametrize("command", [name for name in FITS if name != "export"])  # which comes below
     def test_plain_checkpoint(self, command, trained, tmp_path, capsys):
         path = changed(trained["classification"], tmp_path / "last.ckpt")
@@ -80,6 +81,7 @@ class TestCommands:
             assert place[0][-1] in error
             assert str(path) in error
 
+    @pytest.mark.long
     @pytest.mark.parametrize("command", FITS)
     def test_gadgets_where_nothing_is_taken(self, command, trained, elsewhere, tmp_path, capsys):
         """Lightning's keys and the data's settings, and for those that do not train all settings: as if not there."""

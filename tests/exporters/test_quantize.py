@@ -54,6 +54,7 @@ class TestQuantizeOnnx:
         assert {prop.key: prop.value for prop in proto.metadata_props}["task"] == "classification"
         assert 1e-5 < compare(load_onnx(path), model, prepared(model)).difference < 0.2
 
+    @pytest.mark.long
     def test_what_is_kept_is_not_quantised(self, quantized, tmp_path):
         """A layer by its name, and all layers of a part by the part's."""
         model, whole = quantized

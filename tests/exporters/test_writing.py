@@ -21,6 +21,7 @@ class TestExport:
         assert [row.name for row in out.table.rows] == ["eager", "torchexport"]
         assert len(load_torchexport(out.path)(torch.rand(1, 3, 64, 64))) == 1
 
+    @pytest.mark.long
     def test_model_without_report(self, tmp_path):
         out = kornia_mvit.export(build("segmentation"), tmp_path / "model.pt2", size=(64, 96), report=False)
         assert (out.options.size, out.table, out.comparison) == ((64, 96), None, None)

@@ -165,6 +165,7 @@ class TestFuse:
         with pytest.raises(ValueError, match="3 channels"):
             fuse(MobileViT(DEEP))(torch.rand(1, 1, 64, 64))
 
+    @pytest.mark.long
     def test_compile(self):
         model = randomize(MobileViTClassifier(DEEP, 10)).eval()
         graphs = GraphCounter("eager")

@@ -356,6 +356,7 @@ def assert_same_answers(exported, checkpoint, image, score=0.2):
 
 
 class TestExported:
+    @pytest.mark.long
     def test_onnx(self, tmp_path):
         model = build("classification")
         path = to_onnx(model, tmp_path / "model.onnx")

@@ -84,6 +84,7 @@ def test_answers(name, runtime):
         assert_same(run(image), model(image))
 
 
+@pytest.mark.long
 @torch.inference_mode()
 def test_threads(engine):
     """Eight threads get what one gets."""
@@ -95,6 +96,7 @@ def test_threads(engine):
                 assert torch.equal(one, other)
 
 
+@pytest.mark.long
 @torch.inference_mode()
 @pytest.mark.parametrize(
     "duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))], ids=["copy", "pickle"]
@@ -105,6 +107,7 @@ def test_copies(engine, duplicate):
     assert_same(other(image), engine(image))
 
 
+@pytest.mark.long
 @torch.inference_mode()
 def test_sizes_are_bounded(engine, monkeypatch):
     """What comes after the last is run by PyTorch, and translated no more."""
@@ -154,6 +157,7 @@ class TestOptimize:
         """No compiler, and one runtime that is quick to make."""
         monkeypatch.setattr(torch, "compile", lambda network, **_: network)
 
+    @pytest.mark.long
     def test_auto_keeps_the_fastest(self, monkeypatch):
         model, image = built("backbone"), torch.rand(2, 3, 64, 70)
         monkeypatch.setattr("kornia_mvit.inference.engines.optimize.RUNTIMES", {"openvino": OpenVINO})
@@ -236,6 +240,7 @@ class TestInt8:
         change = measure_change([before, before], [before, before + torch.tensor([[0.0, 0.0], [0.0, 2.0]])])
         assert change == pytest.approx(((4 / 8) ** 0.5 / 12.5**0.5, 0.25))
 
+    @pytest.mark.long
     def test_exception(self, monkeypatch):
         model, image = built("classification"), torch.rand(1, 3, 64, 64)
         settings = {"precision": "int8", "calibration": [torch.zeros(3, 64, 64, dtype=torch.uint8)]}
@@ -246,6 +251,7 @@ class TestInt8:
             optimize(model, image, **settings)
 
 
+@pytest.mark.long
 def test_predict(tmp_path):
     """The same answers as PyTorch's, from a checkpoint."""
     model = randomize(MobileViTClassifier(DEEP, num_classes=3)).eval()

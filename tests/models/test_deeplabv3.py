@@ -195,6 +195,7 @@ class TestDeepLabV3(BaseTester):
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.count_nonzero() > 0, name
 
+    @pytest.mark.long
     def test_dynamo(self):
         """One graph for all image sizes, as for the backbone."""
         model = randomize(small()).eval()

@@ -102,6 +102,7 @@ class TestUnfoldDynamic(BaseTester):
         self.gradcheck(lambda x: unfold_dynamic(x, (2, 3)), [torch.rand(2, 2, *size)])
         self.gradcheck(lambda x: fold_dynamic(unfold_dynamic(x, (2, 3)) ** 2, (2, 3), size), [torch.rand(2, 2, *size)])
 
+    @pytest.mark.long
     @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
     def test_dynamo(self, backend):
         graphs = GraphCounter(backend)

@@ -112,6 +112,7 @@ class TestExport:
                 x = torch.rand(batch, 3, *size)
                 assert (run(x) - model(x)).abs().max() < 1e-5, (batch, *size)
 
+    @pytest.mark.long
     def test_named_dimensions(self):
         """The ranges that a user states are kept."""
         model = randomize(MobileViT(SHALLOW)).eval()

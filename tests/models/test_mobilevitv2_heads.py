@@ -55,6 +55,7 @@ class TestHeads:
         check_golden(decode_boxes(deltas, anchors), case["boxes"])
         check_golden(logits.softmax(-1), case["scores"])
 
+    @pytest.mark.long
     @given(size=image_sizes(max_side=400), patch=st.sampled_from([(2, 2), (3, 3), (1, 4)]))
     @example((256, 352), (2, 2))
     @example((32, 32), (2, 2))
@@ -101,6 +102,7 @@ class TestHeads:
 
 
 class TestExport:
+    @pytest.mark.long
     def test_block(self):
         """One graph for all maps, those with one patch among them, whose tokens come out twice."""
         block = randomize(MobileViTV2Block(Stage(4, dim=4, depth=1), (2, 2), 1, 0.0, [0.0])).eval()

@@ -200,6 +200,7 @@ class TestSSDLite(BaseTester):
         for a, b in zip(*grads, strict=True):
             self.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
+    @pytest.mark.long
     def test_gradcheck(self):
         model = small(2, in_channels=1, widths=(4, 4, 4, 4, 4, 4), aspect_ratios=[()] * 6)
         joined = nn.Sequential(randomize(model).eval(), Join())
@@ -213,6 +214,7 @@ class TestSSDLite(BaseTester):
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.count_nonzero() > 0, name
 
+    @pytest.mark.long
     def test_dynamo(self):
         """One graph for all sizes above 256 px, below which some map has one place."""
         model = randomize(small()).eval()

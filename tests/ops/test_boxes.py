@@ -186,6 +186,7 @@ class TestFitAnchors:
         boxes = placed[(placed >= 0).all(1) & (placed <= 1).all(1)]
         assert fit_anchors(boxes, MAPS) == START
 
+    @pytest.mark.long
     def test_many_boxes(self):
         """Of as many as no search needs, some are taken, evenly: the same result as of one copy."""
         boxes = draw_boxes(1, 1000, 0)[0][0]

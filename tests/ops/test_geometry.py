@@ -1,6 +1,7 @@
 """Points, boxes and pixels under matrices."""
 
 import kornia.augmentation as K
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -120,6 +121,7 @@ def test_points_outside_read_the_edge():
     torch.testing.assert_close(g.sample_bilinear(image, x, y)[:, 0], expected)
 
 
+@pytest.mark.long
 def test_warp_compiles_into_one_graph():
     """The geometric step of a pipeline, for a canvas of any size."""
 

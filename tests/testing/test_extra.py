@@ -1,5 +1,7 @@
 """The extra ``testing``."""
 
+import pytest
+
 from tests.test_imports import run_python, run_without_extras
 
 
@@ -9,6 +11,7 @@ def test_names_its_extra():
     assert "kornia_mvit.testing needs hypothesis; install kornia-mvit[testing]" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_needs_no_other_extra():
     """Hypothesis and NumPy do, beside torch and kornia."""
     blocked = "matplotlib", "PIL", "pytest", "pytorch_lightning", "timm", "torchvision"

@@ -64,6 +64,7 @@ class TestCheckBackbone:
         assert names(report.results) == DEFAULT
         assert {result.status for result in report.results} == {Status.PASSED}
 
+    @pytest.mark.long
     @pytest.mark.parametrize(("network", "name", "detail"), FAULTS, ids=[fault[0].__name__ for fault in FAULTS])
     def test_fault_is_found_by_its_property_alone(self, network, name, detail):
         report = check(network, raise_on_failure=False)
@@ -73,6 +74,7 @@ class TestCheckBackbone:
     def test_every_property_has_a_fault(self):
         assert {fault[1] for fault in FAULTS} == set(DEFAULT)
 
+    @pytest.mark.long
     def test_compiles_when_asked(self):
         report = check(faults.Clean, properties=["compile"])
         assert names(report.results) == ["compile"]

@@ -330,6 +330,7 @@ class TestBatches:
         assert batch.label.tolist() == [0]
         assert not batch.mask.any()
 
+    @pytest.mark.long
     def test_prints_as_a_call(self):
         text = printed(batches("detection", dtype=torch.float32), lambda batch: bool((batch.box_label == 1).any()))
         assert "make_batch(" in text

@@ -263,6 +263,7 @@ class TestDetectionTask:
         again = json.loads((tmp_path / "report-validate" / "metrics.json").read_text())
         assert again["images"] == 4
 
+    @pytest.mark.long
     @pytest.mark.parametrize("given", [False, True])
     def test_fitted_anchors(self, given, tmp_path, caplog):
         """They are those of the boxes as the network sees them, and every checkpoint and file says so."""

@@ -40,6 +40,7 @@ def first(out):
 
 @pytest.mark.parametrize("kind", TASKS)
 class TestTasks:
+    @pytest.mark.long
     def test_by_name(self, kind, tmp_path):
         """A checkpoint builds the same network for a task, a model, and a run that goes on."""
         task, path = fit(kind, tmp_path)
@@ -70,6 +71,7 @@ class TestTasks:
             ):
                 assert torch.allclose(first(network(x)), expected, atol=1e-5)
 
+    @pytest.mark.long
     def test_weights(self, kind, tmp_path):
         """What a task starts from says what it stands on."""
         owner, _, arguments = TASKS[kind]
@@ -101,6 +103,7 @@ class TestTasks:
             with pytest.raises(ValueError, match=message):
                 owner(**arguments, **given)
 
+    @pytest.mark.long
     def test_untrusted_checkpoints(self, kind, tmp_path, monkeypatch):
         """One that says another thing is refused, and none has anything fetched."""
 

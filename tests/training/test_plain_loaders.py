@@ -45,6 +45,7 @@ def small(task):
 
 
 class TestFit:
+    @pytest.mark.long
     @pytest.mark.parametrize("options", [{}, {"collate_fn": Batch.collate}, {"collate_fn": list}])
     def test_classification_learns(self, options, tmp_path):
         train, val = (DataLoader(pairs(), 8, shuffle=shuffle, **options) for shuffle in (True, False))

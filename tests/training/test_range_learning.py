@@ -142,6 +142,7 @@ class TestRangeLearning:
             train(task, tmp_path)
         assert train(Own("xxs", 3, image_size=32), tmp_path, epochs=1).global_step == 3
 
+    @pytest.mark.long
     def test_average_checkpoint_and_report(self, tmp_path):
         """EMA leaves the ends alone; a checkpoint holds them; the report draws them."""
         task = classify()

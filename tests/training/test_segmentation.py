@@ -257,6 +257,7 @@ class TestSegmentationTask:
         run.fit(task, ShapeData(), ckpt_path=path, weights_only=True)
         assert run.current_epoch == 3
 
+    @pytest.mark.long
     def test_a_checkpoint_of_an_earlier_version_goes_on_without_padding(self, fitted, tmp_path):
         """Whether it is loaded, evaluated or resumed, and what is saved then says so."""
         task, _, path = fitted

@@ -230,6 +230,7 @@ class Stop(pl.Callback):
 
 
 class TestWarning:
+    @pytest.mark.long
     @pytest.mark.parametrize("by", [100.0, 0.0])
     def test_names_the_lag(self, by, tmp_path):
         task = tiny(statistics_images=0, learning_rate=0.1)

@@ -140,6 +140,7 @@ class TestLoadFromCheckpoint:
                 with pytest.raises(CheckpointError, match=f"setting '?{field}"):
                     DigitsData.load_from_checkpoint(path)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("field", ["network", "network_args", "num_classes", "state_dict"])
     def test_teachers(self, field, trained, elsewhere, tmp_path):
         """A network of timm's in a checkpoint, as teacher: none is built that another file or a hub would give."""
@@ -200,6 +201,7 @@ class TestTrainer:
         assert trainer.state.finished
         assert trainer.global_step == (2 if stage == "fit" else 0)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("place", ["callbacks", "loops", "optimizer_states", "lr_schedulers", "state_dict"])
     def test_states_of_another_type(self, place, trained, tmp_path):
         path = changed(trained["classification"], tmp_path / "a.ckpt", ((place,), 5))
@@ -287,6 +289,7 @@ class TestTrainer:
         assert trainer.checkpoint_callback.best_model_path == str(tmp_path / "run.ckpt")
         assert (tmp_path / "last.ckpt").is_file()
 
+    @pytest.mark.long
     def test_goes_on_with_its_own_files(self, trained, tmp_path):
         """The best checkpoint of a run that is resumed in its folder stays known, and goes when a better one comes."""
         key = model_checkpoint(trained["classification"]).replace("'monitor': None", "'monitor': 'val/loss'")
@@ -309,6 +312,7 @@ class TestTrainer:
         assert trainer.checkpoint_callback.best_model_path == str(tmp_path / "run.ckpt")
         assert not best.exists()
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("keys", "value"),
         [

@@ -83,6 +83,7 @@ class TestFromPretrained:
         assert "Halves" not in text
         assert "tests" not in text
 
+    @pytest.mark.long
     def test_another_number_of_classes(self, task, tmp_path):
         model = build(task)
         save_checkpoint(model, tmp_path / "a.pt")
@@ -91,6 +92,7 @@ class TestFromPretrained:
         for name, value in model.backbone.state_dict().items():
             assert torch.equal(value, again.backbone.state_dict()[name]), name
 
+    @pytest.mark.long
     def test_convert(self, task, tmp_path):
         model = build(task)
         save_checkpoint(model, tmp_path / "a.pt")
