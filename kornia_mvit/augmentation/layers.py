@@ -19,6 +19,7 @@ from kornia_mvit.ops.geometry import (
     SHARE_TOLERANCE,
     box_area,
     gather_pixels,
+    is_inside,
     sample_bilinear,
 )
 
@@ -41,6 +42,7 @@ _ROWS = {
     **{"boxes": 0, "box_label": -1, "box_ignore": 0, "box_weight": 0, "box_index": -1, "box_source": -1},
     "instance_masks": 0,
 }
+_POINTS = {"keypoints": 0, "keypoint_visible": 0, "keypoint_index": -1}  # the same, of keypoints (B, N, K, 2)
 _FIELD = "fields."  # before the names of the batch's own fields
 
 
@@ -68,6 +70,7 @@ class Layer:
         shown: (M, H, W) the pixels of the result that show it; None for all.
         weight: (M,) its weight in the result, if each pixel shows several layers; None where that is 1.
         places: x and y of the pixels of the result in the image, broadcasting to (M, H, W); None where they stay.
+        move: brings points (M, P, 2), float64, of these images to the result; None where they stay.
     """
 
     source: Tensor
@@ -75,11 +78,13 @@ class Layer:
     shown: Tensor | None = None
     weight: Tensor | None = None
     places: tuple[Tensor, Tensor] | None = None
+    move: Callable[[Tensor], Tensor] | None = None
 
 
 def box_rows(batch: Batch) -> dict[str, tuple[Tensor, int]]:
     """Return what a batch has a row (B, N, ...) for each box of, by name, and what rows of padding hold."""
-    out = {name: (value, fill) for name, fill in _ROWS.items() if (value := getattr(batch, name)) is not None}
+    known = _ROWS if batch.keypoints is None or batch.keypoints.ndim == 3 else _ROWS | _POINTS
+    out = {name: (value, fill) for name, fill in known.items() if (value := getattr(batch, name)) is not None}
     return out | {_FIELD + name: (value, 0) for name, value in (batch.fields or {}).items()}
 
 
@@ -112,6 +117,22 @@ def _read_instances(masks: Tensor, layer: Layer) -> Tensor:
         return masks if layer.shown is None else masks.masked_fill(~layer.shown[:, None], 0)
     out = read_instances(masks, *layer.places, None)
     return out if layer.shown is None else out.masked_fill(~layer.shown[:, None], 0)
+
+
+def _move_points(rows: dict[str, Tensor], layer: Layer, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return keypoints (M, N, K, 2) of a layer's images in the result, and the visibility of those that it shows."""
+    points, visible = rows["keypoints"], rows["keypoint_visible"]
+    flat = points.flatten(1, 2).double()
+    moved = flat if layer.move is None else layer.move(flat)
+    x, y = moved.nan_to_num().unbind(-1)
+    shown = is_inside(x, y, size[1], size[0])
+    if layer.shown is not None:
+        shown = shown & gather_pixels(layer.shown, x[:, None], y[:, None])[:, 0]
+    moved, shown = moved.view(points.shape).to(points.dtype), shown.view(visible.shape)
+    if visible.dtype == torch.bool:
+        return {"keypoints": moved, "keypoint_visible": visible & shown}
+    visible = visible * shown
+    return {"keypoints": moved.masked_fill((visible == 0)[..., None], 0.0), "keypoint_visible": visible}
 
 
 def keep_boxes(boxes: Tensor) -> CutBoxes:
@@ -186,6 +207,8 @@ def join_boxes(batch: Batch, layers: Sequence[Layer], rules: BoxRules, max_boxes
                 found = masks_to_boxes(seen.view(torch.bool))
                 tight = torch.where(known[..., None], found.to(cut.boxes.dtype), cut.boxes)
                 cut = CutBoxes(tight, torch.where(known, box_area(tight).minimum(cut.area), cut.area), cut.share)
+        if "keypoints" in rows:
+            rows |= _move_points(rows, layer, (int(batch.image.shape[2]), int(batch.image.shape[3])))
         enough = cut.area >= rules.min_area * (1 - SHARE_TOLERANCE)
         enough = enough & (cut.share >= rules.min_visibility - SHARE_TOLERANCE)
         keeps.append((rows["box_label"] >= 0) & (cut.area > 0) & enough)

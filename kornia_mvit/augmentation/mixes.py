@@ -32,7 +32,7 @@ class Mosaic(TargetMix):
         max_boxes: likewise.
 
     Raises:
-        ValueError: for numbers out of range, and on the first batch for keypoints.
+        ValueError: for numbers out of range, and on the first batch for keypoints without boxes of their own.
 
     References:
         A. Bochkovskiy et al.: YOLOv4. https://arxiv.org/abs/2004.10934
@@ -101,7 +101,8 @@ class Mosaic(TargetMix):
             inside = ((column > tile[:, :1]) & (column < tile[:, 2:3]))[:, None]
             inside = inside & ((row > tile[:, 1:2]) & (row < tile[:, 3:]))[:, :, None]
             cut = partial(_cut_into_tile, tile=tile, scale=scale, start=start)
-            layers.append(Layer(source, cut, inside, places=(x[:, None], y[:, :, None])))
+            move = partial(_move_into_tile, scale=scale, start=start, tile=tile)
+            layers.append(Layer(source, cut, inside, places=(x[:, None], y[:, :, None]), move=move))
         return layers
 
     def _sizes(self, batch: Batch, layers: Sequence[Layer]) -> Tensor:
@@ -122,7 +123,8 @@ class MixUp(TargetMix):
         max_boxes: likewise.
 
     Raises:
-        ValueError: for numbers out of range, and on the first batch for masks and keypoints: a pixel has one class.
+        ValueError: for numbers out of range, and on the first batch for masks, as a pixel has one class, and for
+            keypoints without boxes of their own.
 
     References:
         H. Zhang et al.: mixup. https://arxiv.org/abs/1710.09412
@@ -140,7 +142,6 @@ class MixUp(TargetMix):
     carries: ClassVar[tuple[str, ...]] = ("image",)  # each pixel of a blend is of two values
     shares = True
     refuses: ClassVar[dict[str, str]] = {
-        **TargetMix.refuses,
         "mask": "each pixel of a blend is of two classes; CutMix keeps one",
     }
 
@@ -188,7 +189,7 @@ class CutMix(TargetMix):
         max_boxes: likewise.
 
     Raises:
-        ValueError: for numbers out of range, and on the first batch for keypoints.
+        ValueError: for numbers out of range, and on the first batch for keypoints without boxes of their own.
 
     References:
         S. Yun et al.: CutMix. https://arxiv.org/abs/1905.04899
@@ -246,8 +247,14 @@ def _find_tile(quarter: Tensor, middle: Tensor, size: tuple[int, int]) -> Tensor
 
 def _cut_into_tile(boxes: Tensor, *, tile: Tensor, scale: Tensor, start: Tensor) -> CutBoxes:
     """Bring boxes of an image to a tile of the result."""
-    offset = tile[:, :2] - start * scale
-    return clip_boxes(boxes * scale[:, None] + offset.repeat(1, 2)[:, None], tile)
+    corners = boxes.reshape(len(boxes), 2 * boxes.shape[1], 2)
+    corners = _move_into_tile(corners, scale=scale, start=start, tile=tile)
+    return clip_boxes(corners.view(boxes.shape), tile)
+
+
+def _move_into_tile(points: Tensor, *, scale: Tensor, start: Tensor, tile: Tensor) -> Tensor:
+    """Bring points (M, P, 2) of an image to where a tile of the result shows them, or would beyond its edges."""
+    return points * scale[:, None] + (tile[:, :2] - start * scale)[:, None]
 
 
 def _draw_beta(alpha: float, count: int) -> Tensor:

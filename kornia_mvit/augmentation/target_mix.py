@@ -31,8 +31,8 @@ class TargetMix(nn.Module):
     - Boxes of all images that are seen stand in one list, those of the image itself first, padding last. The list of a
       batch in which any image is mixed is as much longer as there are images in a mix, unless ``max_boxes`` bounds it.
       What an image hides of another cuts its boxes and instance masks, and the pipeline drops those of which little is
-      left. Fields follow. ``Batch.box_source`` tells the image of the batch that each box is from, and
-      ``Batch.box_index`` its number there.
+      left. Fields follow, and so do keypoints (B, N, K, 2), visible where the mixed image shows them.
+      ``Batch.box_source`` tells the image of the batch that each box is from, and ``Batch.box_index`` its number there.
     - Labels become soft ones (B, K): the labels of all images, weighted by the pixels that show each. They are not
       smoothed.
 
@@ -48,7 +48,7 @@ class TargetMix(nn.Module):
     kind: ClassVar[str]
     carries: ClassVar[tuple[str, ...]] = ("image", "values", "vectors")  # kinds of extra
     shares: ClassVar[bool] = False  # whether each pixel shows several images
-    refuses: ClassVar[dict[str, str]] = {"keypoints": "they do not follow in mixes"}
+    refuses: ClassVar[dict[str, str]] = {}
 
     def __init__(self, p: float, *, num_classes: int | None = None, max_boxes: int | None = None) -> None:
         super().__init__()
@@ -64,6 +64,11 @@ class TargetMix(nn.Module):
     def check(self, batch: Batch) -> None:
         """Refuse batches whose targets cannot be mixed."""
         name = type(self).__name__
+        if batch.keypoints is not None and (batch.keypoints.ndim == 3 or batch.boxes is None):
+            raise ValueError(
+                f"{name} cannot carry keypoints along without boxes of their own: a mixed image has those of several; "
+                f"give keypoints (B, N, K, 2) beside boxes (B, N, 4), or leave {name} or the keypoints away"
+            )
         for target, reason in self.refuses.items():
             if getattr(batch, target) is not None:
                 raise ValueError(f"{name} cannot carry {target} along: {reason}; leave {name} or the {target} away")

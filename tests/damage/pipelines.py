@@ -61,6 +61,8 @@ def check_pipeline(r: random.Random, batch: Batch) -> None:
 
 def choose_mixes(r: random.Random, batch: Batch) -> list[str]:
     """Return the names of none, one or two mixes that take a batch's targets."""
+    if batch.keypoints is not None and (batch.boxes is None or batch.keypoints.ndim == 3):
+        return []
     able = [kind for kind, mix in MIXES.items() if not any(getattr(batch, name) is not None for name in mix.refuses)]
     able = [kind for kind in able if kind != "copy_paste" or batch.instance_masks is not None]
     return r.sample(able, min(len(able), r.choice([0, 0, 1, 1, 2])))
