@@ -20,7 +20,7 @@ __all__ = ["Batch", "check_image_values", "check_layout", "hold_value", "map_ten
 _CANVASES = ("image", "mask", "instance_masks")
 _PADDING = {  # of what has rows
     **{"boxes": 0, "box_label": -1, "box_ignore": False, "box_weight": 0, "box_source": -1},
-    **{"box_index": -1, "instance_masks": 0},
+    **{"box_index": -1, "oriented_boxes": 0, "instance_masks": 0},
     **{"keypoints": 0, "keypoint_visible": False, "keypoint_index": -1},
 }
 
@@ -44,6 +44,9 @@ class Batch:
         box_weight: (B, N) weight of each box in the loss, from 0, floating point; 1 where absent. MixUp sets it.
         box_source: (B, N) the image of the batch that each box is from, integer; -1 for padding. Mixes set it.
         box_index: (B, N) which of the boxes that a pipeline was given each row is, integer; -1 for padding.
+        oriented_boxes: (B, N, 5) cx, cy, w, h and angle of each box's object, in pixels and radians: the angle of the
+            side w from the x axis towards the y axis, clockwise as one looks. Comes with ``boxes``, which
+            :func:`kornia_mvit.ops.oriented.oriented_bounds` makes of them.
         instance_masks: (B, N, H, W) the pixels of each box's object, bool, or uint8 of 0 and 1. Comes with ``boxes``.
         fields: tensors (B, N, ...) by name, of any dtype, that say more of each box, such as its track or its score.
             They follow the boxes; rows of padding hold zeros.
@@ -81,6 +84,7 @@ class Batch:
     box_weight: Tensor | None = None
     box_source: Tensor | None = None
     box_index: Tensor | None = None
+    oriented_boxes: Tensor | None = None
     instance_masks: Tensor | None = None
     fields: dict[str, Tensor] | None = None
     mask: Tensor | None = None

@@ -151,7 +151,14 @@ def _check_of_boxes(batch: "Batch") -> None:
         if masks.dtype not in (torch.bool, torch.uint8):
             raise TypeError(f"expected instance_masks to be bool, or uint8 of 0 and 1, got {masks.dtype}")
         bound["instance_masks"] = masks
+    if (oriented := batch.oriented_boxes) is not None:
+        batch.oriented_boxes = bound["oriented_boxes"] = check_rows("oriented_boxes", oriented)
     for name, value in bound.items():
+        if batch.boxes is None and name == "oriented_boxes":
+            raise ValueError(
+                "oriented_boxes is given without boxes, which it goes with; kornia_mvit.ops.oriented.oriented_bounds "
+                "makes boxes of them"
+            )
         if batch.boxes is None:
             raise ValueError(
                 f"{name} is given without boxes, which it goes with; kornia_mvit.ops.boxes.masks_to_boxes makes boxes "
@@ -203,6 +210,14 @@ def _check_boxes(batch: "Batch") -> None:
         )
     if batch.box_weight is not None:
         _check_weights(batch.box_weight)
+    if (oriented := batch.oriented_boxes) is not None:
+        wrong = (batch.box_label >= 0) & ~(oriented.isfinite().all(-1) & (oriented[..., 2:4] >= 0).all(-1))
+        if bool(wrong.any()):
+            i, j = wrong.nonzero()[0].tolist()
+            told = ", ".join(f"{v:g}" for v in oriented[i, j].tolist())
+            raise ValueError(
+                f"oriented_boxes[{i}, {j}] is ({told}); they are cx, cy, w, h and angle, finite, with sides from 0"
+            )
 
 
 def _check_keypoint_values(keypoints: Tensor, visible: Tensor) -> None:

@@ -31,24 +31,26 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _WIDE = (torch.int32, torch.int64)
-_ROWS = {"boxes": 4, "keypoints": 2}  # numbers in a row
+_ROWS = {"boxes": 4, "oriented_boxes": 5, "keypoints": 2}  # numbers in a row
 _COMPANIONS = {
     **dict.fromkeys(("box_label", "box_ignore", "box_weight", "box_source", "box_index", "instance_masks"), "boxes"),
+    "oriented_boxes": "boxes",
     **dict.fromkeys(("keypoint_visible", "keypoint_index"), "keypoints"),
 }
-_IN_PIXELS = {"boxes", "keypoints", "mask", "instance_masks", "extra"}
+_IN_PIXELS = {"boxes", "oriented_boxes", "keypoints", "mask", "instance_masks", "extra"}
 _FLAGS = {"box_ignore": 1, "keypoint_visible": 2}  # largest number of each
 _CHANNELS = (1, 3, 4)  # of images as arrays have them
 _MOST_CHANNELS = 16  # below which the last of three dimensions may be that of channels
 _FORMATS = ("XYXY", "XYWH", "CXCYWH")
 _EXPECTED = {
     "boxes": "(n, 4), left, top, right and bottom",
+    "oriented_boxes": "(n, 5), cx, cy, w, h and angle in radians",
     "keypoints": "(k, 2), x and y, or (n, k, 2), those of n instances; whether each is visible goes into "
     "keypoint_visible",
 }
-_SHAPES = {"boxes": "(B, N, 4)", "keypoints": "(B, K, 2) or (B, N, K, 2)"}
+_SHAPES = {"boxes": "(B, N, 4)", "oriented_boxes": "(B, N, 5)", "keypoints": "(B, K, 2) or (B, N, K, 2)"}
 _ENTRIES = {"boxes": "one for each of the boxes, (n,)", "keypoints": "one for each of the keypoints, (k,) or (n, k)"}
-_DIMENSIONS = {"boxes": (2,), "keypoints": (2, 3)}  # without that of the batch
+_DIMENSIONS = {"boxes": (2,), "oriented_boxes": (2,), "keypoints": (2, 3)}  # without that of the batch
 
 
 def plain_tensor(name: str, value: Tensor) -> Tensor:
@@ -187,7 +189,7 @@ def _check_companions(sample: dict[str, Any]) -> None:
     for name, owner in _COMPANIONS.items():
         if name not in sample or owner not in sample:
             continue
-        own = sample[name].shape[:1] if name == "instance_masks" else sample[name].shape
+        own = sample[name].shape[:1] if name in ("instance_masks", "oriented_boxes") else sample[name].shape
         if own != sample[owner].shape[:-1]:
             counts = [" x ".join(map(str, shape)) for shape in (sample[owner].shape[:-1], own)]
             raise ValueError(f"{counts[0]} {owner}, but {name} has {counts[1]} entries")
@@ -313,7 +315,7 @@ def _as_tensor(name: str, value: Any) -> Tensor:
 def _as_target(name: str, value: Any, size: Size) -> Any:
     """Read a target of an image of a height and width."""
     match name:
-        case "boxes" | "keypoints":
+        case "boxes" | "oriented_boxes" | "keypoints":
             return _as_rows(name, value, size)
         case "mask":
             return _as_mask(value, size)
@@ -344,7 +346,7 @@ def _as_rows(name: str, value: Any, size: Size) -> Tensor:
         rows = torch.cat([rows[:, :2], rows[:, :2] + rows[:, 2:]], 1)
     elif code == "CXCYWH":
         rows = torch.cat([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], 1)
-    canvas = getattr(value, "canvas_size", size)
+    canvas = size if name == "oriented_boxes" else getattr(value, "canvas_size", size)
     if tuple(canvas) == size:
         return rows
     if tuple(canvas) == size[::-1] or min(canvas) < 1:

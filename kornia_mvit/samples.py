@@ -18,7 +18,19 @@ _FORMS = (
 _META = ("image_id", "id", "file_name", "filename", "path", "width", "height")
 _DERIVED = ("area", "segmentation")  # what goes with boxes, and follows from others or has no place in a batch
 _TARGETS = (  # which are never strings
-    *("image", "label", "labels", "mask", "masks", "boxes", "box_label", "box_ignore", "box_weight", "box_source"),
+    *(
+        "image",
+        "label",
+        "labels",
+        "mask",
+        "masks",
+        "boxes",
+        "oriented_boxes",
+        "box_label",
+        "box_ignore",
+        "box_weight",
+        "box_source",
+    ),
     *("box_index", "iscrowd", "instance_masks", "fields", "keypoints", "keypoint_visible", "keypoint_index", "size"),
     *("original_size", "meta", "extra", "objects", "annotations"),
 )

@@ -181,7 +181,9 @@ class Geometry:
         edge = (self.view.to(x.dtype) - 0.5)[:, :, None, None]
         return torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
 
-    def move_boxes(self, boxes: Tensor, *, ellipses: bool = False) -> tuple[Tensor, Tensor]:
+    def move_boxes(
+        self, boxes: Tensor, *, ellipses: bool = False, corners: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Bring boxes (B, N, 4) to the last canvas, clipped to it and to what was in view before.
 
         A box that is cut by the edge of a canvas between is cut there; any other stays a quadrilateral until the end,
@@ -190,12 +192,13 @@ class Geometry:
         Args:
             boxes: left, top, right and bottom.
             ellipses: the boxes are those around the ellipses inside the given ones, not around their corners.
+            corners: (B, N, 4, 2) that the boxes are those around, in place of their own.
 
         Returns:
             boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view, where a box that
             was turned counts as the upright one around it.
         """
-        shapes: Corners | Ellipses = (Ellipses if ellipses else Corners)(boxes.double())
+        shapes: Corners | Ellipses = Ellipses(boxes.double()) if ellipses else Corners(boxes.double(), corners)
         share = _clip(shapes, self._limit(0))
         for k, step in enumerate(self.steps):
             assert step.matrix is not None, step.name

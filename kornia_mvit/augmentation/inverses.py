@@ -9,7 +9,7 @@ from torch import Tensor
 from kornia_mvit.augmentation.companions import inverse_extra
 from kornia_mvit.augmentation.keypoints import inverse_keypoint_order, inverse_keypoints
 from kornia_mvit.augmentation.rejection import by_tries
-from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, way_back
+from kornia_mvit.augmentation.targets import inverse_boxes, inverse_maps, inverse_oriented, way_back
 from kornia_mvit.extra_images import Extra
 from kornia_mvit.ops.keypoints import Pairs
 
@@ -77,6 +77,15 @@ class Inverses:
         """
         ellipses = self.box_method == "ellipse"
         return by_tries(lambda part, own: inverse_boxes(part, way_back(own, part), ellipses=ellipses), boxes, params)
+
+    @torch.no_grad()
+    def inverse_oriented_boxes(self, boxes: Tensor, params: Params) -> Tensor:
+        """Bring oriented boxes (B, N, 5) of augmented or prepared images back: the smallest around their corners there.
+
+        Raises:
+            ValueError: as :meth:`inverse`.
+        """
+        return by_tries(lambda part, own: inverse_oriented(part, way_back(own, part)), boxes, params)
 
     @torch.no_grad()
     def inverse_keypoints(self, keypoints: Tensor, params: Params) -> Tensor:

@@ -40,7 +40,7 @@ __all__ = [
 # What has a row for each box, and what rows of padding hold.
 _ROWS = {
     **{"boxes": 0, "box_label": -1, "box_ignore": 0, "box_weight": 0, "box_index": -1, "box_source": -1},
-    "instance_masks": 0,
+    **{"oriented_boxes": 0, "instance_masks": 0},
 }
 _POINTS = {"keypoints": 0, "keypoint_visible": 0, "keypoint_index": -1}  # the same, of keypoints (B, N, K, 2)
 _FIELD = "fields."  # before the names of the batch's own fields

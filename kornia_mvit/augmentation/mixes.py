@@ -45,6 +45,10 @@ class Mosaic(TargetMix):
     """
 
     kind = "mosaic"
+    refuses: ClassVar[dict[str, str]] = {
+        **TargetMix.refuses,
+        "oriented_boxes": "they do not follow into the quarters",
+    }
     carries: ClassVar[tuple[str, ...]] = ("image", "values")  # vectors would have to be scaled with their quarter
 
     def __init__(

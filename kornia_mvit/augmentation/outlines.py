@@ -19,10 +19,11 @@ class Corners:
 
     Args:
         boxes: (B, N, 4), float64.
+        corners: (B, N, 4, 2), float64, of quadrilaterals in place of the boxes.
     """
 
-    def __init__(self, boxes: Tensor) -> None:
-        self._corners = box_corners(boxes)
+    def __init__(self, boxes: Tensor, corners: Tensor | None = None) -> None:
+        self._corners = box_corners(boxes) if corners is None else corners
 
     def move(self, matrix: Tensor) -> None:
         """Bring them to another canvas by matrices (B, 3, 3)."""

@@ -67,7 +67,8 @@ class AugmentationPipeline(Inverses, Counted, nn.Module):
             and right eye; :func:`~kornia_mvit.ops.keypoints.pairs_of_names` returns them from names.
         box_method: what a box is around when its image was rotated, sheared or seen in perspective: ``'corners'``, the
             box's own corners; ``'ellipse'``, the ellipse inside it, which is nearer to most objects; ``'mask'``, what
-            is left of its instance mask, or the corners where that was empty from the start.
+            is left of its instance mask, or the corners where that was empty from the start; ``'oriented'``, its
+            oriented box.
         boxes_from_masks: the same as ``box_method='mask'``.
         erase_targets: True, or the names of those that know where ``RandomErasing`` erased: ``boxes`` wholly under a
             patch are dropped, ``keypoints`` become invisible, ``instance_masks`` lose the pixels, ``mask`` has

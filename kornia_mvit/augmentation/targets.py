@@ -24,6 +24,7 @@ from kornia_mvit.ops.geometry import (
     sample_bilinear,
 )
 from kornia_mvit.ops.keypoints import Pairs
+from kornia_mvit.ops.oriented import fit_oriented, oriented_corners, transform_oriented
 
 __all__ = [
     "BoxRules",
@@ -33,6 +34,7 @@ __all__ = [
     "filled_size",
     "inverse_boxes",
     "inverse_maps",
+    "inverse_oriented",
     "known_part",
     "move_targets",
     "run_empty",
@@ -60,10 +62,10 @@ def choose_box_method(method: str, from_masks: bool) -> str:
     Raises:
         ValueError: for an unknown method, and arguments that contradict each other.
     """
-    if method not in ("corners", "ellipse", "mask"):
-        raise ValueError(f"unknown box_method {method!r}; available: 'corners', 'ellipse', 'mask'")
-    if from_masks and method == "ellipse":
-        raise ValueError("box_method='ellipse' and boxes_from_masks=True contradict each other; leave one out")
+    if method not in ("corners", "ellipse", "mask", "oriented"):
+        raise ValueError(f"unknown box_method {method!r}; available: 'corners', 'ellipse', 'mask', 'oriented'")
+    if from_masks and method in ("ellipse", "oriented"):
+        raise ValueError(f"box_method={method!r} and boxes_from_masks=True contradict each other; leave one out")
     return "mask" if from_masks else method
 
 
@@ -125,7 +127,15 @@ def _move_boxes(
     """Return the boxes of a batch that are kept with what is bound to them, and what selects other rows likewise."""
     given, label, masks = batch.boxes, batch.box_label, batch.instance_masks
     assert given is not None and label is not None
-    boxes, share = geometry.move_boxes(given, ellipses=rules.method == "ellipse")
+    corners: Tensor | None = None
+    if rules.method == "oriented":
+        if batch.oriented_boxes is None:
+            raise ValueError(
+                "box_method='oriented' makes boxes of oriented ones, and the batch has boxes without oriented_boxes; "
+                "give them, or take 'corners' or 'ellipse'"
+            )
+        corners = oriented_corners(batch.oriented_boxes.double())
+    boxes, share = geometry.move_boxes(given, ellipses=rules.method == "ellipse", corners=corners)
     if masks is not None and warp is None:
         warp = partial(warp_instances, masks, geometry)
     moved: Tensor | None = None
@@ -149,6 +159,8 @@ def _move_boxes(
     for name, fill in {"box_ignore": 0, "box_weight": 0, "box_source": -1}.items():
         if (rows := getattr(batch, name)) is not None:
             out[name] = follow(rows, padding=fill)
+    if batch.oriented_boxes is not None:
+        out["oriented_boxes"] = follow(_move_oriented(batch.oriented_boxes, geometry))
     if batch.fields is not None:
         out["fields"] = {name: follow(rows) for name, rows in batch.fields.items()}
     if moved is not None:
@@ -156,6 +168,14 @@ def _move_boxes(
     elif warp is not None:
         out["instance_masks"] = warp(order, keep)
     return out, follow
+
+
+def _move_oriented(boxes: Tensor, geometry: Geometry) -> Tensor:
+    """Bring oriented boxes (B, N, 5) to the last canvas: the smallest around where their corners go, not cut."""
+    if not len(geometry):
+        return boxes
+    corners = oriented_corners(boxes.double()).flatten(1, 2)
+    return fit_oriented(geometry.move_points(corners)[0].view(*boxes.shape[:2], 4, 2)).to(boxes.dtype)
 
 
 def warp_instances(
@@ -332,3 +352,9 @@ def inverse_boxes(boxes: Tensor, geometry: Geometry, *, ellipses: bool = False) 
     shapes: Corners | Ellipses = (Ellipses if ellipses else Corners)(boxes.double())
     shapes.move(back.matrix(0, len(back)))
     return shapes.bounds().to(boxes.dtype)
+
+
+def inverse_oriented(boxes: Tensor, geometry: Geometry) -> Tensor:
+    """Bring oriented boxes back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_oriented_boxes`."""
+    back = geometry.inverse()
+    return transform_oriented(back.matrix(0, len(back)), boxes) if len(back) else boxes.clone()

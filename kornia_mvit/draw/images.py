@@ -15,6 +15,7 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.draw.instances import paint_instances
 from kornia_mvit.draw.keypoints import draw_keypoints, line_width
 from kornia_mvit.draw.maps import paint_extra
+from kornia_mvit.draw.oriented import draw_oriented
 from kornia_mvit.draw.sheets import INK, PAPER, pillow, side_by_side, stack_rows, to_picture
 from kornia_mvit.ops.keypoints import check_lines
 from kornia_mvit.preprocess import Preprocess
@@ -59,11 +60,12 @@ def draw_batch(
 ) -> "Image.Image":
     """Draw the images of a batch in a grid, with their targets.
 
-    Boxes are framed in the colour of their class, ignored ones in grey, and tell their weight unless that is 1; their
-    instance masks are painted in that colour. Masks lie over the image in the colours of their classes, hatched where
-    they hold ``ignore_index``, with a legend below; visible keypoints are discs, hidden ones rings, with the lines of a
-    skeleton between them; labels stand below each image, soft ones as percentages. Further images and maps stand beside
-    each image, with their names: values from blue to yellow, vectors in the hue of their direction.
+    Boxes are framed in the colour of their class, ignored ones in grey, and tell their weight unless that is 1;
+    oriented ones are drawn in place of upright ones, with a dot at the first corner. Instance masks are painted in that
+    colour. Masks lie over the image in the colours of their classes, hatched where they hold ``ignore_index``, with a
+    legend below; visible keypoints are discs, hidden ones rings, with the lines of a skeleton between them; labels
+    stand below each image, soft ones as percentages. Further images and maps stand beside each image, with their
+    names: values from blue to yellow, vectors in the hue of their direction.
 
     Args:
         batch: images and targets.
@@ -424,6 +426,9 @@ def _draw_boxes(picture: "Image.Image", batch: Batch, index: int, class_names: S
             zip(batch.boxes[index].tolist(), batch.box_label[index].tolist(), strict=True)
         ):
             if label < 0:
+                continue
+            if batch.oriented_boxes is not None:
+                draw_oriented(picture, batch, index, k, _box_colour(batch, index, k))
                 continue
             scaled = [v * s for v, s in zip(box, (across, down) * 2, strict=True)]
             text = _name(label, class_names)

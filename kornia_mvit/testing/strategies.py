@@ -317,7 +317,7 @@ def batches(
 
     Args:
         task: one of :data:`TASKS`, or the targets themselves: any of ``'label'``, ``'mask'``, ``'boxes'``,
-            ``'instance_masks'`` and ``'fields'``, which come with boxes, ``'keypoints'`` and ``'extra'``; or none.
+            with them ``'oriented_boxes'``, ``'instance_masks'``, ``'fields'``; ``'keypoints'``, ``'extra'``; or none.
         size: height and width of each image in pixels; of 8 to 64 when None.
         count: number of images; 1 to 3 when None.
         channels: of the images.
@@ -409,7 +409,7 @@ def augmentations(
 
     Args:
         targets: those of a task, by its name in :data:`TASKS`, or any of ``'label'``, ``'mask'``, ``'boxes'``,
-            ``'instance_masks'``, ``'fields'``, ``'keypoints'`` and ``'extra'``.
+            ``'oriented_boxes'``, ``'instance_masks'``, ``'fields'``, ``'keypoints'`` and ``'extra'``.
         channels: of the images; colour operations need 3.
         min_steps: least number of operations.
         max_steps: greatest number of operations.

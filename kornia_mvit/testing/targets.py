@@ -26,7 +26,7 @@ __all__ = [
 
 Size = tuple[int, int]
 
-TARGETS = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints", "extra")
+TARGETS = ("label", "mask", "boxes", "oriented_boxes", "instance_masks", "fields", "keypoints", "extra")
 TASKS: dict[str, tuple[str, ...]] = {
     "classification": ("label",),
     "segmentation": ("mask",),
@@ -49,7 +49,7 @@ def targets_of(task: str | Collection[str]) -> tuple[str, ...]:
         return TASKS[task]
     if unknown := sorted(set(task) - set(TARGETS)):
         raise ValueError(f"unknown targets {', '.join(unknown)}; available: {', '.join(TARGETS)}")
-    with_boxes = {"boxes"} if set(task) & {"instance_masks", "fields"} else set()
+    with_boxes = {"boxes"} if set(task) & {"oriented_boxes", "instance_masks", "fields"} else set()
     return tuple(target for target in TARGETS if target in {*task, *with_boxes})
 
 
@@ -86,6 +86,12 @@ def drawn_objects(
     out: dict[str, Any] = {"boxes": corners, "box_label": labels}
     if ignored:
         out["box_ignore"] = [label >= 0 and draw(st.booleans()) for label in labels]
+    if "oriented_boxes" in targets:
+        angles = [draw(st.sampled_from([0.0, 0.5, -1.25, 2.0])) for _ in labels]
+        out["oriented_boxes"] = [
+            ((a + c) / 2, (b + d) / 2, 0.75 * (c - a), 0.5 * (d - b), angle)
+            for (a, b, c, d), angle in zip(corners, angles, strict=True)
+        ]
     if "instance_masks" in targets:
         out["instance_masks"] = make_instance_masks(size, corners, content=draw(st.sampled_from(INSTANCE_CONTENTS)))
     if "fields" in targets:

@@ -247,7 +247,7 @@ class TestBatches:
     @given(data=st.data())
     def test_have_the_targets_of_their_task_and_no_other(self, task, data):
         batch = data.draw(batches(task))
-        targets = ("label", "mask", "boxes", "instance_masks", "fields", "keypoints", "extra")
+        targets = ("label", "mask", "boxes", "oriented_boxes", "instance_masks", "fields", "keypoints", "extra")
         assert {name for name in targets if getattr(batch, name) is not None} == set(TASKS[task])
         assert batch.meta is None
         if batch.boxes is not None:
@@ -342,7 +342,7 @@ class TestBatches:
         ("make", "message"),
         [
             (lambda: batches("pose"), "unknown task 'pose'; available: 'classification', 'segmentation', 'detection'"),
-            (lambda: batches(["box"]), "unknown targets box; available: label, mask, boxes, instance_masks, "),
+            (lambda: batches(["box"]), "unknown targets box; available: label, mask, boxes, oriented_boxes, "),
             (lambda: batches(count=0), "count 0 is not at least 1"),
             (lambda: batches(classes=0), "classes 0 is not at least 1"),
             (lambda: batches(max_objects=-1), "max_objects -1 is not at least 0"),
