@@ -60,6 +60,7 @@ class _Planned:
         index: its place in the record.
         size: height and width of the images after it, as far as known.
         step: what it does to the geometry, if its matrix is known.
+        joins: it is carried out by its step, which is worked out where the images are.
         numbers: see :meth:`WindowCrop.numbers`.
         sent: what ``operation.apply`` takes.
     """
@@ -69,6 +70,7 @@ class _Planned:
     index: int
     size: tuple[int, int]
     step: Step | None = None
+    joins: bool = False
     numbers: Sequence[Tensor] = ()
     sent: Draw = field(default_factory=dict)
 
@@ -318,8 +320,9 @@ class Execution:
             if operation.kind is Kind.MATRIX and operation.joins(drawn, before, self.settings.fuse):
                 one.size = operation.output_size(drawn, one.size)
                 one.step = operation.step(drawn, before, one.size)
+            one.joins = operation.kind is Kind.GRID and operation.joins(drawn, before, self.settings.fuse)
             one.sent = operation.select(drawn, before)
-            known = known and (one.step is not None or operation.kind is Kind.VALUES)
+            known = known and (one.step is not None or one.joins or operation.kind is Kind.VALUES)
         self._planned.append(one)
         if not known:
             self._send_and_carry_out()
@@ -339,7 +342,7 @@ class Execution:
         planned = self._planned
         if self.image.device.type == "cpu":
             return
-        names = [one.operation.movable(one.sent) for one in planned]
+        names = [one.operation.movable(one.sent) + ["batch_prob"] * one.joins for one in planned]
         here: list[Tensor] = []
         for one, chosen in zip(planned, names, strict=True):
             here += [*one.numbers, *(one.sent[name] for name in chosen)]
@@ -359,6 +362,8 @@ class Execution:
             drawn = operation.module.draw(self._look(operation.module), before, one.numbers)
             self.record[index]["data"] = drawn
             one.step = operation.step(drawn, before, one.size)
+        if one.joins:
+            one.step = operation.step(one.sent, before, one.size, self.image.device)
         if one.step is not None:
             if self._recolours:
                 self.finish()
@@ -377,9 +382,10 @@ class Execution:
         if operation.kind is Kind.VALUES and _size(self.image) != before[2:]:
             operation = self._resized(operation, before)
         if operation.kind is not Kind.VALUES:
-            self._append(operation, replace(operation.step(drawn, before, _size(self.image)), rim=operation.rim))
+            step = operation.step(drawn, before, _size(self.image), self.image.device)
+            self._append(operation, replace(step, rim=operation.rim))
             self._image_at = len(self.geometry)
-            if operation.kind is not Kind.MATRIX:
+            if not step.known:
                 self._mask_at = self._maps_at = self._image_at
             if operation.kind is Kind.OPAQUE and self.mask is not None:
                 self.mask = self._all_seen()

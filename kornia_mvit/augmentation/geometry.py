@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kornia_mvit.augmentation.outlines import Corners, Ellipses, read_instances
+from kornia_mvit.augmentation.outlines import Corners, Ellipses, Outlines, Shapes, bend, read_instances
 from kornia_mvit.augmentation.slices import ImageWarp, Seen, in_slices
 from kornia_mvit.ops.geometry import (
     all_neighbours,
@@ -19,7 +19,9 @@ from kornia_mvit.ops.geometry import (
     source_points,
     transform_points,
 )
+from kornia_mvit.ops.keypoints import is_mirrored
 from kornia_mvit.ops.uploads import upload
+from kornia_mvit.ops.warps import find_points, show_map, show_points
 
 __all__ = ["Geometry", "Step"]
 
@@ -40,6 +42,9 @@ class Step:
         joined: it was carried out with the step before, in one.
         rim: pixels whose source is nearer than that to the edge of the canvas before are mixed with what lies outside,
             in pixels of that canvas.
+        places: (B, 2, h, w) what each pixel of the canvas after shows of the canvas before, for a free warp; see
+            :mod:`kornia_mvit.ops.warps`.
+        back: ``places`` are of the way that this step goes back.
     """
 
     name: str
@@ -49,6 +54,44 @@ class Step:
     aligned: bool = False
     joined: bool = False
     rim: float = 0.0
+    places: Tensor | None = None
+    back: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known where the step moves points."""
+        return self.matrix is not None or self.places is not None
+
+    def move(self, points: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Bring points (B, ..., 2) to the canvas after; also tell which (B, ...) were found, None for all."""
+        if self.matrix is not None:
+            return transform_points(self.matrix, points), None
+        assert self.places is not None, self.name
+        return _follow(self.places, points, find=not self.back)
+
+    def trace(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Bring points of the canvas after, x and y that broadcast to (B, h, w), to the canvas before.
+
+        Returns:
+            x and y, and which of the points are of that canvas, None for all.
+        """
+        if self.matrix is not None:
+            m = invert(self.matrix).to(x.dtype)[:, :, :, None, None]
+            across, down, depth = (m[:, k, 0] * x + m[:, k, 1] * y + m[:, k, 2] for k in range(3))
+            return across / depth, down / depth, depth > 0
+        assert self.places is not None, self.name
+        if not self.back:
+            return *show_map(self.places, x, y), None
+        shape = (len(self.places), y.shape[1], x.shape[2])
+        found, there = _follow(self.places, torch.stack([x.expand(shape), y.expand(shape)], -1), find=True)
+        return found[..., 0], found[..., 1], there
+
+
+def _follow(places: Tensor, points: Tensor, *, find: bool) -> tuple[Tensor, Tensor | None]:
+    """Bring points (B, ..., 2) through a free warp: where they are shown, with ``find``, or to what they show."""
+    flat = points.flatten(1, -2)
+    moved, found = find_points(places, flat) if find else (show_points(places, flat), None)
+    return moved.view(points.shape), None if found is None else found.view(points.shape[:-1])
 
 
 class Geometry:
@@ -79,6 +122,8 @@ class Geometry:
         if step.matrix is not None:
             (matrix,) = upload([step.matrix], self.device)
             step = replace(step, matrix=matrix.double().expand(self.batch, 3, 3))
+        elif step.places is not None:
+            step = replace(step, places=step.places.to(self.device, non_blocking=True))
         self.steps.append(step)
         self.sizes.append(step.size)
 
@@ -102,6 +147,8 @@ class Geometry:
         """
         size = self.sizes[last]
         steps = self.steps[first:last]
+        if any(step.places is not None for step in steps):
+            return self._source_freely(first, last, dtype, whole)
         x = y = None
         seen: Seen | None = None
         for k in range(last - 1, first - 1, -1):
@@ -121,6 +168,24 @@ class Geometry:
             x, y, _ = source_points(self.matrix(0, 0), size, dtype, aligned=True)
             if first == 0 and self.view is not None:
                 seen = _inside(x, y, size, self.view)
+        return x, y, seen
+
+    def _source_freely(self, first: int, last: int, dtype: torch.dtype, whole: bool) -> tuple[Tensor, Tensor, Seen]:
+        """Do as :meth:`source` step by step, where some step is a free warp."""
+        x, y, _ = source_points(self.matrix(0, 0), self.sizes[last], dtype, aligned=True)
+        seen: Seen | None = None
+        for k in range(last - 1, first - 1, -1):
+            step, view = self.steps[k], self.view if k == 0 else None
+            if k == last - 1 and step.places is not None and not step.back:
+                x, y, found = *step.places.to(dtype).unbind(1), None
+            else:
+                x, y, found = step.trace(x, y)
+            inside = _inside(x, y, self.sizes[k], view, step.rim if whole else 0.0)
+            if found is not None:
+                inside = inside & Seen(found, found)
+            if not step.covers or view is not None or found is not None:
+                seen = inside if seen is None else seen & inside
+        assert seen is not None
         return x, y, seen
 
     def seen(self, dtype: torch.dtype) -> Tensor | None:
@@ -198,13 +263,16 @@ class Geometry:
             boxes (B, N, 4), float64, and the share (B, N) of each one's area that is still in view, where a box that
             was turned counts as the upright one around it.
         """
-        shapes: Corners | Ellipses = Ellipses(boxes.double()) if ellipses else Corners(boxes.double(), corners)
+        shapes: Shapes = Ellipses(boxes.double()) if ellipses else Corners(boxes.double(), corners)
         share = _clip(shapes, self._limit(0))
         for k, step in enumerate(self.steps):
-            assert step.matrix is not None, step.name
             if k > 0 and not step.covers:
                 share = share * _clip(shapes, self._limit(k))
-            shapes.move(step.matrix)
+            if step.matrix is not None:
+                shapes.move(step.matrix)
+                continue
+            shapes, left = bend(shapes, step.move, self.sizes[k + 1])
+            share = share * left
         limit = self._limit(len(self))
         share = share * _clip(shapes, limit)
         return _within(shapes.bounds(), limit), share
@@ -218,24 +286,54 @@ class Geometry:
         points = points.double()
         seen = _contains(points, self._limit(0))
         for k, step in enumerate(self.steps):
-            assert step.matrix is not None, step.name
             if k > 0 and not step.covers:
                 seen = seen & _contains(points, self._limit(k))
-            points = transform_points(step.matrix, points)
+            points, found = step.move(points)
+            seen = seen if found is None else seen & found
         return points, seen & _contains(points, self._limit(len(self)))
+
+    def carry_points(self, points: Tensor) -> Tensor:
+        """Bring points (B, ..., 2) to the last canvas, in view or not: float64."""
+        if all(step.matrix is not None for step in self.steps):
+            return transform_points(self.matrix(0, len(self)), points)
+        points = points.double()
+        for step in self.steps:
+            points = step.move(points)[0]
+        return points
+
+    def carry_boxes(self, boxes: Tensor, *, ellipses: bool = False) -> Tensor:
+        """Bring boxes (B, N, 4) to the last canvas, unclipped, as :meth:`move_boxes` measures them."""
+        shapes: Shapes = (Ellipses if ellipses else Corners)(boxes.double())
+        if all(step.matrix is not None for step in self.steps):
+            shapes.move(self.matrix(0, len(self)))
+            return shapes.bounds()
+        for k, step in enumerate(self.steps):
+            if step.matrix is not None:
+                shapes.move(step.matrix)
+            else:
+                shapes = Outlines(step.move(shapes.outline(self.sizes[k]))[0])
+        return shapes.bounds()
+
+    def mirrored(self) -> Tensor:
+        """Tell which images (B,) end up mirrored, as far as matrices say so: free warps bend, and do not mirror."""
+        rigid = [step.matrix for step in self.steps if step.matrix is not None]
+        out = torch.eye(3, dtype=torch.float64, device=self.device).expand(self.batch, 3, 3)
+        for matrix in rigid:
+            out = matrix @ out
+        return is_mirrored(out)
 
     def inverse(self) -> Self:
         """Return the way back: from the last canvas to the first.
 
         Raises:
-            ValueError: naming the steps that no matrix describes.
+            ValueError: naming the steps of which it is not known where they move pixels.
         """
-        if lost := [step.name for step in self.steps if step.matrix is None]:
+        if lost := [step.name for step in self.steps if not step.known]:
             raise ValueError(f"{', '.join(lost)} cannot be inverted: no matrix describes it; leave it out, or p=0")
         out = type(self)(self.sizes[-1], None, self.batch, self.device)
         for step, size in zip(reversed(self.steps), reversed(self.sizes[:-1]), strict=True):
-            assert step.matrix is not None
-            out.append(Step(step.name, invert(step.matrix), size, aligned=step.aligned))
+            matrix = None if step.matrix is None else invert(step.matrix)
+            out.append(Step(step.name, matrix, size, aligned=step.aligned, places=step.places, back=matrix is None))
         return out
 
     def to_dict(self) -> dict[str, Any]:
@@ -283,7 +381,7 @@ def _within(boxes: Tensor, limit: Tensor) -> Tensor:
     return torch.cat([side.clamp_min(0).minimum(limit) for side in (boxes[..., :2], boxes[..., 2:])], -1)
 
 
-def _clip(shapes: Corners | Ellipses, limit: Tensor) -> Tensor:
+def _clip(shapes: Shapes, limit: Tensor) -> Tensor:
     """Cut shapes that leave a canvas down to boxes, and say which share (B, N) of each one is left."""
     bounds = shapes.bounds()
     clipped = _within(bounds, limit)

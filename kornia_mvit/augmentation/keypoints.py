@@ -7,8 +7,7 @@ from torch import Tensor
 
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.batch import Batch
-from kornia_mvit.ops.geometry import transform_points
-from kornia_mvit.ops.keypoints import Pairs, is_mirrored, swap_order, swap_pairs
+from kornia_mvit.ops.keypoints import Pairs, swap_order, swap_pairs
 
 __all__ = ["inverse_keypoint_order", "inverse_keypoints", "move_keypoints"]
 
@@ -39,7 +38,7 @@ def move_keypoints(
         points = points.masked_fill((visible == 0)[..., None], 0.0)
     index = torch.arange(visible[:1].numel(), device=visible.device).view(visible.shape[1:]).expand(visible.shape)
     if flip_pairs:
-        mirrored = is_mirrored(geometry.matrix(0, len(geometry)))
+        mirrored = geometry.mirrored()
         order = swap_order(flip_pairs, keypoints.shape[-2])
         points, visible = swap_pairs(points, mirrored, order, -2), swap_pairs(visible, mirrored, order, -1)
         index = swap_pairs(index, mirrored, order, -1)
@@ -50,8 +49,7 @@ def move_keypoints(
 
 def inverse_keypoints(keypoints: Tensor, geometry: Geometry, flip_pairs: Pairs | None) -> Tensor:
     """Bring keypoints back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_keypoints`."""
-    back = geometry.inverse()
-    points = transform_points(back.matrix(0, len(back)), keypoints).to(keypoints.dtype)
+    points = geometry.inverse().carry_points(keypoints).to(keypoints.dtype)
     return inverse_keypoint_order(points, geometry, flip_pairs, -2)
 
 
@@ -60,4 +58,4 @@ def inverse_keypoint_order(values: Tensor, geometry: Geometry, flip_pairs: Pairs
     if not flip_pairs:
         return values
     order = swap_order(flip_pairs, values.shape[dim])
-    return swap_pairs(values, is_mirrored(geometry.matrix(0, len(geometry))), order, dim)
+    return swap_pairs(values, geometry.mirrored(), order, dim)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kornia_mvit.augmentation.auto import apply_to_rows, as_first, choose_rows
 from kornia_mvit.augmentation.choices import SomeOf
 from kornia_mvit.augmentation.color import RandomColorTwist, jitter_colors
+from kornia_mvit.augmentation.free_warps import DRAWN, FREE_WARPS, is_plain_warp, sampled_places, warp_rim
 from kornia_mvit.augmentation.geometry import Step
 from kornia_mvit.augmentation.kornia_adapter import (
     AugmentationBase,
@@ -63,6 +64,7 @@ class Kind(Enum):
 
     VALUES = "changes values alone"
     MATRIX = "moves pixels by a matrix"
+    GRID = "moves pixels by a grid of places"
     DENSE = "moves pixels freely"
     OPAQUE = "is unknown"
 
@@ -107,7 +109,7 @@ class Operation:
         path: names of the modules that lead to it inside the stack, with dots between.
         module: the augmentation.
         kind: what it does to targets.
-        fusable: it moves pixels bilinearly and leaves zeros outside, so that its matrix says all.
+        fusable: it moves pixels bilinearly and leaves zeros outside, so that its matrix or its grid says all.
         resamples: it interpolates, unlike a flip, a pad or a crop.
         covers: see :class:`~kornia_mvit.augmentation.geometry.Step`.
         aligned: see :class:`~kornia_mvit.augmentation.geometry.Step`.
@@ -131,6 +133,8 @@ class Operation:
     @property
     def rim(self) -> float:
         """How far from the edges of an image Kornia mixes its pixels with what lies outside; see ``Step``."""
+        if self.kind is Kind.GRID:
+            return warp_rim(self.module)
         mirrored = ("replicate", "reflect", SamplePadding.BORDER, SamplePadding.REFLECTION)
         if not self.resamples or not isinstance(self.module, (*_WARPS, *_RESIZES, K.RandomCrop)):
             return 0.0
@@ -173,6 +177,8 @@ class Operation:
 
     def movable(self, draw: Draw) -> list[str]:
         """Return the names of the parameters that :meth:`apply` takes on the images' device as well as on the CPU."""
+        if self.kind is Kind.GRID:
+            return [name for name in DRAWN if name in draw]
         if self.kind is not Kind.VALUES or not is_known(self.module):
             return []
         if isinstance(self.module, _READS) or (isinstance(self.module, K.RandomErasing) and self.module.same_on_batch):
@@ -191,14 +197,18 @@ class Operation:
         height, width = draw["output_size"][0].tolist()
         return int(height), int(width)
 
-    def step(self, draw: Draw, shape: tuple[int, ...], size: Size) -> Step:
+    def step(self, draw: Draw, shape: tuple[int, ...], size: Size, device: torch.device | None = None) -> Step:
         """Say where the operation moves pixels.
 
         Args:
             draw: what was drawn.
             shape: of the images before, (B, C, H, W).
             size: height and width of the images after.
+            device: of the images, for what moves them by a grid.
         """
+        if self.kind is Kind.GRID:
+            places = sampled_places(self.module, draw, shape, device or torch.device("cpu"))
+            return Step(self.name, None, size, places=places)
         if self.kind is not Kind.MATRIX:
             return Step(self.name, None, size)
         assert isinstance(self.module, K.RigidAffineAugmentationBase2D)
@@ -217,6 +227,8 @@ class Operation:
             shape: of the images before, (B, C, H, W).
             fuse: Kornia's operations are to join where they can.
         """
+        if self.kind is Kind.GRID:
+            return self.fusable and fuse
         warped = isinstance(self.module, K.RandomCrop) and self.module.flags["cropping_mode"] == "resample"
         if (warped or type(self.module) in _WARPS) and 1 in shape[-2:]:
             return True  # on a side of one pixel, Kornia finds that pixel anywhere
@@ -329,6 +341,8 @@ def find_operation(path: str, module: nn.Module) -> Operation:
             aligned=getattr(module, "aligned", False)
             or type(module) in (*_FLIPS, *_RESIZES, *_CROPS, K.PadTo, K.RandomTranslate),
         )
+    if type(module) in FREE_WARPS:
+        return Operation(path, module, Kind.GRID, fusable=is_plain_warp(module), resamples=True)
     if isinstance(module, AugmentationBase):
         return Operation(path, module, Kind.DENSE)
     return Operation(path, module, Kind.OPAQUE)

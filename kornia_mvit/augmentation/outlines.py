@@ -1,17 +1,35 @@
 """The outlines of objects under geometric steps: corners, ellipses, and the masks of single objects."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.slices import Seen, are_sliced
-from kornia_mvit.ops.geometry import box_corners, corner_bounds, pixel_index, transform_points
+from kornia_mvit.ops.geometry import (
+    EDGE_TOLERANCE,
+    box_corners,
+    constant,
+    corner_bounds,
+    is_inside,
+    pixel_index,
+    transform_points,
+)
 
-__all__ = ["Corners", "Ellipses", "read_instances"]
+__all__ = ["Corners", "Ellipses", "Outlines", "Shapes", "bend", "read_instances"]
+
+Size = tuple[int, int]
+# Brings points (B, ..., 2) to another canvas, and tells which (B, ...) were found there, None for all.
+Move = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 _BITS = 8  # masks that share the bytes of one plane
 _NUMBERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their bytes
+# Of outlines under free warps: points of a side are about so many pixels apart for boxes as large as the canvas.
+_SPACING = 8
+_FEWEST, _MOST = 8, 64
+_SPOKES, _RINGS = 32, 4  # points inside an outline, which tell the share that is in view
+_STILL = 1e-9  # pixels: lines shorter than that along an axis meet nothing along it
 
 
 class Corners:
@@ -36,6 +54,12 @@ class Corners:
     def cut(self, boxes: Tensor, where: Tensor) -> None:
         """Go on with boxes (B, N, 4) in place of some of them, (B, N) bool."""
         self._corners = torch.where(where[..., None, None], box_corners(boxes), self._corners)
+
+    def outline(self, size: Size) -> Tensor:
+        """Return points along their edges, in order, the corners among them: (B, N, P, 2), P by the canvas's size."""
+        count = _points_of_a_side(size)
+        part = torch.arange(count, dtype=self._corners.dtype, device=self._corners.device)[:, None] / count
+        return torch.lerp(self._corners[..., None, :], self._corners.roll(-1, -2)[..., None, :], part).flatten(-3, -2)
 
 
 class Ellipses:
@@ -78,6 +102,131 @@ class Ellipses:
         self._boxes = torch.where(where[..., None], boxes, self._boxes)
         still = torch.eye(3, dtype=boxes.dtype, device=boxes.device)
         self._matrix = torch.where(where[..., None, None], still, self._matrix)
+
+    def outline(self, size: Size) -> Tensor:
+        """Return points along them, in order: (B, N, P, 2), P by the canvas's size."""
+        count = 4 * _points_of_a_side(size)
+        angle = torch.arange(count, dtype=self._boxes.dtype, device=self._boxes.device) * (2 * math.pi / count)
+        circle = torch.stack([angle.cos(), angle.sin(), torch.ones_like(angle)], -1)
+        low, high = self._boxes[..., :2], self._boxes[..., 2:]
+        stretch = torch.diag_embed(torch.cat([(high - low) / 2, torch.ones_like(low[..., :1])], -1))
+        stretch[..., :2, 2] = (low + high) / 2
+        points = circle @ (self._matrix @ stretch).mT
+        return points[..., :2] / points[..., 2:]
+
+
+class Outlines:
+    """Objects as the polygons that outlines become under a free warp.
+
+    Args:
+        points: (B, N, P, 2), in order, float64.
+    """
+
+    def __init__(self, points: Tensor) -> None:
+        self._points = points
+
+    def move(self, matrix: Tensor) -> None:
+        """Bring them to another canvas by matrices (B, 3, 3)."""
+        self._points = transform_points(matrix, self._points)
+
+    def bounds(self) -> Tensor:
+        """Return the upright boxes around them: (B, N, 4)."""
+        return corner_bounds(self._points)
+
+    def cut(self, boxes: Tensor, where: Tensor) -> None:
+        """Go on with boxes (B, N, 4) in place of some of them, (B, N) bool."""
+        count = self._points.shape[-2] // 4
+        corners = box_corners(boxes)
+        part = torch.arange(count, dtype=boxes.dtype, device=boxes.device)[:, None] / count
+        edges = torch.lerp(corners[..., None, :], corners.roll(-1, -2)[..., None, :], part).flatten(-3, -2)
+        self._points = torch.where(where[..., None, None], edges, self._points)
+
+    def outline(self, size: Size) -> Tensor:
+        """Return their points."""
+        return self._points
+
+
+Shapes = Corners | Ellipses | Outlines
+
+
+def _points_of_a_side(size: Size) -> int:
+    return min(max(-(-max(size) // _SPACING), _FEWEST), _MOST)
+
+
+def bend(shapes: Shapes, move: Move, size: Size) -> tuple[Outlines, Tensor]:
+    """Bring shapes to another canvas by a free warp, and cut them at its edges.
+
+    Args:
+        shapes: in view on the canvas before.
+        move: the warp.
+        size: height and width of the canvas after, in pixels.
+
+    Returns:
+        What is left of them, and the share (B, N) of the area of each that is in view.
+    """
+    outline = shapes.outline(size)
+    count = outline.shape[-2]
+    centre = outline.mean(-2, keepdim=True)
+    spokes = (outline - centre)[..., :: max(1, count // _SPOKES), :]
+    reach = [math.sqrt((ring + 0.5) / _RINGS) for ring in range(_RINGS)]  # rings of one area
+    inner = torch.cat([centre + part * spokes for part in reach], -2)
+    moved, found = move(torch.cat([outline, inner], -2))
+    if found is None:
+        found = torch.ones_like(moved[..., 0], dtype=torch.bool)
+    shown = found & is_inside(moved[..., 0], moved[..., 1], size[1], size[0])
+    points, whole = moved[..., :count, :], shown[..., :count].all(-1)
+    bounds, some = _cut_bounds(points, found[..., :count], moved[..., count:, :], shown[..., count:], size)
+
+    following = spokes.roll(-1, -2)
+    area = (spokes[..., 0] * following[..., 1] - spokes[..., 1] * following[..., 0]).abs()
+    seen = shown[..., count:].view(*area.shape[:2], _RINGS, -1).to(area.dtype).mean(-2)
+    share = (seen * area).sum(-1) / area.sum(-1).clamp_min(torch.finfo(area.dtype).tiny)
+    share = torch.where(some, share.clamp_min(1 / count**2), 0.0)  # what is in view may be less than the samples see
+    out = Outlines(points)
+    out.cut(bounds, ~whole)
+    return out, torch.where(whole, 1.0, share)
+
+
+def _cut_bounds(points: Tensor, found: Tensor, inner: Tensor, shown: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Return the boxes around what of polygons is on a canvas, and whether there is anything.
+
+    Args:
+        points: (B, N, P, 2) of the polygons.
+        found: (B, N, P) which of them are known.
+        inner: (B, N, Q, 2) points within them.
+        shown: (B, N, Q) which of these are on the canvas.
+        size: height and width of the canvas.
+    """
+    following = points.roll(-1, -2)
+    known = found & found.roll(-1, -1)
+    side = constant((size[1], size[0]), points.device)
+    step = following - points
+    flat = step.abs() < _STILL
+    over = 1 / torch.where(flat, 1.0, step)
+    ends = torch.stack([-points * over, (side - points) * over])  # where each line meets the canvas's edges
+    inside = (points >= -EDGE_TOLERANCE) & (points <= side + EDGE_TOLERANCE)
+    first = torch.where(flat, torch.where(inside, -torch.inf, torch.inf), ends.amin(0))
+    last = torch.where(flat, torch.where(inside, torch.inf, -torch.inf), ends.amax(0))
+    start, stop = first.amax(-1).clamp_min(0), last.amin(-1).clamp_max(1)
+    meets = known & (start <= stop)
+    start, stop = (torch.where(meets, v, 0.0)[..., None] for v in (start, stop))
+    corner = box_corners(torch.cat([torch.zeros_like(side), side])).unsqueeze(-2)  # 4 1 2
+    above = (points[..., None, :, 1] > corner[..., 1]) != (following[..., None, :, 1] > corner[..., 1])
+    across = points[..., 0] - points[..., 1] * step[..., 0] * over[..., 1]
+    crossed = across[..., None, :] + corner[..., 1] * (step[..., 0] * over[..., 1])[..., None, :] > corner[..., 0]
+    covered = ((above & crossed & known[..., None, :]).sum(-1) % 2 == 1) & found.all(-1, keepdim=True)
+    sets = [
+        (points + start * step, meets),
+        (points + stop * step, meets),
+        (corner[:, 0].expand(*points.shape[:2], 4, 2), covered),
+        (inner, shown),
+    ]
+    places, there = torch.cat([place for place, _ in sets], -2), torch.cat([mark for _, mark in sets], -1)
+    low = places.masked_fill(~there[..., None], torch.inf).amin(-2)
+    high = places.masked_fill(~there[..., None], -torch.inf).amax(-2)
+    some = there.any(-1)
+    bounds = torch.cat([low.clamp_min(0).minimum(side), high.clamp_min(0).minimum(side)], -1)
+    return bounds.masked_fill(~some[..., None], 0.0), some
 
 
 def read_instances(

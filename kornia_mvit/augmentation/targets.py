@@ -10,7 +10,6 @@ from torch import Tensor
 
 from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.keypoints import move_keypoints
-from kornia_mvit.augmentation.outlines import Corners, Ellipses
 from kornia_mvit.augmentation.rows import pick_rows
 from kornia_mvit.augmentation.slices import are_sliced
 from kornia_mvit.batch import Batch, map_tensors
@@ -249,8 +248,8 @@ def run_empty(batch: Batch, run: Callable[[Batch], tuple[Batch, dict[str, Any]]]
 def filled_size(geometry: Geometry) -> Tensor:
     """Return height and width (B, 2) of the part of the last canvas, from its upper left corner, that holds the images.
 
-    It ends with the last row and column whose centres show an image, and has one of each at least. Behind a step that
-    no matrix describes, the whole canvas counts as image.
+    It ends with the last row and column whose centres show an image, and has one of each at least. Behind a step of
+    which it is not known where it moves pixels, the whole canvas counts as image.
     """
     rest = known_part(geometry)
     height, width = rest.sizes[0]
@@ -260,8 +259,8 @@ def filled_size(geometry: Geometry) -> Tensor:
 
 
 def known_part(geometry: Geometry) -> Geometry:
-    """Return the steps behind the last one that no matrix describes; its whole canvas then counts as image."""
-    start = max((k + 1 for k, step in enumerate(geometry.steps) if step.matrix is None), default=0)
+    """Return the steps behind the last one that is not known; its whole canvas then counts as image."""
+    start = max((k + 1 for k, step in enumerate(geometry.steps) if not step.known), default=0)
     view = geometry.view if start == 0 else None
     rest = Geometry(geometry.sizes[start], view, geometry.batch, geometry.device)
     for step in geometry.steps[start:]:
@@ -348,10 +347,7 @@ def inverse_maps(maps: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
 
 def inverse_boxes(boxes: Tensor, geometry: Geometry, *, ellipses: bool = False) -> Tensor:
     """Bring boxes back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_boxes`."""
-    back = geometry.inverse()
-    shapes: Corners | Ellipses = (Ellipses if ellipses else Corners)(boxes.double())
-    shapes.move(back.matrix(0, len(back)))
-    return shapes.bounds().to(boxes.dtype)
+    return geometry.inverse().carry_boxes(boxes, ellipses=ellipses).to(boxes.dtype)
 
 
 def inverse_oriented(boxes: Tensor, geometry: Geometry) -> Tensor:

@@ -285,8 +285,11 @@ def complex_grid(x: Tensor, y: Tensor, size: tuple[int, int]) -> tuple[Tensor, T
         size: height and width of the images, in pixels.
 
     Returns:
-        Tensors of the shapes of x and y.
+        Tensors of the shapes of x and y, or where these are one shape, the grid and zeros.
     """
+    if x.shape == y.shape:
+        grid = torch.complex(x * (2.0 / size[1]), y * (2.0 / size[0])) - complex(1, 1)
+        return grid, torch.zeros_like(grid[:, :1, :1])
     x, y = x * (2.0 / size[1]) - 1.0, y * (2.0 / size[0]) - 1.0
     return torch.complex(x, torch.zeros_like(x)), torch.complex(torch.zeros_like(y), y)
 

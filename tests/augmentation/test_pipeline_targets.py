@@ -372,23 +372,19 @@ def test_keypoints_move_with_their_pixels(seed):
 
 
 @pytest.mark.parametrize(
-    ("operation", "boxes_message"),
+    "operation",
     [
-        (lambda: K.RandomElasticTransform(kernel_size=(9, 9), sigma=(4.0, 4.0), p=1.0), "RandomElasticTransform"),
-        (lambda: K.RandomThinPlateSpline(p=1.0), "RandomThinPlateSpline"),
-        (
-            lambda: K.RandomFisheye(
-                torch.tensor([-0.3, 0.3]), torch.tensor([-0.3, 0.3]), torch.tensor([0.9, 1.0]), p=1.0
-            ),
-            "RandomFisheye",
-        ),
+        lambda: K.RandomElasticTransform(kernel_size=(9, 9), sigma=(4.0, 4.0), p=1.0),
+        lambda: K.RandomThinPlateSpline(p=1.0),
+        lambda: K.RandomFisheye(torch.tensor([-0.3, 0.3]), torch.tensor([-0.3, 0.3]), torch.tensor([0.9, 1.0]), p=1.0),
     ],
+    ids=["elastic", "spline", "fisheye"],
 )
 class TestFreeOperations:
-    """Operations without a matrix: masks follow, boxes and keypoints are refused, and so is the inverse."""
+    """Operations without a matrix, of which ``test_free_warps.py`` has more."""
 
     @given(seed=SEEDS)
-    def test_masks_follow(self, operation, boxes_message, seed):
+    def test_masks_follow(self, operation, seed):
         """An image painted like its mask stays so."""
         mask = scene(seed).mask
         image = (mask.float() / 8)[:, None].expand(-1, 3, -1, -1).contiguous()
@@ -399,14 +395,3 @@ class TestFreeOperations:
         assert set(out.mask.unique().tolist()) <= {0, 1, 2, 3, IGNORE}
         differs = ((out.image[:, 0] * 8 - out.mask).abs() > 0.51) & known
         assert differs.float().mean() < 0.06, "only along the edges of boxes, where bilinear and nearest part"
-
-    def test_boxes_are_refused(self, operation, boxes_message):
-        pipeline = AugmentationPipeline([operation()])
-        with pytest.raises(ValueError, match=f"{boxes_message}.*boxes and keypoints"):
-            pipeline.augment(scene(0))
-
-    def test_has_no_inverse(self, operation, boxes_message):
-        pipeline = AugmentationPipeline([operation()])
-        _, params = pipeline.augment(Batch(torch.rand(2, 3, 32, 32)))
-        with pytest.raises(ValueError, match=f"{boxes_message}.*inverted"):
-            pipeline.inverse(torch.rand(2, 1, 8, 8), params)

@@ -38,6 +38,10 @@ def test_dropped_boxes_are_padding_in_each_dtype(dtype):
     assert out.box_label.tolist() == [[1, -1]] * 2
 
 
+class Bent(K.RandomElasticTransform):
+    """One of which it is not known where it moves pixels."""
+
+
 FREE = {"alpha": (9.0, 9.0), "p": 1.0}
 MASKED = {
     "affine": ([K.RandomAffine((45.0, 45.0), p=1.0)], {}),
@@ -125,8 +129,8 @@ def test_no_images_get_the_size_of_others(name):
 def test_no_images_are_mixed_and_refused_as_others():
     images, labels = torch.rand(0, 3, 8, 8), torch.zeros(0, dtype=torch.long)
     assert AugmentationPipeline(mix=Mix(3))(images, labels)[1].shape == (0, 3)
-    with pytest.raises(ValueError, match="RandomElasticTransform"):
-        AugmentationPipeline([K.RandomElasticTransform()])(whole()[:0])
+    with pytest.raises(ValueError, match="Bent"):
+        AugmentationPipeline([Bent()])(whole()[:0])
 
 
 @pytest.mark.parametrize("seed", [np.int64(5), np.uint8(5), torch.tensor(5)])

@@ -125,10 +125,9 @@ class TestAugmentations:
             (lambda: augmentations(operations=["Flip"]), "unknown operations Flip; available: RandomHorizontalFlip"),
             (lambda: augmentations(operations=[]), "operations is empty"),
             (
-                lambda: augmentations(["mask", "boxes"], operations=["RandomElasticTransform", "RandomFisheye"]),
-                "unsupported operations: RandomFisheye (boxes); RandomElasticTransform (boxes)",
+                lambda: augmentations(channels=4, operations=["ColorJitter", "RandomInvert"]),
+                "unsupported operations: ColorJitter (4 channels); leave them out",
             ),
-            (lambda: augmentations(channels=1, operations=["ColorJitter"]), "ColorJitter (1 channels)"),
             (lambda: augmentations(size=(4, 8)), "size (4, 8) is below 8 pixels"),
         ],
     )
