@@ -27,12 +27,20 @@ from kornia_mvit.augmentation.operations import (
 )
 from kornia_mvit.augmentation.preparation import fit_frames
 from kornia_mvit.augmentation.randomness import OwnGenerators
+from kornia_mvit.augmentation.rotations import RandomExpandedRotation
 from kornia_mvit.augmentation.sampling import sample_crop_in_view
 from kornia_mvit.augmentation.slices import are_sliced, in_slices
 from kornia_mvit.augmentation.targets import filled_size, known_part, warp_instances
 from kornia_mvit.batch import Batch, hold_value
 from kornia_mvit.extra_images import Extra
-from kornia_mvit.ops.geometry import constant, gather_pixels, scale_matrix, transform_points
+from kornia_mvit.ops.geometry import (
+    box_corners,
+    constant,
+    corner_bounds,
+    gather_pixels,
+    scale_matrix,
+    transform_points,
+)
 from kornia_mvit.ops.seeds import combine_seed
 from kornia_mvit.ops.uploads import upload
 from kornia_mvit.preprocess import PreprocessModule, to_float
@@ -119,6 +127,11 @@ class Execution:
         self.instances: Tensor | None = batch.instance_masks
         self._instances_at = 0
         self.erased: Erased = Erased()
+
+    @property
+    def sized(self) -> bool:
+        """Whether the images fill parts of their canvas alone, which the result has to say."""
+        return self._frame is not None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -410,7 +423,9 @@ class Execution:
 
     def _append(self, operation: Operation, step: Step) -> None:
         self.geometry.append(step)
-        if self._frame is not None:
+        if isinstance(operation.module, RandomExpandedRotation):
+            self._frame = _turn_frame(self._frame, self.geometry)
+        elif self._frame is not None:
             self._frame = _move_frame(self._frame, operation.module, self.geometry)
 
     def _apply(self, operation: Operation, drawn: Draw, index: int) -> None:
@@ -460,6 +475,15 @@ def _move_frame(frame: Tensor, module: nn.Module, geometry: Geometry) -> Tensor 
     centre = constant((after[1] / 2, after[0] / 2), frame.device)
     moved = transform_points(step.matrix, torch.stack([middle, centre.expand_as(middle)], 1))
     return frame + (moved[:, 0] - moved[:, 1] + centre - middle).repeat(1, 2)
+
+
+def _turn_frame(frame: Tensor | None, geometry: Geometry) -> Tensor:
+    """Return the upright boxes (B, 4) around images, which may be whole canvases, that the last step turned."""
+    matrix, (height, width) = geometry.steps[-1].matrix, geometry.sizes[-2]
+    assert matrix is not None
+    whole = constant((0.0, 0.0, float(width), float(height)), matrix.device)
+    corners = box_corners(whole.expand(len(matrix), 4) if frame is None else frame)
+    return corner_bounds(transform_points(matrix, corners))
 
 
 def _is_away(drawn: Draw) -> bool:

@@ -469,7 +469,7 @@ class AugmentationPipeline(Inverses, Counted, nn.Module):
         rules = BoxRules(self.min_box_area, self.min_box_visibility, self.box_method)
         batch = batch if run is None else drop_hidden(run, batch)
         warp = None if run is None or batch.instance_masks is None else run.finish_instances
-        pairs, sized = self.keypoint_flip_pairs, self.preprocess.letterbox
+        pairs, sized = self.keypoint_flip_pairs, self.preprocess.letterbox or (run is not None and run.sized)
         return move_targets(batch, geometry, rules, flip_pairs=pairs, sized=sized, warp=warp)
 
 

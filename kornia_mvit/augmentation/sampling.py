@@ -8,6 +8,7 @@ from kornia.geometry.transform import get_perspective_transform
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.kornia_adapter import crop_ranges
+from kornia_mvit.augmentation.rotations import RandomExpandedRotation
 
 __all__ = ["Draw", "keep_before_horizon", "sample_crop_in_view"]
 
@@ -41,13 +42,16 @@ def sample_crop_in_view(module: nn.Module, params: Draw, view: Tensor) -> Draw:
     Kornia samples them on the whole canvas, padding included.
 
     Args:
-        module: a Kornia ``RandomResizedCrop``, or ``RandomCrop`` without padding; anything else keeps its parameters.
+        module: a Kornia ``RandomResizedCrop``, or ``RandomCrop`` without padding, or a rotation on a canvas of its own;
+            anything else keeps its parameters.
         params: what Kornia sampled.
         view: (B, 2) height and width of the images, in pixels.
 
     Returns:
         The parameters, with other windows.
     """
+    if isinstance(module, RandomExpandedRotation):
+        return module.fit(params, view)
     count = len(view)
     height, width = view.double().unbind(-1)
     rows = 1 if getattr(module, "same_on_batch", False) else count

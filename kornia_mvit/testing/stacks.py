@@ -138,6 +138,7 @@ def all_operations(size: Size) -> dict[str, Entry]:
         Entry(K.RandomTranslate, {"translate_x": ((0.1, 0.3),), "translate_y": ((0.1, 0.3), None), **p}),
         Entry(K.RandomRotation90, {"times": ((-1, 2), (1, 1)), **p}),
         Entry(K.RandomRotation, {"degrees": (10.0, 45.0, 180.0), **p}),
+        Entry(RandomExpandedRotation, {"degrees": (10.0, 45.0, (90.0, 90.0)), **p}),
         Entry(K.RandomShear, {"shear": (10.0, (15.0, 15.0)), **p}),
         Entry(
             K.RandomAffine,
