@@ -179,7 +179,7 @@ def bend(shapes: Shapes, move: Move, size: Size) -> tuple[Outlines, Tensor]:
 
     following = spokes.roll(-1, -2)
     area = (spokes[..., 0] * following[..., 1] - spokes[..., 1] * following[..., 0]).abs()
-    seen = shown[..., count:].view(*area.shape[:2], _RINGS, -1).to(area.dtype).mean(-2)
+    seen = shown[..., count:].view(*area.shape[:2], _RINGS, area.shape[-1]).to(area.dtype).mean(-2)
     share = (seen * area).sum(-1) / area.sum(-1).clamp_min(torch.finfo(area.dtype).tiny)
     share = torch.where(some, share.clamp_min(1 / count**2), 0.0)  # what is in view may be less than the samples see
     out = Outlines(points)

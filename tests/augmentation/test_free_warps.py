@@ -252,6 +252,8 @@ class TestEachWarp:
             assert out.image.isfinite().all()
             assert pipeline.inverse(out.image, params)[0].isfinite().all()
             assert pipeline.augment(batch[:0], seed=0)[0].boxes.shape == (0, 1, 4)
+            none = batch.replace(boxes=batch.boxes[:, :0], box_label=batch.box_label[:, :0])
+            assert pipeline.augment(none, seed=0)[0].boxes.shape == (2, 0, 4)
 
 
 class TestFoldingWarps:

@@ -79,19 +79,13 @@ class TestAugmentations:
             out = K.ImageSequential(*steps)(image) if steps else image
         assert out.shape[:2] == image.shape[:2]
 
-    def test_leave_out_what_cannot_carry_the_targets(self):
-        """As the pipeline says, operation by operation: what is left out it refuses, and what is drawn it takes."""
-        carriers = {task: drawable(task) for task in TASKS}
-        assert len({len(names) for names in carriers.values()}) == 2
+    def test_all_carry_the_targets_of_every_task(self):
+        """As the pipeline says, operation by operation."""
         for task in TASKS:
+            assert set(drawable(task)) == set(OPERATIONS)
             batch = least(batches(task))
-            for name, entry in OPERATIONS.items():
-                pipeline = AugmentationPipeline([entry.simplest()])
-                if name in carriers[task]:
-                    pipeline.augment(batch, seed=0)
-                else:
-                    with pytest.raises(ValueError, match=r"boxes|keypoints|mask"):
-                        pipeline.augment(batch, seed=0)
+            for entry in OPERATIONS.values():
+                AugmentationPipeline([entry.simplest()]).augment(batch, seed=0)
 
     @pytest.mark.parametrize("name", OPERATIONS)
     def test_every_operation_is_drawn_by_its_name(self, name):
