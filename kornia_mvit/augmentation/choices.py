@@ -15,6 +15,7 @@ from kornia_mvit.augmentation.kornia_adapter import (
     PolicyAugmentBase,
     PolicySequential,
 )
+from kornia_mvit.augmentation.rotations import RandomExpandedRotation
 
 __all__ = ["OneOf", "SomeOf"]
 
@@ -24,6 +25,7 @@ _CONTAINERS = (K.ImageSequential, PolicyAugmentBase, PolicySequential, Operation
 _SIZED = (
     *(K.Resize, K.LongestMaxSize, K.SmallestMaxSize, K.RandomResizedCrop, K.RandomCrop, K.CenterCrop, K.PadTo),
     WindowCrop,
+    RandomExpandedRotation,
 )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ class RandomColorTwist(IntensityAugmentationBase2D):
         p: share of the images that are changed.
 
     Shape:
-        - Input: :math:`(B, 3, H, W)`, or :math:`(B, 1, H, W)`, of which saturation and hue change nothing, in [0, 1]
+        - Input: :math:`(B, 3, H, W)` in [0, 1]; :math:`(B, 1, H, W)`, of which saturation and hue change nothing; or
+          without these :math:`(B, C, H, W)`, of which contrast is about the mean of all channels
         - Output: the same
 
     Raises:
@@ -79,19 +80,24 @@ class RandomColorTwist(IntensityAugmentationBase2D):
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """Apply what was drawn."""
-        if input.shape[1] not in (1, 3):
-            raise ValueError(f"colours are changed in images of 3 channels or 1, got {input.shape[1]}")
+        if input.shape[1] not in (1, 3) and (self.strengths["saturation"] or self.strengths["hue"]):
+            raise ValueError(
+                f"RandomColorTwist turns the colours of images of 1 or 3 channels, got {input.shape[1]}; give "
+                "saturation=0 and hue=0"
+            )
         drawn = {
             name: params[name].to(input.device, input.dtype, non_blocking=True)[:, None, None]
             for name in self.strengths
         }
         luma = constant(LUMA, input.device, torch.float32).to(input.dtype)
         mean = input.mean((2, 3), dtype=input.dtype)
-        mean = (mean @ luma)[:, None, None] if input.shape[1] == 3 else mean[..., None]
+        mean = (mean @ luma)[:, None, None] if input.shape[1] == 3 else mean.mean(1)[:, None, None]
         offset = (1 - drawn["contrast"]) * drawn["brightness"] * mean
         matrix = drawn["contrast"] * drawn["brightness"]
         if input.shape[1] == 3:
             matrix = matrix * (turn(drawn["hue"]) @ saturate(drawn["saturation"], luma))
+        elif input.shape[1] > 1:
+            return torch.addcmul(offset[..., None], matrix[..., None], input).clamp_(0, 1)
         out = torch.baddbmm(offset, matrix, input.flatten(2))
         return out.clamp_(0, 1).view(input.shape)
 

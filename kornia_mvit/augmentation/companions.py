@@ -91,6 +91,17 @@ def _turn(vectors: Tensor, matrix: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor
     return (torch.stack(turned, 1) / depth[:, None]).to(vectors.dtype), depth > 0
 
 
+def _follow(
+    vectors: Tensor, geometry: Geometry, canvases: tuple[int, int], x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Do as :func:`_turn` where a free warp is among the steps from one canvas to another: the ends are followed."""
+    height, width = vectors.shape[-2:]
+    ends, found = geometry.follow_points(torch.stack([x + vectors[:, 0], y + vectors[:, 1]], -1).double(), *canvases)
+    column = torch.arange(width, device=vectors.device) + 0.5
+    row = torch.arange(height, device=vectors.device)[:, None] + 0.5
+    return torch.stack([ends[..., 0] - column, ends[..., 1] - row], 1).to(vectors.dtype), found
+
+
 def warp_maps(maps: Extras, geometry: Geometry, first: int = 0) -> Extras:
     """Bring maps of values and fields of vectors to the last canvas of a geometry, each read once.
 
@@ -104,12 +115,16 @@ def warp_maps(maps: Extras, geometry: Geometry, first: int = 0) -> Extras:
         return maps
     x, y, seen = geometry.source(first, last, torch.float32)
     at_x, at_y = geometry.in_view(x, y, first)
-    matrix = geometry.matrix(first, last)
+    matrix = geometry.matrix(first, last) if geometry.has_matrix(first, last) else None
 
     def bring(one: Extra) -> Tensor:
+        if one.kind == "vectors" and matrix is None:
+            value, found = _follow(read_at(one, at_x, at_y), geometry, (first, last), x, y)
+            return value.masked_fill(~(found if seen is None else found & seen.all())[:, None], one.fill)
+
         def read(_: Tensor, rows: slice, __: Tensor | None) -> Tensor:
             part, known = read_at(one, at_x, at_y, rows), None if seen is None else seen.part(rows)
-            if one.kind == "vectors":
+            if one.kind == "vectors" and matrix is not None:
                 part, before = _turn(part, matrix[rows], x[rows], y[rows])
                 known = before if known is None else known & before
             return part if known is None else part.masked_fill(~known[:, None], one.fill)
@@ -150,7 +165,10 @@ def inverse_extra(extra: Mapping[str, Extra], geometry: Geometry) -> tuple[Extra
     for name, one in extra.items():
         value = read_at(one, x, y)
         if one.kind == "vectors":
-            value, before = _turn(value, back.matrix(0, len(back)), x, y)
+            if back.has_matrix(0, len(back)):
+                value, before = _turn(value, back.matrix(0, len(back)), x, y)
+            else:
+                value, before = _follow(value, back, (0, len(back)), x, y)
             value = value.masked_fill(~before[:, None], one.fill)
         out[name] = one.replace(value.masked_fill(~known, one.fill))
     return out, known

@@ -196,7 +196,7 @@ class Execution:
             return F.pad(image, (0, size[1] - scaled[1], 0, size[0] - scaled[0])), matrix
 
         self.images = {name: fit(one)[0] for name, one in self.images.items()}
-        self.image, matrix = fit(image)
+        (self.image, matrix), self._frame = fit(image), None
         self.geometry.append(Step("resize", matrix, size, covers=not record.letterbox, aligned=True))
         if record.letterbox and len(self.geometry) == 1:  # as in evaluation, where the image is upright in its corner
             self.geometry.filled = filled_size(self.geometry)

@@ -292,19 +292,28 @@ class Geometry:
             seen = seen if found is None else seen & found
         return points, seen & _contains(points, self._limit(len(self)))
 
+    def has_matrix(self, first: int, last: int) -> bool:
+        """Tell whether one matrix says it all from canvas ``first`` to canvas ``last``."""
+        return all(step.matrix is not None for step in self.steps[first:last])
+
     def carry_points(self, points: Tensor) -> Tensor:
         """Bring points (B, ..., 2) to the last canvas, in view or not: float64."""
-        if all(step.matrix is not None for step in self.steps):
+        if self.has_matrix(0, len(self)):
             return transform_points(self.matrix(0, len(self)), points)
-        points = points.double()
-        for step in self.steps:
-            points = step.move(points)[0]
-        return points
+        return self.follow_points(points.double(), 0, len(self))[0]
+
+    def follow_points(self, points: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Bring points (B, ..., 2) of canvas ``first`` to canvas ``last``, and tell which were found."""
+        known = torch.ones_like(points[..., 0], dtype=torch.bool)
+        for step in self.steps[first:last]:
+            points, found = step.move(points)
+            known = known if found is None else known & found
+        return points, known
 
     def carry_boxes(self, boxes: Tensor, *, ellipses: bool = False) -> Tensor:
         """Bring boxes (B, N, 4) to the last canvas, unclipped, as :meth:`move_boxes` measures them."""
         shapes: Shapes = (Ellipses if ellipses else Corners)(boxes.double())
-        if all(step.matrix is not None for step in self.steps):
+        if self.has_matrix(0, len(self)):
             shapes.move(self.matrix(0, len(self)))
             return shapes.bounds()
         for k, step in enumerate(self.steps):

@@ -6,8 +6,9 @@ from typing import Any
 from kornia.augmentation import AugmentationSequential
 from torch import Tensor
 
+from kornia_mvit.augmentation.channels import check_channels
 from kornia_mvit.augmentation.mix_runs import AnyMix
-from kornia_mvit.augmentation.operations import Kind, check_channels, lost_targets
+from kornia_mvit.augmentation.operations import Kind, lost_targets
 from kornia_mvit.batch import Batch
 from kornia_mvit.ops.keypoints import Pairs, swap_order
 

@@ -13,6 +13,7 @@ from kornia.core.exceptions import BaseError
 from torch import Tensor, nn
 
 from kornia_mvit.augmentation.auto import apply_to_rows, as_first, choose_rows
+from kornia_mvit.augmentation.channels import apply_to_channels, keeps_grey
 from kornia_mvit.augmentation.choices import SomeOf
 from kornia_mvit.augmentation.color import RandomColorTwist, jitter_colors
 from kornia_mvit.augmentation.free_warps import DRAWN, FREE_WARPS, is_plain_warp, sampled_places, warp_rim
@@ -41,7 +42,6 @@ __all__ = [
     "Kind",
     "Operation",
     "carry_out",
-    "check_channels",
     "check_stack",
     "exclusive",
     "find_operation",
@@ -76,10 +76,6 @@ _WARPS = (
 _CONTAINERS = (K.ImageSequential, PolicyAugmentBase, PolicySequential, OperationBase)
 _RESIZES = (K.Resize, K.LongestMaxSize, K.SmallestMaxSize)
 _CROPS = (K.RandomResizedCrop, K.RandomCrop, K.CenterCrop)
-_OF_NO_GREY = (K.RandomSaturation, K.RandomHue)  # what they change, an image of one channel has not got
-_OF_COLOUR = (
-    K.ColorJiggle, K.ColorJitter, K.RandomJPEG, K.RandomPlanckianJitter, K.RandomRGBShift, K.RandomSnow,
-)  # fmt: skip
 _RECOLOURS = (K.ColorJiggle, K.ColorJitter, RandomColorTwist)
 # Kornia's code on the host reads what they drew.
 _READS = (K.ColorJiggle, K.ColorJitter, K.RandomGaussianBlur, K.RandomJPEG, K.RandomMotionBlur, K.RandomRain)
@@ -157,18 +153,23 @@ class Operation:
         return carry_out(self.module, random, self._apply, image, draw)
 
     def _apply(self, image: Tensor, draw: Draw) -> Tensor:
-        if isinstance(self.module, _OF_NO_GREY) and image.shape[1] == 1:
+        if keeps_grey(self.module, image.shape[1]):
             return image
         if type(self.module) is K.ColorJitter and image.shape[1] == 3 and are_sliced(image):
             return jitter_colors(image, draw, color_order(self.module, draw))
         with _named(self.module, image.shape):
-            if getattr(self.module, "by_rows", False):
-                return apply_to_rows(self.module, image, draw)
-            drawn = isinstance(self.module, BasicAugmentationBase)
-            out: Tensor = self.module(image, params=draw) if drawn else self.module(image)
+            out = apply_to_channels(self.module, image, draw, lambda part: self._call(part, draw))
         if not isinstance(out, Tensor) or out.ndim != 4:
             what = f"a tensor of {out.ndim} dimensions" if isinstance(out, Tensor) else f"a {type(out).__name__}"
             raise TypeError(f"{self.name} gives {what}, not images (B, C, H, W); remove it from augment")
+        return out
+
+    def _call(self, image: Tensor, draw: Draw) -> Tensor:
+        """Let Kornia augment images of channels that it takes."""
+        if getattr(self.module, "by_rows", False):
+            return apply_to_rows(self.module, image, draw)
+        drawn = isinstance(self.module, BasicAugmentationBase)
+        out: Tensor = self.module(image, params=draw) if drawn else self.module(image)
         return out
 
     def select(self, draw: Draw, shape: tuple[int, ...]) -> Draw:
@@ -404,21 +405,6 @@ def check_stack(stack: K.AugmentationSequential, *, erases: bool = False) -> Non
                 f"extra_args {extra} of {name} would be ignored: masks are resampled nearest and filled with the "
                 "pipeline's ignore_index; leave extra_args away"
             )
-
-
-def check_channels(stack: nn.Module, channels: int) -> None:
-    """Refuse images of other channels than an augmentation of colours takes, whether it is drawn or not.
-
-    Raises:
-        ValueError: naming the augmentations.
-    """
-    if channels == 3:
-        return
-    refused = _OF_COLOUR if channels == 1 else (*_OF_COLOUR, *_OF_NO_GREY)
-    if names := sorted({type(module).__name__ for module in stack.modules() if isinstance(module, refused)}):
-        raise ValueError(
-            f"{', '.join(names)} takes images of 3 channels, got {channels}; take it out of augment, or give RGB images"
-        )
 
 
 def unable(stack: nn.Module) -> dict[Kind, list[str]]:

@@ -13,10 +13,12 @@ from kornia.augmentation.auto import RandAugment, TrivialAugment
 from torch import nn
 
 from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAugment
+from kornia_mvit.augmentation.channels import takes_channels
 from kornia_mvit.augmentation.choices import OneOf, SomeOf
 from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomCropKeepingBoxes, RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from kornia_mvit.augmentation.operations import Kind, lost_targets, unable
+from kornia_mvit.augmentation.rotations import RandomExpandedRotation
 
 __all__ = ["all_operations", "find_operations"]
 
@@ -29,7 +31,6 @@ class Entry:
 
     make: Callable[..., nn.Module]
     arguments: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    colour: bool = False
 
     def strategy(self) -> SearchStrategy[nn.Module]:
         """Draw the arguments by one number, whatever their count, so that the first entry is the simplest; build it."""
@@ -74,7 +75,7 @@ def find_operations(
         lost = [target for kind, found in kinds.items() if found for target in lost_targets(kind, targets)]
         if kinds[Kind.DENSE] and "extra" in targets:  # of which vectors do not follow
             lost.append("extra")
-        if entry.colour and channels != 3:
+        if not takes_channels(entry.simplest(), channels):
             lost.append(f"{channels} channels")
         if lost:
             refused.append(f"{name} ({', '.join(lost)})")
@@ -132,9 +133,9 @@ def all_operations(size: Size) -> dict[str, Entry]:
         Entry(K.RandomBoxBlur, {"kernel_size": ((3, 3),), **p}),
         Entry(K.RandomErasing, {"scale": ((0.02, 0.3),), **p}),
         Entry(RandomColorTwist, {"brightness": (0.2, 0.0), "contrast": (0.2, 0.0), "saturation": (0.2,)}),
-        Entry(K.RandomGrayscale, p, colour=True),
+        Entry(K.RandomGrayscale, p),
         Entry(K.RandomChannelShuffle, p),
-        Entry(K.ColorJitter, {"brightness": (0.2,), "hue": (0.0, 0.1), **p}, colour=True),
+        Entry(K.ColorJitter, {"brightness": (0.2,), "hue": (0.0, 0.1), **p}),
         Entry(K.RandomTranslate, {"translate_x": ((0.1, 0.3),), "translate_y": ((0.1, 0.3), None), **p}),
         Entry(K.RandomRotation90, {"times": ((-1, 2), (1, 1)), **p}),
         Entry(K.RandomRotation, {"degrees": (10.0, 45.0, 180.0), **p}),
@@ -166,10 +167,10 @@ def all_operations(size: Size) -> dict[str, Entry]:
         Entry(_one_of, p),
         Entry(_some_of, p),
         Entry(_nested, {"p": (1.0, 0.5), "degrees": (10.0,)}),
-        Entry(PerImageTrivialAugment, colour=True),
-        Entry(PerImageRandAugment, {"n": (1, 2), "m": (9,)}, colour=True),
-        Entry(TrivialAugment, colour=True),
-        Entry(RandAugment, {"n": (1, 2), "m": (9,)}, colour=True),
+        Entry(PerImageTrivialAugment),
+        Entry(PerImageRandAugment, {"n": (1, 2), "m": (9,)}),
+        Entry(TrivialAugment),
+        Entry(RandAugment, {"n": (1, 2), "m": (9,)}),
         Entry(_fisheye, {"strength": (0.1, 0.3)}),
         Entry(K.RandomElasticTransform, {"kernel_size": ((5, 5),), "sigma": ((4.0, 4.0),), **p}),
         Entry(K.RandomThinPlateSpline, {"scale": (0.2,), **p}),
