@@ -34,8 +34,8 @@ class TestRandomColorTwist(BaseTester):
         ]:
             with pytest.raises(ValueError, match=message):
                 RandomColorTwist(*arguments)
-        with pytest.raises(ValueError, match="3 channels or 1, got 4"):
-            RandomColorTwist(0.1)(torch.rand(1, 4, 8, 8))
+        with pytest.raises(ValueError, match="1 or 3 channels, got 4"):
+            RandomColorTwist(hue=0.1)(torch.rand(1, 4, 8, 8))
 
     def test_cardinality(self):
         for shape in ((2, 3, 8, 9), (1, 1, 4, 4)):

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from kornia_mvit import AugmentationPipeline, Batch
 from kornia_mvit.augmentation.free_warps import sampled_places
+from kornia_mvit.extra_images import Extra
+from kornia_mvit.ops.geometry import sample_bilinear
 from kornia_mvit.ops.warps import find_points, show_points
 from tests.augmentation.scenes import scene, smooth_maps
 
@@ -189,6 +191,35 @@ class TestEachWarp:
             off = (out.boxes - tight_boxes(out.instance_masks)).abs().amax(-1)[some]
             assert (off <= (0 if method == "mask" else 1.5)).all()
             assert pipeline.inverse_boxes(out.boxes, params).shape == out.boxes.shape
+
+    def test_vectors_lead_to_where_their_ends_go(self, name):
+        """A field of vectors is that of the keypoints at its starts and ends, and comes back."""
+        step, told = WARPS[name](random.Random(2)), 0
+        step.p = 1.0
+        for seed in range(4):
+            x, y = centres(61, 71)
+            field = torch.stack([3 * torch.sin(y / 11 + seed), 3 * torch.cos(x / 13)]).expand(2, -1, -1, -1).clone()
+            pipeline = AugmentationPipeline([step, K.RandomHorizontalFlip(p=1.0)])
+            batch = Batch(torch.rand(2, 3, 61, 71), extra={"flow": Extra(field, kind="vectors")})
+            out, params = pipeline.augment(batch, seed=seed)
+
+            def look(maps, points):
+                return sample_bilinear(maps, points[:, None, :, 0], points[:, None, :, 1])[:, :, 0].mT
+
+            starts = torch.rand(2, 40, 2) * torch.tensor([71, 61])
+            points = batch.replace(extra=None, keypoints=starts, keypoint_visible=torch.ones(2, 40, dtype=torch.bool))
+            one = pipeline.replay(points, params)
+            other = pipeline.replay(points.replace(keypoints=starts + look(field, starts)), params)
+            inner = (one.keypoints > 2) & (one.keypoints < torch.tensor([69, 59]))
+            sure = inner.all(-1) & one.keypoint_visible & other.keypoint_visible
+            flow = out.extra["flow"].tensor
+            deep = (starts > 6) & (starts < torch.tensor([65, 55]))  # with nothing but the image around them
+            error = (look(flow, one.keypoints) - other.keypoints + one.keypoints).norm(dim=-1)[sure & deep.all(-1)]
+            assert (error < 0.5).all()
+            told += len(error)
+            back, known = pipeline.inverse_extra(out.extra, params)
+            assert (back["flow"].tensor - field).norm(dim=1)[known[:, 0]].quantile(0.9) < 0.15
+        assert told > 40
 
     def test_visibility_is_the_share_in_view(self, name):
         """A box of which the warp leaves less in view than asked for is dropped, as its instance mask tells."""
