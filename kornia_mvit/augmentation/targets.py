@@ -353,4 +353,7 @@ def inverse_boxes(boxes: Tensor, geometry: Geometry, *, ellipses: bool = False) 
 def inverse_oriented(boxes: Tensor, geometry: Geometry) -> Tensor:
     """Bring oriented boxes back; see :meth:`kornia_mvit.AugmentationPipeline.inverse_oriented_boxes`."""
     back = geometry.inverse()
-    return transform_oriented(back.matrix(0, len(back)), boxes) if len(back) else boxes.clone()
+    if back.has_matrix(0, len(back)):
+        return transform_oriented(back.matrix(0, len(back)), boxes) if len(back) else boxes.clone()
+    corners = back.carry_points(oriented_corners(boxes.double()))
+    return fit_oriented(corners).to(boxes.dtype)
