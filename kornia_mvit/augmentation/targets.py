@@ -142,8 +142,8 @@ def _move_boxes(
         moved = warp(None, None)
         known = have_pixels(masks)[..., None]  # of the others, there is nothing to go by but the corners
         boxes = torch.where(known, masks_to_boxes(moved.view(torch.bool)).to(boxes.dtype), boxes)
-    area = box_area(boxes)  # none of what is wholly outside, and yet min_area may be none
-    left = (share > 0) & (area > 0) & (box_area(given) > 0)
+    area, boxes = box_area(boxes), boxes.to(given.dtype)  # which may leave no area of a sliver
+    left = (share > 0) & (box_area(boxes) > 0) & (box_area(given) > 0)  # min_area may be none
     large = (area >= rules.min_area * (1 - SHARE_TOLERANCE)) & (share >= rules.min_visibility - SHARE_TOLERANCE)
     keep = (label >= 0) & left & large
     order = keep.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
@@ -151,7 +151,7 @@ def _move_boxes(
 
     follow = partial(pick_rows, order=order, kept=kept)
     out: dict[str, Any] = {
-        "boxes": follow(boxes.to(given.dtype)),
+        "boxes": follow(boxes),
         "box_label": follow(label, padding=-1),
         "box_index": order.masked_fill(~kept, -1),
     }

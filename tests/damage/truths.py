@@ -20,7 +20,7 @@ DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
     *(torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn),
 ]
-UNKNOWN = ("extra",)  # of which no truths are made here
+UNKNOWN = ("extra", "oriented_boxes")  # of which no truths are made here
 FIELDS = {  # shape of a row, and dtypes
     "track": ((), ("int64", "int32", "uint8", "int8", "uint16", "uint64")),
     "score": ((), ("float32", "float64", "float16", "bfloat16")),
