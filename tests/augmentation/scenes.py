@@ -62,7 +62,7 @@ POLICIES = {
         K.RandomRotation(25.0, p=1.0), K.RandomVerticalFlip(p=1.0), K.RandomPerspective(0.3, p=1.0), random_apply=2
     ),
     "one of four": lambda: stack(
-        OneOf(K.RandomRotation(25.0, p=1.0), K.RandomVerticalFlip(p=1.0), K.RandomInvert(p=1.0), nn.Identity()),
+        OneOf(K.RandomRotation(25.0, p=1.0), K.RandomVerticalFlip(p=1.0), K.RandomShear(15.0, p=1.0), nn.Identity()),
         SomeOf((0, 2), K.RandomHorizontalFlip(p=1.0), K.RandomPerspective(0.3, p=1.0), K.RandomGamma(p=1.0)),
     ),
     "nested": lambda: stack(
