@@ -15,7 +15,10 @@ from kornia_mvit import AugmentationPipeline, Batch
 from tests.damage.truths import DTYPES
 
 LONGEST = 500  # characters of a message
-OPTIONAL = ("keypoint_index", "box_ignore", "box_weight", "box_source", "box_index", "instance_masks", "fields")
+OPTIONAL = (
+    *("keypoint_index", "box_ignore", "box_weight", "box_source", "box_index", "instance_masks", "fields"),
+    "oriented_boxes",
+)
 PARTS = {
     **dict.fromkeys(("box_label", *OPTIONAL[1:]), "boxes"),
     **dict.fromkeys(("keypoint_visible", "keypoint_index"), "keypoints"),
@@ -48,6 +51,9 @@ def check_batch(batch: Batch, truths: list[dict[str, Any]], ignore_index: int) -
             if name == "fields":
                 check_own_fields(batch.fields, truth["fields"], i)
                 continue
+            if name == "extra":
+                check_extra(batch, truth, i)
+                continue
             check_field(name, getattr(batch, name)[i], truth, ignore_index)
         if (
             uneven
@@ -67,6 +73,17 @@ def check_own_fields(found: dict[str, Tensor], wanted: dict[str, Tensor], i: int
             raise Fault(f"fields[{name!r}] differs")
         if bool((rows[len(value) :] != 0).any()):
             raise Fault(f"padding of fields[{name!r}] is not 0")
+
+
+def check_extra(batch: Batch, truth: dict[str, Any], i: int) -> None:
+    """Raise where the further images and maps of image ``i`` are not those of its sample, filled beside them."""
+    height, width = truth["image"].shape[1:]
+    for name, wanted in truth["extra"].items():
+        one = batch.extra[name]
+        found, rest = one.tensor[i, :, :height, :width].detach(), one.tensor[i].detach().clone()
+        rest[:, :height, :width] = one.fill
+        if not np.array_equal(found.double().numpy(), wanted.astype(np.float64)) or bool((rest != one.fill).any()):
+            raise Fault(f"extra[{name!r}] differs")
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -134,6 +151,8 @@ def check_flip(r: random.Random, batch: Batch, ignore_index: int) -> None:
     keep = None
     if batch.boxes is not None:
         keep = check_flipped_boxes(out, batch, size, flipped)
+    if batch.extra is not None:
+        check_flipped_extra(out, batch, size, flipped)
     if batch.mask is not None:
         rows, columns = (torch.arange(n) for n in batch.mask.shape[1:])
         inside = (columns < size[:, 1:])[:, None, :] & (rows < size[:, :1])[:, :, None]
@@ -165,12 +184,42 @@ def check_flipped_boxes(out: Batch, batch: Batch, size: Tensor, flipped: bool) -
             raise Fault("boxes of the flip")
         if out.box_index[i].tolist() != kept.nonzero()[:, 0].tolist() + [-1] * (len(kept) - len(labels)):
             raise Fault("box_index of the flip")
+        if batch.oriented_boxes is not None:
+            check_flipped_oriented(
+                out.oriented_boxes[i].double(), batch.oriented_boxes[i][kept].double(), width * flipped
+            )
         if batch.fields is not None:
             own = {name: value[i].detach()[kept] for name, value in batch.fields.items()}
             check_own_fields(out.fields, own, i)
     if batch.instance_masks is not None:
         check_flipped_masks(out.instance_masks, batch.instance_masks, keep, size, flipped)
     return keep
+
+
+def check_flipped_oriented(found: Tensor, given: Tensor, width: int) -> None:
+    """Raise where oriented boxes (N, 5) are not the kept ones, mirrored in a canvas of a width, if one is given."""
+    own, turn = found[: len(given)], given[:, 4] * (-1 if width else 1)
+    middle = torch.stack([width - given[:, 0] if width else given[:, 0], given[:, 1]], -1)
+    off = (own[:, 4] - turn + torch.pi / 2).remainder(torch.pi) - torch.pi / 2
+    right = torch.allclose(own[:, :2], middle, atol=1e-3) and torch.allclose(own[:, 2:4], given[:, 2:4], atol=1e-3)
+    if not right or bool((off.abs() > 1e-3).any()) or bool(found[len(given) :].any()):
+        raise Fault("oriented_boxes of the flip")
+
+
+def check_flipped_extra(out: Batch, batch: Batch, size: Tensor, flipped: bool) -> None:
+    """Raise where maps are not those of a flip, filled beside the images, or a second frame is not the first."""
+    for name, one in batch.extra.items():
+        found, wanted = out.extra[name].tensor.detach(), one.tensor.detach().clone()
+        if one.kind == "image":
+            if not torch.equal(found.flip(1), out.image.detach()):
+                raise Fault(f"extra[{name!r}] of the flip is not as the image")
+            continue
+        for part, (height, width) in zip(wanted, size.tolist(), strict=True):
+            part[:, height:], part[..., width:] = one.fill, one.fill
+        if flipped and one.kind == "vectors":
+            wanted[:, 0].neg_()
+        if not torch.allclose(found, wanted.flip(-1) if flipped else wanted, atol=1e-4):
+            raise Fault(f"extra[{name!r}] of the flip")
 
 
 def check_flipped_masks(found: Tensor, given: Tensor, keep: Tensor, size: Tensor, flipped: bool) -> None:

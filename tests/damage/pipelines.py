@@ -65,6 +65,8 @@ def choose_mixes(r: random.Random, batch: Batch) -> list[str]:
         return []
     able = [kind for kind, mix in MIXES.items() if not any(getattr(batch, name) is not None for name in mix.refuses)]
     able = [kind for kind in able if kind != "copy_paste" or batch.instance_masks is not None]
+    further = {one.kind for one in (batch.extra or {}).values()}
+    able = [kind for kind in able if further <= {*MIXES[kind].carries}]
     return r.sample(able, min(len(able), r.choice([0, 0, 1, 1, 2])))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kornia_mvit import Extra
+
 try:
     from torchvision import tv_tensors
 except ImportError:
@@ -20,7 +22,6 @@ DTYPES = [
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32),
     *(torch.uint64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.float8_e4m3fn),
 ]
-UNKNOWN = ("extra", "oriented_boxes")  # of which no truths are made here
 FIELDS = {  # shape of a row, and dtypes
     "track": ((), ("int64", "int32", "uint8", "int8", "uint16", "uint64")),
     "score": ((), ("float32", "float64", "float16", "bfloat16")),
@@ -126,6 +127,9 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
         every = {
             "label": rng.random(classes).astype(np.float32) if soft else np.array(r.randrange(classes)),
             "boxes": boxes,
+            "oriented_boxes": np.hstack(
+                [boxes[:, :2], rng.integers(2, 9, (n, 2)) / 4, rng.integers(-12, 12, (n, 1)) / 4]
+            ),
             "box_label": box_label,
             "box_ignore": rng.random(n) < 0.5,
             "box_weight": rng.integers(0, 9, n) / 4,
@@ -139,6 +143,11 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
             "fields": make_fields(rng, n, kinds),
             "size": np.array([r.randint(1, h), r.randint(1, w)]),
             "original_size": rng.integers(1, 3000, 2),
+            "extra": {
+                "frame": truth["image"][::-1].copy(),
+                "depth": rng.integers(0, 100, (1, h, w)) / 4,
+                "flow": rng.integers(-20, 20, (2, h, w)) / 4,
+            },
             "meta": {"path": f"{r.randrange(100)}.png"},
         }
         truth |= {name: every[name] for name in names}
@@ -175,6 +184,16 @@ def write_field(r: random.Random, value: torch.Tensor) -> Any:
     if value.dtype != torch.bfloat16 and r.random() < 0.4:
         return as_array(r, value.numpy())
     return value.clone() if value.dtype in UNSIGNED or not value.numel() else as_tensor(r, value)
+
+
+def write_extra(r: random.Random, given: dict[str, np.ndarray]) -> Any:
+    """Write further images and maps, as arrays or tensors in what says what they are."""
+    kinds = {
+        "frame": {"kind": "image"},
+        "depth": {"kind": "values", "mode": "nearest", "fill": -1.0},
+        "flow": {"kind": "vectors"},
+    }
+    return {name: Extra(r.choice([as_array, as_tensor])(r, value), **kinds[name]) for name, value in given.items()}
 
 
 def write_instances(r: random.Random, a: np.ndarray) -> Any:
@@ -221,6 +240,8 @@ WAYS: dict[str, Make] = {
     "label": write_label,
     "mask": write_mask,
     "boxes": any_of(as_list, FLOATS),
+    "oriented_boxes": any_of(as_list, FLOATS),
+    "extra": write_extra,
     "keypoints": any_of(as_list, FLOATS),
     "box_label": any_of(as_list, WHOLE, FLOATS),
     "box_ignore": any_of(as_list, as_array, as_tensor, WHOLE),
