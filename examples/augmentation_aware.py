@@ -262,7 +262,7 @@ beside({"before": masked, "Kornia": Batch(image, mask=mask[:, 0].long()), "korni
 # ### Boxes that stay while the image moves
 #
 # An elastic distortion moves every pixel by itself. Boxes come back from Kornia as they were put in. The pipeline finds
-# where the outline of each box went:
+# where the outline of each box went, or here, by its mask, where the shape in it went:
 
 # %%
 elastic = RandomElasticTransform(sigma=(16.0, 16.0), alpha=(12.0, 12.0), p=1.0)
@@ -274,7 +274,9 @@ places = [picture[3].T.gt(0.5).nonzero() for picture in image]
 seen = torch.stack([torch.cat([place.amin(0), place.amax(0) + 1]) for place in places])
 moved, told = ((edges - known[:, 0]).abs().max() for edges in (seen, boxes[:, 0]))
 print(f"Kornia: the shapes' edges move by up to {moved:.0f} px, their boxes by {told:.0f} px")
-ours = AugmentationPipeline([elastic]).augment(Batch(painted, boxes=known, box_label=one_each.box_label.to(device)))[0]
+shapes = (one_each.mask > 0)[:, None].to(device)
+given = Batch(painted, boxes=known, box_label=one_each.box_label.to(device), instance_masks=shapes)
+ours, _ = AugmentationPipeline([elastic], box_method="mask").augment(given)
 places = [picture[3].T.gt(0.5).nonzero() for picture in ours.image]
 seen = torch.stack([torch.cat([place.amin(0), place.amax(0) + 1]) for place in places])
 print(f"kornia_mvit: boxes are within {(seen - ours.boxes[:, 0]).abs().max():.1f} px of the shapes' edges")
