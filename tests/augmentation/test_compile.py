@@ -127,13 +127,8 @@ class Noise(IntensityAugmentationBase2D):
         return image + 0.1 * torch.rand_like(image)
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        pytest.param(RandomGaussianNoise(p=1.0), id="kornia", marks=pytest.mark.long),
-        pytest.param(Noise(p=1.0), id="own"),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("step", [RandomGaussianNoise(p=1.0), Noise(p=1.0)], ids=["kornia", "own"])
 def test_what_draws_as_it_goes_draws_the_same(step):
     def make() -> AugmentationPipeline:
         return AugmentationPipeline([RandomHorizontalFlip(), step], Mix(3), preprocess=PREPROCESS).train()

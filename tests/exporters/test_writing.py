@@ -13,6 +13,7 @@ from tests.exporters.scenes import build
 
 
 class TestExport:
+    @pytest.mark.long
     def test_checkpoint(self, tmp_path):
         save_checkpoint(build("classification", preprocess=Preprocess(72, crop=64)), tmp_path / "best.ckpt")
         out = kornia_mvit.export(tmp_path / "best.ckpt", tmp_path / "model.pt2", size=64)

@@ -274,7 +274,8 @@ class TestCompile:
 
 
 class TestExport:
-    @pytest.mark.parametrize("output_stride", [16, pytest.param(8, marks=pytest.mark.long)])
+    @pytest.mark.long
+    @pytest.mark.parametrize("output_stride", [16, 8])
     def test_dynamic(self, output_stride):
         model = randomize(small(output_stride=output_stride, align_corners=True)).eval()
         dynamic = {"x": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}

@@ -39,7 +39,8 @@ def run_all_sizes(model, first, graphs, sizes=SIZES):
 
 
 class TestCompile:
-    @pytest.mark.parametrize("first", [(2, 32, 32), pytest.param((4, 128, 128), marks=pytest.mark.long)], ids=str)
+    @pytest.mark.long
+    @pytest.mark.parametrize("first", [(2, 32, 32), (4, 128, 128)], ids=str)
     def test_two_graphs_do_for_all_sizes(self, first):
         model = randomize(MobileViTClassifier(SINGLE, 10, patch_size=8)).eval()
         assert run_all_sizes(model, first, GraphCounter("eager"), HALVES) <= 2
@@ -50,7 +51,8 @@ class TestCompile:
         model = randomize(MobileViTClassifier(DEEP, 10)).eval()
         assert run_all_sizes(model, (2, 64, 130), GraphCounter("eager")) == 1
 
-    @pytest.mark.parametrize("patch", [3, pytest.param((1, 2), marks=pytest.mark.long), (2, 4)], ids=str)
+    @pytest.mark.long
+    @pytest.mark.parametrize("patch", [3, (1, 2), (2, 4)], ids=str)
     def test_other_patches(self, patch):
         model = randomize(MobileViT(SINGLE, patch_size=patch)).eval()
         assert run_all_sizes(model, (2, 37, 100), GraphCounter("eager"), HALVES) == 1
@@ -96,9 +98,10 @@ class TestCompile:
 
 
 class TestExport:
+    @pytest.mark.long
     @pytest.mark.parametrize(
         ("mode", "traced"),
-        [pytest.param("xxs", (2, 96, 128), marks=pytest.mark.long), (DEEP, (2, 64, 64))],
+        [("xxs", (2, 96, 128)), (DEEP, (2, 64, 64))],
         ids=["xxs", "square"],
     )
     def test_dynamic(self, mode, traced):
