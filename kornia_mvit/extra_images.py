@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kornia_mvit.fields import is_float, name_size, plain_tensor
 
-__all__ = ["Extra", "check_extra", "stack_extra"]
+__all__ = ["Extra", "check_extra", "fill_unknown", "stack_extra"]
 
 KINDS = ("image", "values", "vectors")
 MODES = ("bilinear", "nearest")
@@ -153,6 +153,19 @@ def check_extra(extra: Any, image: Tensor) -> dict[str, Extra]:
     for name, one in out.items():
         _check_shape(name, one, image.shape)
     return out
+
+
+def fill_unknown(values: Tensor, unknown: Tensor, fill: float) -> Tensor:
+    """Return values with a fill where they are unknown; PyTorch's ``masked_fill`` knows no large unsigned integers.
+
+    Args:
+        values: of any dtype that an :class:`Extra` may have.
+        unknown: bool, broadcasting to the values.
+        fill: a number of that dtype.
+    """
+    if values.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        return torch.where(unknown, torch.tensor(int(fill), dtype=values.dtype, device=values.device), values)
+    return values.masked_fill(unknown, fill)
 
 
 def stack_extra(rows: Sequence[Mapping[str, Extra]], canvas: tuple[int, int]) -> dict[str, Extra]:

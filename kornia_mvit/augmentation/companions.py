@@ -12,7 +12,7 @@ from kornia_mvit.augmentation.preparation import prepare_images
 from kornia_mvit.augmentation.slices import in_slices
 from kornia_mvit.augmentation.targets import MapsBack
 from kornia_mvit.batch import Batch, replace_checked
-from kornia_mvit.extra_images import Extra
+from kornia_mvit.extra_images import Extra, fill_unknown
 from kornia_mvit.ops.geometry import pixel_index, sample_bilinear
 from kornia_mvit.preprocess import PreprocessModule, to_float
 
@@ -102,6 +102,24 @@ def _follow(
     return torch.stack([ends[..., 0] - column, ends[..., 1] - row], 1).to(vectors.dtype), found
 
 
+def _without_padding(one: Extra, view: Tensor | None, seen: Tensor | None = None) -> Extra:
+    """Return a map with zeros beside what is known, from where rounding lets a trace into what is read: of NaN, NaN.
+
+    Args:
+        one: (B, C, H, W).
+        view: (B, 2) height and width of what is known, from the upper left corner; None for all.
+        seen: (B, H, W) bool, whether each pixel is known, where the former does not say it; None for all.
+    """
+    if one.mode != "bilinear" or one.kind == "image" or (view is None and seen is None):
+        return one
+    if view is not None:
+        height, width = view.to(one.tensor.device).unbind(1)
+        row, column = (torch.arange(n, device=one.tensor.device) for n in one.tensor.shape[-2:])
+        seen = (row < height[:, None])[:, :, None] & (column < width[:, None])[:, None, :]
+    assert seen is not None
+    return one.replace(one.tensor.masked_fill(~seen[:, None], 0))
+
+
 def warp_maps(maps: Extras, geometry: Geometry, first: int = 0) -> Extras:
     """Bring maps of values and fields of vectors to the last canvas of a geometry, each read once.
 
@@ -118,6 +136,7 @@ def warp_maps(maps: Extras, geometry: Geometry, first: int = 0) -> Extras:
     matrix = geometry.matrix(first, last) if geometry.has_matrix(first, last) else None
 
     def bring(one: Extra) -> Tensor:
+        one = _without_padding(one, geometry.view) if first == 0 else one
         if one.kind == "vectors" and matrix is None:
             value, found = _follow(read_at(one, at_x, at_y), geometry, (first, last), x, y)
             return value.masked_fill(~(found if seen is None else found & seen.all())[:, None], one.fill)
@@ -127,7 +146,7 @@ def warp_maps(maps: Extras, geometry: Geometry, first: int = 0) -> Extras:
             if one.kind == "vectors" and matrix is not None:
                 part, before = _turn(part, matrix[rows], x[rows], y[rows])
                 known = before if known is None else known & before
-            return part if known is None else part.masked_fill(~known[:, None], one.fill)
+            return part if known is None else fill_unknown(part, ~known[:, None], one.fill)
 
         return in_slices(one.tensor, read)
 
@@ -161,14 +180,16 @@ def inverse_extra(extra: Mapping[str, Extra], geometry: Geometry) -> tuple[Extra
     maps = MapsBack(blank, geometry)
     known = maps.read()[1]
     x, y = (places.expand(geometry.batch, *places.shape[1:]) for places in (maps.x, maps.y))
+    filled = geometry.view if geometry.filled is None and not len(geometry) else geometry.filled
+    seen = geometry.seen(torch.float32) if filled is None else None
     out = {}
     for name, one in extra.items():
-        value = read_at(one, x, y)
+        value = read_at(_without_padding(one, filled, seen), x, y)
         if one.kind == "vectors":
             if back.has_matrix(0, len(back)):
                 value, before = _turn(value, back.matrix(0, len(back)), x, y)
             else:
                 value, before = _follow(value, back, (0, len(back)), x, y)
             value = value.masked_fill(~before[:, None], one.fill)
-        out[name] = one.replace(value.masked_fill(~known, one.fill))
+        out[name] = one.replace(fill_unknown(value, ~known, one.fill))
     return out, known

@@ -14,6 +14,7 @@ from kornia_mvit.augmentation.geometry import Geometry
 from kornia_mvit.augmentation.sampling import Draw
 from kornia_mvit.augmentation.targets import known_part
 from kornia_mvit.batch import Batch, replace_checked
+from kornia_mvit.extra_images import fill_unknown
 from kornia_mvit.ops.geometry import EDGE_TOLERANCE
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def erase(run: "Execution", drawn: Draw) -> None:
         run.set_instances(run.finish_instances(None, None).masked_fill(patches[:, None], 0))
     if "extra" in chosen:
         maps = run.finish_maps()
-        run.maps = {key: one.replace(one.tensor.masked_fill(patches[:, None], one.fill)) for key, one in maps.items()}
+        run.maps = {key: one.replace(fill_unknown(one.tensor, patches[:, None], one.fill)) for key, one in maps.items()}
     if "keypoints" in chosen and batch.keypoints is not None:
         points, _ = geometry.move_points(batch.keypoints.flatten(1, -2))
         hidden = _is_under(points, drawn).view(batch.keypoints.shape[:-1])

@@ -32,7 +32,7 @@ from kornia_mvit.augmentation.sampling import sample_crop_in_view
 from kornia_mvit.augmentation.slices import are_sliced, in_slices
 from kornia_mvit.augmentation.targets import filled_size, known_part, warp_instances
 from kornia_mvit.batch import Batch, hold_value
-from kornia_mvit.extra_images import Extra
+from kornia_mvit.extra_images import Extra, fill_unknown
 from kornia_mvit.ops.geometry import (
     box_corners,
     constant,
@@ -453,7 +453,8 @@ class Execution:
         if mask is not None:
             self.mask = gather_pixels(mask, x, y).masked_fill(nothing, self.settings.ignore_index)
         self.maps = {
-            name: one.replace(read_at(one, x, y).masked_fill(nothing[:, None], one.fill)) for name, one in maps.items()
+            name: one.replace(fill_unknown(read_at(one, x, y), nothing[:, None], one.fill))
+            for name, one in maps.items()
         }
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.augmentation.randomness import uncompiled
+from kornia_mvit.augmentation.rows import put_rows
 from kornia_mvit.batch import Batch
 from kornia_mvit.extra_images import Extra
 from kornia_mvit.ops.seeds import combine_seed
@@ -149,4 +150,4 @@ def _put(values: Any, rows: Tensor, part: Any, name: str) -> Any:
             f"{name} is {tuple(values.shape[1:])} in one try and {tuple(part.shape[1:])} in another; until needs "
             "results of one size: give preprocess a height and a width"
         )
-    return values.index_copy(0, rows.to(values.device), part)
+    return put_rows(values, rows.to(values.device), part)

@@ -159,7 +159,7 @@ class TargetMix(nn.Module):
                 for key, one in batch.extra.items()
             }
             changes["extra"] = {
-                key: one.replace(one.tensor.index_copy(0, rows, parts[key])) for key, one in batch.extra.items()
+                key: one.replace(put_rows(one.tensor, rows, parts[key])) for key, one in batch.extra.items()
             }
         if batch.label is not None:
             shown = seen()

@@ -35,7 +35,7 @@ def show_points(places: Tensor, points: Tensor) -> Tensor:
         >>> show_points(torch.stack([x + 2, y])[None], torch.tensor([[[1.0, 3.0]]]))
         tensor([[[3., 3.]]])
     """
-    return points + _shift(places, points)[0]
+    return points + _shift(places, points.nan_to_num(0.0))[0]
 
 
 def show_map(places: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,13 +112,15 @@ def find_points(places: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _find(places: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    known = points.isfinite().all(-1)  # padding may hold anything
+    points = torch.where(known[..., None], points, 0.0)
     longest = max(2.0, max(places.shape[-2:]) / 4)
     place, found = _search(places, points, _start(places, points, 2), longest)
     if places.device.type == "cpu" and bool(found.all()):
-        return place, found
+        return place, found & known
     # A rough warp is steep between two of the pixels that were looked at: begin nearer, and go slowly.
     other, there = _search(places, points, _start(places, points, 1), 1.0)
-    return torch.where((there & ~found)[..., None], other, place), found | there
+    return torch.where((there & ~found)[..., None], other, place), (found | there) & known
 
 
 def _search(places: Tensor, points: Tensor, start: Tensor, longest: float) -> tuple[Tensor, Tensor]:

@@ -127,6 +127,37 @@ class TestCarried:
         with pytest.raises(ValueError, match=r"Bent cannot carry extra\['flow'\]"):
             AugmentationPipeline([Bent()])(Batch(batch.image, extra=flow))
 
+    @pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64])
+    def test_large_unsigned_numbers(self, dtype):
+        """PyTorch neither fills nor copies these."""
+        depth = torch.arange(2 * 29 * 37).view(2, 1, 29, 37).to(dtype)
+        batch = Batch(torch.rand(2, 3, 29, 37), extra={"depth": Extra(depth, kind="values", fill=9)})
+        pipeline = AugmentationPipeline([K.RandomHorizontalFlip(p=1.0), K.PadTo((31, 40))], CutMix(1.0))
+        alone = AugmentationPipeline([K.RandomHorizontalFlip(p=1.0), K.PadTo((31, 40)), K.RandomErasing(p=1.0)],
+                                     erase_targets=["extra"])  # fmt: skip
+        out, params = alone.augment(batch, seed=1)
+        padded = out.extra["depth"].tensor[..., 29:, :]
+        assert padded.dtype == dtype and bool((padded.long() == 9).all())
+        back, known = alone.inverse_extra(out.extra, params)
+        same = back["depth"].tensor.long() == depth.long()
+        assert bool(known.all()) and bool((same | (back["depth"].tensor.long() == 9)).all())
+        assert pipeline(batch, seed=1).extra["depth"].tensor.dtype == dtype
+
+    @pytest.mark.parametrize("kind", ["values", "vectors"])
+    def test_unknown_padding_is_not_read(self, kind):
+        """Rounding may give pixels beside the image a weight of one in a million, of which NaN makes NaN."""
+        size = torch.tensor([[9, 3], [11, 4], [3, 5], [7, 7]])
+        given = torch.rand(4, 2, 11, 11, dtype=torch.float64)
+        row, column = torch.arange(11)[:, None], torch.arange(11)
+        inside = ((row < size[:, :1, None]) & (column < size[:, 1:, None]))[:, None].expand(-1, 2, -1, -1)
+        given = given.masked_fill(~inside, float("nan"))
+        batch = Batch(torch.rand(4, 3, 11, 11), size=size, extra={"map": Extra(given, kind=kind, fill=float("nan"))})
+        pipeline = AugmentationPipeline([K.RandomHorizontalFlip(p=1.0), K.RandomVerticalFlip(p=1.0)])
+        out, params = pipeline.augment(batch)
+        assert torch.equal(out.extra["map"].tensor.isnan(), given.isnan().flip(-1, -2))
+        back = pipeline.inverse_extra(out.extra, params)[0]["map"].tensor
+        torch.testing.assert_close(back, given, atol=1e-4, rtol=0.0, equal_nan=True)
+
     def test_learned_ranges_change_images_alike(self):
         batch = with_twins(scene(7))
         out, _ = AugmentationPipeline(ranges=LearnedRanges(target_psnr=15)).augment(batch, seed=1)

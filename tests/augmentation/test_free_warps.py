@@ -312,6 +312,19 @@ class TestEachWarp:
             assert pipeline.augment(none, seed=0)[0].boxes.shape == (2, 0, 4)
 
 
+class TestUnknownPlaces:
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_rows_of_padding_may_hold_anything(self, value):
+        x, y = centres(9, 11)
+        places = torch.stack([x + 0.5, y])[None]
+        given = torch.tensor([[[3.0, 4.0], [value, 4.0], [value, value]]])
+        place, found = find_points(places, given)
+        assert found.tolist() == [[True, False, False]]
+        assert place[0, 0].tolist() == pytest.approx([2.5, 4.0], abs=1e-3)
+        shown = show_points(places, given)
+        assert shown[0, 0].tolist() == [3.5, 4.0] and not shown[0, 1:, 0].isfinite().any()
+
+
 class TestFoldingWarps:
     def test_what_is_visible_is_where_it_is_said_to_be(self):
         """A rough elastic transform shows points several times or never: each is invisible, or at one of its places."""

@@ -1,9 +1,7 @@
 """What must come of random samples: the batch that they say, and one line of error that names what is wrong."""
 
 import random
-import traceback
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,35 +10,17 @@ from kornia.augmentation import RandomHorizontalFlip
 from torch import Tensor
 
 from kornia_mvit import AugmentationPipeline, Batch
+from tests.damage.faults import Fault, check_error, same
+from tests.damage.further import check_extra, check_flipped_extra, check_flipped_oriented
 from tests.damage.truths import DTYPES
 
-LONGEST = 500  # characters of a message
-OPTIONAL = (
-    *("keypoint_index", "box_ignore", "box_weight", "box_source", "box_index", "instance_masks", "fields"),
-    "oriented_boxes",
-)
+OPTIONAL = ("keypoint_index", "box_ignore", "box_weight", "box_source", "box_index", "instance_masks", "fields")
+OPTIONAL += ("oriented_boxes",)
 PARTS = {
     **dict.fromkeys(("box_label", *OPTIONAL[1:]), "boxes"),
     **dict.fromkeys(("keypoint_visible", "keypoint_index"), "keypoints"),
 }
 FILLS = dict.fromkeys(("box_label", "box_source", "box_index", "keypoint_index"), -1)  # of padding, where not 0
-
-
-class Fault(Exception):
-    """What came of a case is not what should; the message says where."""
-
-
-def check_error(error: BaseException, *names: str) -> None:
-    """Raise where an error is not a short line that has one of the names."""
-    text = str(error)
-    if type(error) not in (ValueError, TypeError):
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "kornia_mvit" in f.filename]
-        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-        raise Fault(f"{type(error).__name__} at {where}: {text[:150]!r}")
-    if "\n" in text or len(text) > LONGEST:
-        raise Fault(f"{len(text)} characters, {text.count(chr(10))} breaks: {text[:150]!r}")
-    if not any(name in text for name in names):
-        raise Fault(f"none of {names} is named: {text[:150]!r}")
 
 
 def check_batch(batch: Batch, truths: list[dict[str, Any]], ignore_index: int) -> None:
@@ -52,7 +32,7 @@ def check_batch(batch: Batch, truths: list[dict[str, Any]], ignore_index: int) -
                 check_own_fields(batch.fields, truth["fields"], i)
                 continue
             if name == "extra":
-                check_extra(batch, truth, i)
+                check_extra(batch.extra, truth["extra"], i)
                 continue
             check_field(name, getattr(batch, name)[i], truth, ignore_index)
         if (
@@ -75,27 +55,11 @@ def check_own_fields(found: dict[str, Tensor], wanted: dict[str, Tensor], i: int
             raise Fault(f"padding of fields[{name!r}] is not 0")
 
 
-def check_extra(batch: Batch, truth: dict[str, Any], i: int) -> None:
-    """Raise where the further images and maps of image ``i`` are not those of its sample, filled beside them."""
-    height, width = truth["image"].shape[1:]
-    for name, wanted in truth["extra"].items():
-        one = batch.extra[name]
-        found, rest = one.tensor[i, :, :height, :width].detach(), one.tensor[i].detach().clone()
-        rest[:, :height, :width] = one.fill
-        if not np.array_equal(found.double().numpy(), wanted.astype(np.float64)) or bool((rest != one.fill).any()):
-            raise Fault(f"extra[{name!r}] differs")
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Tell whether tensors are equal, numbers that are none included."""
-    wide = torch.complex128 if one.is_complex() else torch.float64
-    return one.shape == other.shape and torch.equal(one.to(wide).nan_to_num(7), other.to(wide).nan_to_num(7))
-
-
 def tensors_of(batch: Batch) -> dict[str, Tensor]:
     """Return all tensors of a batch by name."""
     own = {name: value.detach() for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return own | {f"fields[{name!r}]": value.detach() for name, value in (batch.fields or {}).items()}
+    own |= {f"fields[{name!r}]": value.detach() for name, value in (batch.fields or {}).items()}
+    return own | {f"extra[{name!r}]": one.tensor.detach() for name, one in (batch.extra or {}).items()}
 
 
 def check_field(name: str, value: Any, truth: dict[str, Any], ignore_index: int) -> None:
@@ -143,19 +107,19 @@ def check_flip(r: random.Random, batch: Batch, ignore_index: int) -> None:
     before = {name: value.clone() for name, value in tensors_of(batch).items()}
     flipped = r.random() < 0.5
     steps = [RandomHorizontalFlip(p=float(flipped))]
-    out = AugmentationPipeline(steps, ignore_index=ignore_index, min_box_area=0.0)(
-        batch, seed=np.int64(r.randrange(100))
-    )
+    pipeline = AugmentationPipeline(steps, ignore_index=ignore_index, min_box_area=0.0)
+    out, params = pipeline.augment(batch, seed=np.int64(r.randrange(100)))
     size = batch.size if batch.size is not None else torch.tensor([batch.image.shape[2:]]).expand(len(batch), 2)
     limit = size.flip(-1).double()[:, None]  # of x and y, of each image
     keep = None
     if batch.boxes is not None:
         keep = check_flipped_boxes(out, batch, size, flipped)
-    if batch.extra is not None:
-        check_flipped_extra(out, batch, size, flipped)
+    rows, columns = (torch.arange(n) for n in batch.image.shape[2:])
+    inside = (columns < size[:, 1:])[:, None, :] & (rows < size[:, :1])[:, :, None]
+    if batch.extra:
+        check_flipped_extra(out.extra, batch.extra, inside, flipped=flipped)
+        check_flipped_extra(pipeline.inverse_extra(out.extra, params)[0], batch.extra, inside, flipped=False)
     if batch.mask is not None:
-        rows, columns = (torch.arange(n) for n in batch.mask.shape[1:])
-        inside = (columns < size[:, 1:])[:, None, :] & (rows < size[:, :1])[:, :, None]
         mask = batch.mask.double().masked_fill(~inside, ignore_index)
         if not torch.equal(out.mask.double(), mask.flip(-1) if flipped else mask):
             raise Fault("mask of the flip")
@@ -185,41 +149,13 @@ def check_flipped_boxes(out: Batch, batch: Batch, size: Tensor, flipped: bool) -
         if out.box_index[i].tolist() != kept.nonzero()[:, 0].tolist() + [-1] * (len(kept) - len(labels)):
             raise Fault("box_index of the flip")
         if batch.oriented_boxes is not None:
-            check_flipped_oriented(
-                out.oriented_boxes[i].double(), batch.oriented_boxes[i][kept].double(), width * flipped
-            )
+            check_flipped_oriented(out.oriented_boxes[i], batch.oriented_boxes[i].detach()[kept], width, flipped)
         if batch.fields is not None:
             own = {name: value[i].detach()[kept] for name, value in batch.fields.items()}
             check_own_fields(out.fields, own, i)
     if batch.instance_masks is not None:
         check_flipped_masks(out.instance_masks, batch.instance_masks, keep, size, flipped)
     return keep
-
-
-def check_flipped_oriented(found: Tensor, given: Tensor, width: int) -> None:
-    """Raise where oriented boxes (N, 5) are not the kept ones, mirrored in a canvas of a width, if one is given."""
-    own, turn = found[: len(given)], given[:, 4] * (-1 if width else 1)
-    middle = torch.stack([width - given[:, 0] if width else given[:, 0], given[:, 1]], -1)
-    off = (own[:, 4] - turn + torch.pi / 2).remainder(torch.pi) - torch.pi / 2
-    right = torch.allclose(own[:, :2], middle, atol=1e-3) and torch.allclose(own[:, 2:4], given[:, 2:4], atol=1e-3)
-    if not right or bool((off.abs() > 1e-3).any()) or bool(found[len(given) :].any()):
-        raise Fault("oriented_boxes of the flip")
-
-
-def check_flipped_extra(out: Batch, batch: Batch, size: Tensor, flipped: bool) -> None:
-    """Raise where maps are not those of a flip, filled beside the images, or a second frame is not the first."""
-    for name, one in batch.extra.items():
-        found, wanted = out.extra[name].tensor.detach(), one.tensor.detach().clone()
-        if one.kind == "image":
-            if not torch.equal(found.flip(1), out.image.detach()):
-                raise Fault(f"extra[{name!r}] of the flip is not as the image")
-            continue
-        for part, (height, width) in zip(wanted, size.tolist(), strict=True):
-            part[:, height:], part[..., width:] = one.fill, one.fill
-        if flipped and one.kind == "vectors":
-            wanted[:, 0].neg_()
-        if not torch.allclose(found, wanted.flip(-1) if flipped else wanted, atol=1e-4):
-            raise Fault(f"extra[{name!r}] of the flip")
 
 
 def check_flipped_masks(found: Tensor, given: Tensor, keep: Tensor, size: Tensor, flipped: bool) -> None:

@@ -4,14 +4,23 @@ import random
 from typing import Any
 
 import torch
-from kornia.augmentation import CenterCrop, RandomAffine, RandomCrop, RandomHorizontalFlip, RandomRotation
+from kornia.augmentation import (
+    CenterCrop,
+    RandomAffine,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomRotation,
+    RandomThinPlateSpline,
+)
 from torch import Tensor, nn
 
 from kornia_mvit import AugmentationPipeline, Batch, CopyPaste, CutMix, MixUp, Mosaic
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomZoomOut
 from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.ops.boxes import masks_to_boxes
-from tests.damage.checks import Fault, same, tensors_of
+from tests.damage.checks import tensors_of
+from tests.damage.faults import Fault, same
+from tests.damage.further import check_oriented_rows
 
 STEPS = {
     "flip": lambda: RandomHorizontalFlip(p=0.5),
@@ -21,6 +30,7 @@ STEPS = {
     "middle": lambda: CenterCrop((4, 4)),
     "overlap": lambda: RandomIoUCrop((8, 16)),
     "zoom out": lambda: RandomZoomOut(2.0),
+    "spline": lambda: RandomThinPlateSpline(0.1, p=0.7),
 }
 MIXES = {"mosaic": Mosaic, "mixup": MixUp, "cutmix": CutMix, "copy_paste": CopyPaste}
 
@@ -53,6 +63,8 @@ def check_pipeline(r: random.Random, batch: Batch) -> None:
             raise Fault(f"{name} of the replay {told}")
     if out.boxes is not None:
         check_rows(out, given, told, weighed="mixup" in kinds)
+    if out.oriented_boxes is not None:
+        check_oriented_rows(out, told)
     if out.instance_masks is not None:
         check_masks(out, given, told, tight=method == "mask" and not kinds)
         if not kinds and given.instance_masks.shape[1]:
@@ -64,9 +76,9 @@ def choose_mixes(r: random.Random, batch: Batch) -> list[str]:
     if batch.keypoints is not None and (batch.boxes is None or batch.keypoints.ndim == 3):
         return []
     able = [kind for kind, mix in MIXES.items() if not any(getattr(batch, name) is not None for name in mix.refuses)]
-    able = [kind for kind in able if kind != "copy_paste" or batch.instance_masks is not None]
     further = {one.kind for one in (batch.extra or {}).values()}
     able = [kind for kind in able if further <= {*MIXES[kind].carries}]
+    able = [kind for kind in able if kind != "copy_paste" or batch.instance_masks is not None]
     return r.sample(able, min(len(able), r.choice([0, 0, 1, 1, 2])))
 
 

@@ -21,13 +21,13 @@ from kornia_mvit import Batch
 from tests.damage.checks import (
     OPTIONAL,
     PARTS,
-    Fault,
     check_batch,
     check_change,
     check_change_of_fields,
-    check_error,
     check_flip,
 )
+from tests.damage.faults import Fault, check_error
+from tests.damage.further import check_change_of_extra
 from tests.damage.pipelines import check_pipeline
 from tests.damage.truths import make_truth, write
 from tests.damage.wrong import spoil
@@ -49,7 +49,7 @@ def check_case(r: random.Random) -> None:
         if wrong == "sample":
             whole = samples[i]
             image = whole["image"]
-            samples[i] = r.choice([(image, 1, 2), [1, image], 5, whole | {"extra": 1}, {"label": 1}, {}])
+            samples[i] = r.choice([(image, 1, 2), [1, image], 5, whole | {"further": 1}, {"label": 1}, {}])
         else:
             samples[i][wrong] = spoil(r, wrong, truths[i])
     try:
@@ -66,6 +66,7 @@ def check_case(r: random.Random) -> None:
     check_flip(r, batch, ignore_index)
     check_change(r, batch)
     check_change_of_fields(r, batch)
+    check_change_of_extra(r, batch)
     check_pipeline(r, batch)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kornia_mvit import Extra
+from tests.damage.further import choose_kinds, make_extra, make_oriented, write_extra
 
 try:
     from torchvision import tv_tensors
@@ -106,6 +106,7 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
     shape = (r.randint(5, 12), r.randint(5, 12))
     soft, states, instances = r.random() < 0.3, r.random() < 0.5, r.choice([0, 0, 0, 1, 3])
     kinds = {name: r.choice(FIELDS[name][1]) for name in r.sample(list(FIELDS), r.randint(0, 4))}
+    further = choose_kinds(r, dtype, channels)
     out = []
     for _ in range(count):
         h, w = shape if even else (r.randint(5, 12), r.randint(5, 12))
@@ -127,9 +128,6 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
         every = {
             "label": rng.random(classes).astype(np.float32) if soft else np.array(r.randrange(classes)),
             "boxes": boxes,
-            "oriented_boxes": np.hstack(
-                [boxes[:, :2], rng.integers(2, 9, (n, 2)) / 4, rng.integers(-12, 12, (n, 1)) / 4]
-            ),
             "box_label": box_label,
             "box_ignore": rng.random(n) < 0.5,
             "box_weight": rng.integers(0, 9, n) / 4,
@@ -141,13 +139,10 @@ def make_truth(r: random.Random, names: list[str], count: int, dtype: Any, chann
             "keypoint_index": rng.integers(-1, 5, rows),
             "instance_masks": blobs(rng, n, h, w),
             "fields": make_fields(rng, n, kinds),
+            "oriented_boxes": make_oriented(rng, n, h, w),
+            "extra": make_extra(rng, further, h, w),
             "size": np.array([r.randint(1, h), r.randint(1, w)]),
             "original_size": rng.integers(1, 3000, 2),
-            "extra": {
-                "frame": truth["image"][::-1].copy(),
-                "depth": rng.integers(0, 100, (1, h, w)) / 4,
-                "flow": rng.integers(-20, 20, (2, h, w)) / 4,
-            },
             "meta": {"path": f"{r.randrange(100)}.png"},
         }
         truth |= {name: every[name] for name in names}
@@ -184,16 +179,6 @@ def write_field(r: random.Random, value: torch.Tensor) -> Any:
     if value.dtype != torch.bfloat16 and r.random() < 0.4:
         return as_array(r, value.numpy())
     return value.clone() if value.dtype in UNSIGNED or not value.numel() else as_tensor(r, value)
-
-
-def write_extra(r: random.Random, given: dict[str, np.ndarray]) -> Any:
-    """Write further images and maps, as arrays or tensors in what says what they are."""
-    kinds = {
-        "frame": {"kind": "image"},
-        "depth": {"kind": "values", "mode": "nearest", "fill": -1.0},
-        "flow": {"kind": "vectors"},
-    }
-    return {name: Extra(r.choice([as_array, as_tensor])(r, value), **kinds[name]) for name, value in given.items()}
 
 
 def write_instances(r: random.Random, a: np.ndarray) -> Any:
@@ -240,8 +225,6 @@ WAYS: dict[str, Make] = {
     "label": write_label,
     "mask": write_mask,
     "boxes": any_of(as_list, FLOATS),
-    "oriented_boxes": any_of(as_list, FLOATS),
-    "extra": write_extra,
     "keypoints": any_of(as_list, FLOATS),
     "box_label": any_of(as_list, WHOLE, FLOATS),
     "box_ignore": any_of(as_list, as_array, as_tensor, WHOLE),
@@ -251,6 +234,8 @@ WAYS: dict[str, Make] = {
     "keypoint_index": any_of(as_list, WHOLE, FLOATS),
     "instance_masks": write_instances,
     "fields": write_fields,
+    "oriented_boxes": any_of(as_list, FLOATS),
+    "extra": write_extra,
     "keypoint_visible": lambda r, a: r.choice([as_list, as_array, as_tensor, WHOLE] if a.dtype == bool else [WHOLE])(
         r, a
     ),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from kornia_mvit import Extra
+from tests.damage.further import wrong_extra, wrong_oriented
 from tests.damage.truths import INF, NAN
 
 
@@ -29,19 +29,6 @@ def wrong_rows(a: np.ndarray) -> list[Any]:
     rows = np.array([[1.0, 1, 2, 2]] * 3)[:, : a.shape[1]]
     bad = [rows.ravel(), rows.T, rows[None], np.hstack([rows, rows[:, :1]]), rows > 0, [[1, 2], [3]]]
     return bad + ([np.vstack([a, a[:1]]), a[1:]] if len(a) else [])
-
-
-def wrong_oriented(a: np.ndarray) -> list[Any]:
-    rows = np.ones((3, 5))
-    bad: list[Any] = [rows.ravel(), rows.T, rows[None], rows[:, :4], rows > 0, [[1, 2], [3]]]
-    return bad + ([np.vstack([a, a[:1]]), a[1:]] if len(a) else [])
-
-
-def wrong_extra(given: dict[str, np.ndarray]) -> list[Any]:
-    depth = torch.from_numpy(given["depth"])
-    bad: list[Any] = [None, "word", [1, 2], 3, depth, given, given | {"depth": depth}, {1: Extra(depth, kind="values")}]
-    cut, more = Extra(depth[..., 1:], kind="values"), Extra(torch.ones(9, *depth.shape[1:]), kind="image")
-    return [*bad, {"depth": cut}, {"depth": Extra(depth[None], kind="values")}, {"frame": more}]
 
 
 def wrong_flags(a: np.ndarray) -> list[Any]:
@@ -126,10 +113,8 @@ def spoil(r: random.Random, name: str, truth: dict[str, Any]) -> Any:
     if name == "meta":
         return r.choice(["path", [1, 2], 5])
     a = truth[name]
-    if name == "extra":
-        return r.choice(wrong_extra(a))
-    if name == "fields":
-        return r.choice(wrong_fields(a))
+    if name in ("fields", "extra"):
+        return r.choice(wrong_fields(a) if name == "fields" else wrong_extra(a))
     bad: list[Any] = [None, "word", {"a": 1}, np.full(a.shape, "x"), np.empty(a.shape, object)]
     if a.size:
         bad += [a.astype(np.complex64), torch.from_numpy(np.array(a)).to_sparse()]
