@@ -109,6 +109,7 @@ $(BIN)/pip:
 define install
 	@echo "installing kornia-mvit[$(1)] and torch $(TORCH) into $(VENV); a first time downloads about 3 GB where torch comes with CUDA, as on Linux"
 	@$(PIP) --editable '.[$(1)]'
+	@$(BIN)/python -W ignore -c 'import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)'
 endef
 
 $(DEMO_READY): $(SOURCES) | $(BIN)/pip

@@ -19,10 +19,10 @@ TOLERANCES = {
 }
 
 
-def cases(count: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Draw so many examples in ``make test-long`` and ``make fuzz``; in ``make test`` a tenth, and at least eight."""
+def cases(count: int, quick: int = 8) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Draw so many examples in ``make test-long`` and ``make fuzz``; in ``make test`` a tenth, at least ``quick``."""
     whole = settings.get_current_profile_name() in ("long", "fuzz")
-    draws = settings(max_examples=count if whole else max(8, count // 10))
+    draws = settings(max_examples=count if whole else max(quick, count // 10))
     return lambda test: pytest.mark.cases(draws(test))
 
 

@@ -67,6 +67,7 @@ class TestAugmentationPipeline(BaseTester):
         with pytest.raises(RuntimeError, match="meta"):
             AugmentationPipeline(preprocess=Preprocess(32), check_values=True)(image)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("padded", [False, True])
     @pytest.mark.parametrize("name", STACKS)
     def test_augmenting_waits_for_no_device(self, name, padded):

@@ -20,6 +20,7 @@ from kornia_mvit.augmentation.auto import PerImageRandAugment, PerImageTrivialAu
 from kornia_mvit.augmentation.color import RandomColorTwist
 from kornia_mvit.augmentation.crops import RandomIoUCrop, RandomScaledCrop, RandomZoomOut
 from tests.augmentation.scenes import GEOMETRIC, IGNORE, POLICIES, STACKS, scene, stack
+from tests.tester import cases
 
 SEEDS = st.integers(0, 2**20)
 FIELDS = ("image", "label", "boxes", "box_label", "box_ignore", "mask", "keypoints", "keypoint_visible", "size")
@@ -35,6 +36,7 @@ def assert_same(a: Batch, b: Batch) -> None:
 @pytest.mark.parametrize("fuse", [True, False], ids=["fused", "step by step"])
 @pytest.mark.parametrize("name", STACKS)
 class TestEveryStack:
+    @cases(16, quick=3)
     @given(seed=SEEDS, padded=st.booleans())
     def test_painted_boxes_cover_their_pixels(self, name, fuse, seed, padded):
         """Within 1.5 px; and no class is made up, and a label stays with its own box."""
@@ -56,6 +58,7 @@ class TestEveryStack:
                     assert columns.max() + 1 <= box[2] + 1.5
                     assert rows.max() + 1 <= box[3] + 1.5
 
+    @cases(16, quick=3)
     @given(seed=SEEDS, padded=st.booleans())
     def test_a_dropped_box_has_no_pixels_left(self, name, fuse, seed, padded):
         batch = scene(seed, padded=padded)
@@ -64,6 +67,7 @@ class TestEveryStack:
             for label in set(before.tolist()) - set(labels.tolist()) - {-1}:
                 assert int((mask == label + 1).sum()) <= 30, "at most a line, which holds less than a pixel's area"
 
+    @cases(16, quick=3)
     @given(seed=SEEDS, padded=st.booleans())
     def test_what_was_not_in_view_is_ignored_and_nothing_else(self, name, fuse, seed, padded):
         """An image of ones shows where it was in view: ones inside, zeros outside, between only at the edge."""
@@ -83,6 +87,7 @@ class TestEveryStack:
         assert wrong.float().mean() < 0.02
         assert sure.float().mean() > 0.5
 
+    @cases(16, quick=3)
     @given(seed=SEEDS)
     def test_replay_is_equal_bit_for_bit(self, name, fuse, seed):
         batch = scene(seed)
