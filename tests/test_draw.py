@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given
 
 from kornia_mvit import Batch, Preprocess
 from kornia_mvit.draw.images import _RIGHT, _WRONG, _colour, draw_batch, draw_predictions
+from kornia_mvit.testing.strategies import batches
+from tests.tester import cases
 
 
 def has(picture, colour):
@@ -74,6 +77,17 @@ class TestDrawBatch:
         assert at(30, 20)[0] == at(30, 20)[1] == at(30, 20)[2], "ignored pixels are grey"
         assert at(20, 6) == (255, 60, 60)
         assert at(24, 6) == at(16, 8), "what is not visible is not drawn"
+
+    @cases(200)
+    @given(batches("everything", size=(21, 34)))
+    def test_every_batch_is_drawn(self, batch):
+        assert draw_batch(batch, cell=48, columns=2, legend=False).width >= 48 * min(len(batch), 2)
+
+    @pytest.mark.parametrize("shape", [(0,), (0, 4), (3, 0)], ids=str)
+    def test_no_keypoints_change_nothing(self, shape):
+        batch = Batch(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8))
+        without = batch.replace(keypoints=torch.zeros(1, *shape, 2), keypoint_visible=torch.zeros(1, *shape).long())
+        assert draw_batch(without, skeleton=[]).tobytes() == draw_batch(batch).tobytes()
 
     def test_keypoints_of_instances_with_a_skeleton(self):
         """Visible ones are discs, hidden ones rings, and lines end at what is labelled alone."""

@@ -32,11 +32,11 @@ def draw_keypoints(picture: "Image.Image", batch: Batch, index: int, lines: Pair
     pen = pillow()[1].Draw(picture)
     height, width = batch.image.shape[-2:]
     scale = batch.keypoints.new_tensor([picture.width / width, picture.height / height])
-    count, thick = batch.keypoints.shape[-2], line_width(picture.size)
-    told = batch.keypoint_visible[index].reshape(-1, count)
-    for points, visible in zip(
-        (batch.keypoints[index] * scale).view(-1, count, 2).tolist(), told.tolist(), strict=True
-    ):
+    rows, told = batch.keypoints[index] * scale, batch.keypoint_visible[index]
+    if rows.ndim == 2:
+        rows, told = rows[None], told[None]
+    thick = line_width(picture.size)
+    for points, visible in zip(rows.tolist(), told.tolist(), strict=True):
         for k, (first, second) in enumerate(lines):
             if visible[first] and visible[second]:
                 ends = (*points[first], *points[second])

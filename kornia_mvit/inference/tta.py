@@ -420,7 +420,7 @@ class _BoxMerger:
         out = {"boxes": fused[order], "scores": score[order], "labels": labels[kept][order]}
         if "keypoints" in found:
             points = (weight.T @ found["keypoints"].flatten(1)) / total
-            out["keypoints"] = points.view(-1, *found["keypoints"].shape[1:])[order]
+            out["keypoints"] = points.view(len(points), *found["keypoints"].shape[1:])[order]
         return out
 
     def _shown(self, boxes: Tensor) -> Tensor:
