@@ -4,14 +4,14 @@
 
 Nothing is read: shards have numbers of samples alone. For each number of processes it is planned who reads what, first
 by one process for itself, as in a run, then for all of them, which shows that no sample comes twice. Then the epoch is
-interrupted at a random batch and resumed with other numbers of processes, twice. Time and memory are those of a process
-of its own; memory is the peak less that before planning.
+interrupted at a random batch and resumed with another number of processes, and again; what was taken by then is counted
+sample by sample, as the shuffle buffers give it out. Time and memory are those of one
+process; memory is the peak while it plans, less what it holds before (of Linux).
 """
 
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -37,13 +37,20 @@ def make_counts(samples: int, shards: int) -> np.ndarray:
     return counts
 
 
-def memory() -> float:
+def forget_peak() -> float:
+    """Return what this process holds in MB, from which its peak is counted anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> float:
     """Return the peak of this process in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
-def look_at(plan: EpochPlan, counts: np.ndarray, seen: np.ndarray | None) -> dict[str, Any]:
-    """Return shares and reading of all processes; mark the samples in ``seen``, where it is given."""
+def look_at(plan: EpochPlan, counts: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
+    """Return shares and reading of all processes, and mark their samples."""
     begins = np.concatenate(([0], np.cumsum(counts)))
     per_rank, shards_of_node, twice = [], [], 0
     for node in range(0, plan.cut.ranks, NODE):
@@ -54,10 +61,9 @@ def look_at(plan: EpochPlan, counts: np.ndarray, seen: np.ndarray | None) -> dic
                 for shard, first, last in plan.pieces(rank, worker):
                     taken += last - first
                     touched.add(shard)
-                    if seen is not None:
-                        run = slice(begins[shard] + first, begins[shard] + last)
-                        twice += int(seen[run].sum())
-                        seen[run] = True
+                    run = slice(begins[shard] + first, begins[shard] + last)
+                    twice += int(seen[run].sum())
+                    seen[run] = True
             per_rank.append(taken)
         shards_of_node.append(sum(int(counts[shard]) for shard in touched))
     return {
@@ -88,29 +94,27 @@ def one(ranks: int, samples: int, shards: int, batch: int) -> dict[str, Any]:
     counts, rng = make_counts(samples, shards), random.Random(ranks)
     cut = Cut(ranks, WORKERS, batch, True, BUFFER)
     EpochPlan(counts[:10], 0, 0, [cut])  # what is imported when it is first used
-    before, start = memory(), time.perf_counter()
+    before, start = forget_peak(), time.perf_counter()
     plan = EpochPlan(counts, 0, 1, [cut])
     for worker in range(WORKERS):
         plan.pieces(ranks // 2, worker)
-    row: dict[str, Any] = {"ranks": ranks, "seconds": time.perf_counter() - start, "mb": memory() - before}
+    row: dict[str, Any] = {"ranks": ranks, "seconds": time.perf_counter() - start, "mb": peak() - before}
     row |= look_at(plan, counts, np.zeros(samples, bool))
-    cuts, row["resumed"] = [], []
-    for step in range(2):
+    cuts, row["resumed"], seen = [], [], np.zeros(samples, bool)
+    for _ in range(2):
         cuts.append(replace(cut, batches=rng.randrange(len(plan.lengths) // 4, len(plan.lengths) // 2)))
-        seen = None
-        if ranks == 64 and step == 0:
-            seen = np.zeros(samples, bool)
-            taken_of(EpochPlan(counts, 0, 1, cuts), counts, seen)
+        taken_of(EpochPlan(counts, 0, 1, cuts), counts, seen)
         cut = replace(cut, ranks=rng.choice([n for n in (*RANKS, 3, 48, 1000) if n != cut.ranks]))
-        before, start = memory(), time.perf_counter()
+        before, start = forget_peak(), time.perf_counter()
         plan = EpochPlan(counts, 0, 1, [*cuts, cut])
         for worker in range(WORKERS):
             plan.pieces(0, worker)
         again = {
             "ranks": cut.ranks, "after": cuts[-1].batches, "left": plan.left, "batches_of_each": len(plan.lengths),
-            "left_out": plan.left_out, "seconds": time.perf_counter() - start, "mb": memory() - before,
+            "left_out": plan.left_out, "seconds": time.perf_counter() - start, "mb": peak() - before,
         }  # fmt: skip
-        row["resumed"].append(again | (look_at(plan, counts, seen) if seen is not None else {}))
+        rest = seen.copy()
+        row["resumed"].append(again | look_at(plan, counts, rest) | {"never_seen": int(samples - rest.sum())})
     return row
 
 
@@ -128,12 +132,15 @@ def main() -> None:
         return
     rows = []
     size = ["--samples", str(args.samples), "--shards", str(args.shards), "--batch", str(args.batch)]
-    print("ranks  plan s    MB  batches  left out  twice  read   resumed with: s, MB, left out")
+    print("ranks  plan s    MB  batches  left out  twice  read   resumed with: s, MB, never seen, twice")
     for ranks in RANKS:
         run = [sys.executable, __file__, "--one", str(ranks), *size]
         row = json.loads(subprocess.run(run, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         rows.append(row)
-        again = "; ".join(f"{r['ranks']}: {r['seconds']:.1f}, {r['mb']:.0f}, {r['left_out']}" for r in row["resumed"])
+        again = "; ".join(
+            f"{r['ranks']}: {r['seconds']:.1f}, {r['mb']:.0f}, {r['never_seen']}, {r['samples_twice']}"
+            for r in row["resumed"]
+        )
         print(
             f"{ranks:5d} {row['seconds']:7.3f} {row['mb']:5.0f} {row['batches_of_each']:8d} {row['left_out']:9d} "
             f"{row['samples_twice']:6d} {row['read_by_all']:5.2f}   {again}",

@@ -24,7 +24,9 @@ _CHUNK = 2**20  # bytes read at once
 _WAIT = 0.02  # seconds between looks at what another process does
 _PATIENCE = 10.0  # seconds to wait for room that other processes hold
 _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs", "abfs": "adlfs"}
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)  # which another attempt does not change
+# Which another attempt does not change; of botocore's by their names.
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)
+_FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError")
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +87,8 @@ class _Fetch:
             ) from error
         except ValueError as error:
             raise DataError(f"cannot open {address}: {reason_of(error)}") from None
+        if protocol == "s3":
+            system.retries = 1  # it would try again without a word
         return system, path
 
     def _options(self, protocol: str) -> dict[str, Any]:
@@ -94,7 +98,7 @@ class _Fetch:
             timeout = ClientTimeout(total=None, sock_connect=self.stall, sock_read=self.stall)
             return {"client_kwargs": {"timeout": timeout}}
         if protocol == "s3":
-            times = {"connect_timeout": self.stall, "read_timeout": self.stall, "retries": {"max_attempts": 1}}
+            times = {"connect_timeout": self.stall, "read_timeout": self.stall, "retries": {"total_max_attempts": 1}}
             return {"config_kwargs": times}
         return {}
 
@@ -125,7 +129,8 @@ class _Fetch:
                 raise
             except Exception as error:  # of fsspec's, of its clients', and of the system's
                 reason = printable(reason_of(error) or type(error).__name__)
-                if isinstance(error, _FINAL) or attempt == self.attempts:
+                final = isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES
+                if final or attempt == self.attempts:
                     raise DataError(f"cannot read {printable(address)}: {reason}, after {attempt} attempts") from None
                 pause = self.pause * 2 ** (attempt - 1)
                 _log.warning("%s: %s; attempt %d follows in %g s", printable(address), reason, attempt + 1, pause)
