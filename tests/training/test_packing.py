@@ -67,6 +67,15 @@ class TestShards:
             assert archive.getnames()[:2] == [f"000000006{file.suffix}", "000000006.cls"]
             assert archive.extractfile(archive.getnames()[0]).read() == file.read_bytes()
 
+    def test_a_folder_of_classes_that_is_encoded(self, tmp_path):
+        shards(make_photos(tmp_path / "photos"), tmp_path / "a", size=6, quality=80, processes=1)
+        with tarfile.open(tmp_path / "a" / "val-00000.tar") as archive:
+            assert archive.getnames()[:2] == ["000000000.jpg", "000000000.cls"]
+            assert archive.extractfile("000000019.cls").read() == b"1"
+        read = read_all(ShardData(str(tmp_path / "a"), batch_size=4, num_workers=0))
+        assert [int(sample["label"]) for sample in read] == [0] * 11 + [1] * 9
+        assert {min(sample["image"].shape[1:]) for sample in read} == {6}
+
     def test_the_same_bytes_each_time(self, tmp_path):
         photos = make_photos(tmp_path / "photos")
         for name, processes in (("a", 1), ("b", 2)):

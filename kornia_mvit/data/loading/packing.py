@@ -101,7 +101,7 @@ class SampleEncoder:
             columns = (sample["boxes"], sample["box_label"], sample["box_ignore"])
             meta = sample["meta"]
             return {**files, "json": _boxes(columns, meta["box_crowd"], areas, meta["image_id"])}
-        return {**files, "cls": str(sample["label"]).encode()}
+        return {**files, "cls": str(int(sample["label"])).encode()}
 
     def _target(self, index: int, path: Path) -> dict[str, bytes]:
         if isinstance(self.samples, MaskFiles):
