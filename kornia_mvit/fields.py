@@ -448,6 +448,8 @@ def _as_weights(value: Any) -> Tensor:
 
 def _without_loss(name: str, numbers: Tensor) -> Tensor:
     """Bring numbers to int64, and raise where that changes them."""
+    if numbers.dtype == torch.int64:
+        return numbers
     whole = numbers.long()
     kept = (whole.to(numbers.dtype) == numbers) & ((numbers.dtype != torch.uint64) | (whole >= 0))
     if not bool(kept.all()):

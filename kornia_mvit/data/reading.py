@@ -82,9 +82,8 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
 def decode_pixels(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
     """Return what :func:`read_image` does, the values of a pixel together in memory, which takes less time."""
     with opened(source, name) as image:
-        load(image)
-        rgb = to_rgb(image)
-    return rgb_to_tensor(rgb)
+        pixels = _decode_jpeg(image)
+        return _load_rgb(image) if pixels is None else pixels
 
 
 def decode_reduced(
@@ -106,10 +105,37 @@ def decode_reduced(
     with opened(source, name) as image:
         height, width = _upright_size(image)
         rows, columns = least(height, width)
+        whole = image.size
         image.draft(None, (columns, rows) if image.size == (width, height) else (rows, columns))  # it is turned later
-        load(image)
-        rgb = to_rgb(image)
-    return rgb_to_tensor(rgb), (height, width)
+        pixels = _decode_jpeg(image) if image.size == whole else None
+        return _load_rgb(image) if pixels is None else pixels, (height, width)
+
+
+def _load_rgb(image: "Image.Image") -> Tensor:
+    """Decode an opened image of any format by Pillow: (3, H, W)."""
+    load(image)
+    return rgb_to_tensor(to_rgb(image))
+
+
+def _decode_jpeg(image: "Image.Image") -> Tensor | None:
+    """Decode an opened JPEG of three colours that stands upright by simplejpeg: (3, H, W); None for any other image.
+
+    Its pixels are Pillow's, both being libjpeg-turbo's. Where it finds anything amiss, such as a file that was cut off,
+    it is Pillow's to decode the image or to refuse it.
+    """
+    file = getattr(image, "fp", None)
+    if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(ORIENTATION, 1) != 1 or file is None:
+        return None
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        return None
+    file.seek(0)
+    try:
+        pixels = decode_jpeg(file.read())
+    except ValueError:
+        return None
+    return torch.from_numpy(pixels).permute(2, 0, 1) if pixels.shape[:2] == (image.height, image.width) else None
 
 
 def from_picture(picture: "Image.Image", name: str) -> Tensor:

@@ -87,11 +87,9 @@ class StorageResize:
         target = self.resized_size(*whole)
         out["image"] = _resizer(self.interpolation).resize(image, target)
         out.setdefault("original_size", torch.tensor([height, width]))
-        factor = torch.tensor([target[1] / width, target[0] / height])
-        if "boxes" in out:
-            out["boxes"] = out["boxes"] * factor.repeat(2)
-        if "keypoints" in out:
-            out["keypoints"] = out["keypoints"] * factor
+        if "boxes" in out or "keypoints" in out:
+            factor = torch.tensor([target[1] / width, target[0] / height])
+            out |= {name: out[name] * factor.repeat(n) for name, n in (("boxes", 2), ("keypoints", 1)) if name in out}
         for name in {"mask", "instance_masks"} & out.keys():
             rows, columns = (_nearest(n, m) for n, m in zip(target, (height, width), strict=True))
             out[name] = out[name][..., rows[:, None], columns]

@@ -3,17 +3,24 @@
 import io
 import os
 import struct
+import sys
 import zlib
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from kornia_mvit.data.masks import read_mask
 from kornia_mvit.data.reading import (
     DataError,
     ImageFiles,
+    decode_reduced,
     find_classes,
     find_images,
     read_image,
@@ -119,6 +126,75 @@ class TestReadImage:
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
         with pytest.raises(DataError, match=r"bomb\.png"):
             read_image(path)
+
+
+def _jpegs() -> dict[str, bytes]:
+    """JPEGs of all that a camera or a program may write, whole and damaged."""
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((93, 61))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "progressive": {"progressive": True},
+        "444": {"subsampling": 0},
+        "422": {"subsampling": 1},
+        "not converted to YCbCr": {"keep_rgb": True},
+        "upright by EXIF": {"exif": Image.Exif()},
+        "turned": {"exif": exif},
+    }
+    files = {}
+    for name, chosen in options.items():
+        photo.save(file := io.BytesIO(), "JPEG", **chosen)
+        files[name] = file.getvalue()
+    for mode in ("L", "CMYK"):
+        photo.convert(mode).save(file := io.BytesIO(), "JPEG")
+        files[mode] = file.getvalue()
+    plain = files["plain"]
+    files["without its end"] = plain[:-2]
+    files["more behind its end"] = plain + b"abc"
+    files["half"] = plain[: len(plain) // 2]
+    files["overwritten"] = plain[:900] + b"\x55" * 20 + plain[920:]
+    return files
+
+
+class TestSimplejpeg:
+    """What simplejpeg decodes has Pillow's pixels, and what it refuses is Pillow's to decode or to refuse."""
+
+    @pytest.mark.parametrize("name", _jpegs())
+    def test_as_without_it(self, name, monkeypatch):
+        def read() -> Tensor | str:
+            try:
+                return read_image(io.BytesIO(_jpegs()[name]), "a.jpg")
+            except DataError as error:
+                return str(error)
+
+        decoded = []
+
+        def decode(data: bytes) -> NDArray[np.uint8]:
+            pixels = simplejpeg.decode_jpeg(data)
+            decoded.append(pixels)
+            return pixels
+
+        monkeypatch.setitem(sys.modules, "simplejpeg", SimpleNamespace(decode_jpeg=decode))
+        mine = read()
+        assert bool(decoded) == (name not in ("turned", "L", "CMYK", "without its end", "half"))
+        monkeypatch.setitem(sys.modules, "simplejpeg", None)
+        whole = read()
+        assert torch.equal(mine, whole) if isinstance(mine, Tensor) and isinstance(whole, Tensor) else mine == whole
+        assert isinstance(mine, Tensor) == (name not in ("without its end", "half"))
+
+    def test_fewer_pixels_are_pillows(self, tmp_path, monkeypatch):
+        """Of a large JPEG a half of each side is decoded, with or without it; of one that is not, all pixels."""
+        two_tone(400, 200).save(tmp_path / "a.jpg", quality=90)
+        for least, shape in ((lambda *_: (100, 200), (3, 100, 200)), (lambda *_: (101, 200), (3, 200, 400))):
+            mine, size = decode_reduced(tmp_path / "a.jpg", least)
+            with monkeypatch.context() as patch:
+                patch.setitem(sys.modules, "simplejpeg", None)
+                other, _ = decode_reduced(tmp_path / "a.jpg", least)
+            assert mine.shape == shape
+            assert size == (200, 400)
+            assert torch.equal(mine, other)
 
 
 def twelve_bits(grey):
