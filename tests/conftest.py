@@ -25,6 +25,8 @@ settings.load_profile(PROFILE)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a share of the long tests, such as the second of three where LONG_SHARE is 2/3; without it all of them.
 
+    ``long(every_share=True)`` marks one that no share leaves out: nothing quicker guards what it does.
+
     Where KORNIA_MVIT_DEVICE names a device, tests that take one are marked for ``-m gpu``.
     """
     for item in items:
@@ -35,6 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item
         for item in items
         if any(map(item.get_closest_marker, ["long", "cases"] if PROFILE == "long" else ["long"]))
+        and not any(mark.kwargs.get("every_share") for mark in item.iter_markers("long"))
         and zlib.crc32(item.nodeid.partition("[")[0].encode()) % int(count) != int(number) - 1
     ]
     config.hook.pytest_deselected(items=left_out)

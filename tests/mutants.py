@@ -54,14 +54,14 @@ MUTANTS = (
     # targets in the pipeline
     Mutant(
         "augmentation/targets.py",
-        "(share >= min_box_visibility - SHARE_TOLERANCE",
-        "(share >= min_box_visibility + SHARE_TOLERANCE",
+        "(share >= rules.min_visibility - SHARE_TOLERANCE",
+        "(share >= rules.min_visibility + SHARE_TOLERANCE",
         "augmentation/test_edges.py",
     ),
     Mutant(
-        "augmentation/targets.py",
-        "batch.keypoint_visible & seen",
-        "seen",
+        "augmentation/keypoints.py",
+        "visible = visible & seen",
+        "visible = seen",
         "augmentation/test_pipeline_targets.py augmentation/test_inverse.py",
     ),
     Mutant(
@@ -83,6 +83,47 @@ MUTANTS = (
     # export
     Mutant("exporters/graph.py", "torch.where(x < 2.0, far", "torch.where(x < 1.5, far", "exporters/test_graph.py"),
     Mutant("exporters/graph.py", "label] > score_threshold", "label] >= score_threshold", "exporters/test_graph.py"),
+    # the second version, free warps, oriented boxes, learned ranges, shards
+    Mutant(
+        "models/mobilevitv2.py",
+        "query.softmax(dim=-2)",
+        "query.softmax(dim=-3)",
+        "models/test_mobilevitv2.py weights/test_second.py",
+    ),
+    Mutant(
+        "models/mobilevitv2.py",
+        "resize(x, whole, align_corners=True)",
+        "resize(x, whole)",
+        "models/test_mobilevitv2.py weights/test_second.py",
+    ),
+    Mutant(
+        "ops/warps.py",
+        "by_y = (lower - upper)",
+        "by_y = (upper - lower)",
+        "augmentation/test_free_warps.py",
+    ),
+    Mutant(
+        "ops/oriented.py", "[-angle.sin(), angle.cos()]", "[angle.sin(), angle.cos()]", "augmentation/test_oriented.py"
+    ),
+    Mutant(
+        "augmentation/keypoints.py",
+        "index = swap_pairs(index, mirrored, order, -1)",
+        "index = index.clone()",
+        "augmentation/test_keypoints.py",
+    ),
+    Mutant("augmentation/ranges.py", "(1 + math.cos(", "(1 - math.cos(", "augmentation/test_ranges.py"),
+    Mutant(
+        "data/loading/plans.py",
+        'self._ends, begins, side="right"',
+        'self._ends, begins, side="left"',
+        "data/test_plans.py",
+    ),
+    Mutant(
+        "inference/engines/optimize.py",
+        "min(times, key=times.__getitem__)",
+        "max(times, key=times.__getitem__)",
+        "inference/test_optimize.py",
+    ),
 )
 
 

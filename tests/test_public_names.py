@@ -28,7 +28,7 @@ print(json.dumps(kinds))
 MODULES = {"exporters", "policies"}
 
 
-@pytest.mark.long
+@pytest.mark.long(every_share=True)
 def test_no_module_hides_a_public_name():
     """A module of the same name, once imported, would be an attribute of the package in the place of a function."""
     result = run_python(PROBE)

@@ -239,7 +239,7 @@ def write_data(folder: Path, task: str) -> None:
         image.save(place)
 
 
-@pytest.mark.long
+@pytest.mark.long(every_share=True)
 @pytest.mark.filterwarnings("ignore")  # two batches are few, as Lightning says in several ways
 def test_python_runs_and_gives_the_shapes_that_it_states(prepared, capsys):
     names: dict[str, Any] = {"__name__": "__main__"}

@@ -156,7 +156,7 @@ def test_names_and_parameters(module: str) -> None:
     assert not found, "\n".join(found)
 
 
-@pytest.mark.long
+@pytest.mark.long(every_share=True)
 def test_old_paths_warn_and_name_the_new_one() -> None:
     """In a new process, with nothing imported yet, and to a module that is there."""
     code = (

@@ -66,7 +66,7 @@ def revealed(output: str, pattern: str) -> list[str]:
     return [re.sub(r"\b(?:\w+\.)+(?=\w)", "", name) for name in re.findall(pattern, output)]
 
 
-@pytest.mark.long
+@pytest.mark.long(every_share=True)
 def test_every_public_type_is_known():
     result = run_checker("pyright", "--verifytypes", "kornia_mvit", "--ignoreexternal", "--outputjson")
     assert result.stdout.startswith("{"), result.stdout + result.stderr  # else it did not run
@@ -83,14 +83,14 @@ def test_every_public_type_is_known():
     assert found["completenessScore"] == 1
 
 
-@pytest.mark.long
+@pytest.mark.long(every_share=True)
 def test_pyright_sees_what_a_program_gets(program):
     result = run_checker("pyright", str(program))
     assert result.returncode == 0, result.stdout + result.stderr
     assert revealed(result.stdout, r'information: Type of ".*" is "(.*)"') == list(PROGRAM.values())
 
 
-@pytest.mark.long
+@pytest.mark.long(every_share=True)
 def test_mypy_sees_what_a_program_gets(program):
     result = run_checker("mypy", "--strict", str(program))
     assert result.returncode == 0, result.stdout + result.stderr

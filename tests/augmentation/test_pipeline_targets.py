@@ -39,7 +39,7 @@ class TestEveryStack:
     @cases(16, quick=3)
     @given(seed=SEEDS, padded=st.booleans())
     def test_painted_boxes_cover_their_pixels(self, name, fuse, seed, padded):
-        """Within 1.5 px; and no class is made up, and a label stays with its own box."""
+        """Within 1.5 px; no class is made up, a label stays with its own box, and a dropped box has no pixels left."""
         batch = scene(seed, padded=padded)
         out, _ = AugmentationPipeline(STACKS[name](), fuse=fuse).augment(batch, seed=seed)
         height, width = out.image.shape[-2:]
@@ -57,12 +57,6 @@ class TestEveryStack:
                     assert rows.min() >= box[1] - 1.5
                     assert columns.max() + 1 <= box[2] + 1.5
                     assert rows.max() + 1 <= box[3] + 1.5
-
-    @cases(16, quick=3)
-    @given(seed=SEEDS, padded=st.booleans())
-    def test_a_dropped_box_has_no_pixels_left(self, name, fuse, seed, padded):
-        batch = scene(seed, padded=padded)
-        out, _ = AugmentationPipeline(STACKS[name](), fuse=fuse).augment(batch, seed=seed)
         for before, labels, mask in zip(batch.box_label, out.box_label, out.mask, strict=True):
             for label in set(before.tolist()) - set(labels.tolist()) - {-1}:
                 assert int((mask == label + 1).sum()) <= 30, "at most a line, which holds less than a pixel's area"
@@ -87,7 +81,7 @@ class TestEveryStack:
         assert wrong.float().mean() < 0.02
         assert sure.float().mean() > 0.5
 
-    @cases(16, quick=3)
+    @cases(16, quick=2)
     @given(seed=SEEDS)
     def test_replay_is_equal_bit_for_bit(self, name, fuse, seed):
         batch = scene(seed)
