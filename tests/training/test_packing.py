@@ -72,9 +72,9 @@ class TestShards:
         with tarfile.open(tmp_path / "a" / "val-00000.tar") as archive:
             assert archive.getnames()[:2] == ["000000000.jpg", "000000000.cls"]
             assert archive.extractfile("000000019.cls").read() == b"1"
+            assert Image.open(archive.extractfile("000000019.jpg")).size == (12, 5)
         read = read_all(ShardData(str(tmp_path / "a"), batch_size=4, num_workers=0))
         assert [int(sample["label"]) for sample in read] == [0] * 11 + [1] * 9
-        assert {min(sample["image"].shape[1:]) for sample in read} == {6}
 
     def test_the_same_bytes_each_time(self, tmp_path):
         photos = make_photos(tmp_path / "photos")
