@@ -5,7 +5,7 @@
 Nothing is read: shards have numbers of samples alone. For each number of processes it is planned who reads what, first
 by one process for itself, as in a run, then for all of them, which shows that no sample comes twice. Then the epoch is
 interrupted at a random batch and resumed with another number of processes, and again; what was taken by then is counted
-sample by sample, as the shuffle buffers give it out. Time and memory are those of one
+sample by sample, as the shuffle buffers give it out. Time, of the processor, and memory are those of one
 process; memory is the peak while it plans, less what it holds before (of Linux).
 """
 
@@ -94,24 +94,24 @@ def one(ranks: int, samples: int, shards: int, batch: int) -> dict[str, Any]:
     counts, rng = make_counts(samples, shards), random.Random(ranks)
     cut = Cut(ranks, WORKERS, batch, True, BUFFER)
     EpochPlan(counts[:10], 0, 0, [cut])  # what is imported when it is first used
-    before, start = forget_peak(), time.perf_counter()
+    before, start = forget_peak(), time.process_time()
     plan = EpochPlan(counts, 0, 1, [cut])
     for worker in range(WORKERS):
         plan.pieces(ranks // 2, worker)
-    row: dict[str, Any] = {"ranks": ranks, "seconds": time.perf_counter() - start, "mb": peak() - before}
+    row: dict[str, Any] = {"ranks": ranks, "seconds": time.process_time() - start, "mb": peak() - before}
     row |= look_at(plan, counts, np.zeros(samples, bool))
     cuts, row["resumed"], seen = [], [], np.zeros(samples, bool)
     for _ in range(2):
         cuts.append(replace(cut, batches=rng.randrange(len(plan.lengths) // 4, len(plan.lengths) // 2)))
         taken_of(EpochPlan(counts, 0, 1, cuts), counts, seen)
         cut = replace(cut, ranks=rng.choice([n for n in (*RANKS, 3, 48, 1000) if n != cut.ranks]))
-        before, start = forget_peak(), time.perf_counter()
+        before, start = forget_peak(), time.process_time()
         plan = EpochPlan(counts, 0, 1, [*cuts, cut])
         for worker in range(WORKERS):
             plan.pieces(0, worker)
         again = {
             "ranks": cut.ranks, "after": cuts[-1].batches, "left": plan.left, "batches_of_each": len(plan.lengths),
-            "left_out": plan.left_out, "seconds": time.perf_counter() - start, "mb": peak() - before,
+            "left_out": plan.left_out, "seconds": time.process_time() - start, "mb": peak() - before,
         }  # fmt: skip
         rest = seen.copy()
         row["resumed"].append(again | look_at(plan, counts, rest) | {"never_seen": int(samples - rest.sum())})
