@@ -120,7 +120,8 @@ def _split(starts: Numbers, stops: Numbers, borders: Numbers) -> tuple[Numbers, 
     if not len(starts):
         return starts, stops
     between = slice(np.searchsorted(borders, starts[0]), np.searchsorted(borders, stops[-1]))
-    edges = np.unique(np.concatenate((starts, stops, borders[between])))
+    edges = np.sort(np.concatenate((starts, stops, borders[between])), kind="stable")  # which merges what is in order
+    edges = edges[np.append(True, edges[1:] != edges[:-1])]
     begins, ends = edges[:-1], edges[1:]
     within = np.searchsorted(starts, begins, side="right") > np.searchsorted(stops, begins, side="right")
     return begins[within], ends[within]
