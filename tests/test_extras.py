@@ -224,7 +224,7 @@ BEHIND = {
     "kornia_mvit.pictures: to_rgb": "kornia_mvit.data.reading: opened",
     "kornia_mvit.pictures: picture_to_tensor": "kornia_mvit.data.reading: opened",
     "kornia_mvit.data.reading: load": "kornia_mvit.data.reading: opened",
-    "kornia_mvit.data.reading: _decode_jpeg": "kornia_mvit.data.reading: opened",
+    "kornia_mvit.data.reading: _decode_plain": "kornia_mvit.data.reading: opened",
     "kornia_mvit.pictures: array_to_tensor": "kornia_mvit.data.reading: opened",
     "kornia_mvit.models.timm_entry: TimmMobileViT.reset_classifier": _IN_TIMM,
     "kornia_mvit.models.timm_entry: _create": _IN_TIMM,

@@ -1,5 +1,6 @@
 """Image datasets: decoded to uint8, brought to a storage size, nothing random."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -40,6 +41,9 @@ __all__ = [
 Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 _WIDTH, _HEIGHT = 256, 257  # tags of TIFF
+_START = b"\xff\xd8"  # of a JPEG
+_MAY_TURN = (b"Exif\x00", b"http://ns.adobe.com/xap/")  # what may tell how an image is to be turned
+_HEADERS = 2**17  # bytes, within which these stand
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in "jpg jpeg jpe jfif png bmp gif tif tiff webp avif ppm pgm pbm pnm jp2 tga".split()
@@ -81,9 +85,11 @@ def read_image(source: str | Path | IO[bytes], name: str | None = None) -> Tenso
 
 def decode_pixels(source: str | Path | IO[bytes], name: str | None = None) -> Tensor:
     """Return what :func:`read_image` does, the values of a pixel together in memory, which takes less time."""
-    with opened(source, name) as image:
-        pixels = _decode_jpeg(image)
-        return _load_rgb(image) if pixels is None else pixels
+    pixels = _decode_plain(source, None)
+    if pixels is None:
+        with opened(source, name) as image:
+            pixels = _load_rgb(image)
+    return pixels
 
 
 def decode_reduced(
@@ -102,13 +108,13 @@ def decode_reduced(
     Raises:
         DataError: naming the file, as :func:`read_image`.
     """
+    if (pixels := _decode_plain(source, least)) is not None:
+        return pixels, (int(pixels.shape[1]), int(pixels.shape[2]))
     with opened(source, name) as image:
         height, width = _upright_size(image)
         rows, columns = least(height, width)
-        whole = image.size
         image.draft(None, (columns, rows) if image.size == (width, height) else (rows, columns))  # it is turned later
-        pixels = _decode_jpeg(image) if image.size == whole else None
-        return _load_rgb(image) if pixels is None else pixels, (height, width)
+        return _load_rgb(image), (height, width)
 
 
 def _load_rgb(image: "Image.Image") -> Tensor:
@@ -117,25 +123,46 @@ def _load_rgb(image: "Image.Image") -> Tensor:
     return rgb_to_tensor(to_rgb(image))
 
 
-def _decode_jpeg(image: "Image.Image") -> Tensor | None:
-    """Decode an opened JPEG of three colours that stands upright by simplejpeg: (3, H, W); None for any other image.
+def _decode_plain(source: str | Path | IO[bytes], least: Callable[[int, int], tuple[int, int]] | None) -> Tensor | None:
+    """Decode a JPEG of three colours, which nothing says is to be turned, by simplejpeg: (3, H, W); others give None.
 
     Its pixels are Pillow's, both being libjpeg-turbo's. Where it finds anything amiss, such as a file that was cut off,
-    it is Pillow's to decode the image or to refuse it.
+    it is Pillow's to decode the image or to refuse it; so are images that Pillow warns of for their size, and those of
+    which half of each side is at least what is needed.
     """
-    file = getattr(image, "fp", None)
-    if image.format != "JPEG" or image.mode != "RGB" or image.getexif().get(ORIENTATION, 1) != 1 or file is None:
-        return None
     try:
-        from simplejpeg import decode_jpeg
+        import simplejpeg
+        from PIL import Image
     except ImportError:
         return None
-    file.seek(0)
     try:
-        pixels = decode_jpeg(file.read())
-    except ValueError:
+        data = _read_jpeg(source)
+        if data is None or any(mark in data[:_HEADERS] for mark in _MAY_TURN):
+            return None
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in ("YCbCr", "RGB") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+            return None
+        rows, columns = (height, width) if least is None else least(height, width)
+        if height >= 2 * rows and width >= 2 * columns:
+            return None
+        return torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1)
+    except (OSError, ValueError):
         return None
-    return torch.from_numpy(pixels).permute(2, 0, 1) if pixels.shape[:2] == (image.height, image.width) else None
+
+
+def _read_jpeg(source: str | Path | IO[bytes]) -> bytes | None:
+    """Read a file that begins as a JPEG does; an opened one is left where it began."""
+    if isinstance(source, str | Path):
+        if other_kind(source):  # on a named pipe, reading would wait for ever
+            return None
+        with open(source, "rb") as file:
+            return _read_jpeg(file)
+    begin = source.tell()
+    found = source.read(len(_START)) == _START
+    source.seek(begin)
+    data = source.read() if found else None
+    source.seek(begin)
+    return data
 
 
 def from_picture(picture: "Image.Image", name: str) -> Tensor:

@@ -132,16 +132,17 @@ def _jpegs() -> dict[str, bytes]:
     """JPEGs of all that a camera or a program may write, whole and damaged."""
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)).resize((93, 61))
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    upright, turned = Image.Exif(), Image.Exif()
+    upright[0x0112], turned[0x0112] = 1, 6
     options: dict[str, dict[str, Any]] = {
         "plain": {},
         "progressive": {"progressive": True},
         "444": {"subsampling": 0},
         "422": {"subsampling": 1},
         "not converted to YCbCr": {"keep_rgb": True},
-        "upright by EXIF": {"exif": Image.Exif()},
-        "turned": {"exif": exif},
+        "upright by EXIF": {"exif": upright},
+        "turned": {"exif": turned},
+        "turned by XMP": {"xmp": b"<rdf tiff:Orientation='6'> http://ns.adobe.com/xap/1.0/"},
     }
     files = {}
     for name, chosen in options.items():
@@ -176,9 +177,14 @@ class TestSimplejpeg:
             decoded.append(pixels)
             return pixels
 
-        monkeypatch.setitem(sys.modules, "simplejpeg", SimpleNamespace(decode_jpeg=decode))
+        monkeypatch.setitem(
+            sys.modules,
+            "simplejpeg",
+            SimpleNamespace(decode_jpeg=decode, decode_jpeg_header=simplejpeg.decode_jpeg_header),
+        )
         mine = read()
-        assert bool(decoded) == (name not in ("turned", "L", "CMYK", "without its end", "half"))
+        pillows = ("upright by EXIF", "turned", "turned by XMP", "L", "CMYK", "without its end", "half")
+        assert bool(decoded) == (name not in pillows)
         monkeypatch.setitem(sys.modules, "simplejpeg", None)
         whole = read()
         assert torch.equal(mine, whole) if isinstance(mine, Tensor) and isinstance(whole, Tensor) else mine == whole
