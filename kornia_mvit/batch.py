@@ -208,7 +208,8 @@ class Batch:
         """Make a batch of samples, one for each image.
 
         Images of several sizes are laid on one canvas as large as the largest height and width, padded right and
-        below with zeros, their masks with ``ignore_index``, and ``size`` says which part is image. Lists of boxes and
+        below with zeros, their masks with ``ignore_index``, and ``size`` says which part is image; images of one size
+        whose pixels have their values together in memory, as decoders give them, stay so. Lists of boxes and
         keypoints of any length, none included, are padded to the longest, with what is bound to them. Each target is
         checked against its image before that, and values here, on the CPU.
 

@@ -212,6 +212,15 @@ class TestBatch:
             assert part.image[:, 0, 0, 0].tolist() == expected
             assert [entry["path"] for entry in part.meta] == [f"{i}.png" for i in expected]
 
+    @pytest.mark.parametrize("others", [0, 1])
+    def test_images_keep_their_memory_format(self, others):
+        """Those whose pixels have their values together, as decoders give them; among others all are laid out anew."""
+        images = [torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8).permute(2, 0, 1) for _ in range(3)]
+        images[:others] = [image.contiguous() for image in images[:others]]
+        batch = Batch.collate([{"image": image} for image in images])
+        assert batch.image.is_contiguous(memory_format=torch.contiguous_format if others else torch.channels_last)
+        assert torch.equal(batch.image, torch.stack([image.contiguous() for image in images]))
+
     @pytest.mark.filterwarnings("ignore:all keypoints of a batch lie within")  # which drawn ones do by chance
     @given(batch=batches("everything", meta=True))
     def test_collate_undoes_sample(self, batch):
