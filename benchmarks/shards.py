@@ -43,7 +43,7 @@ def unpack(folder: Path, out: Path) -> list[tuple[str, int]]:
     rows = []
     for shard in sorted(folder.glob("train-*.tar")):
         with tarfile.open(shard) as archive:
-            members = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
+            members = {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]  # files
         for name, content in members.items():
             if name.endswith(".jpg"):
                 label = members[name[:-3] + "cls"]

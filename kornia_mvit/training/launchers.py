@@ -1,4 +1,4 @@
-"""What a process of a run does when the program that started it is gone.
+"""What a process of a run does when torchrun, which started it, starts it again or is gone.
 
 References:
     - torchrun, https://docs.pytorch.org/docs/stable/elastic/run.html: the variables that it sets.
@@ -6,13 +6,37 @@ References:
 
 import os
 import signal
+import socket
 import sys
 import threading
 
-__all__ = ["LauncherWatch"]
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, though not in its __all__
+
+__all__ = ["LauncherWatch", "meet_anew"]
 
 SECONDS = 2.0  # between two looks
 GRACE = 120.0  # seconds to finish a step, or a validation, and to write the checkpoint
+
+
+def meet_anew() -> None:
+    """Let the processes that torchrun started again find each other by a store of their own.
+
+    torchrun keeps one store over all its restarts: PyTorch 2.14's ``DynamicRendezvousHandler`` caches it. There a
+    process that is quicker than another finds the address that the other had before, and fails to connect. So the first
+    process tells the others by that store, under the number of the restart, a port for another one.
+    """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or restart == "0":
+        return
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False)
+    key = f"kornia_mvit/port/{restart}/{os.environ['WORLD_SIZE']}"
+    if os.environ["RANK"] == "0":
+        with socket.socket() as free:
+            free.bind(("", 0))
+            store.set(key, str(free.getsockname()[1]))
+    os.environ["MASTER_PORT"] = store.get(key).decode()  # which waits for it
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
 
 class LauncherWatch:

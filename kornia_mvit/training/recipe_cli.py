@@ -22,6 +22,7 @@ from kornia_mvit.training import (
     find_recipe,
     last_checkpoint,
 )
+from kornia_mvit.training.launchers import meet_anew
 from kornia_mvit.training.runs import family_of
 from kornia_mvit.training.settings import present_settings
 from kornia_mvit.weights.files import checkpoint_in, read_checkpoint
@@ -120,6 +121,7 @@ class RecipeCLI(LightningCLI):
         callbacks: Sequence[Callback] = (),
         data: LightningDataModule | None = None,
     ) -> None:
+        meet_anew()
         self.given_data: LightningDataModule | None = data
         self.folders: set[str] = set()  # that the run writes to
         arguments = _with_files(argv)
