@@ -6,6 +6,9 @@ PORT ?= 8000
 MINUTES ?= 10
 GPU_PYTHON ?= 3.12
 
+# A module is compiled when it is first imported, and then is no more: of what is installed, three in four never are.
+export PYTHONDONTWRITEBYTECODE :=
+
 COMMA := ,
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
@@ -109,7 +112,6 @@ $(BIN)/pip:
 define install
 	@echo "installing kornia-mvit[$(1)] and torch $(TORCH) into $(VENV); a first time downloads about 3 GB where torch comes with CUDA, as on Linux"
 	@$(PIP) --editable '.[$(1)]'
-	@$(BIN)/python -W ignore -c 'import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)'
 endef
 
 $(DEMO_READY): $(SOURCES) | $(BIN)/pip

@@ -286,11 +286,13 @@ def test_missing_extra_is_named(without_any, name):
     check(without_any[0][name], WITHOUT_ANY[name][1])
 
 
+@pytest.mark.long(every_share=True)
 @pytest.mark.parametrize("name", WITHOUT_THE_REST)
 def test_rest_of_an_extra_is_named(without_the_rest, name):
     check(without_the_rest[0][name], WITHOUT_THE_REST[name][1])
 
 
+@pytest.mark.long(every_share=True)
 @pytest.mark.parametrize("name", TIMM)
 def test_missing_timm_is_named(without_the_rest, name):
     assert "pip install timm" in without_the_rest[0][name]
@@ -314,6 +316,7 @@ def outside_imports(node: ast.AST, within: str = "<module>", prefix: str = "") -
                 yield from outside_imports(child, within, prefix)
 
 
+@pytest.mark.long(every_share=True)
 def test_no_import_of_an_extra_is_left_out(without_any, without_the_rest):
     """Each function that imports from an extra was reached above, or lies behind one that was."""
     asked = without_any[1] | without_the_rest[1]

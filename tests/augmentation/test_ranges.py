@@ -444,6 +444,7 @@ class TestPipeline:
         with pytest.raises(TypeError, match=r"ranges are kornia_mvit.LearnedRanges, got dict"):
             AugmentationPipeline(ranges={})
 
+    @pytest.mark.long
     def test_exception_in_a_process_that_loads_data(self):
         pipeline = learning()
 

@@ -62,6 +62,7 @@ class TestCommands:
         path = changed(trained["classification"], tmp_path / "last.ckpt")
         assert run_command(command, path, tmp_path) == 0, capsys.readouterr().err
 
+    @pytest.mark.long(every_share=True)
     @pytest.mark.parametrize("command", ["fit", "fit last", "validate", "test"])
     def test_gadgets_in_settings(self, command, trained, elsewhere, tmp_path, capsys):
         """One for each way in that there was: a value, a string, a class in place of the task or of its network."""

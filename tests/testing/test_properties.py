@@ -196,7 +196,11 @@ class TestOurs:
     """The models of this package have all properties."""
 
     @pytest.mark.parametrize(
-        "factory", [lambda: MobileViT(TINY), lambda: MobileViTClassifier(DEEP, 5)], ids=["TINY", "DEEP"]
+        "factory",
+        [
+            pytest.param(lambda: MobileViT(TINY), id="TINY"),
+            pytest.param(lambda: MobileViTClassifier(DEEP, 5), id="DEEP", marks=pytest.mark.long),
+        ],
     )
     def test_small(self, factory):
         check_backbone(factory, max_examples=5, exclude=["export"])

@@ -79,6 +79,7 @@ class TestAugmentations:
             out = K.ImageSequential(*steps)(image) if steps else image
         assert out.shape[:2] == image.shape[:2]
 
+    @pytest.mark.long
     def test_all_carry_the_targets_of_every_task(self):
         """As the pipeline says, operation by operation."""
         for task in TASKS:
@@ -103,6 +104,7 @@ class TestAugmentations:
         test()
         assert len(found) > 20
 
+    @pytest.mark.long
     def test_shrink_to_none_and_to_flips(self):
         assert least(augmentations("detection")) == []
         steps = least(augmentations("detection"), lambda steps: len(steps) == 2)

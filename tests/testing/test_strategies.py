@@ -145,6 +145,7 @@ class TestImages:
         assert torch.equal(torch.get_rng_state(), before[0])
         assert np.random.get_state()[1].tolist() == before[1]
 
+    @pytest.mark.long
     def test_derandomized_draws_come_again(self):
         runs = [[], []]
         for found in runs:

@@ -172,11 +172,13 @@ class TestResume:
         [
             pytest.param((2, 1), lambda: [EMA(0.9), Report()], {}, id="within an epoch, twice"),
             pytest.param((4,), lambda: [EMA(0.9), Report()], {}, id="at its end", marks=LONG),
-            pytest.param((2,), lambda: [Report()], {"task": LogsMuch}, id="all that can be logged"),
+            pytest.param((2,), lambda: [Report()], {"task": LogsMuch}, id="all that can be logged", marks=LONG),
             pytest.param(
                 (3,), lambda: [Report()], {"accumulate_grad_batches": 3}, id="accumulated gradients", marks=LONG
             ),
-            pytest.param((4, 3), lambda: [Report()], {"max_steps": 11, "max_epochs": -1}, id="counted in steps"),
+            pytest.param(
+                (4, 3), lambda: [Report()], {"max_steps": 11, "max_epochs": -1}, id="counted in steps", marks=LONG
+            ),
             pytest.param((4,), lambda: [Report()], {"task": Plateau, "max_epochs": 4}, id="plateau", marks=LONG),
             pytest.param((2,), lambda: [best(), Report()], {"val_check_interval": 0.5}, id="where validation follows"),
             pytest.param(

@@ -16,6 +16,9 @@ from kornia_mvit.training.recipe_cli import build_cli
 from tests.data.test_datamodules import make_folder
 from tests.training.shapes import make_coco, make_pairs, make_voc_boxes, make_voc_masks, make_yolo
 
+QUICK = ("bccd", "camvid", "digits", "imagenet-xs")  # one for each task, and one for other networks
+EVERY_SHARE = pytest.mark.long(every_share=True)
+
 
 class TestFindRecipe:
     def test_smoke(self, tmp_path):
@@ -38,7 +41,9 @@ class TestFindRecipe:
         assert set(yaml.safe_load(text)) == {"model", "data", "trainer"}
 
     @pytest.mark.filterwarnings("ignore:You passed .*16-mixed:UserWarning")  # meant for a GPU
-    @pytest.mark.parametrize("name", list_recipes())
+    @pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[] if name in QUICK else EVERY_SHARE) for name in list_recipes()]
+    )
     def test_a_recipe_builds_what_it_names(self, name, tmp_path):
         arguments = ["--config", name, "--trainer.accelerator=cpu"]
         if name == "voc-deeplabv3":

@@ -102,6 +102,7 @@ class TestLoadFromCheckpoint:
                     refused += 1
         assert refused > len(cases) / 2
 
+    @pytest.mark.long(every_share=True)
     def test_instantiators(self, trained, elsewhere, tmp_path):
         popen = gadgets(elsewhere)["popen in a dictionary"]
         for build in ("pytorch_lightning.cli.instantiate_module", f"planted_{TOKEN}.build", None):
@@ -179,6 +180,7 @@ def run_trainer(stage: str, path: Path, root: Path, **arguments: Any) -> pl.Trai
 
 @pytest.mark.filterwarnings("ignore:.*dirpath has changed", "ignore:.*exists and is not empty", "ignore:Be aware that")
 class TestTrainer:
+    @pytest.mark.long(every_share=True)
     @pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
     def test_gadgets_everywhere_at_once(self, stage, trained, elsewhere, tmp_path):
         """In all places from which the Trainer takes nothing: it goes on as from the plain checkpoint."""
@@ -214,6 +216,7 @@ class TestTrainer:
         with pytest.raises(CheckpointError, match="class_names"):
             run_trainer("validate", path, tmp_path)
 
+    @pytest.mark.long(every_share=True)
     @pytest.mark.parametrize("name", [None, "fit_loop", "validate_loop"])
     def test_progress_of_another_kind(self, name, trained, elsewhere, tmp_path):
         place = ("loops",) if name is None else ("loops", name, "epoch_loop.batch_progress")

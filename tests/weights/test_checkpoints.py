@@ -16,6 +16,7 @@ from kornia_mvit.weights.checkpoints import (
 )
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
 from kornia_mvit.weights.layouts import from_native
+from tests.tester import cases
 from tests.weights import fuzz
 from tests.weights.peers import PEERS, randomise, run
 
@@ -70,6 +71,7 @@ class TestLoadCheckpoint:
         assert str(tmp_path / f"a.{suffix}") in str(report)
         assert f"layout '{layout}'" in str(report)
 
+    @cases(16, quick=3)
     @given(
         layout=st.sampled_from(LAYOUTS),
         mode=st.sampled_from(["xxs", "xs", "s"]),

@@ -11,6 +11,7 @@ from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights, save_
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 from kornia_mvit.weights.registry import class_names, from_pretrained, save_pretrained
 from tests.models.networks import DEEP, DETECTION, apple_detector
+from tests.tester import cases
 from tests.weights.peers import randomise
 from tests.weights.test_checkpoints import ours as classifier
 from tests.weights.test_checkpoints import same
@@ -50,6 +51,7 @@ class TestLoadCheckpoint:
             "widths": NARROW,
         }
 
+    @cases(16, quick=3)
     @given(
         layout=st.sampled_from(LAYOUTS),
         mode=st.sampled_from(["xxs", "xs"]),

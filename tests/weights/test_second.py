@@ -26,6 +26,7 @@ from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint
 from kornia_mvit.weights.layouts import find_prefix, from_native, module_map, to_native, versions_of
 from tests.models.networks import SECOND as APPLE
 from tests.models.networks import apple_second
+from tests.tester import cases
 from tests.weights.peers import (
     SECOND,
     randomise,
@@ -138,6 +139,7 @@ class TestLoadCheckpoint:
         assert back.keys() == peer.keys()
         assert all(torch.equal(back[name], value) for name, value in peer.items())
 
+    @cases(16, quick=3)
     @given(
         case=st.sampled_from(TASKS),
         num_classes=st.integers(2, 20),

@@ -12,6 +12,7 @@ from kornia_mvit.weights import registry
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights, save_checkpoint
 from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 from kornia_mvit.weights.registry import class_names, from_pretrained, save_pretrained
+from tests.tester import cases
 from tests.weights.peers import PEERS, randomise, transformers_segmentation
 from tests.weights.test_checkpoints import ours as classifier
 from tests.weights.test_checkpoints import same
@@ -74,6 +75,7 @@ class TestLoadCheckpoint:
             **({"aux_channels": 8} if aux else {}),
         }
 
+    @cases(16, quick=3)
     @given(
         layout=st.sampled_from(LAYOUTS),
         mode=st.sampled_from(["xxs", "xs"]),
