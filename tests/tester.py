@@ -1,7 +1,9 @@
 """The shape of a test class in Kornia's manner: one for each public name."""
 
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -24,6 +26,18 @@ def cases(count: int, quick: int = 8) -> Callable[[Callable[..., None]], Callabl
     whole = settings.get_current_profile_name() in ("long", "fuzz")
     draws = settings(max_examples=count if whole else max(quick, count // 10))
     return lambda test: pytest.mark.cases(draws(test))
+
+
+@contextmanager
+def raises_at_workers(error: type[Exception], match: str) -> Iterator[None]:
+    """``pytest.raises`` for what comes from a loader's workers, which end with it.
+
+    The error's traceback holds their iterator in a circle. There the garbage collector takes the queues to them down
+    first, and then waits five seconds for each of them.
+    """
+    with pytest.raises(error, match=match) as caught:
+        yield
+    traceback.clear_frames(caught.tb)
 
 
 class GraphCounter:

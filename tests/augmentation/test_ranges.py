@@ -15,7 +15,7 @@ from kornia_mvit import AugmentationPipeline, Batch, LearnedRanges, Mix, Preproc
 from kornia_mvit.augmentation.adjustments import NEUTRAL, adjust
 from kornia_mvit.ops.seeds import combine_seed
 from tests.augmentation.scenes import scene
-from tests.tester import BaseTester, GraphCounter
+from tests.tester import BaseTester, GraphCounter, raises_at_workers
 
 SEEDS = st.integers(0, 2**20)
 EVERY = tuple(NEUTRAL)
@@ -444,7 +444,6 @@ class TestPipeline:
         with pytest.raises(TypeError, match=r"ranges are kornia_mvit.LearnedRanges, got dict"):
             AugmentationPipeline(ranges={})
 
-    @pytest.mark.long
     def test_exception_in_a_process_that_loads_data(self):
         pipeline = learning()
 
@@ -452,7 +451,7 @@ class TestPipeline:
             data = TensorDataset(photos(4))
             return next(iter(DataLoader(data, 2, num_workers=1, collate_fn=lambda rows: _augment(pipeline, rows))))
 
-        with pytest.raises(ValueError, match=r"learn in the process that trains.* ranges.requires_grad_\(False\)"):
+        with raises_at_workers(ValueError, match=r"learn in the process that trains.* ranges.requires_grad_\(False\)"):
             load()
         pipeline.ranges.requires_grad_(False)
         assert load().shape == (2, 3, 24, 24)

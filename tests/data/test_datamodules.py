@@ -8,6 +8,7 @@ from PIL import Image
 from kornia_mvit import Batch, Preprocess
 from kornia_mvit.data.reading import DataError, read_image
 from kornia_mvit.training.datamodules import DigitsData, FolderData, SegmentationFolderData, VOCData
+from tests.tester import raises_at_workers
 
 
 def make_folder(root, classes=("cat", "dog"), count=4, size=(50, 40), suffix="png"):
@@ -236,7 +237,7 @@ class TestFolderData:
             path.write_bytes(b"not an image")
         data = FolderData(str(tmp_path), num_workers=workers)
         data.setup()
-        with pytest.raises(DataError, match=r"not an image, .*\.png"):
+        with raises_at_workers(DataError, match=r"not an image, .*\.png"):
             next(iter(data.train_dataloader()))
 
     def test_unreadable_images_are_skipped_counted_and_listed(self, tmp_path, caplog):

@@ -22,6 +22,7 @@ from kornia_mvit.data.loading.streams import ShardBatches, ShardLoader
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.ops.seeds import multiscale_sizes
 from tests.data.test_shards import cut_off, make_shards, make_tar
+from tests.tester import raises_at_workers
 
 SIZES = multiscale_sizes(32, 96, 3)
 
@@ -429,7 +430,7 @@ class TestBrokenImages:
     def test_stops_the_run(self, tmp_path, workers):
         shards = make_shards(tmp_path, [5, 5])
         break_image(shards[1], 2)
-        with pytest.raises(DataError, match=rf"not an image, .*: {shards[1]}/0+2\.png"):
+        with raises_at_workers(DataError, match=rf"not an image, .*: {shards[1]}/0+2\.png"):
             shades(loader(shards, workers=workers))
 
     @pytest.mark.parametrize("workers", [0, 2])
