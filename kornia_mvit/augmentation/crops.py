@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kornia_mvit.ops.geometry import (
     box_iou,
+    center_matrix,
     constant,
     gather_pixels,
     invert,
@@ -120,10 +121,7 @@ class WindowCrop(GeometricAugmentationBase2D):
 
     def compute_transformation(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
         """Return the matrices between pixel centres, as Kornia counts."""
-        matrix = window_matrix(params["window"], self._out(input))
-        shift = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
-        shift[:2, 2] = 0.5
-        return (invert(shift[None]) @ matrix @ shift).to(input.dtype)
+        return center_matrix(window_matrix(params["window"], self._out(input))).to(input.dtype)
 
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None

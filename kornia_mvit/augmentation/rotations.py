@@ -6,7 +6,7 @@ import torch
 from kornia.augmentation import GeometricAugmentationBase2D
 from torch import Tensor
 
-from kornia_mvit.ops.geometry import EDGE_TOLERANCE, invert, is_inside, sample_bilinear, source_points
+from kornia_mvit.ops.geometry import EDGE_TOLERANCE, center_matrix, invert, is_inside, sample_bilinear, source_points
 
 __all__ = ["RandomExpandedRotation"]
 
@@ -70,10 +70,7 @@ class RandomExpandedRotation(GeometricAugmentationBase2D):
 
     def compute_transformation(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
         """Return the matrices between pixel centres, as Kornia counts."""
-        matrix = self._matrix(params).to(input.device)
-        shift = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
-        shift[:2, 2] = 0.5
-        return (invert(shift[None]) @ matrix @ shift).to(input.dtype)
+        return center_matrix(self._matrix(params).to(input.device)).to(input.dtype)
 
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None

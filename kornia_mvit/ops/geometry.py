@@ -21,6 +21,7 @@ __all__ = [
     "box_corners",
     "box_iou",
     "center_boxes",
+    "center_matrix",
     "complex_grid",
     "constant",
     "corner_bounds",
@@ -81,11 +82,30 @@ def edge_matrix(matrix: Tensor) -> Tensor:
         >>> edge_matrix(flip)[0, 0].tolist()
         [-1.0, 0.0, 4.0]
     """
-    matrix = matrix.double()
-    shift = torch.eye(3, dtype=torch.float64, device=matrix.device)
+    shift, back = _half_pixel(matrix.device)
+    return shift @ matrix.double() @ back
+
+
+def center_matrix(matrix: Tensor) -> Tensor:
+    """Bring matrices between pixel edges to pixel centres, as Kornia counts: the inverse of :func:`edge_matrix`.
+
+    Args:
+        matrix: (B, 3, 3) of any dtype; the result is float64.
+
+    Example:
+        >>> flip = torch.tensor([[[-1.0, 0.0, 4.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+        >>> center_matrix(flip)[0, 0].tolist()
+        [-1.0, 0.0, 3.0]
+    """
+    shift, back = _half_pixel(matrix.device)
+    return back @ matrix.double() @ shift
+
+
+def _half_pixel(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the matrices from pixel centres to edges and back."""
+    shift = torch.eye(3, dtype=torch.float64, device=device)
     shift[:2, 2] = 0.5
-    back = 2 * torch.eye(3, dtype=torch.float64, device=matrix.device) - shift
-    return shift @ matrix @ back
+    return shift, 2 * torch.eye(3, dtype=torch.float64, device=device) - shift
 
 
 def window_matrix(window: Tensor, size: tuple[int, int]) -> Tensor:

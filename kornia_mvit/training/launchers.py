@@ -1,18 +1,21 @@
-"""What a process of a run does when torchrun, which started it, starts it again or is gone.
+"""What a process of a run does when torchrun, which started it, starts it again or is gone, or when SLURM is to.
 
 References:
     - torchrun, https://docs.pytorch.org/docs/stable/elastic/run.html: the variables that it sets.
+    - SLURM, https://slurm.schedmd.com/sbatch.html: ``--signal``, ``--requeue`` and the variables that it sets;
+      https://slurm.schedmd.com/scontrol.html: ``requeue``.
 """
 
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, though not in its __all__
 
-__all__ = ["LauncherWatch", "meet_anew"]
+__all__ = ["LauncherWatch", "meet_anew", "requeue"]
 
 SECONDS = 2.0  # between two looks
 GRACE = 120.0  # seconds to finish a step, or a validation, and to write the checkpoint
@@ -37,6 +40,25 @@ def meet_anew() -> None:
             store.set(key, str(free.getsockname()[1]))
     os.environ["MASTER_PORT"] = store.get(key).decode()  # which waits for it
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+
+
+def requeue() -> bool:
+    """Ask SLURM to run this process's job again, or its element of an array of jobs; print how that went.
+
+    Returns:
+        Whether SLURM will.
+    """
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
+    try:
+        run = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60, check=False)
+        reason = "" if run.returncode == 0 else run.stderr.strip() or f"exit status {run.returncode}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(error)
+    told = f"SLURM will not run job {job} again, submit it anew: {reason}" if reason else f"SLURM runs job {job} again"
+    print(f"kornia-mvit: {told}", file=sys.stderr, flush=True)
+    return not reason
 
 
 class LauncherWatch:

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from kornia_mvit.training.lightning_names import (
     ModelCheckpoint,
+    SLURMEnvironment,
     StochasticWeightAveraging,
     _Metadata,
     _ResultMetric,
@@ -36,6 +37,7 @@ __all__ = [
     "move_run",
     "own_callbacks",
     "recount_batches",
+    "requeue_signal",
     "resume_averaging",
     "save_after_validation",
     "trainer_of",
@@ -52,6 +54,14 @@ _FLAGS = ("prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_data
 def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
     """Return the Trainer that a module is attached to, or None."""
     return module._trainer
+
+
+def requeue_signal(trainer: pl.Trainer) -> int | None:
+    """Return the signal on which SLURM is to run the job again, or None where SLURM does not run it, or is not to."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        return environment.requeue_signal
+    return None
 
 
 def own_callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING or find_spec("pytorch_lightning") is not None or find_spec("lig
     import pytorch_lightning as pl
     from lightning_fabric.loggers.logger import rank_zero_experiment
     from lightning_fabric.plugins import TorchCheckpointIO
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning_fabric.utilities.cloud_io import _load as load_address
     from lightning_fabric.utilities.exceptions import MisconfigurationException
     from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -29,6 +30,7 @@ else:
     import lightning.pytorch as pl
     from lightning.fabric.loggers.logger import rank_zero_experiment
     from lightning.fabric.plugins import TorchCheckpointIO
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.utilities.cloud_io import _load as load_address
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -52,6 +54,7 @@ __all__ = [
     "MisconfigurationException",
     "ModelCheckpoint",
     "OptimizerLRScheduler",
+    "SLURMEnvironment",
     "SaveConfigCallback",
     "StochasticWeightAveraging",
     "TensorBoardLogger",

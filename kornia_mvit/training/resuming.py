@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kornia_mvit.files import printable, sweep, write_whole
-from kornia_mvit.training.launchers import LauncherWatch
+from kornia_mvit.training.launchers import LauncherWatch, requeue
 from kornia_mvit.training.lightning_adapter import (
     EpochMetrics,
     ends_step,
@@ -24,6 +24,7 @@ from kornia_mvit.training.lightning_adapter import (
     leave_finished_epoch,
     own_callbacks,
     recount_batches,
+    requeue_signal,
     resume_averaging,
 )
 from kornia_mvit.training.lightning_names import (
@@ -310,7 +311,8 @@ class SaveOnSignal(_BetweenSteps):
 
     The step that runs is finished first, and so is a validation, since a run resumes exactly only between two steps.
     A second SIGINT stops at once, without a checkpoint of its own. All processes of a distributed run stop at the same
-    step, whichever of them was told. Under torchrun they stop too when that was killed.
+    step, whichever of them was told. Under torchrun they stop too when that was killed. Under SLURM they stop on the
+    signal of Lightning's ``SLURMEnvironment``, SIGUSR1, too, and the job is put into the queue again.
     """
 
     def __init__(self) -> None:
@@ -318,6 +320,7 @@ class SaveOnSignal(_BetweenSteps):
         self._received: int | None = None
         self._stopped: Stopped | None = None
         self._earlier: dict[int, Any] = {}
+        self._requeue_at: int | None = None  # signal
         self._group: Any = None
         self._watch: LauncherWatch | None = None
 
@@ -328,7 +331,9 @@ class SaveOnSignal(_BetweenSteps):
         if trainer.world_size > 1:  # on the CPU, so that no device is waited for at each step
             self._group = torch.distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+            self._requeue_at = requeue_signal(trainer)
+            numbers = [*_SIGNALS, *([] if self._requeue_at is None else [self._requeue_at])]
+            self._earlier = {number: signal.signal(number, self._receive) for number in numbers}
             self._watch = LauncherWatch()
             self._watch.start()
 
@@ -381,6 +386,8 @@ class SaveOnSignal(_BetweenSteps):
             number = int(told)
         if number:
             self._stopped = Stopped(number, _save_last(trainer))
+            if number == self._requeue_at and trainer.is_global_zero:
+                requeue()
 
     def _stop(self) -> None:
         if self._stopped is not None:

@@ -165,12 +165,52 @@ class TestTorchrun:
         assert torch.load(last_checkpoint(tmp_path), weights_only=True)["global_step"] >= 4
 
 
+class TestSlurm:
+    """Two tasks of one job, with the variables that srun sets, and a scontrol that writes down what it is asked."""
+
+    def srun(self, recipe: Path, folder: Path) -> list[subprocess.Popen]:
+        (folder / "bin").mkdir(exist_ok=True)
+        (folder / "bin" / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\n')
+        (folder / "bin" / "scontrol").chmod(0o755)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        job = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
+        job |= {"SLURM_NNODES": "1", "SLURM_NODELIST": "127.0.0.1", "SLURM_NODEID": "0", "MASTER_PORT": port}
+        job["PATH"] = f"{folder / 'bin'}:{os.environ['PATH']}"
+        ranks = [job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+        return [start([*fit_command(recipe), "--ckpt_path", "last"], folder, rank) for rank in ranks]
+
+    def test_a_job_whose_time_is_up_is_put_into_the_queue_and_ends_as_without(self, tmp_path):
+        """SIGUSR1 comes to one task in the midst of an epoch; on SIGTERM, at preemption, SLURM requeues by itself."""
+        whole, stopped = (make_images(tmp_path / name, 41) for name in ("whole", "stopped"))
+        options = {"data": {"batch_size": 4}, "trainer": TWO}
+        run = fit(write_recipe(whole, **options))
+        assert run.returncode == 0, run.stderr
+        told = []
+        for step, number in ((8, signal.SIGUSR1), (13, signal.SIGTERM)):
+            recipe = write_recipe(stopped, signal_at={"step": step, "number": int(number), "rank": 1}, **options)
+            tasks = self.srun(recipe, stopped)
+            told.append([task.communicate(timeout=240)[1] for task in tasks])
+            assert [task.returncode for task in tasks] == [128 + number] * 2, told
+            assert torch.load(last_checkpoint(stopped), weights_only=True)["global_step"] == step
+            assert (stopped / "asked").read_text() == "requeue 4711\n"
+        assert "SLURM runs job 4711 again" in told[0][0]
+        assert "stopped by SIGUSR1; everything is in" in told[0][0]
+        tasks = self.srun(write_recipe(stopped, **options), stopped)
+        told.append([task.communicate(timeout=240)[1] for task in tasks])
+        assert [task.returncode for task in tasks] == [0, 0], told
+        assert list(stopped.rglob("hpc_ckpt*")) == [], "Lightning's own checkpoint, in the midst of a step"
+        expected, found = state_of(whole, steps=20), state_of(stopped, steps=20)
+        assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
+
+
 def fit_command(recipe: Path) -> list[str]:
     return [sys.executable, "-m", "kornia_mvit", "fit", "--config", str(recipe)]
 
 
-def start(command: list[str], folder: Path) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def start(command: list[str], folder: Path, variables: dict[str, str] | None = None) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | (variables or {})
     return subprocess.Popen(
         command,
         env=environment,

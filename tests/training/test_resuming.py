@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from kornia_mvit.training import EMA, AtomicCheckpointIO, ExactResume, LastCheckpoint, SaveOnSignal, last_checkpoint
 from kornia_mvit.training.resuming import Stopped
@@ -72,6 +73,32 @@ class TestSaveOnSignal:
         assert torch.load(stop.value.checkpoint, weights_only=True)["global_step"] == 6
         assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == handlers
         assert last_checkpoint(tmp_path) == stop.value.checkpoint
+
+    @pytest.mark.parametrize("asked", [True, False])
+    def test_the_signal_of_slurm(self, tmp_path, monkeypatch, asked):
+        """It is the run's own only where the job is to be run again; two tasks of a job: test_distributed.py."""
+        from kornia_mvit.training import ClassificationTask
+
+        job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}
+        for name, value in {**job, "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "PATH": str(tmp_path)}.items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+        (tmp_path / "scontrol").chmod(0o755)
+        seen = []
+        before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
+        try:
+            task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
+            callbacks = [SignalAt(2, signal.SIGUSR1), SignalAt(6, signal.SIGTERM), SaveOnSignal()]
+            run = trainer(tmp_path, max_epochs=3, callbacks=callbacks, plugins=[SLURMEnvironment(auto_requeue=asked)])
+            with pytest.raises(Stopped) as stop:
+                run.fit(task, Tones())
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert stop.value.signal == (signal.SIGUSR1 if asked else signal.SIGTERM)
+        assert seen == ([] if asked else [signal.SIGUSR1])
+        assert (tmp_path / "asked").exists() == asked
+        if asked:
+            assert (tmp_path / "asked").read_text() == "requeue 7\n"
 
     def test_waits_for_the_validation_that_ends_an_epoch(self, tmp_path):
         from kornia_mvit.training import ClassificationTask
