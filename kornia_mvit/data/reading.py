@@ -42,8 +42,8 @@ Transform = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 _WIDTH, _HEIGHT = 256, 257  # tags of TIFF
 _START = b"\xff\xd8"  # of a JPEG
-_MAY_TURN = (b"Exif\x00", b"http://ns.adobe.com/xap/")  # what may tell how an image is to be turned
-_HEADERS = 2**17  # bytes, within which these stand
+_APP1, _SCAN = 0xE1, 0xDA  # markers of JPEG: of EXIF and XMP, which may tell how to turn an image; of its pixels
+_BARE = frozenset({*range(0xC0), *range(0xD0, 0xDA), 0xFF})  # markers of JPEG that no length follows, and none at all
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}" for suffix in "jpg jpeg jpe jfif png bmp gif tif tiff webp avif ppm pgm pbm pnm jp2 tga".split()
@@ -137,7 +137,7 @@ def _decode_plain(source: str | Path | IO[bytes], least: Callable[[int, int], tu
         return None
     try:
         data = _read_jpeg(source)
-        if data is None or any(mark in data[:_HEADERS] for mark in _MAY_TURN):
+        if data is None or _may_be_turned(data):
             return None
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours not in ("YCbCr", "RGB") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -148,6 +148,19 @@ def _decode_plain(source: str | Path | IO[bytes], least: Callable[[int, int], tu
         return torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1)
     except (OSError, ValueError):
         return None
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Look through the segments before a JPEG's pixels for one that may say how it is to be turned."""
+    place = len(_START)
+    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
+        marker = data[place + 1]
+        if marker == _SCAN:
+            return False
+        if marker == _APP1 or marker in _BARE:
+            return True
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return True  # not as a JPEG should be: for Pillow to read or to refuse
 
 
 def _read_jpeg(source: str | Path | IO[bytes]) -> bytes | None:

@@ -57,15 +57,7 @@ class StorageResize:
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image of the given ones is brought to, in pixels."""
-        if isinstance(self.size, tuple):
-            return self.size
-        short, long = min(height, width), max(height, width)
-        limit = round(self.size * self.max_aspect) if self.fit == "cover" else self.size
-        if self.fit == "cover" and int(self.size * long / short) <= limit:
-            most = max(MAX_PIXELS, round(self.size**2 * 2))
-            return _covering(self.size, most).resized_size(height, width)
-        other = max(1, int(limit * short / long))
-        return (other, limit) if height <= width else (limit, other)
+        return _resized_size(self, height, width)
 
     def needed_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that an image is to be decoded with at least, where ``reduced``."""
@@ -96,10 +88,22 @@ class StorageResize:
         return out
 
 
-# Both are asked for with each image, and take as long to make as an eighth of its resize.
+# All are asked for with each image, of which most have one of a few sizes.
+@lru_cache(maxsize=1024)
+def _resized_size(storage: StorageResize, height: int, width: int) -> tuple[int, int]:
+    if isinstance(storage.size, tuple):
+        return storage.size
+    short, long = min(height, width), max(height, width)
+    limit = round(storage.size * storage.max_aspect) if storage.fit == "cover" else storage.size
+    if storage.fit == "cover" and int(storage.size * long / short) <= limit:
+        return _covering(storage.size).resized_size(height, width)
+    other = max(1, int(limit * short / long))
+    return (other, limit) if height <= width else (limit, other)
+
+
 @lru_cache
-def _covering(size: int, max_pixels: int) -> Preprocess:
-    return Preprocess(size, max_pixels=max_pixels)
+def _covering(size: int) -> Preprocess:
+    return Preprocess(size, max_pixels=max(MAX_PIXELS, round(size**2 * 2)))
 
 
 @lru_cache

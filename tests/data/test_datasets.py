@@ -152,6 +152,13 @@ def _jpegs() -> dict[str, bytes]:
         photo.convert(mode).save(file := io.BytesIO(), "JPEG")
         files[mode] = file.getvalue()
     plain = files["plain"]
+    start, rest = files["turned"][:2], files["turned"][2:]
+    files["turned, behind a comment"] = start + b"\xff\xfe\x00\x06note" + rest
+    files["turned, behind a second start"] = start + start + rest
+    files["turned, behind filling"] = start + b"\xff" * 5 + rest
+    files["turned, behind a length that is too short"] = start + b"\xff\xfe\x00\x02" + rest
+    files["a comment"] = plain[:2] + b"\xff\xfe\x00\x06Exif" + plain[2:]
+    files["headers alone"] = plain[: plain.index(b"\xff\xda")]
     files["without its end"] = plain[:-2]
     files["more behind its end"] = plain + b"abc"
     files["half"] = plain[: len(plain) // 2]
@@ -183,12 +190,15 @@ class TestSimplejpeg:
             SimpleNamespace(decode_jpeg=decode, decode_jpeg_header=simplejpeg.decode_jpeg_header),
         )
         mine = read()
-        pillows = ("upright by EXIF", "turned", "turned by XMP", "L", "CMYK", "without its end", "half")
-        assert bool(decoded) == (name not in pillows)
+        damaged = ("without its end", "half", "headers alone", "turned, behind a second start")
+        pillows = ("upright by EXIF", "L", "CMYK", *damaged)
+        assert bool(decoded) == (name not in pillows and "turned" not in name)
         monkeypatch.setitem(sys.modules, "simplejpeg", None)
         whole = read()
         assert torch.equal(mine, whole) if isinstance(mine, Tensor) and isinstance(whole, Tensor) else mine == whole
-        assert isinstance(mine, Tensor) == (name not in ("without its end", "half"))
+        assert isinstance(mine, Tensor) == (name not in damaged)
+        if isinstance(mine, Tensor) and "turned" in name and "XMP" not in name:
+            assert mine.shape == (3, 93, 61)
 
     def test_fewer_pixels_are_pillows(self, tmp_path, monkeypatch):
         """Of a large JPEG a half of each side is decoded, with or without it; of one that is not, all pixels."""
