@@ -374,16 +374,17 @@ class SaveOnSignal(_BetweenSteps):
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._received = number
+        if self._received is None or self._received != self._requeue_at:  # SIGTERM follows where the time is up
+            self._received = number
         name = signal.Signals(number).name
         rank_zero_info(f"\n{name}: finishing the step, or the validation, and writing a checkpoint")
 
     def _save_if_told(self, trainer: pl.Trainer) -> None:
         number = self._received or 0
         if trainer.world_size > 1:
-            told = torch.tensor(number)
+            told = torch.tensor([number, number if number == self._requeue_at else 0])
             torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX, group=self._group)
-            number = int(told)
+            number = int(told[1]) or int(told[0])
         if number:
             self._stopped = Stopped(number, _save_last(trainer))
             if number == self._requeue_at and trainer.is_global_zero:

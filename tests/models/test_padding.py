@@ -155,12 +155,16 @@ class TestOthers:
 class TestCropsOfTestTimeAugmentation:
     @given(size=image_sizes(max_side=400), share=st.floats(0.3, 0.99))
     @example((84, 64), 0.875)
+    @example((32, 32), 0.984375)
     def test_are_whole_steps(self, size, share):
-        """Of 32 px, or of less where that would be all of the image; near the share that was asked for."""
+        """Of 32 px, or of less where that would be all of the image; near the share that was asked for.
+
+        All of the image is taken where it is the nearest to the share in whole pixels.
+        """
         _, geometry = TestTimeTransform(crop="center", crop_share=share)(torch.rand(1, 1, *size))
         for side, length in zip(size, geometry.sizes[-1], strict=True):
             step = next((s for s in (32, 16, 8, 4, 2) if length % s == 0), 1)
-            assert 0 < length < side
+            assert 0 < length < side or length == side == round(share * side)
             assert abs(length - share * side) <= step / 2 + 1e-6
 
     @pytest.mark.parametrize(

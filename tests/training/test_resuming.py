@@ -88,7 +88,8 @@ class TestSaveOnSignal:
         before = signal.signal(signal.SIGUSR1, lambda number, frame: seen.append(number))
         try:
             task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
-            callbacks = [SignalAt(2, signal.SIGUSR1), SignalAt(6, signal.SIGTERM), SaveOnSignal()]
+            # At step 4 validation follows, so that SIGTERM comes before the first signal was answered.
+            callbacks = [SignalAt(4, signal.SIGUSR1), SignalAt(4, signal.SIGTERM), SaveOnSignal()]
             run = trainer(tmp_path, max_epochs=3, callbacks=callbacks, plugins=[SLURMEnvironment(auto_requeue=asked)])
             with pytest.raises(Stopped) as stop:
                 run.fit(task, Tones())
