@@ -184,6 +184,12 @@ def compare(times: Mapping[str, list[float]], references: Iterable[str]) -> Rows
     return rows
 
 
+def interval(values: Tensor) -> tuple[float, float]:
+    """Return the 95 % interval of draws."""
+    low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
+    return low, high
+
+
 def show(title: str, rows: Rows, reference: str) -> None:
     """Print a table."""
     print(f"\n{title}\n  {'':34}{'best':>10}{'median':>10}   ratio to {reference}: of bests, median (quartiles)")

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import common
 import torch
@@ -38,11 +39,8 @@ def collect(checkpoint: str, data: Path) -> tuple[Rows, tuple[str, ...]]:
         )
         update(self, predictions, truths)
 
-    CocoMetrics.update = note  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(CocoMetrics, "update", note):
         kornia_mvit.evaluate(kornia_mvit.from_pretrained(checkpoint), data)
-    finally:
-        CocoMetrics.update = update  # type: ignore[method-assign]
     return rows, names[0]
 
 
@@ -52,12 +50,6 @@ def score(rows: Rows, names: tuple[str, ...]) -> list[float]:
     metrics.update([one for one, _ in rows], [truth for _, truth in rows])
     found = metrics.compute()
     return [float(found[name]) for name in SCORES]
-
-
-def interval(values: torch.Tensor) -> tuple[float, float]:
-    """Return the 95 % interval of draws."""
-    low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high
 
 
 def main() -> None:
@@ -79,12 +71,12 @@ def main() -> None:
         draws = torch.tensor([score([rows[n] for n in drawn], names) for drawn in chosen], dtype=torch.float64)
         own: dict[str, Any] = {"images": count}
         for k, (title, value) in enumerate(zip(SCORES, score(rows, names), strict=True)):
-            low, high = interval(draws[:, k])
+            low, high = common.interval(draws[:, k])
             own[title] = {"value": value, "low": low, "high": high}
             text = f"{name:16}{title:8}{value:8.2%} ({low:.2%} to {high:.2%})"
             if base is not None:
                 difference = draws[:, k] - base[:, k]
-                low, high = interval(difference)
+                low, high = common.interval(difference)
                 own[title] |= {"difference_low": low, "difference_high": high}
                 mark = " *" if low > 0 or high < 0 else ""
                 text += f"  {float(difference.mean()):+.2%} ({low:+.2%} to {high:+.2%}){mark}"

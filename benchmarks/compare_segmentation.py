@@ -10,6 +10,7 @@ images are drawn on both sides. A difference is marked where its interval leaves
 import argparse
 import warnings
 
+import common
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -51,12 +52,6 @@ def evaluate(recipe: str, checkpoint: str, tta: str | None, more: list[str]) -> 
     return found, clock.time_elapsed("validate")
 
 
-def interval(values: Tensor) -> tuple[float, float]:
-    """Return the 95 % interval of draws."""
-    low, high = values.nanquantile(torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return low, high
-
-
 def main() -> None:
     """Evaluate and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -76,11 +71,11 @@ def main() -> None:
         for k, (name, score) in enumerate(zip(names, scores, strict=True)):
             if score is None:
                 continue
-            low, high = interval(draws[:, k])
+            low, high = common.interval(draws[:, k])
             text = f"  {name:>6} {score:7.2%} ({low:.2%} to {high:.2%})"
             if base is not None:
                 difference = draws[:, k] - base[:, k]
-                low, high = interval(difference)
+                low, high = common.interval(difference)
                 mark = " *" if low > 0 or high < 0 else ""
                 text += f"  {float(difference.nanmean()):+.2%} ({low:+.2%} to {high:+.2%}){mark}"
             print(text)
