@@ -56,6 +56,7 @@ class Settings:
     erased: frozenset[str]
     fuse: bool
     box_method: str = "corners"
+    antialias: bool = False
 
 
 @dataclass
@@ -217,7 +218,9 @@ class Execution:
                 self._apply(operation, drawn, index)
 
         def finish(image: Tensor) -> Tensor:
-            warp = self.geometry.image_warp(image, first, self._image_at) if warps else None
+            warp = None
+            if warps:
+                warp = self.geometry.image_warp(image, first, self._image_at, antialias=self.settings.antialias)
 
             def carry_out(part: Tensor, rows: slice, out: Tensor | None) -> Tensor:
                 part = to_float(part) if warp is None else warp(part, rows)

@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from kornia_mvit.augmentation.footprints import count_samples, spread_points
 from kornia_mvit.augmentation.outlines import Corners, Ellipses, Outlines, Shapes, bend, read_instances
 from kornia_mvit.augmentation.slices import ImageWarp, Seen, in_slices
 from kornia_mvit.ops.geometry import (
@@ -209,11 +210,21 @@ class Geometry:
         warp = self.image_warp(image, first, last)
         return in_slices(image, lambda part, rows, _: warp(part, rows))
 
-    def image_warp(self, image: Tensor, first: int, last: int) -> ImageWarp:
-        """Return what warps parts of a batch of images, as :meth:`warp_image` does all of them."""
+    def image_warp(self, image: Tensor, first: int, last: int, *, antialias: bool = False) -> ImageWarp:
+        """Return what warps parts of a batch of images, as :meth:`warp_image` does all of them.
+
+        With ``antialias``, the footprints of pixels are read where images become smaller.
+        """
         dtype = image.dtype if image.is_floating_point() else torch.get_default_dtype()
         x, y, seen = self.source(first, last, dtype)
-        return ImageWarp(image, *self.in_view(x, y, first), seen)
+        if not antialias:
+            return ImageWarp(image, *self.in_view(x, y, first), seen)
+        count = count_samples(self.sizes[first], self.sizes[last])
+
+        def spread(rows: slice) -> list[tuple[Tensor, Tensor]]:
+            return [self.in_view(*point, first, rows) for point in spread_points(x[rows], y[rows], count)]
+
+        return ImageWarp(image, x, y, seen, spread)
 
     def warp_mask(self, mask: Tensor, first: int, last: int, ignore_index: int) -> Tensor:
         """Bring masks (B, H, W) of canvas ``first`` to canvas ``last``; ``ignore_index`` where nothing was in view."""
@@ -239,11 +250,11 @@ class Geometry:
         x, y, seen = self.source(first, last, torch.float32)
         return read_instances(masks, *self.in_view(x, y, first), seen, rows)
 
-    def in_view(self, x: Tensor, y: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
-        """Bring points of a canvas to the pixels that are image, so that the padding beside these is not read."""
+    def in_view(self, x: Tensor, y: Tensor, canvas: int, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Bring points of a canvas, of some images, to pixels that are image, so that no padding is read."""
         if canvas > 0 or self.view is None:
             return x, y
-        edge = (self.view.to(x.dtype) - 0.5)[:, :, None, None]
+        edge = (self.view[rows].to(x.dtype) - 0.5)[:, :, None, None]
         return torch.minimum(x, edge[:, 1]), torch.minimum(y, edge[:, 0])
 
     def move_boxes(

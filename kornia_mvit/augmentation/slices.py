@@ -1,7 +1,7 @@
 """The images of a batch a few at a time, so that what lies between two operations stays in the CPU's cache."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ __all__ = ["ImageWarp", "Seen", "are_sliced", "in_slices"]
 
 SLICE_BYTES = 2**19  # of the images of a slice, as single precision; what is made of them takes as much again
 
+Point = tuple[Tensor, Tensor]  # x and y, in pixels
+SpreadFunction = Callable[[slice], Sequence[Point]]  # of the rows of some images in the batch
 # Takes part of a batch, its rows in the batch, and where the result may be written to, if that is known; gives the same
 # part of the result.
 PartFunction = Callable[[Tensor, slice, Tensor | None], Tensor]
@@ -98,37 +100,73 @@ class ImageWarp:
         x: of the points, in pixels, (B, 1, w) or (B, h, w).
         y: of the points, in pixels, (B, h, 1) or (B, h, w).
         seen: where the result is not zero; None for everywhere.
+        spread: gives for some images the points, as pairs of x and y, of which a pixel of the result is the mean, a
+            power of two in number, in place of x and y.
     """
 
-    def __init__(self, image: Tensor, x: Tensor, y: Tensor, seen: Seen | None) -> None:
+    def __init__(
+        self, image: Tensor, x: Tensor, y: Tensor, seen: Seen | None, spread: SpreadFunction | None = None
+    ) -> None:
         self._dtype = x.dtype
         self._seen = seen
+        self._spread = spread
         self._sliced = are_sliced(image)
         self._windows: list[tuple[float, ...]] = []
         self._frame: Tensor | None = None  # serves one slice after another, so that it stays in the cache
-        if self._sliced and not image.is_floating_point():
-            bounds = [bound for places in (y, x) for bound in torch.aminmax(places.flatten(1), dim=1)]
-            self._windows = [tuple(row) for row in torch.stack(bounds, 1).tolist()]
-        self._at = complex_grid(x, y, (int(image.shape[-2]), int(image.shape[-1]))) if self._sliced else (x, y)
+        if self._sliced and not image.is_floating_point() and spread is None:
+            self._windows = _find_windows([(x, y)])
+        self._at = (x, y)
+        if self._sliced and spread is None:
+            self._at = complex_grid(x, y, (int(image.shape[-2]), int(image.shape[-1])))
 
     def __call__(self, part: Tensor, rows: slice) -> Tensor:
         """Return what the points of some rows show of their images: (b, C, h, w)."""
+        points = None if self._spread is None else self._spread(rows)
+        if points is not None and self._sliced and _are_one(points):
+            points = points[:1]
         if not part.is_floating_point():
-            part = self._read(part, rows) if self._sliced else part.to(self._dtype).div_(255.0)
-        sample = sample_complex_grid if self._sliced else sample_bilinear
-        out = sample(part, *(places[rows] for places in self._at))
+            if self._sliced:
+                part = self._read(part, self._windows[rows] if points is None else _find_windows(points))
+            else:
+                part = part.to(self._dtype).div_(255.0)
+        if points is not None:
+            out = _mean_of([sample_bilinear(part, *point) for point in points])
+        else:
+            sample = sample_complex_grid if self._sliced else sample_bilinear
+            out = sample(part, *(places[rows] for places in self._at))
         seen = None if self._seen is None else self._seen.part(rows)
         return out if seen is None else out * seen[:, None]
 
-    def _read(self, part: Tensor, rows: slice) -> Tensor:
-        """Return images that are right around the points; elsewhere they hold what was read before."""
+    def _read(self, part: Tensor, windows: list[tuple[float, ...]]) -> Tensor:
+        """Return images that are right inside their windows; elsewhere they hold what was read before."""
         if self._frame is None:
             self._frame = torch.zeros(part.shape, dtype=self._dtype)
         frame = self._frame[: len(part)]
-        tops, bottoms, lefts, rights = zip(*self._windows[rows], strict=True)
+        tops, bottoms, lefts, rights = zip(*windows, strict=True)
         window = (..., _span(min(tops), max(bottoms), part.shape[-2]), _span(min(lefts), max(rights), part.shape[-1]))
         frame[window].copy_(part[window]).div_(255.0)
         return frame
+
+
+def _find_windows(points: Sequence[Point]) -> list[tuple[float, ...]]:
+    """Return least and greatest y and x of each image's points."""
+    bounds = [
+        torch.stack([torch.stack(torch.aminmax(v.flatten(1), dim=1)) for v in vs]) for vs in zip(*points, strict=True)
+    ]
+    x, y = ((low.amin(0), high.amax(0)) for low, high in (bound.unbind(1) for bound in bounds))
+    return [tuple(row) for row in torch.stack([*y, *x], 1).tolist()]
+
+
+def _are_one(points: Sequence[Point]) -> bool:
+    """Tell whether points are spread over nothing: the first and the last are the same."""
+    return all(torch.equal(first, last) for first, last in zip(points[0], points[-1], strict=True))
+
+
+def _mean_of(images: list[Tensor]) -> Tensor:
+    """Return the mean of images, a power of two in number, which is exact where they are the same."""
+    while len(images) > 1:
+        images = [a.add_(b).mul_(0.5) for a, b in zip(images[::2], images[1::2], strict=True)]
+    return images[0]
 
 
 def _span(low: float, high: float, length: int) -> slice:

@@ -48,11 +48,22 @@ InstanceWarp = Callable[[Tensor | None, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class BoxRules:
-    """How boxes are measured, and which of them are kept; see :class:`kornia_mvit.AugmentationPipeline`."""
+    """How boxes are measured, and which of them are kept; see :class:`kornia_mvit.AugmentationPipeline`.
+
+    Raises:
+        ValueError: for a negative area, or a visibility outside [0, 1].
+    """
 
     min_area: float
     min_visibility: float
     method: str = "corners"
+
+    def __post_init__(self) -> None:
+        """Check the two limits."""
+        if self.min_area < 0 or not 0 <= self.min_visibility <= 1:
+            raise ValueError(
+                f"min_box_area {self.min_area} is negative, or min_box_visibility {self.min_visibility} not in [0, 1]"
+            )
 
 
 def choose_box_method(method: str, from_masks: bool) -> str:

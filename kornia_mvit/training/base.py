@@ -87,6 +87,7 @@ class ImageTask(RangeLearning):
         statistics_images: in a run of at most 1,000 steps, training images from which the statistics of batch
             normalisation are estimated anew before each validation and at the end, 256 in classification, which keeps
             them where they classify more of these images correctly; 0 leaves the running averages.
+        antialias: see :class:`~kornia_mvit.AugmentationPipeline`; for a policy that makes large images small.
         label_smoothing: share of a target that is spread over all classes.
         tta: test-time augmentation in validation and test, such as ``'flip'``; see
             :class:`~kornia_mvit.TestTimeAugmentation`.
@@ -452,6 +453,7 @@ def build_pipeline(
     multi_scale: tuple[int, int, int] | None = None,
     ignore_index: int = 255,
     min_box_visibility: float = 0.0,
+    antialias: bool = False,
     **defaults: Any,
 ) -> AugmentationPipeline:
     """Build a pipeline from a policy's name.
@@ -466,6 +468,7 @@ def build_pipeline(
         multi_scale: smallest and largest side in pixels and number of the sizes that each step samples from.
         ignore_index: value of the pixels to ignore in masks.
         min_box_visibility: share of a box that has to stay in view.
+        antialias: as the pipeline takes it.
         defaults: further arguments of the policy, used where the policy has them and ``policy_args`` does not.
 
     Raises:
@@ -483,6 +486,7 @@ def build_pipeline(
         preprocess=preprocess,
         ignore_index=ignore_index,
         min_box_visibility=min_box_visibility,
+        antialias=antialias,
         multi_scale=None if multi_scale is None else multiscale_sizes(*multi_scale),
         seed=int(os.environ.get("PL_GLOBAL_SEED", "0")),
     )

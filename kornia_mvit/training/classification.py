@@ -107,6 +107,7 @@ class ClassificationTask(ImageTask):
             size,
             preprocess,
             multi_scale=settings.multi_scale,
+            antialias=settings.antialias,
             num_classes=classes,
             label_smoothing=settings.label_smoothing,
         )

@@ -147,6 +147,7 @@ class DetectionTask(ImageTask):
             size,
             with_values_of(preprocess, given),
             min_box_visibility=settings.min_box_visibility,
+            antialias=settings.antialias,
         )
         if pipeline.preprocess.output_size is None:
             raise ValueError(

@@ -162,6 +162,7 @@ class SegmentationTask(ImageTask):
                 settings.image_size,
                 preprocess,
                 ignore_index=settings.ignore_index,
+                antialias=settings.antialias,
             ),
         )
         weights = settings.class_weights

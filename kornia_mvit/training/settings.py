@@ -66,6 +66,7 @@ class TaskSettings:
     freeze_epochs: int = 0
     freeze_norms: bool = False
     statistics_images: int = 0
+    antialias: bool = False
     label_smoothing: float = 0.0
     tta: str | None = None
     use_ema_weights: bool = True

@@ -59,6 +59,16 @@ def test_one_graph_for_any_seed(name, graphs):
 
 
 @pytest.mark.long
+def test_antialias(graphs):
+    eager = built("segmentation_train", antialias=True)
+    compiled = torch.compile(built("segmentation_train", antialias=True), backend="aot_eager")
+    for seed in range(5):
+        batch = scene(seed, count=6)
+        assert_equal(compiled(batch, seed=seed), eager(batch, seed=seed), atol=1e-6)
+    assert graphs["unique_graphs"] == 1
+
+
+@pytest.mark.long
 def test_keypoints_of_instances(graphs):
     """Pairs are swapped within the graph, and rows go with their boxes."""
     arguments = {"preprocess": PREPROCESS, "keypoint_flip_pairs": [(2, 3)], "min_box_visibility": 0.5}

@@ -141,9 +141,11 @@ def fields(batch: Batch) -> dict[str, Any]:
     return {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
 
 
-def augmenting(make: Callable[[], Any], targets: str, *, padded: bool = False, put_alone: bool = False) -> Case:
+def augmenting(
+    make: Callable[[], Any], targets: str, *, padded: bool = False, put_alone: bool = False, **options: Any
+) -> Case:
     def case(put: Put) -> Callable[[], Any]:
-        pipeline, given = put(AugmentationPipeline(make(), preprocess=RECORD)), photos(targets, padded=padded)
+        pipeline, given = put(AugmentationPipeline(make(), preprocess=RECORD, **options)), photos(targets, padded=padded)
         batch = put(given) if put_alone else send(put, given)
         return lambda: fields(pipeline.augment(batch, seed=3)[0])
 
@@ -338,6 +340,7 @@ STEPS: dict[str, Case] = {
     },
     **{f"augment, instance masks: {method}": following(method) for method in ("corners", "ellipse", "mask")},
     "augment, instance masks, several sizes": following("corners", padded=True),
+    "augment: antialiased": augmenting(POLICIES["segmentation_train"], "segmentation_train", antialias=True),
     "augment: letterbox": augmenting(lambda: policies.detection_train(40), "detection"),
     "augment and inverse: keypoints in pairs": paired,
     "mix: mixup": mixing(lambda: Mix(3, cutmix=0.0), ("label",)),

@@ -15,6 +15,7 @@ from kornia_mvit import (
     DeepLabV3,
     MobileViT,
     MobileViTClassifier,
+    MobileViTV2Classifier,
     Preprocess,
     SSDLite,
     from_pretrained,
@@ -31,9 +32,11 @@ from tests.models.networks import (
     APPLE,
     DEEP,
     DETECTION,
+    SECOND,
     TINY,
     apple_detector,
     apple_image,
+    apple_second,
     load_apple_weights,
     randomize,
     randomize_norms,
@@ -82,6 +85,50 @@ def test_answers(name, runtime):
     for shape in ((1, 3, 128, 128), (2, 3, 70, 96)):
         image = torch.rand(shape).to(memory_format=torch.channels_last)
         assert_same(run(image), model(image))
+
+
+GOLDEN = {
+    "classification": lambda: golden_classifier(),
+    "detection": lambda: loaded(SSDLite("xxs"), apple_detector()),
+    "second version, classification": lambda: loaded(MobileViTV2Classifier(0.5), apple_second("classification")),
+    "second version, detection": lambda: loaded(SSDLite("v2-0.5"), apple_second("detection")),
+    "second version, segmentation": lambda: loaded(DeepLabV3("v2-0.5"), apple_second("segmentation")),
+}
+CASES = {
+    "classification": APPLE["cases"][1],
+    "detection": DETECTION["cases"][0],
+    **{f"second version, {task}": SECOND[task]["cases"][0] for task in SECOND},
+}
+
+
+def loaded(model, weights):
+    load_checkpoint(model, weights)
+    return model.eval()
+
+
+def golden_classifier():
+    model = MobileViTClassifier("xxs")
+    load_apple_weights(model)
+    return model.eval()
+
+
+@pytest.mark.long
+@torch.inference_mode()
+@pytest.mark.parametrize("how", ["eager", "compile", *RUNTIMES])
+@pytest.mark.parametrize("task", GOLDEN)
+def test_goldens(task, how):
+    """The outputs of Apple's own implementation, within 1e-4 of the largest."""
+    model, case = GOLDEN[task](), CASES[task]
+    image = torch.from_numpy(apple_image(case["seed"], case["shape"])).float()
+    fast = optimize(model, image, engine=how)
+    assert fast.engine == {"compile": "compiled"}.get(how, how)
+    outputs = fast(image)
+    outputs = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    names = [name for name in ("logits", "confidences", "locations", "out") if name in case]
+    assert len(names) == len(outputs)
+    for name, values in zip(names, outputs, strict=True):
+        sample = values.flatten()[case[name]["sample_index"]]
+        assert (sample - torch.tensor(case[name]["sample"])).abs().max() <= 1e-4 * values.abs().max()
 
 
 @pytest.mark.long
