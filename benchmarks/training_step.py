@@ -1,11 +1,11 @@
 """A training step (forward, cross-entropy, backward, AdamW) beside Kornia's class, timm and transformers.
 
     python benchmarks/training_step.py [--modes xxs,xs,s] [--sizes 128,256] [--batch 16] [--threads 1] [--compiled]
-        [--timm] [--json FILE] [--png FILE] [--short]
+        [--timm] [--kept] [--json FILE] [--png FILE] [--short]
 
 All start from the same weights, take the same optimiser with the same flags (AdamW, fused), and run in one process, in
 turn; losses of the first step are compared. Ratios are to the faster of timm's two memory layouts, eager or compiled as
-the contestant is.
+the contestant is. With ``--kept`` all keep the memory that a step gives back, as the tasks do on a CPU.
 """
 
 import argparse
@@ -17,6 +17,8 @@ import common
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kornia_mvit.training.heap import keep_freed_memory
 
 
 def make_step(model: nn.Module, images: Tensor, labels: Tensor, amp: torch.dtype | None) -> Callable[[], Tensor]:
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--compiled", action="store_true", help="compiled against compiled, with timm alone")
     parser.add_argument("--timm", action="store_true", help="without Kornia's class and transformers")
+    parser.add_argument("--kept", action="store_true", help="with freed memory kept for the next step")
     parser.add_argument("--amp", default="none", choices=("none", "bfloat16", "float16"))
     parser.add_argument("--short", action="store_true", help="xxs at 128 px alone")
     common.add_arguments(parser, seconds=25.0, repeats=20)
@@ -78,8 +81,10 @@ def main() -> None:
         args.modes, args.sizes, args.seconds = "xxs", "128", 15.0
     warnings.filterwarnings("ignore")
     common.setup(args.threads)
+    if args.kept and not keep_freed_memory():
+        raise SystemExit("this machine's malloc, or its environment, does not let memory be kept")
     results, panels = {}, {}
-    how = "compiled" if args.compiled else "eager"
+    how = ("compiled" if args.compiled else "eager") + (", memory kept" if args.kept else "")
     for mode in args.modes.split(","):
         for size in map(int, args.sizes.split(",")):
             torch._dynamo.reset()

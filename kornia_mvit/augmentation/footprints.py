@@ -55,7 +55,7 @@ def spread_points(x: Tensor, y: Tensor, count: int) -> list[Points]:
     if x.shape[1] == 1 and y.shape[2] == 1:
         across, down = (_reach(_steps(v, dim)[None])[0] for v, dim in ((x, 2), (y, 1)))
         return [(x + v * across, y + u * down) for u, v in product(shares, shares)]
-    x, y = torch.broadcast_tensors(x, y)
+    x, y = x + torch.zeros_like(y), y + torch.zeros_like(x)
     (right_x, right_y), (down_x, down_y) = (_reach(_shorter(x, y, dim)) for dim in (2, 1))
     return [(x + v * right_x + u * down_x, y + v * right_y + u * down_y) for u, v in product(shares, shares)]
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kornia_mvit.models.backbones import TIMM, TimmBackbone, as_backbone, backbone_name, check_timm_name, import_timm
+from kornia_mvit.models.mobilevit import TransformerLayer
+from kornia_mvit.models.mobilevitv2 import SeparableLayer
 from kornia_mvit.models.modes import find_mode
 from kornia_mvit.models.staged import StagedBackbone
 from kornia_mvit.preprocess import Preprocess, PreprocessModule
@@ -18,7 +20,31 @@ from kornia_mvit.weights.files import CheckpointError, checkpoint_in, read_check
 from kornia_mvit.weights.registry import from_pretrained
 from kornia_mvit.weights.settings import check_counts, constructor_types, plain_settings
 
-__all__ = ["Teacher", "find_backbone", "find_layers", "find_start", "find_teacher", "timm_network"]
+__all__ = ["Teacher", "compile_network", "find_backbone", "find_layers", "find_start", "find_teacher", "timm_network"]
+
+
+def compile_network(network: nn.Module, how: bool | str, dynamic: bool | None) -> None:
+    """Compile a network, in place.
+
+    Args:
+        network: the network; for blocks, one with MobileViT's transformer layers, or those of its second version.
+        how: false for nothing, true for the network as a whole, ``'blocks'`` for each transformer layer by itself:
+            those of the same shape share what is compiled.
+        dynamic: as :func:`torch.compile` takes it.
+
+    Raises:
+        ValueError: for blocks, where there are none.
+    """
+    if how != "blocks":
+        if how:
+            network.compile(dynamic=dynamic)
+        return
+    layers = [module for module in network.modules() if isinstance(module, TransformerLayer | SeparableLayer)]
+    if not layers:
+        kind = type(network).__name__
+        raise ValueError(f"compile='blocks' is for MobileViT's transformer layers, and {kind} has none; give true")
+    for layer in layers:
+        layer.compile(dynamic=dynamic)
 
 
 def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:

@@ -75,8 +75,8 @@ class SegmentationSettings(TaskSettings):
                 raise ValueError(f"{name} {getattr(self, name)} is negative; 0 is for none")
         if self.lovasz_weight and count < 2:
             raise ValueError("the Lovász loss needs two classes or more; leave lovasz_weight at 0")
-        if self.compile and self.aux_weight:
-            raise ValueError("compile is for the forward pass, which auxiliary heads do not take; leave one of both")
+        if self.compile not in (False, "blocks") and self.aux_weight:
+            raise ValueError("compile is for the forward pass, which auxiliary heads do not take; give 'blocks'")
         if self.tta is not None:
             find_transforms(self.tta)
         if self.window is not None:

@@ -71,7 +71,7 @@ class TaskSettings:
     tta: str | None = None
     use_ema_weights: bool = True
     per_class: bool = False
-    compile: bool = False
+    compile: bool | str = False
     channels_last: bool = True
     gradient_checkpointing: bool | str = False
     dropout: float | None = None
@@ -93,6 +93,8 @@ class TaskSettings:
             raise ValueError("weights are those of the backbone too; give weights or pretrained, not both")
         if self.schedule not in SHAPES:
             raise ValueError(f"unknown schedule {self.schedule!r}; available: {', '.join(map(repr, SHAPES))}")
+        if self.compile not in (True, False, "blocks"):
+            raise ValueError(f"compile={self.compile!r} is not true, false or 'blocks'")
         if self.statistics_images < 0:
             raise ValueError(f"statistics_images {self.statistics_images} is negative; 0 estimates nothing anew")
 

@@ -145,7 +145,10 @@ def augmenting(
     make: Callable[[], Any], targets: str, *, padded: bool = False, put_alone: bool = False, **options: Any
 ) -> Case:
     def case(put: Put) -> Callable[[], Any]:
-        pipeline, given = put(AugmentationPipeline(make(), preprocess=RECORD, **options)), photos(targets, padded=padded)
+        pipeline, given = (
+            put(AugmentationPipeline(make(), preprocess=RECORD, **options)),
+            photos(targets, padded=padded),
+        )
         batch = put(given) if put_alone else send(put, given)
         return lambda: fields(pipeline.augment(batch, seed=3)[0])
 

@@ -152,6 +152,8 @@ class TestClassificationTask:
             ),
             ({"num_classes": 2, "network": Tiny(), "weights": "a.ckpt"}, "give network or weights, not both"),
             ({"num_classes": 2, "network": Tiny(), "gradient_checkpointing": True}, "Tiny has no gradient checkpoint"),
+            ({"num_classes": 2, "network": Tiny(), "compile": "blocks"}, "layers, and Tiny has none; give true"),
+            ({"num_classes": 2, "compile": "best"}, "compile='best' is not true, false or 'blocks'"),
             ({"num_classes": 2, "layer_decay": 0.5, "temperature": 0.0}, "temperature 0.0 is not positive"),
             ({"num_classes": 3, "teacher": MobileViTClassifier(num_classes=2)}, "the teacher has 2 classes"),
         ],
@@ -432,6 +434,29 @@ class TestClassificationTask:
         )
         image = torch.rand(2, 3, 32, 32)
         torch.testing.assert_close(plain.eval()(image) + 100, task.eval()(image))
+
+    @pytest.mark.parametrize("mode", ["xxs", "v2-0.5"])
+    def test_compiles_blocks(self, mode, monkeypatch):
+        """Each transformer layer is compiled by itself, and nothing else."""
+        compiled = []
+        monkeypatch.setattr(nn.Module, "compile", lambda module, dynamic: compiled.append((module, dynamic)))
+        task = ClassificationTask(mode, 2, image_size=32, compile="blocks", multi_scale=(32, 64, 2))
+        layers = [m for m in task.network.modules() if type(m).__name__ in ("TransformerLayer", "SeparableLayer")]
+        assert len(layers) == 9
+        assert [(id(module), dynamic) for module, dynamic in compiled] == [(id(layer), True) for layer in layers]
+
+    @pytest.mark.long
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile looks at it
+    def test_trains_compiled_blocks(self):
+        """Loss and gradients are those without compiling."""
+        found, image = [], torch.rand(4, 3, 64, 64)
+        for compile in (False, "blocks"):
+            torch.manual_seed(0)
+            task = ClassificationTask("xxs", 2, image_size=64, compile=compile)
+            loss = task(image).square().mean()
+            loss.backward()
+            found.append([loss.detach(), *(parameter.grad for parameter in task.network.parameters())])
+        torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
 
     @pytest.mark.long
     @pytest.mark.parametrize(
