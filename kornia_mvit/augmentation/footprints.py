@@ -15,9 +15,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-__all__ = ["count_samples", "spread_points"]
+__all__ = ["Point", "count_samples", "spread_points"]
 
-Points = tuple[Tensor, Tensor]
+Point = tuple[Tensor, Tensor]  # x and y, in pixels
 
 
 def count_samples(given: tuple[int, int], size: tuple[int, int]) -> int:
@@ -34,7 +34,7 @@ def count_samples(given: tuple[int, int], size: tuple[int, int]) -> int:
     return 2 if given[0] <= 2 * size[0] and given[1] <= 2 * size[1] else 4
 
 
-def spread_points(x: Tensor, y: Tensor, count: int) -> list[Points]:
+def spread_points(x: Tensor, y: Tensor, count: int) -> list[Point]:
     """Return ``count`` x ``count`` points for each that is given, its upper left one first, its lower right one last.
 
     Args:

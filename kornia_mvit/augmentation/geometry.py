@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from kornia_mvit.augmentation.footprints import count_samples, spread_points
+from kornia_mvit.augmentation.footprints import Point, count_samples, spread_points
 from kornia_mvit.augmentation.outlines import Corners, Ellipses, Outlines, Shapes, bend, read_instances
 from kornia_mvit.augmentation.slices import ImageWarp, Seen, in_slices
 from kornia_mvit.ops.geometry import (
@@ -221,7 +221,7 @@ class Geometry:
             return ImageWarp(image, *self.in_view(x, y, first), seen)
         count = count_samples(self.sizes[first], self.sizes[last])
 
-        def spread(rows: slice) -> list[tuple[Tensor, Tensor]]:
+        def spread(rows: slice) -> list[Point]:
             return [self.in_view(*point, first, rows) for point in spread_points(x[rows], y[rows], count)]
 
         return ImageWarp(image, x, y, seen, spread)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from kornia_mvit.augmentation.footprints import Point
 from kornia_mvit.ops.geometry import complex_grid, sample_bilinear, sample_complex_grid
 
 __all__ = ["ImageWarp", "Seen", "are_sliced", "in_slices"]
 
 SLICE_BYTES = 2**19  # of the images of a slice, as single precision; what is made of them takes as much again
 
-Point = tuple[Tensor, Tensor]  # x and y, in pixels
 SpreadFunction = Callable[[slice], Sequence[Point]]  # of the rows of some images in the batch
 # Takes part of a batch, its rows in the batch, and where the result may be written to, if that is known; gives the same
 # part of the result.

@@ -18,10 +18,11 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.models.backbones import backbone_name
 from kornia_mvit.ops.seeds import multiscale_sizes
 from kornia_mvit.preprocess import Preprocess
-from kornia_mvit.training.heap import keep_freed_memory, release_freed_memory
+from kornia_mvit.training.callbacks import KeepMemory
 from kornia_mvit.training.keypoints import adopt_flip_pairs
 from kornia_mvit.training.lightning_adapter import own_callbacks, trainer_of, transfer_in_module
 from kornia_mvit.training.lightning_names import (
+    Callback,
     OptimizerLRScheduler,
     TorchCheckpointIO,
     rank_zero_info,
@@ -181,6 +182,10 @@ class ImageTask(RangeLearning):
         """Lay images out in memory as the network is."""
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Have what a step on a CPU frees kept for the next one."""
+        return [KeepMemory()]
+
     def setup(self, stage: str) -> None:
         """Take class names and pairs of keypoints from the data, and let checkpoints be read as data.
 
@@ -195,8 +200,6 @@ class ImageTask(RangeLearning):
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
             strategy.checkpoint_io = AtomicCheckpointIO()
         transfer_in_module(self.trainer)
-        if strategy.root_device.type == "cpu":
-            keep_freed_memory()  # of each step, for the next
         data = getattr(self.trainer, "datamodule", None)
         adopt_flip_pairs(self.pipeline, data)
         names = getattr(data, "class_names", None)
@@ -204,10 +207,6 @@ class ImageTask(RangeLearning):
             if len(names) != self.hparams["num_classes"]:
                 raise ValueError(f"the data have {len(names)} classes, the task {self.hparams['num_classes']}")
             self.class_names = tuple(names)
-
-    def teardown(self, stage: str) -> None:
-        """Give back the memory that was kept from step to step."""
-        release_freed_memory()
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
         """Return what a loader gave as a batch, and check that its classes are those of the task.

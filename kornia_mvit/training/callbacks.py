@@ -6,10 +6,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kornia_mvit.training.lightning_names import TrainerFn, WeightAveraging, pl
+from kornia_mvit.training.heap import keep_freed_memory, release_freed_memory
+from kornia_mvit.training.lightning_names import Callback, TrainerFn, WeightAveraging, pl
 from kornia_mvit.training.range_learning import ranges_of
 
-__all__ = ["EMA"]
+__all__ = ["EMA", "KeepMemory"]
 
 
 class EMA(WeightAveraging):
@@ -55,6 +56,23 @@ class EMA(WeightAveraging):
         """Restore the average in training; evaluation has it already, in the checkpoint's ``state_dict``."""
         if trainer.state.fn == TrainerFn.FITTING:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+class KeepMemory(Callback):
+    """Keep what a step frees for the next one, while a Trainer runs on a CPU; see :mod:`kornia_mvit.training.heap`."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Keep memory from now on."""
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give it back."""
+        release_freed_memory()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give it back."""
+        release_freed_memory()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 from functools import cache
+from threading import Event
 
 __all__ = ["keep_freed_memory", "release_freed_memory"]
 
@@ -31,6 +32,7 @@ def keep_freed_memory() -> bool:
     if not _is_settable():
         return False
     _release_in_children()
+    _kept.set()
     return _set({MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1})
 
 
@@ -38,13 +40,17 @@ def release_freed_memory() -> bool:
     """Give freed memory back to the system again, as glibc does once large pieces of it were freed.
 
     Returns:
-        Whether malloc is glibc's and does so.
+        Whether it does so; false where nothing was kept.
     """
-    if not _is_settable():
+    if not _kept.is_set():
         return False
+    _kept.clear()
     done = _set({MMAP_MAX: 65536, MMAP_THRESHOLD: MOST_MMAP_THRESHOLD, TRIM_THRESHOLD: 2 * MOST_MMAP_THRESHOLD})
     ctypes.CDLL(None).malloc_trim(0)
     return done
+
+
+_kept = Event()  # whether memory is kept
 
 
 @cache

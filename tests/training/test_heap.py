@@ -1,10 +1,11 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 
-from kornia_mvit.training import ClassificationTask, base, heap
+from kornia_mvit.training import ClassificationTask, callbacks, heap
 from tests.training.test_tasks import Tiny, Tones, trainer
 
 # In a process of its own, as malloc goes by what was freed before; the file alone, as PyTorch takes seconds.
@@ -37,8 +38,8 @@ def run(code: str, **env: str) -> list[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 class TestHeap:
     def test_keeps_and_releases(self):
-        code = "print(is_kept(), keep(), is_kept(), release(), is_kept(), keep(), is_kept())"
-        assert run(code) == ["False", "True", "True", "True", "False", "True", "True"]
+        code = "print(release(), is_kept(), keep(), is_kept(), release(), is_kept(), keep(), is_kept())"
+        assert run(code) == ["False", "False", "True", "True", "True", "False", "True", "True"]
 
     def test_forked_processes_release(self):
         code = """
@@ -63,11 +64,24 @@ print(is_kept())
         assert not heap.keep_freed_memory()
         assert not heap.release_freed_memory()
 
-    def test_tasks_keep_while_they_train(self, tmp_path, monkeypatch):
-        events = []
-        monkeypatch.setattr(base, "keep_freed_memory", lambda: events.append("keep"))
-        monkeypatch.setattr(base, "release_freed_memory", lambda: events.append("release"))
+    @pytest.fixture
+    def events(self, monkeypatch):
+        """What callbacks ask for, in order."""
+        found = []
+        monkeypatch.setattr(callbacks, "keep_freed_memory", lambda: found.append("keep"))
+        monkeypatch.setattr(callbacks, "release_freed_memory", lambda: found.append("release"))
+        return found
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_tasks_keep_while_they_train(self, fails, events, tmp_path, monkeypatch):
+        def start(batch, index):
+            events.append("step")
+            if fails:
+                raise RuntimeError("no")
+
         task = ClassificationTask(num_classes=2, network=Tiny(), image_size=32)
-        monkeypatch.setattr(task, "on_train_batch_start", lambda batch, index: events.append("step"))
-        trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(task, Tones())
-        assert events == ["keep", "step", "step", "release"]
+        monkeypatch.setattr(task, "on_train_batch_start", start)
+        run = trainer(tmp_path, limit_train_batches=2, limit_val_batches=0)
+        with pytest.raises(RuntimeError, match="no") if fails else nullcontext():
+            run.fit(task, Tones())
+        assert events == ["keep", "step", *["step"] * (not fails), "release"]
