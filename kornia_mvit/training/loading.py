@@ -18,7 +18,7 @@ from kornia_mvit.training.lightning_names import (
     pl,
 )
 from kornia_mvit.training.settings import present_settings
-from kornia_mvit.weights.cards import GIVEN
+from kornia_mvit.weights.cards import GIVEN, read_card
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, checkpoint_in, read_checkpoint
 from kornia_mvit.weights.settings import check_counts, check_data, plain_settings
 
@@ -88,10 +88,13 @@ def load_task(
         arguments: of the class, in place of the checkpoint's.
 
     Raises:
-        CheckpointError: if the file cannot be read, or its settings are not plain values of the class's arguments.
+        CheckpointError: if the file cannot be read, says of its model what cannot be, or has settings that are not
+            plain values of the class's arguments.
     """
     name = str(source) if isinstance(source, str | Path) else "the checkpoint"
     checkpoint = read_run(source, map_location)
+    if CARD_KEY in checkpoint:
+        read_card(checkpoint, name)  # hooks read it again, and do not know the file's name
     saved = checkpoint.get(_SETTINGS)
     if hparams_file is not None:
         if Path(hparams_file).suffix.lower() == ".csv":

@@ -102,6 +102,15 @@ class TestLoadFromCheckpoint:
                     refused += 1
         assert refused > len(cases) / 2
 
+    @pytest.mark.parametrize("task", TASKS)
+    def test_damaged_cards(self, task, trained, tmp_path):
+        """The error names the file, whichever hook reads the card, too."""
+        for card in ({}, {"format": 2, "version": "9.0"}, {"format": 1, "task": task, "model": 5}):
+            path = changed(trained[task], tmp_path / "a.ckpt", ((CARD_KEY,), card))
+            with pytest.raises(CheckpointError, match=r"update|model is 5") as caught:
+                TASKS[task].load_from_checkpoint(path)
+            assert str(caught.value).startswith(f"{path} ")
+
     @pytest.mark.long(every_share=True)
     def test_instantiators(self, trained, elsewhere, tmp_path):
         popen = gadgets(elsewhere)["popen in a dictionary"]
