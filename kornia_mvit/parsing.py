@@ -11,6 +11,7 @@ from kornia_mvit.files import FileError, printable
 
 __all__ = [
     "brief",
+    "check_truths",
     "cut",
     "either_case",
     "is_file",
@@ -49,6 +50,24 @@ def brief(value: object) -> str:
     except Exception:  # a number too long to be written, or lists within lists
         text = f"a {type(value).__name__} that is too large to show"
     return cut(text)
+
+
+def check_truths(**values: object) -> None:
+    """Check that arguments are true or false, as any text would count as true.
+
+    Raises:
+        ValueError: for one that is not, by its name.
+
+    Example:
+        >>> check_truths(fuse=True, antialias="no")
+        Traceback (most recent call last):
+        ...
+        ValueError: antialias='no' is neither true nor false; give True or False
+    """
+    for name, value in values.items():
+        known = type(value).__name__ in ("bool", "bool_")  # numpy's, too
+        if not known and not (isinstance(value, int) and value in (0, 1)):
+            raise ValueError(f"{name}={brief(value)} is neither true nor false; give True or False")
 
 
 def reason_of(error: BaseException) -> str:

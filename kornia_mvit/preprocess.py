@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kornia_mvit.fields import check_image_values, check_layout, plain_tensor
+from kornia_mvit.parsing import check_truths
 from kornia_mvit.pictures import array_to_tensor, is_array, is_picture, picture_to_tensor
 
 __all__ = ["MAX_PIXELS", "Preprocess", "PreprocessModule", "antialiased_resize", "round_ratio", "to_float"]
@@ -73,6 +74,7 @@ class Preprocess:
             value = getattr(self, name)
             if isinstance(value, list):
                 object.__setattr__(self, name, tuple(value))
+        check_truths(letterbox=self.letterbox)
         for name in ("size", "crop"):
             _check_size(name, getattr(self, name))
         if self.max_pixels is not None and (type(self.max_pixels) is not int or self.max_pixels < 1):

@@ -42,6 +42,7 @@ class TestPreprocess(BaseTester):
             ({"interpolation": "nearest"}, "available: 'bilinear', 'bicubic'"),
             ({"channel_order": "gbr"}, "available: 'rgb', 'bgr'"),
             ({"std": (1.0, 0.0, 1.0)}, "std (1.0, 0.0, 1.0) is not positive"),
+            ({"size": (64, 64), "letterbox": "no"}, "letterbox='no' is neither true nor false"),
             ({"size": 64, "letterbox": True}, "a letterbox has a height and a width, and no crop; size is 64"),
             ({"size": (64, 64), "crop": 32, "letterbox": True}, "and no crop; size is (64, 64) and crop 32"),
         ],

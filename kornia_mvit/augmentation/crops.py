@@ -98,6 +98,10 @@ class WindowCrop(GeometricAugmentationBase2D):
             fits = fits.all(0, keepdim=True).expand_as(fits)
         return fits.to(torch.uint8).argmax(1), fits.any(1)
 
+    def reach(self, given: Size, size: Size) -> float:
+        """Return how many pixels of a canvas of one size may lie between neighbours of a result of another."""
+        return max(given[0] / size[0], given[1] / size[1])
+
     def draw(self, view: View, shape: tuple[int, ...], numbers: Sequence[Tensor] = ()) -> dict[str, Any]:
         """Return parameters in Kornia's form.
 
@@ -172,6 +176,10 @@ class RandomZoomOut(WindowCrop):
         inside = view.size.double().flip(-1)
         low = -u[2:].T * (scale - 1) * inside
         return torch.cat([low, low + scale * inside], -1)
+
+    def reach(self, given: Size, size: Size) -> float:
+        """Return the largest scale: the canvas stays."""
+        return self.max_scale
 
     def __repr__(self) -> str:
         return f"RandomZoomOut(max_scale={self.max_scale}, p={self.share})"
@@ -398,6 +406,10 @@ class RandomScaledCrop(WindowCrop):
             return tried[:, 0]
         first, _ = self._first_fit(_class_share(view.mask, tried, inside, view.ignore_index) <= self.max_class_share)
         return tried.gather(1, first[:, None, None].expand(-1, 1, 4))[:, 0]
+
+    def reach(self, given: Size, size: Size) -> float:
+        """Return by how much the shorter side of a canvas shrinks at most."""
+        return min(given) / self.short_side[0]
 
     def __repr__(self) -> str:
         return (

@@ -11,27 +11,47 @@ At s = 1 they are one point. They lie along the steps from a pixel to the next, 
 
 import math
 from itertools import product
+from typing import Any, cast
 
+import kornia.augmentation as K
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Point", "count_samples", "spread_points"]
+from kornia_mvit.augmentation.kornia_adapter import least_scale
+
+__all__ = ["Point", "count_samples", "find_reach", "spread_points"]
 
 Point = tuple[Tensor, Tensor]  # x and y, in pixels
 
 
-def count_samples(given: tuple[int, int], size: tuple[int, int]) -> int:
-    """Return how many points along a side stand for a pixel: two, or four where canvases differ by more than twice.
+def find_reach(module: nn.Module, given: tuple[int, int], size: tuple[int, int]) -> float:
+    """Return how far apart an operation may read pixels for neighbours of its result, as far as its arguments say.
 
     Args:
-        given: height and width of the canvas that is read.
-        size: height and width of the canvas that is made.
+        module: one of Kornia's, or one of this package's with a method ``reach`` for these sizes.
+        given: height and width of the canvas before.
+        size: height and width of the canvas after.
+
+    Returns:
+        A number of pixels, below 1 where images become larger.
 
     Example:
-        >>> count_samples((288, 288), (256, 256)), count_samples((1024, 768), (224, 224))
-        (2, 4)
+        >>> import kornia.augmentation as K
+        >>> find_reach(K.Resize((96, 96)), (288, 192), (96, 96)), find_reach(K.CenterCrop(96), (288, 192), (96, 96))
+        (3.0, 1.0)
+        >>> find_reach(K.RandomAffine(10.0, scale=(0.25, 1.0)), (96, 96), (96, 96))
+        4.0
     """
-    return 2 if given[0] <= 2 * size[0] and given[1] <= 2 * size[1] else 4
+    if hasattr(module, "reach"):
+        return float(cast(Any, module).reach(given, size))
+    if isinstance(module, (K.Resize, K.LongestMaxSize, K.SmallestMaxSize, K.RandomResizedCrop)):
+        return max(given[0] / size[0], given[1] / size[1])
+    return 1 / least_scale(module)
+
+
+def count_samples(reach: float) -> int:
+    """Return how many points along a side stand for a pixel: two, or four for one more than two pixels wide."""
+    return 2 if reach <= 2 else 4
 
 
 def spread_points(x: Tensor, y: Tensor, count: int) -> list[Point]:

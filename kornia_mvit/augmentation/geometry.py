@@ -1,6 +1,7 @@
 """Where the pixels of a batch went: the geometric steps of an augmentation, and targets taken along or back."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -46,6 +47,7 @@ class Step:
         places: (B, 2, h, w) what each pixel of the canvas after shows of the canvas before, for a free warp; see
             :mod:`kornia_mvit.ops.warps`.
         back: ``places`` are of the way that this step goes back.
+        reach: see :func:`~kornia_mvit.augmentation.footprints.find_reach`.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Step:
     rim: float = 0.0
     places: Tensor | None = None
     back: bool = False
+    reach: float = 1.0
 
     @property
     def known(self) -> bool:
@@ -219,12 +222,13 @@ class Geometry:
         x, y, seen = self.source(first, last, dtype)
         if not antialias:
             return ImageWarp(image, *self.in_view(x, y, first), seen)
-        count = count_samples(self.sizes[first], self.sizes[last])
+        reach = 1.0
+        for step in self.steps[first:last]:
+            reach *= step.reach
+        return ImageWarp(image, x, y, seen, partial(self._spread, x, y, first, count_samples(reach)))
 
-        def spread(rows: slice) -> list[Point]:
-            return [self.in_view(*point, first, rows) for point in spread_points(x[rows], y[rows], count)]
-
-        return ImageWarp(image, x, y, seen, spread)
+    def _spread(self, x: Tensor, y: Tensor, first: int, count: int, rows: slice) -> list[Point]:
+        return [self.in_view(*point, first, rows) for point in spread_points(x[rows], y[rows], count)]
 
     def warp_mask(self, mask: Tensor, first: int, last: int, ignore_index: int) -> Tensor:
         """Bring masks (B, H, W) of canvas ``first`` to canvas ``last``; ``ignore_index`` where nothing was in view."""

@@ -6,7 +6,14 @@ as described; ``TRIED_WITH`` is the release of Kornia that it was run with.
 
 from typing import Any
 
-from kornia.augmentation import ColorJitter, RandomCutMixV2, RandomResizedCrop, RandomRotation
+from kornia.augmentation import (
+    ColorJitter,
+    RandomAffine,
+    RandomCutMixV2,
+    RandomPerspective,
+    RandomResizedCrop,
+    RandomRotation,
+)
 from kornia.augmentation.auto.base import PolicyAugmentBase
 from kornia.augmentation.auto.operations.base import OperationBase
 from kornia.augmentation.auto.operations.policy import PolicySequential
@@ -14,7 +21,7 @@ from kornia.augmentation.base import _AugmentationBase as AugmentationBase
 from kornia.augmentation.base import _BasicAugmentationBase as BasicAugmentationBase
 from kornia.augmentation.container.base import ImageSequentialBase, SequentialBase
 from kornia.augmentation.container.params import ParamItem
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "TRIED_WITH",
@@ -28,6 +35,7 @@ __all__ = [
     "SequentialBase",
     "color_order",
     "crop_ranges",
+    "least_scale",
     "rotation_degrees",
     "sample_cutmix",
 ]
@@ -39,6 +47,16 @@ def crop_ranges(module: RandomResizedCrop) -> tuple[Any, Any]:
     """Return the ranges that a crop samples from: of the share of the area, and of width / height."""
     generator: Any = module._param_generator
     return generator.scale, generator.ratio
+
+
+def least_scale(module: nn.Module) -> float:
+    """Return the smallest share of its sides that a RandomAffine or RandomPerspective leaves an image; else 1."""
+    generator: Any = getattr(module, "_param_generator", None)
+    if isinstance(module, RandomAffine) and generator.scale is not None:
+        return max(1e-3, min(1.0, *map(float, generator.scale[::2])))
+    if isinstance(module, RandomPerspective):
+        return max(1e-3, 1 - float(generator.distortion_scale))
+    return 1.0
 
 
 def color_order(module: ColorJitter, params: dict[str, Tensor]) -> list[int]:

@@ -16,6 +16,7 @@ from kornia_mvit.augmentation.auto import apply_to_rows, as_first, choose_rows
 from kornia_mvit.augmentation.channels import apply_to_channels, keeps_grey
 from kornia_mvit.augmentation.choices import SomeOf
 from kornia_mvit.augmentation.color import RandomColorTwist, jitter_colors
+from kornia_mvit.augmentation.footprints import find_reach
 from kornia_mvit.augmentation.free_warps import DRAWN, FREE_WARPS, is_plain_warp, sampled_places, warp_rim
 from kornia_mvit.augmentation.geometry import Step
 from kornia_mvit.augmentation.kornia_adapter import (
@@ -218,7 +219,8 @@ class Operation:
         matrix = edge_matrix(self.module.generate_transformation_matrix(like, draw, self.module.flags))
         if isinstance(self.module, (*_RESIZES, K.RandomResizedCrop)):
             matrix = _with_thin_windows(matrix, draw, self.module.flags)
-        return Step(self.name, matrix, size, self.covers, self.aligned)
+        reach = find_reach(self.module, (shape[-2], shape[-1]), size)
+        return Step(self.name, matrix, size, self.covers, self.aligned, reach=reach)
 
     def joins(self, draw: Draw, shape: tuple[int, ...], fuse: bool) -> bool:
         """Tell whether the operation is carried out by its matrix, with others in one step, and not by its module.

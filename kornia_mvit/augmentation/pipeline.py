@@ -22,7 +22,7 @@ from kornia_mvit.augmentation.randomness import SeedCounter, uncompiled
 from kornia_mvit.augmentation.range_runs import Gradients, plan_gradients, range_extra, run_ranges
 from kornia_mvit.augmentation.ranges import LearnedRanges
 from kornia_mvit.augmentation.rejection import Condition, check_until, run_until
-from kornia_mvit.augmentation.stacks import build_stack
+from kornia_mvit.augmentation.stacks import build_stack, check_flags
 from kornia_mvit.augmentation.state import Counted
 from kornia_mvit.augmentation.target_mix import TargetMix
 from kornia_mvit.augmentation.targets import BoxRules, choose_box_method, detach_memory, move_targets, run_empty
@@ -76,15 +76,13 @@ class AugmentationPipeline(Inverses, Counted, nn.Module):
         erase_masks: the same for ``mask`` and ``instance_masks``.
         fuse: carry out geometric operations that follow each other in one step. False lets Kornia resample at each.
         antialias: read the whole footprint of a pixel where a composed step makes images smaller, as the resize does;
-            else bilinearly at its centre. It costs four to sixteen times the reading for the images that shrink.
+            else bilinearly at its centre. It costs four to sixteen times the reading for images that shrink.
         multi_scale: sizes to draw from for each step, such as :func:`kornia_mvit.ops.seeds.multiscale_sizes`.
         seed: of what is drawn without a seed or generator.
         compile: compile what follows the drawing as one graph. ``torch.compile`` of the pipeline does it too.
-        check_values: look at the values of images and targets on accelerators as well, which waits for the device. On
-            the CPU they are always looked at.
+        check_values: look at values on accelerators as well, which waits for the device; on a CPU it is always done.
         until: a condition on the result: it takes an augmented batch and returns (B,) bool, and images of which that is
-            False are augmented again. The parameters tell how often, and how many never met it. This waits for the
-            device.
+            False are augmented again; the parameters tell how often, and how many never did. It waits for the device.
         tries: the most for an image; the last one stays.
 
     Shape:
@@ -94,7 +92,7 @@ class AugmentationPipeline(Inverses, Counted, nn.Module):
 
     Raises:
         ValueError: for values that :meth:`Batch.check_values` refuses, as images with NaN or outside [0, 1] and boxes
-            that end before they start; for operations that cannot carry a target that the batch has, by name.
+            that end before they start; for operations that cannot carry a target of the batch; antialias without fuse.
         TypeError: for images that are neither uint8 nor floating point, and for augmentations that are not Kornia's,
             or mix.
 
@@ -131,6 +129,8 @@ class AugmentationPipeline(Inverses, Counted, nn.Module):
         tries: int = 10,
     ) -> None:
         super().__init__()
+        flags = {"boxes_from_masks": boxes_from_masks, "erase_masks": erase_masks, "check_values": check_values}
+        check_flags(fuse=fuse, antialias=antialias, compile=compile, **flags)
         erased = choose_erased(erase_targets, erase_masks)
         augment = build_stack(augment, erases=bool(erased))
         if isinstance(augment, Policy):

@@ -8,8 +8,9 @@ from torch import nn
 
 from kornia_mvit.augmentation.kornia_adapter import AugmentationBase, PolicyAugmentBase
 from kornia_mvit.augmentation.operations import check_stack, keeps_pixels
+from kornia_mvit.parsing import check_truths
 
-__all__ = ["build_stack"]
+__all__ = ["build_stack", "check_flags"]
 
 
 def build_stack(
@@ -40,3 +41,17 @@ def build_stack(
     if augment is not None:
         check_stack(augment, erases=erases)
     return augment
+
+
+def check_flags(*, fuse: bool, antialias: bool, **others: bool) -> None:
+    """Check what a pipeline is told by yes or no.
+
+    Raises:
+        ValueError: for a value that is neither, and for ``antialias`` where Kornia resamples.
+    """
+    check_truths(fuse=fuse, antialias=antialias, **others)
+    if antialias and not fuse:
+        raise ValueError(
+            "antialias=True is for operations that are composed, and fuse=False lets Kornia resample at "
+            "each; leave one of them away"
+        )

@@ -17,6 +17,7 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.extras import needing
 from kornia_mvit.ops.geometry import box_iou, constant, scale_matrix, window_matrix
 from kornia_mvit.ops.keypoints import Pairs, check_flip_pairs
+from kornia_mvit.parsing import check_truths
 from kornia_mvit.preprocess import antialiased_resize
 
 __all__ = ["TestTimeAugmentation", "TestTimeTransform"]
@@ -53,6 +54,7 @@ class TestTimeTransform:
     multiple: int = 32
 
     def __post_init__(self) -> None:
+        check_truths(flip=self.flip)
         if self.scale <= 0 or not 0 < self.crop_share <= 1 or self.multiple < 1:
             raise ValueError(
                 f"scale {self.scale}, crop_share {self.crop_share}, multiple {self.multiple}: expected a positive "

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar, cast
 from torch import nn
 
 from kornia_mvit.augmentation.pipeline import AugmentationPipeline
+from kornia_mvit.parsing import check_truths
 from kornia_mvit.training.optimization import SHAPES
 from kornia_mvit.weights.settings import constructor_types
 
@@ -81,6 +82,7 @@ class TaskSettings:
     def __post_init__(self) -> None:
         """Translate former names, and check what all tasks ask for."""
         self._translate()
+        check_truths(**{field.name: getattr(self, field.name) for field in fields(self) if field.type is bool})
         if self.num_classes is None:
             raise ValueError("num_classes is missing; give the number of classes, such as data.num_classes")
         if self.network is not None and self.weights is not None:

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kornia_mvit import AugmentationPipeline, Batch
-from kornia_mvit.augmentation.footprints import spread_points
+from kornia_mvit.augmentation.crops import RandomScaledCrop, RandomZoomOut
+from kornia_mvit.augmentation.footprints import count_samples, find_reach, spread_points
 
 
 def crop(size: int, scale: float = 1.0) -> K.RandomResizedCrop:
@@ -59,7 +60,46 @@ class TestSpreadPoints:
         assert all(torch.equal(v, point) for pair in spread_points(point, point, 2) for v in pair)
 
 
+class TestFindReach:
+    @pytest.mark.parametrize(
+        ("module", "size", "reach"),
+        [
+            (K.RandomHorizontalFlip(), (96, 120), 1.0),
+            (K.RandomCrop((32, 32)), (32, 32), 1.0),
+            (K.RandomRotation(90.0), (96, 120), 1.0),
+            (K.RandomResizedCrop((32, 30)), (32, 30), 4.0),
+            (K.LongestMaxSize(60), (48, 60), 2.0),
+            (K.RandomAffine(0.0), (96, 120), 1.0),
+            (K.RandomAffine(0.0, scale=(0.4, 2.0)), (96, 120), 2.5),
+            (K.RandomAffine(0.0, scale=(0.5, 2.0, 0.2, 1.0)), (96, 120), 5.0),
+            (K.RandomPerspective(0.75), (96, 120), 4.0),
+            (RandomZoomOut(3.0), (96, 120), 3.0),
+            (RandomScaledCrop((32, 32), short_side=(24, 200)), (32, 32), 4.0),
+        ],
+    )
+    def test_values(self, module, size, reach):
+        assert find_reach(module, (96, 120), size) == pytest.approx(reach)
+        assert count_samples(reach) == (2 if reach <= 2 else 4)
+
+
 class TestAntialias:
+    @pytest.mark.parametrize("degrees", [0.0, 30.0])
+    @pytest.mark.parametrize("share", [0.75, 0.5, 0.33, 0.25])
+    def test_on_a_canvas_that_stays(self, degrees, share):
+        """White noise has the spread that an antialiased resize leaves it, as near as turning lets it."""
+        torch.manual_seed(0)
+        image = torch.rand(1, 3, 240, 240)
+        expected = F.interpolate(image, scale_factor=share, mode="bilinear", antialias=True)[..., 4:-4, 4:-4].std()
+        shrink = K.RandomAffine((degrees, degrees), scale=(share, share), p=1.0)
+        out = build(shrink, ignore_index=0)(Batch(image, mask=torch.ones(1, 240, 240, dtype=torch.int64)), seed=0)
+        inner = F.max_pool2d(1.0 - out.mask[:, None], 7, 1, 3)[0, 0] == 0
+        assert inner.sum() > 400
+        assert out.image[0, :, inner].std().item() == pytest.approx(expected.item(), rel=0.2)
+
+    def test_alone_where_operations_are_composed(self):
+        with pytest.raises(ValueError, match=r"fuse=False lets Kornia resample"):
+            build(crop(32), fuse=False)
+
     @pytest.mark.parametrize(("given", "size", "within"), [(128, 100, 0.02), (128, 64, 0.03), (120, 40, 0.03)])
     def test_is_near_an_antialiased_resize(self, given, size, within):
         image = smooth_noise(4, given)

@@ -105,6 +105,15 @@ class TestAugmentationPipeline(BaseTester):
         assert batch.meta == meta
         assert out.shape == batch.image.shape == (4, 3, 32, 32)
 
+    @pytest.mark.parametrize(
+        "name", ["fuse", "antialias", "compile", "check_values", "erase_masks", "boxes_from_masks"]
+    )
+    def test_exception_of_flags(self, name):
+        """Any text would count as true."""
+        for value in ("no", None, 2):
+            with pytest.raises(ValueError, match=f"{name}={value!r} is neither true nor false"):
+                AugmentationPipeline([], **{name: value})
+
     def test_feature(self):
         """Train mode applies the value part alone, eval mode the whole Preprocess and nothing else."""
         image = photos(2, 32, 32)

@@ -55,6 +55,8 @@ class TestTestTimeAugmentation(BaseTester):
             TestTimeAugmentation(lambda image: image.mean((1, 2, 3)))(torch.rand(2, 3, 8, 8))
         with pytest.raises(ValueError, match=r"got torch\.uint8"):
             TestTimeAugmentation(nn.Identity())(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+        with pytest.raises(ValueError, match="flip='no' is neither true nor false"):
+            TestTimeTransform(flip="no")
         with pytest.raises(ValueError, match="unknown crop 'left'"):
             TestTimeTransform(crop="left")
         with pytest.raises(ValueError, match="scale -1"):

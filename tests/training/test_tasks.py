@@ -154,6 +154,8 @@ class TestClassificationTask:
             ({"num_classes": 2, "network": Tiny(), "gradient_checkpointing": True}, "Tiny has no gradient checkpoint"),
             ({"num_classes": 2, "network": Tiny(), "compile": "blocks"}, "layers, and Tiny has none; give true"),
             ({"num_classes": 2, "compile": "best"}, "compile='best' is not true, false or 'blocks'"),
+            ({"num_classes": 2, "antialias": "no"}, "antialias='no' is neither true nor false"),
+            ({"num_classes": 2, "train_backbone": "false"}, "train_backbone='false' is neither true nor false"),
             ({"num_classes": 2, "layer_decay": 0.5, "temperature": 0.0}, "temperature 0.0 is not positive"),
             ({"num_classes": 3, "teacher": MobileViTClassifier(num_classes=2)}, "the teacher has 2 classes"),
         ],
