@@ -57,7 +57,13 @@ class Recomputing(nn.Module):
 
 
 class Shareable(nn.Module):
-    """A network that is written into a folder, or uploaded to the Hugging Face hub."""
+    """A network that is written into a folder, or uploaded to the Hugging Face hub.
+
+    Attributes:
+        fused: whether it is a copy that :func:`~kornia_mvit.fuse` made, whose weights no checkpoint can hold.
+    """
+
+    fused: bool = False
 
     def save_pretrained(self, folder: str | Path, **about: Any) -> None:
         """Write the network into a folder, with a model card; :func:`~kornia_mvit.from_pretrained` reads it.

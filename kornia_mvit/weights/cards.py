@@ -27,6 +27,7 @@ __all__ = [
     "Model",
     "Sketch",
     "build_model",
+    "check_network",
     "from_card",
     "model_card",
     "read_card",
@@ -46,6 +47,29 @@ _BUILDERS: dict[str, Callable[..., Model]] = {**MODELS, "classification": build_
 def task_of(model: nn.Module) -> str | None:
     """Return what a model of ours is for, or None for a backbone or a network of another kind."""
     return next((task for task, kind in MODELS.items() if isinstance(model, kind)), None)
+
+
+def check_network(network: object) -> None:
+    """Raise for what has no checkpoint.
+
+    Raises:
+        TypeError: for what is no model of this package.
+        ValueError: for a copy that :func:`~kornia_mvit.fuse` or :func:`~kornia_mvit.optimize` made.
+    """
+    if getattr(network, "fused", False):
+        raise ValueError(
+            f"this {type(network).__name__} is a fused copy, whose weights fit no checkpoint; save or load the model "
+            "that was given to optimize or fuse"
+        )
+    if not isinstance(network, Model | StagedBackbone):
+        given = type(network).__name__ if isinstance(network, nn.Module) else brief(network)
+        remedy = "from_pretrained reads one" if isinstance(network, str | Path) else ""
+        if hasattr(network, "network") and hasattr(network, "configure_optimizers"):
+            remedy = "pass the task's network"
+        raise TypeError(
+            f"{given} is none of this package's models; "
+            f"{remedy or 'pass a backbone, MobileViTClassifier, MobileViTV2Classifier, DeepLabV3 or SSDLite'}"
+        )
 
 
 def model_card(

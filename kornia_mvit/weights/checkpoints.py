@@ -16,7 +16,7 @@ from kornia_mvit.models.mobilevitv2 import WIDTHS, MobileViTV2, MobileViTV2Confi
 from kornia_mvit.models.modes import find_mode
 from kornia_mvit.models.staged import StageConfig, StagedBackbone
 from kornia_mvit.parsing import cut
-from kornia_mvit.weights.cards import Model, build_model, from_card, model_card, read_card, task_of
+from kornia_mvit.weights.cards import Model, build_model, check_network, from_card, model_card, read_card, task_of
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 from kornia_mvit.weights.layouts import LAYOUTS, find_layout, from_native, module_map, to_native, versions_of
 from kornia_mvit.weights.layouts.heads import find_head, head_from_native, head_name, head_to_native, their_module
@@ -286,9 +286,11 @@ def load_checkpoint(
     Raises:
         CheckpointError: if the file cannot be read, holds no MobileViT or one of another size, or if names are
             missing or left over, each with its nearest match.
-        ValueError: for an unknown layout or channel order.
+        TypeError: for what is no model of this package.
+        ValueError: for an unknown layout or channel order, and a fused copy.
     """
     _check_order(channel_order)
+    check_network(model)
     name = name or _name(source)
     backbone = model if isinstance(model, StagedBackbone) else model.backbone
     if isinstance(backbone, StagedBackbone):
@@ -450,10 +452,12 @@ def save_checkpoint(
         channel_order: what the file is to take; ``'bgr'`` turns the stem's input channels around.
 
     Raises:
-        ValueError: for an unknown layout or channel order, or a model that the layout has no names for.
+        TypeError: for what is no model of this package.
+        ValueError: for an unknown layout or channel order, a fused copy, or a model that the layout has no names for.
         ImportError: for a ``.safetensors`` file where safetensors is missing.
     """
     _check_order(channel_order)
+    check_network(model)
     task = task_of(model)
     backbone = model if isinstance(model, StagedBackbone) else model.backbone
     if not isinstance(backbone, StagedBackbone) and layout != "native":

@@ -14,7 +14,7 @@ from kornia_mvit.models.mobilevit import MobileViT, MobileViTClassifier
 from kornia_mvit.models.mobilevitv2 import MobileViTV2, MobileViTV2Classifier
 from kornia_mvit.models.modes import find_mode
 from kornia_mvit.models.staged import Classifier, StagedBackbone
-from kornia_mvit.weights.cards import Model, model_card, task_of
+from kornia_mvit.weights.cards import Model, check_network, model_card, task_of
 from kornia_mvit.weights.files import write_checkpoint
 
 __all__ = ["WEIGHTS_NAME", "push_to_hub", "save_pretrained"]
@@ -91,6 +91,8 @@ def save_pretrained(
         licence: the licence of the weights, by the hub's name for it, such as ``'apache-2.0'``; none when None.
 
     Raises:
+        TypeError: for what is no model of this package.
+        ValueError: for a copy that :func:`~kornia_mvit.fuse` or :func:`~kornia_mvit.optimize` made.
         ImportError: if safetensors is missing.
         OSError: if it cannot be written, naming the file; the files that were there before stay.
     """
@@ -125,6 +127,8 @@ def push_to_hub(
         The address of the commit.
 
     Raises:
+        TypeError: as :func:`save_pretrained`.
+        ValueError: as :func:`save_pretrained`.
         ImportError: if huggingface_hub or safetensors is missing.
     """
     try:
@@ -147,6 +151,7 @@ def _write_folder(
     score_source: str | None,
     licence: str | None,
 ) -> None:
+    check_network(model)
     if isinstance(model, StagedBackbone):
         model = _without_classes(model)
     card = model_card(model, model.class_names, model.preprocess)

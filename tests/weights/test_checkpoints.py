@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from kornia_mvit import MobileViT, MobileViTClassifier, MobileViTConfig
+from kornia_mvit import MobileViT, MobileViTClassifier, MobileViTConfig, fuse, optimize
 from kornia_mvit.models.mobilevit import Stage
 from kornia_mvit.weights.checkpoints import (
     load_checkpoint,
@@ -275,6 +275,21 @@ class TestSaveCheckpoint:
             assert message in str(error.value)
         with pytest.raises(ValueError, match="unknown channel order 'grb'"):
             save_checkpoint(ours("native"), tmp_path / "a.pt", channel_order="grb")
+        model = MobileViTClassifier(SMALL, 3).eval()
+        for fused in (fuse(model), optimize(model, torch.rand(1, 3, 64, 64), engine="eager")):
+            with pytest.raises(ValueError, match="save or load the model that was given to optimize"):
+                save_checkpoint(fused, tmp_path / "a.safetensors")
+            with pytest.raises(ValueError, match="save or load the model that was given to optimize"):
+                load_checkpoint(fused, model.state_dict())
+        for network, message in (
+            (nn.Linear(2, 2), "Linear is none of this package's models; pass a backbone"),
+            ("runs/demo", "'runs/demo' is none of this package's models; from_pretrained reads one"),
+            (None, "None is none of this package's models"),
+        ):
+            with pytest.raises(TypeError, match=message):
+                save_checkpoint(network, tmp_path / "a.pt")
+            with pytest.raises(TypeError, match=message):
+                load_checkpoint(network, model.state_dict())
         assert not list(tmp_path.iterdir())
 
     def test_peers_read_it(self, tmp_path):

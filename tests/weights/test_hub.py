@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import kornia_mvit
-from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, Preprocess, SSDLite, from_pretrained
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, Preprocess, SSDLite, from_pretrained, fuse, optimize
 from kornia_mvit.weights.files import CheckpointError
 from kornia_mvit.weights.hub import push_to_hub, save_pretrained
 from tests.weights.peers import randomise
@@ -175,9 +175,31 @@ class TestPushToHub:
         assert b"image-feature-extraction" in calls[2][4]["README.md"]
 
     def test_a_model_that_cannot_be_saved_makes_no_repository(self, calls):
-        with pytest.raises(AttributeError):
+        with pytest.raises(TypeError, match="Linear is none of this package's models; pass a backbone"):
             push_to_hub(torch.nn.Linear(1, 1), "me/mine")
         assert not calls
+
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda: MobileViTClassifier(SMALL, 3),
+            lambda: DeepLabV3(SMALL, 3, aspp_channels=8),
+            lambda: SSDLite("xxs", 3),
+            lambda: MobileViT(SMALL),
+        ],
+    )
+    def test_fused_copies_are_refused(self, build, calls, tmp_path):
+        model = build().eval()
+        fast = optimize(model, torch.rand(1, 3, 64, 64), engine="eager")
+        for copy in (fuse(model), fast):
+            for save in (lambda one=copy: one.save_pretrained(tmp_path), lambda one=copy: one.push_to_hub("me/mine")):
+                with pytest.raises(ValueError, match="save or load the model that was given to optimize"):
+                    save()
+        with pytest.raises(ValueError, match="fused copy"):
+            save_pretrained(fast, tmp_path)
+        assert not calls
+        assert not list(tmp_path.iterdir())
+        model.save_pretrained(tmp_path)  # the model itself stays as it was
 
 
 def test_the_prefix_of_the_hub(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from kornia_mvit.models.base import Shareable
 from kornia_mvit.models.graph import is_traced
 from kornia_mvit.models.layers import ConvNormAct, DropPath
 
@@ -29,7 +30,7 @@ def fuse(model: M) -> M:
 
     Args:
         model: any of this package's, or a module that holds some. Give it its weights before: the copy has other names
-            for them, so that it loads no checkpoint.
+            for them, so that it loads no checkpoint and is saved as none.
 
     Returns:
         The copy, in eval mode, on the same device, its parameters without gradients. Gradients for the image pass
@@ -47,6 +48,8 @@ def fuse(model: M) -> M:
         for module in list(out.modules()):
             if isinstance(module, ConvNormAct):
                 _fold(module)
+            elif isinstance(module, Shareable):
+                module.fused = True
             for name, child in list(module.named_children()):
                 if isinstance(child, nn.Conv2d) and _is_plain(child):
                     setattr(module, name, FusedConv2d.of(child))
