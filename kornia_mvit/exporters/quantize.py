@@ -27,7 +27,14 @@ from kornia_mvit.exporters.options import Options, Size, sides, takes_options
 from kornia_mvit.extras import needing
 from kornia_mvit.files import scratch, write_whole
 from kornia_mvit.inference.engines.exported import silence
-from kornia_mvit.inference.engines.int8 import measure_change, prepare_calibration, quantize_graph, resize
+from kornia_mvit.inference.engines.int8 import (
+    Calibration,
+    measure_change,
+    prepare_calibration,
+    quantize_graph,
+    read_calibration,
+    resize,
+)
 from kornia_mvit.models.layers import ConvNormAct
 from kornia_mvit.weights.cards import Model
 
@@ -46,7 +53,7 @@ KEEP = ("backbone.stem",)  # layers that stay in float32 unless told otherwise: 
 # ---------------------------------------------------------------------------------------------------- calibration
 
 
-def _inputs(model: Model, images: Iterable[Tensor], size: Size) -> Iterator[Tensor]:
+def _inputs(model: Model, images: Calibration, size: Size) -> Iterator[Tensor]:
     """Prepare calibration images as the network takes them, one a batch."""
     return (_resize(x, size) for x in prepare_calibration(model, images))
 
@@ -100,14 +107,15 @@ def _execution_order(model: nn.Module, x: Tensor) -> list[str]:
 
 @takes_options("size", "with_preprocess", "with_decode", "layout", "nms")
 def quantize_onnx(
-    model: Model, path: str | Path, images: Iterable[Tensor], *, options: Options, keep: Sequence[str] = KEEP
+    model: Model, path: str | Path, images: Calibration, *, options: Options, keep: Sequence[str] = KEEP
 ) -> Path:
     """Write a model as an ONNX file in int8, in ONNX Runtime's QDQ form.
 
     Args:
         model: what is written; left as it is.
         path: the file.
-        images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see.
+        images: calibration images, uint8 RGB (3, H, W), their paths or their folder: some dozens that are like those
+            that the model will see.
         options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name.
         keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
 
@@ -122,13 +130,13 @@ def quantize_onnx(
     with needing("quantising for ONNX Runtime needs {}", "export"):
         import onnx
         from onnxruntime import quantization
-    kept, images, path = _kept(model, keep), list(images), Path(path)
-    inputs = _calibration(model, images, options)
+    kept, shown, path = _kept(model, keep), list(read_calibration(images)), Path(path)
+    inputs = _calibration(model, shown, options)
     with scratch(path) as folder:
         source, target = folder / "float.onnx", folder / "int8.onnx"
         to_onnx(model, source, **vars(options))
         proto = onnx.load(source)
-        nodes = _named_layers(model, proto, _inputs(model, images[:1], options.size))
+        nodes = _named_layers(model, proto, _inputs(model, shown[:1], options.size))
         with silence():
             quantization.quantize_static(
                 source,
@@ -197,14 +205,15 @@ def _reader(quantization: Any, name: str, inputs: Iterable[Tensor]) -> Any:
 
 @takes_options("size", "with_preprocess", "with_decode", "layout", "nms")
 def quantize_openvino(
-    model: Model, path: str | Path, images: Iterable[Tensor], *, options: Options, keep: Sequence[str] = ()
+    model: Model, path: str | Path, images: Calibration, *, options: Options, keep: Sequence[str] = ()
 ) -> Path:
     """Write a model as OpenVINO's intermediate representation in int8, as its toolkit NNCF quantises transformers.
 
     Args:
         model: what is written; left as it is.
         path: the ``.xml`` file; its weights lie beside it in a ``.bin``.
-        images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see.
+        images: calibration images, uint8 RGB (3, H, W), their paths or their folder: some dozens that are like those
+            that the model will see.
         options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name.
         keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
 
@@ -220,14 +229,14 @@ def quantize_openvino(
         import nncf  # noqa: F401  # before the work begins
         import onnx
         import openvino
-    kept, images, path = _kept(model, keep), list(images), Path(path)
+    kept, shown, path = _kept(model, keep), list(read_calibration(images)), Path(path)
     find_format(path, "openvino")  # refuses another ending
-    inputs = _calibration(model, images, options)
+    inputs = _calibration(model, shown, options)
     with scratch(path) as folder:
         file = folder / "float.onnx"
         with silence():
             translated = translate(model, file, options)
-        nodes = _named_layers(model, onnx.load(file), _inputs(model, images[:1], options.size))
+        nodes = _named_layers(model, onnx.load(file), _inputs(model, shown[:1], options.size))
     outside = _outside(translated, list(nodes), {node for node, layer in nodes.items() if layer in kept})
     written = quantize_graph(translated, inputs, outside=outside)
     with write_whole(path) as beside:
@@ -270,15 +279,15 @@ def _outside(translated: Any, layers: Sequence[str], kept: set[str]) -> list[str
 
 @takes_options("size", "with_preprocess", "with_decode", "layout", size=256)
 def quantize_executorch(
-    model: Model, path: str | Path, images: Iterable[Tensor], *, options: Options, keep: Sequence[str] = KEEP
+    model: Model, path: str | Path, images: Calibration, *, options: Options, keep: Sequence[str] = KEEP
 ) -> Path:
     """Write a model as an ExecuTorch program in int8, on XNNPACK's kernels.
 
     Args:
         model: what is written; left as it is.
         path: the file.
-        images: calibration images, uint8 RGB (3, H, W), some dozens that are like those that the model will see; those
-            larger than the program's canvas are shrunk.
+        images: calibration images, uint8 RGB (3, H, W), their paths or their folder: some dozens that are like those
+            that the model will see; those larger than the program's canvas are shrunk.
         options: fields of :class:`~kornia_mvit.exporters.options.Options`, by name;
             see :func:`~kornia_mvit.exporters.to_executorch`.
         keep: names of layers, or of blocks of them, that stay in float32; :func:`layer_errors` tells which matter.
@@ -295,8 +304,8 @@ def quantize_executorch(
         from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
         from torchao.quantization import pt2e
         from torchao.quantization.pt2e import quantize_pt2e
-    kept, images = _kept(model, keep), list(images)
-    inputs = list(_inputs(model, images, options.size))
+    kept, shown = _kept(model, keep), list(read_calibration(images))
+    inputs = list(_inputs(model, shown, options.size))
     graph, example, about = static_graph(model, options, "ExecuTorch")
     config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
     quantizer = xnnpack.XNNPACKQuantizer()
@@ -312,7 +321,7 @@ def quantize_executorch(
         module.recompile()
         prepared = quantize_pt2e.prepare_pt2e(module, quantizer)
         pt2e.move_exported_model_to_eval(prepared)
-        for image, x in zip(images, inputs, strict=True):
+        for image, x in zip(shown, inputs, strict=True):
             prepared(*(_on_canvas(image, graph) if isinstance(graph, Canvas) else (x,)))
         program = torch.export.export(quantize_pt2e.convert_pt2e(prepared), example)
     return lower(program, path, about)
@@ -351,7 +360,7 @@ class LayerError:
 
 
 @torch.no_grad()
-def layer_errors(model: Model, images: Iterable[Tensor], size: Size = "dynamic") -> list[LayerError]:
+def layer_errors(model: Model, images: Calibration, size: Size = "dynamic") -> list[LayerError]:
     """Return which layers hurt most: each computes in int8 in turn, with PyTorch's arithmetic, and all others in float.
 
     Args:

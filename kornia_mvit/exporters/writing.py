@@ -1,6 +1,6 @@
 """A checkpoint as a file for a phone, a browser or a server, compared with it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kornia_mvit.exporters.formats import FORMATS, Format, find_format
 from kornia_mvit.exporters.options import Options, sides
 from kornia_mvit.exporters.report import Comparison, Row, Table, compare, file_size, model_size, time_in_turn
 from kornia_mvit.files import check_local, printable
+from kornia_mvit.inference.engines.int8 import Calibration, prepare_calibration, read_calibration
+from kornia_mvit.inference.engines.optimize import Optimized
+from kornia_mvit.parsing import brief
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.cards import Model, task_of
 from kornia_mvit.weights.registry import from_pretrained
@@ -21,10 +24,9 @@ from kornia_mvit.weights.registry import from_pretrained
 if TYPE_CHECKING:
     from kornia_mvit.exporters.quantize import LayerError
 
-__all__ = ["DRAWN", "Export", "export"]
+__all__ = ["Export", "export"]
 
 _IMAGES = 8  # images that files are compared on, unless told otherwise
-DRAWN = "shapes"  # in place of a folder of calibration images
 _JUDGED = 64  # calibration images whose answers are compared
 _ROUNDS = 10  # runs of each that are timed
 
@@ -87,7 +89,7 @@ def export(
     nms: bool = False,
     fp16: bool = False,
     int8: bool = False,
-    calibration: str | Path | None = None,
+    calibration: Calibration | None = None,
     max_drop: float | None = None,
     images: str | Path | None = None,
     labelled: str | Path | None = None,
@@ -109,7 +111,7 @@ def export(
         fp16: weights in half precision.
         int8: quantise (onnx, openvino, executorch); needs calibration images.
         calibration: folder of images like those that the model will see, a hundred or so; or ``shapes`` for drawn
-            ones, where there are no others.
+            ones, where there are no others. In Python also a list of paths, or of uint8 RGB (3, H, W).
         max_drop: for int8: the largest drop, such as 0.01, of the accuracy on ``labelled``, or without that folder of
             the share of answers for the calibration images that are the model's. The file is written anew with more
             layers in float32, the worst first, until it holds.
@@ -121,6 +123,7 @@ def export(
         The path, and the comparison.
 
     Raises:
+        TypeError: for what is no model for a task, and no images for calibration.
         ValueError: for options that the format or the task does not have.
         ImportError: where a package that the format needs is missing.
 
@@ -131,8 +134,9 @@ def export(
         'torchexport'
     """
     for given in (path, images, labelled, calibration):
-        if given is not None:
+        if isinstance(given, str | Path):
             check_local(given)
+    calibration = _listed(calibration)
     name = find_format(path, format)
     form = FORMATS[name]
     options = Options(
@@ -142,7 +146,7 @@ def export(
     if max_drop is not None and not int8:
         raise ValueError("max_drop is for int8; give that too")
     source = model if isinstance(model, str | Path) else "the model"
-    network = from_pretrained(model) if isinstance(model, str | Path) else model
+    network = _load(model)
     task = str(task_of(network))
     if nms and task != "detection":
         raise ValueError(f"{source} is for {task}; leave out nms, which is of boxes")
@@ -151,7 +155,7 @@ def export(
     options = replace(options, size=_find_size(size, options, form, network))
     folder = images or labelled or calibration
     inputs = _Inputs(network, options, form)
-    shown = list(_read(folder, _IMAGES)) if folder else _noise(network)
+    shown = list(read_calibration(folder, _IMAGES)) if folder else _noise(network)
     if max_drop is None:
         written, kept = _write(network, path, form, options, calibration), tuple[str, ...]()
     else:
@@ -182,7 +186,7 @@ export.__doc__ = (export.__doc__ or "").replace(
 # ------------------------------------------------------------------------------------------------------------- options
 
 
-def _check_options(name: str, options: Options, int8: bool, calibration: str | Path | None) -> None:
+def _check_options(name: str, options: Options, int8: bool, calibration: Calibration | None) -> None:
     """Raise for options that the format does not have, before the checkpoint is read."""
     form = FORMATS[name]
     if int8 and form.quantizer is None:
@@ -230,7 +234,7 @@ def _find_size(
 
 
 def _write(
-    model: Model, path: str | Path, form: Format, options: Options, calibration: str | Path | None, **quantizer: Any
+    model: Model, path: str | Path, form: Format, options: Options, calibration: Calibration | None, **quantizer: Any
 ) -> Path:
     known = {"size": options.size, "with_preprocess": options.with_preprocess, "with_decode": options.with_decode}
     for name, default in (("layout", "nchw"), ("nms", False), ("fp16", False)):
@@ -238,17 +242,18 @@ def _write(
             known[name] = getattr(options, name)
     if calibration is None:
         return Path(_function(form.writer)(model, path, **known))
-    return Path(_function(form.quantizer)(model, path, list(_read(calibration)), **known, **quantizer))
+    return Path(_function(form.quantizer)(model, path, list(read_calibration(calibration)), **known, **quantizer))
 
 
 def _write_within(
-    max_drop: float, inputs: "_Inputs", path: str | Path, calibration: str | Path, labelled: str | Path | None
+    max_drop: float, inputs: "_Inputs", path: str | Path, calibration: Calibration, labelled: str | Path | None
 ) -> tuple[str, ...]:
     """Write an int8 file whose accuracy drops by no more, and return the layers that stay in float32."""
     from kornia_mvit.exporters.accuracy import limit_drop, score_agreement, worst_first
 
     form, model = inputs.form, inputs.model
-    images = list(_read(calibration, _JUDGED))
+    images = list(read_calibration(calibration, _JUDGED))
+    list(prepare_calibration(model, images))  # which refuses what is no image
     batches, reference = [inputs.prepare(image) for image in images], inputs.build_reference()
 
     def score(file: Path | None) -> float:
@@ -269,22 +274,30 @@ def _function(name: str | None) -> Any:
     return getattr(import_module("kornia_mvit.exporters"), str(name))
 
 
+def _load(model: str | Path | Model) -> Model:
+    """Return a model, or that of a checkpoint.
+
+    Raises:
+        TypeError: for what is no model for a task.
+    """
+    network: Any = from_pretrained(model) if isinstance(model, str | Path) else model
+    if not isinstance(network, Model):
+        given = type(network).__name__ if isinstance(network, nn.Module) else brief(network)
+        remedy = "pass a MobileViTClassifier, MobileViTV2Classifier, DeepLabV3 or SSDLite, or the path of a checkpoint"
+        if isinstance(network, Optimized):
+            remedy = "pass the one that was given to optimize"
+        raise TypeError(f"{given} is none of this package's models for a task; {remedy}")
+    return network
+
+
+def _listed(calibration: Calibration | None) -> Calibration | None:
+    """Return calibration images that can be gone through several times."""
+    if calibration is None or isinstance(calibration, str | Path):
+        return calibration
+    return list(read_calibration(calibration))
+
+
 # -------------------------------------------------------------------------------------------------------------- report
-
-
-def _read(folder: str | Path, most: int | None = None) -> Iterator[Tensor]:
-    """Read the images of a folder, evenly spread where there are more than are wanted; or draw some."""
-    from kornia_mvit.data.reading import find_images, read_image
-    from kornia_mvit.data.synthetic import Shapes
-
-    if str(folder) == DRAWN and not Path(folder).exists():
-        for number in range(min(64, most or 64)):
-            yield Shapes(64, (256, 320))[number]["image"]
-        return
-    files = find_images(Path(folder))
-    step = 1 if most is None else max(1, len(files) // most)
-    for file in files[::step][:most]:
-        yield read_image(file)
 
 
 def _noise(model: Model) -> list[Tensor]:

@@ -3,13 +3,11 @@
 import sys
 
 import pytest
-import torch
 from PIL import Image
 
 from kornia_mvit import Preprocess, save_checkpoint
 from kornia_mvit.exporters import load_torchexport
 from kornia_mvit.exporters.formats import FORMATS
-from kornia_mvit.exporters.writing import DRAWN, _read
 from tests.cli.test_cli import run
 from tests.exporters.scenes import TASKS, build
 
@@ -24,14 +22,6 @@ def given(tmp_path_factory):
         (root / "images" / name).mkdir(parents=True)
         Image.new("RGB", (90, 75 + number), (200, 90 * number, 30)).save(root / "images" / name / "a.png")
     return root
-
-
-class TestRead:
-    def test_drawn_images(self):
-        images = list(_read(DRAWN, 3))
-        assert [image.shape for image in images] == [(3, 256, 320)] * 3
-        assert all(image.dtype == torch.uint8 for image in images)
-        assert not torch.equal(images[0], images[1])
 
 
 class TestExport:

@@ -6,7 +6,7 @@ import onnx
 import pytest
 import torch
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, SSDLite
+from kornia_mvit import DataError, DeepLabV3, MobileViTClassifier, Preprocess, SSDLite
 from kornia_mvit.exporters import (
     deployable,
     load_executorch,
@@ -97,6 +97,10 @@ class TestQuantizeOnnx:
             write(model, path, [], size=SIZE)
         with pytest.raises(ValueError, match=r"\(3, H, W\).*image 1.*torch.float32.*\(3, 9, 9\)"):
             write(model, path, [*images()[:1], torch.rand(3, 9, 9)], size=SIZE)
+        with pytest.raises(ValueError, match=r"of \(9, 8, 3\); give each as image.permute"):
+            write(model, path, torch.zeros(2, 9, 8, 3, dtype=torch.uint8), size=SIZE)
+        with pytest.raises(DataError, match="no such folder: nowhere"):
+            write(model, path, "nowhere", size=SIZE)
         with pytest.raises(ValueError, match=r"'head'.*backbone\.stem"):
             write(model, path, images(), size=SIZE, keep=("head",))
         monkeypatch.setitem(sys.modules, "onnxruntime", None)

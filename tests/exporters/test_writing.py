@@ -6,10 +6,11 @@ import pytest
 import torch
 
 import kornia_mvit
-from kornia_mvit import Preprocess, save_checkpoint
+from kornia_mvit import DataError, MobileViT, Preprocess, optimize, save_checkpoint
 from kornia_mvit.exporters import load_torchexport, to_executorch, to_onnx
 from kornia_mvit.exporters.options import Options
 from tests.exporters.scenes import build
+from tests.models.networks import DEEP
 
 
 class TestExport:
@@ -41,6 +42,39 @@ class TestExport:
         with pytest.raises(ValueError, match=message):
             kornia_mvit.export(build("classification"), tmp_path / "model.pt2", **options)
         assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("options", [{}, {"max_drop": 0.1}])
+    @pytest.mark.parametrize(
+        ("calibration", "error", "message"),
+        [
+            (5, TypeError, "5 holds no images"),
+            (torch.zeros(2, 64, 64, 3, dtype=torch.uint8), ValueError, r"of \(64, 64, 3\); give each as image.permute"),
+            (["photo.jpg"], DataError, "photo.jpg"),
+            ([], ValueError, "no calibration images"),
+        ],
+    )
+    def test_wrong_calibration(self, tmp_path, calibration, error, message, options):
+        with pytest.raises(error, match=message):
+            kornia_mvit.export(
+                build("classification"), tmp_path / "model.xml", int8=True, calibration=calibration, **options
+            )
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        ("model", "message"),
+        [
+            (torch.nn.Linear(2, 2), "Linear is none of this package's models for a task; pass"),
+            (5, "5 is none of this package's models"),
+            (MobileViT(DEEP), "MobileViT is none of this package's models for a task"),
+            (
+                optimize(MobileViT(DEEP), torch.rand(1, 3, 64, 64), engine="eager"),
+                "pass the one that was given to optimize",
+            ),
+        ],
+    )
+    def test_no_model(self, tmp_path, model, message):
+        with pytest.raises(TypeError, match=message):
+            kornia_mvit.export(model, tmp_path / "model.pt2")
 
 
 class TestOptions:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from kornia_mvit import (
+    DataError,
     DeepLabV3,
     MobileViT,
     MobileViTClassifier,
@@ -26,7 +27,7 @@ from kornia_mvit import (
     save_checkpoint,
 )
 from kornia_mvit.inference.engines import runtimes
-from kornia_mvit.inference.engines.int8 import measure_change
+from kornia_mvit.inference.engines.int8 import DRAWN, measure_change, prepare_calibration, read_calibration
 from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
 from tests.models.networks import (
     APPLE,
@@ -260,6 +261,70 @@ class TestGolden:
         logits, deltas = optimize(model, image, engine=engine)(image)
         self.check(logits, case["confidences"])
         self.check(deltas, case["locations"])
+
+
+def uint8(*shape):
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
+class TestReadCalibration:
+    def test_drawn_images(self):
+        images = list(read_calibration(DRAWN, 3))
+        assert [image.shape for image in images] == [(3, 256, 320)] * 3
+        assert all(image.dtype == torch.uint8 for image in images)
+        assert not torch.equal(images[0], images[1])
+
+    def test_folder_paths_and_tensors(self, tmp_path):
+        photo = photos()[0]
+        for number in range(4):
+            Image.fromarray(photo[:, : 60 + number, :50].permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+        files = sorted(tmp_path.iterdir())
+        expected = [photo[:, : 60 + number, :50] for number in range(4)]
+        for source in (
+            tmp_path,
+            str(tmp_path),
+            files,
+            map(str, files),
+            expected,
+            torch.stack([photo[:, :60, :50]] * 4),
+        ):
+            images = list(read_calibration(source))
+            assert [image.shape[2] for image in images] == [50] * 4
+            assert torch.equal(images[0], expected[0])
+        assert [image.shape[1] for image in read_calibration(files, 2)] == [60, 62]
+
+    def test_where_there_is_no_such_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Image.new("RGB", (50, 40)).save("photo.jpg")
+        with pytest.raises(DataError, match=r"photo.jpg is a file; give a folder of images, or .* \['photo.jpg'\]"):
+            list(read_calibration("photo.jpg"))
+        with pytest.raises(DataError, match="no such folder: nope"):
+            list(read_calibration("nope"))
+        (tmp_path / DRAWN).mkdir()
+        with pytest.raises(DataError, match=f"no image in {DRAWN}"):
+            list(read_calibration(DRAWN))
+
+    @pytest.mark.parametrize(
+        ("images", "error", "message"),
+        [
+            (5, TypeError, "5 holds no images; give a folder"),
+            ([{"image": 1}], TypeError, "image 0 is a dict; give its path, or uint8 tensors"),
+            (
+                uint8(4, 64, 64, 3),
+                ValueError,
+                r"image 0 is torch.uint8 of \(64, 64, 3\); give .* image.permute\(2, 0, 1\)",
+            ),
+            ([uint8(3, 64, 64), uint8(1, 64, 64)], ValueError, r"\(3, H, W\); image 1 is torch.uint8 of \(1, 64, 64\)"),
+            (uint8(3, 64, 64), ValueError, r"image 0 is torch.uint8 of \(64, 64\)"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["backbone", "classification"])
+    def test_exception(self, name, images, error, message):
+        model = MODELS[name]()
+        with pytest.raises(error, match=message):
+            list(prepare_calibration(model, images))
+        with pytest.raises(error, match=message):
+            optimize(model, torch.rand(1, 3, 64, 64), precision="int8", calibration=images)
 
 
 class TestInt8:

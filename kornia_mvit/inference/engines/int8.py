@@ -3,17 +3,35 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kornia_mvit.data.reading import DataError, find_images, read_image
+from kornia_mvit.data.synthetic import Shapes
 from kornia_mvit.extras import needing
 from kornia_mvit.inference.engines.exported import compile_openvino, quiet, silence
 from kornia_mvit.inference.engines.runtimes import OpenVINO, Run, open_request
+from kornia_mvit.parsing import brief, is_file
 
-__all__ = ["Change", "Int8", "measure_change", "prepare_calibration", "quantize_graph", "resize"]
+__all__ = [
+    "DRAWN",
+    "Calibration",
+    "Change",
+    "Int8",
+    "measure_change",
+    "prepare_calibration",
+    "quantize_graph",
+    "read_calibration",
+    "resize",
+]
+
+Calibration = str | Path | Iterable[Tensor | str | Path]  # a folder, images, or their paths
+DRAWN = "shapes"  # in place of a folder of calibration images
+_WANTED = "uint8 tensors (C, H, W)"
 
 
 class Change(NamedTuple):
@@ -48,27 +66,69 @@ def _flat(outputs: Tensor | Sequence[Tensor]) -> Tensor:
     return outputs.movedim(1, -1).flatten(0, -2)
 
 
-def prepare_calibration(model: Any, images: Iterable[Tensor]) -> Iterator[Tensor]:
+def read_calibration(source: Calibration, most: int | None = None) -> Iterator[Tensor]:
+    """Yield calibration images: those of a folder, of paths, or tensors as they are.
+
+    Args:
+        source: a folder, images or their paths, or ``'shapes'`` for drawn ones, where there is no such folder.
+        most: how many to yield, evenly spread; all when None, and 64 drawn ones.
+
+    Raises:
+        DataError: for a folder without images, and images that cannot be read.
+        TypeError: for anything else.
+    """
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if str(source) == DRAWN and not path.exists():
+            shapes = Shapes(64, (256, 320))
+            yield from (shapes[number]["image"] for number in range(min(64, most or 64)))
+            return
+        if is_file(path):
+            raise DataError(f"{source} is a file; give a folder of images, or a list of files: [{str(source)!r}]")
+        source = find_images(path)
+    elif not isinstance(source, Iterable):
+        raise TypeError(f"{brief(source)} holds no images; give a folder of images, a list of paths, or {_WANTED}")
+    if most is not None:
+        source = list(source)
+        source = source[:: max(1, len(source) // most)][:most]
+    for item in source:
+        yield read_image(item) if isinstance(item, str | Path) else item
+
+
+def prepare_calibration(model: Any, images: Calibration) -> Iterator[Tensor]:
     """Yield calibration images as the network takes them, one a batch.
 
     Args:
         model: of this package; its ``preprocess`` prepares the images.
-        images: uint8 RGB (3, H, W).
+        images: see :func:`read_calibration`; uint8 RGB (3, H, W).
 
     Raises:
-        ValueError: without images, and for others than uint8 ones.
+        DataError: for images that cannot be read.
+        TypeError: for what is no image.
+        ValueError: without images, and for others than uint8 ones of the model's channels.
     """
     count, record = 0, getattr(model, "preprocess", None)
-    for image in images:
-        if image.ndim != 3 or image.dtype != torch.uint8:
-            raise ValueError(
-                f"calibration images are uint8 of shape (3, H, W); image {count} is {image.dtype} of "
-                f"{tuple(image.shape)}"
-            )
+    channels = getattr(getattr(model, "backbone", model), "in_channels", None)
+    for image in read_calibration(images):
+        _check_image(image, count, channels)
         yield image[None].float() / 255 if record is None else record.module()(image[None])
         count += 1
     if not count:
         raise ValueError("there are no calibration images; give some that are like those that the model will see")
+
+
+def _check_image(image: object, number: int, channels: int | None) -> None:
+    """Raise for what is no uint8 image of a number of channels; None for any."""
+    if not isinstance(image, Tensor):
+        raise TypeError(f"calibration image {number} is a {type(image).__name__}; give its path, or {_WANTED}")
+    shape = tuple(image.shape)
+    if image.dtype == torch.uint8 and image.ndim == 3 and shape[0] == (channels or shape[0]):
+        return
+    remedy = "; give each as image.permute(2, 0, 1)" if image.ndim == 3 and shape[-1] == channels else ""
+    raise ValueError(
+        f"calibration images are uint8 of shape ({channels or 3}, H, W); image {number} is {image.dtype} of {shape}"
+        f"{remedy}"
+    )
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

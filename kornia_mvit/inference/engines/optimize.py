@@ -4,15 +4,13 @@ import functools
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.data.reading import find_images, read_image
 from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse
-from kornia_mvit.inference.engines.int8 import Int8, prepare_calibration
+from kornia_mvit.inference.engines.int8 import Calibration, Int8, prepare_calibration
 from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
 from kornia_mvit.inference.engines.timing import time_in_turn
 from kornia_mvit.models.fast import slice_size
@@ -82,7 +80,7 @@ def optimize(
     *,
     engine: str = "auto",
     precision: str | None = None,
-    calibration: str | Path | Iterable[Tensor] | None = None,
+    calibration: Calibration | None = None,
     dtype: torch.dtype | None = None,
     dynamic: bool = False,
     mode: str | None = None,
@@ -104,8 +102,9 @@ def optimize(
         precision: None or ``'fp32'`` for the model's own; ``'bf16'`` pays on GPUs and on CPUs with AMX or AVX512-BF16,
             ``'fp16'`` on GPUs: images are brought to it, the result to float32. ``'int8'`` runs on a CPU by OpenVINO,
             see :class:`~kornia_mvit.inference.engines.int8.Int8`; the report says what it does to the outputs.
-        calibration: for int8, images like those to come, a hundred or so: a folder of them, or uint8 RGB (3, H, W),
-            which the model's ``preprocess`` prepares.
+        calibration: for int8, images like those to come, a hundred or so: a folder of them, a list of paths, or uint8
+            RGB (3, H, W), which the model's ``preprocess`` prepares; or ``'shapes'`` for drawn ones, where there are
+            no others.
         dtype: the precision as PyTorch has it: ``torch.bfloat16`` for ``'bf16'``.
         dynamic: compile for all sizes at once, from batches of 2 up.
         mode: the old name of ``engine``, until 0.3.
@@ -191,7 +190,7 @@ def _find_dtype(precision: str | None, dtype: torch.dtype | None) -> torch.dtype
 
 
 def _read_calibration(
-    model: nn.Module, engine: str, precision: str | None, calibration: str | Path | Iterable[Tensor] | None
+    model: nn.Module, engine: str, precision: str | None, calibration: Calibration | None
 ) -> list[Tensor]:
     """Return the calibration images, prepared; none where nothing is quantised."""
     if precision != "int8":
@@ -202,8 +201,6 @@ def _read_calibration(
         raise ValueError("int8 needs calibration, a folder with a hundred or so images like those to come")
     if engine not in ("auto", OpenVINO.name):
         raise ValueError(f"engine {engine!r} has no int8; take 'openvino', or export a file with int8=True")
-    if isinstance(calibration, str | Path):
-        calibration = (read_image(file) for file in find_images(Path(calibration)))
     return list(prepare_calibration(model, calibration))
 
 
