@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite, fuse, load_checkpoint
+from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite, fuse, load_checkpoint, save_checkpoint
 from kornia_mvit.inference.engines.fuse import FusedConv2d
 from kornia_mvit.models.layers import ConvNormAct, DropPath
 from kornia_mvit.models.mobilevit import MobileViTConfig, Stage
@@ -98,6 +98,15 @@ class TestFuse:
         x = torch.rand(2, 3, 96, 64)
         with torch.inference_mode():
             assert_equal(fuse(model).forward_features(x, (0, 2)), model.forward_features(x, (0, 2)))
+
+    def test_of_a_runs_folder(self, tmp_path):
+        model = randomize(MobileViTClassifier(DEEP, 4)).eval()
+        save_checkpoint(model, tmp_path / "last.ckpt")
+        x = torch.rand(1, 3, 64, 64)
+        for folder in (tmp_path, str(tmp_path)):
+            assert_equal(outputs(fuse(folder), x), outputs(model, x))
+        with pytest.raises(TypeError, match="the model is 5; pass a module, a checkpoint"):
+            fuse(5)
 
     def test_twice(self, model):
         x = torch.rand(1, 3, 64, 64)

@@ -1,11 +1,20 @@
 """optimize: what it does, what it says, what it refuses."""
 
+import re
 import time
 
 import pytest
 import torch
 
-from kornia_mvit import DeepLabV3, MobileViT, MobileViTClassifier, SSDLite, optimize
+from kornia_mvit import (
+    CheckpointError,
+    DeepLabV3,
+    MobileViT,
+    MobileViTClassifier,
+    SSDLite,
+    optimize,
+    save_checkpoint,
+)
 from kornia_mvit.inference.engines.optimize import _Slices, has_bfloat16
 from tests.models.networks import DEEP, randomize
 
@@ -104,8 +113,16 @@ class TestOptimize:
 
     def test_bfloat16_without_instructions(self, monkeypatch):
         monkeypatch.setattr("kornia_mvit.inference.engines.optimize.has_bfloat16", lambda: False)
-        with pytest.raises(ValueError, match="no bfloat16 instructions"):
-            optimize(MobileViT(DEEP), torch.rand(1, 3, 64, 64), precision="bf16")
+        model, image = MobileViT(DEEP), torch.rand(1, 3, 64, 64)
+        with pytest.raises(ValueError, match=r"precision 'bf16' .* no bfloat16 instructions .* leave precision out"):
+            optimize(model, image, precision="bf16")
+        with pytest.raises(ValueError, match=r"dtype torch.bfloat16 .* leave dtype out"):
+            optimize(model, image, dtype=torch.bfloat16)
+        with pytest.raises(ValueError, match="on this CPU; leave precision out"):
+            optimize(model, image, precision="fp16")
+        monkeypatch.setattr("kornia_mvit.inference.engines.optimize.has_bfloat16", lambda: True)
+        with pytest.raises(ValueError, match="take 'bf16' or leave precision out"):
+            optimize(model, image, precision="fp16")
 
     def test_old_name(self):
         with pytest.warns(DeprecationWarning, match="mode is now engine"):
@@ -117,8 +134,8 @@ class TestOptimize:
         [
             ({"engine": "fastest"}, "unknown engine .fastest.; available: .auto."),
             ({"engine": "reduce-overhead"}, "CUDA graphs, and the model is on cpu"),
-            ({"dtype": torch.float16}, "float16 is slower"),
-            ({"precision": "fp16"}, "float16 is slower"),
+            ({"dtype": torch.float16}, "dtype torch.float16 is slower .* leave dtype out"),
+            ({"precision": "fp16"}, "precision 'fp16' is slower .* leave precision out"),
             ({"dtype": torch.int8}, "precision='int8'"),
             ({"precision": "int4"}, "unknown precision 'int4'; available: .*'int8'"),
             ({"precision": "bf16", "dtype": torch.float64}, "precision is 'bf16' and dtype is torch.float64"),
@@ -128,12 +145,40 @@ class TestOptimize:
             ({"precision": "int8", "calibration": [torch.rand(3, 9, 9)]}, r"image 0 is torch.float32 of \(3, 9, 9\)"),
             ({"precision": "int8", "calibration": [], "engine": "compile"}, "'compile' has no int8; take 'openvino'"),
             ({"example": torch.zeros(3, 64, 64)}, r"shape \(3, 64, 64\); give images of shape"),
+            ({"example": torch.zeros(1, 3, 64, 64, dtype=torch.uint8)}, "torch.uint8; give .* model.preprocess"),
             ({"example": torch.zeros(1, 3, 64, 64, device="meta")}, "on meta and the model on cpu"),
         ],
     )
     def test_exception(self, settings, message):
         with pytest.raises(ValueError, match=message):
             optimize(MobileViT(DEEP), **({"example": torch.rand(1, 3, 64, 64)} | settings))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ((5, torch.rand(1, 3, 64, 64)), "the model is 5; pass a module, a checkpoint"),
+            ((MobileViT(DEEP), "photo.jpg"), r"the example is 'photo.jpg'; give .* a tensor \(B, C, H, W\)"),
+            (("runs/demo", [1]), r"the example is \[1\]; give"),
+        ],
+    )
+    def test_wrong_types(self, arguments, message):
+        with pytest.raises(TypeError, match=message):
+            optimize(*arguments)
+
+    def test_of_a_runs_folder(self, tmp_path):
+        model, x = randomize(MobileViTClassifier(DEEP, 4)).eval(), torch.rand(1, 3, 64, 64)
+        save_checkpoint(model, tmp_path / "best.ckpt")
+        for given in (tmp_path, str(tmp_path)):
+            with torch.no_grad():
+                torch.testing.assert_close(optimize(given, x, engine="eager")(x), model(x), rtol=1e-4, atol=1e-4)
+        with pytest.raises(CheckpointError, match=r"no such checkpoint: .*nope"):
+            optimize(tmp_path / "nope", x)
+
+    def test_settings_of_the_compiler_are_told_of_what_it_compiled(self, monkeypatch):
+        monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+        monkeypatch.setattr("kornia_mvit.inference.engines.optimize.RUNTIMES", {"other": lambda model, _: model})
+        last = optimize(randomize(MobileViT(DEEP)).eval(), torch.rand(1, 3, 64, 64)).steps[-1]
+        assert re.search(r" ms compiled \(inductor, freezing, cpp_wrapper\), .* ms other$", last)
 
 
 class TestSlices:

@@ -2,7 +2,8 @@
 
 import copy
 from functools import cache
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from kornia_mvit.models.base import Shareable
 from kornia_mvit.models.graph import is_traced
 from kornia_mvit.models.layers import ConvNormAct, DropPath
+from kornia_mvit.parsing import brief
+from kornia_mvit.weights.cards import Model
+from kornia_mvit.weights.registry import from_pretrained
 
-__all__ = ["FusedConv2d", "fuse"]
+__all__ = ["FusedConv2d", "fuse", "load_module"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,7 +25,11 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {nn.SiLU: "swish", nn.ReLU: "relu", n
 _SMALL = 8_000_000  # multiplications
 
 
-def fuse(model: M) -> M:
+@overload
+def fuse(model: M) -> M: ...
+@overload
+def fuse(model: str | Path) -> Model: ...
+def fuse(model: nn.Module | str | Path) -> nn.Module:
     """Return a copy of a model for inference, equal to it in eval mode to 1e-4 in float32.
 
     Batch normalisation is folded into the convolutions before it, in the heads of every task too, and activations
@@ -29,12 +37,16 @@ def fuse(model: M) -> M:
     the maps, whatever the layout of the image. The copy runs under ``torch.compile`` and ``torch.export``.
 
     Args:
-        model: any of this package's, or a module that holds some. Give it its weights before: the copy has other names
-            for them, so that it loads no checkpoint and is saved as none.
+        model: any of this package's, or a module that holds some, or what :func:`~kornia_mvit.from_pretrained` takes.
+            Give it its weights before: the copy has other names for them, so that it loads no checkpoint and is saved
+            as none.
 
     Returns:
         The copy, in eval mode, on the same device, its parameters without gradients. Gradients for the image pass
         through it.
+
+    Raises:
+        TypeError: for what is no module.
 
     Example:
         >>> from kornia_mvit import MobileViTClassifier
@@ -44,7 +56,7 @@ def fuse(model: M) -> M:
         True
     """
     with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode tell nobody when they change
-        out = copy.deepcopy(model)
+        out = copy.deepcopy(load_module(model))
         for module in list(out.modules()):
             if isinstance(module, ConvNormAct):
                 _fold(module)
@@ -60,6 +72,21 @@ def fuse(model: M) -> M:
         for parameter in out.parameters():
             parameter.grad = None
         return out.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def load_module(model: nn.Module | str | Path) -> nn.Module:
+    """Return a module as it is, or the model of a checkpoint.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(model, str | Path):
+        return from_pretrained(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"the model is {brief(model)}; pass a module, a checkpoint, a run's folder or a name of weights"
+        )
+    return model
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:

@@ -4,17 +4,19 @@ import functools
 import statistics
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse
+from kornia_mvit.inference.engines.fuse import FusedConv2d, fuse, load_module
 from kornia_mvit.inference.engines.int8 import Calibration, Int8, prepare_calibration
 from kornia_mvit.inference.engines.runtimes import RUNTIMES, OpenVINO
 from kornia_mvit.inference.engines.timing import time_in_turn
 from kornia_mvit.models.fast import slice_size
 from kornia_mvit.models.staged import StagedBackbone
+from kornia_mvit.parsing import brief
 
 __all__ = ["Optimized", "optimize"]
 
@@ -75,7 +77,7 @@ class Optimized(nn.Module):
 
 
 def optimize(
-    model: nn.Module,
+    model: nn.Module | str | Path,
     example: Tensor,
     *,
     engine: str = "auto",
@@ -93,7 +95,8 @@ def optimize(
     whose answers are not within 1e-4 of the model's, is left out, and the report says why.
 
     Args:
-        model: any of this package's, with its weights, on the device it will run on.
+        model: any of this package's, with its weights, on the device it will run on; or what
+            :func:`~kornia_mvit.from_pretrained` takes, for the example's device.
         example: images as they will come, (B, C, H, W): their size, batch and device are what it is tuned for. Others
             work too; with a compiled model each costs a compilation, unless ``dynamic``.
         engine: ``'auto'``; ``'eager'``: fuse alone, which takes no time; ``'compile'``: always compile;
@@ -113,10 +116,12 @@ def optimize(
         A module that takes the example's like; ``.report`` tells what was done.
 
     Raises:
+        CheckpointError: if the model cannot be read.
+        TypeError: for what is no module, and an example that is no tensor.
         ValueError: for an unknown engine or precision, int8 without calibration images or by another engine,
-            ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W) or
-            lies on another device, a dtype that the device has no instructions for, and a runtime that is asked for
-            where it cannot run: not on a CPU, not in float32, or for all sizes at once.
+            ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W), not floating point, or on another
+            device, a dtype that the device has no instructions for, and a runtime that is asked for where it cannot
+            run: not on a CPU, not in float32, or for all sizes at once.
         ImportError: where the runtime that is asked for is not installed, naming what to install.
 
     Example:
@@ -131,7 +136,8 @@ def optimize(
         warnings.warn("mode is now engine; the old name is removed in 0.3", DeprecationWarning, stacklevel=2)
         engine = mode
     dtype = _find_dtype(precision, dtype)
-    device = _check(model, example, engine, dtype)
+    model = _load(model, example)
+    device = _check(model, example, engine, dtype, precision)
     images = _read_calibration(model, engine, precision, calibration)
     fused = fuse(model) if dtype is None else fuse(model).to(dtype)
     count = sum(isinstance(module, FusedConv2d) for module in fused.modules())
@@ -172,10 +178,18 @@ def optimize(
         return Optimized(fused, fused, [*steps, f"left eager on {device}: there is nothing else"], {})
     times = _race(contestants, image)
     best = min(times, key=times.__getitem__)
-    told = ", ".join(f"{taken:.2f} ms {name}" for name, taken in times.items())
-    compiler = f" ({how})" if "compiled" in times else ""
-    steps.append(f"kept it {best} on {device}, by the medians for {tuple(example.shape)}: {told}{compiler}")
+    settled = {"compiled": f" ({how})"}
+    told = ", ".join(f"{taken:.2f} ms {name}{settled.get(name, '')}" for name, taken in times.items())
+    steps.append(f"kept it {best} on {device}, by the medians for {tuple(example.shape)}: {told}")
     return Optimized(fused, contestants[best], steps, times, best)
+
+
+def _load(model: nn.Module | str | Path, example: object) -> nn.Module:
+    """Return the model; that of a checkpoint is brought to the example's device."""
+    if not isinstance(example, Tensor):
+        raise TypeError(f"the example is {brief(example)}; give images as the model takes them, a tensor (B, C, H, W)")
+    loaded = load_module(model)
+    return loaded if loaded is model else loaded.to(example.device)
 
 
 def _find_dtype(precision: str | None, dtype: torch.dtype | None) -> torch.dtype | None:
@@ -261,11 +275,17 @@ def _slice_size(model: nn.Module, image: Tensor) -> int | None:
         return None if backbone is None else slice_size(backbone, image)
 
 
-def _check(model: nn.Module, example: Tensor, engine: str, dtype: torch.dtype | None) -> torch.device:
+def _check(
+    model: nn.Module, example: Tensor, engine: str, dtype: torch.dtype | None, precision: str | None
+) -> torch.device:
     if engine not in ENGINES:
         raise ValueError(f"unknown engine {engine!r}; available: {', '.join(map(repr, ENGINES))}")
     if example.ndim != 4:
         raise ValueError(f"the example has shape {tuple(example.shape)}; give images of shape (B, C, H, W)")
+    if not example.is_floating_point():
+        raise ValueError(
+            f"the example is {example.dtype}; give images as the model takes them, model.preprocess(image)"
+        )
     device = next((p.device for p in model.parameters()), example.device)
     if example.device != device:
         raise ValueError(f"the example is on {example.device} and the model on {device}; bring both to one device")
@@ -273,13 +293,24 @@ def _check(model: nn.Module, example: Tensor, engine: str, dtype: torch.dtype | 
         raise ValueError(f"'reduce-overhead' records CUDA graphs, and the model is on {device}; take 'compile'")
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype {dtype} is not floating point; give precision='int8' for that")
-    if device.type == "cpu" and dtype == torch.float16:
-        raise ValueError("float16 is slower than float32 on this CPU; take torch.bfloat16 or leave dtype out")
-    if device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
-        raise ValueError(
-            "this CPU has no bfloat16 instructions (AMX, AVX512-BF16), and would be slower; leave dtype out"
-        )
+    if device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
+        _check_half(dtype, precision)
     return device
+
+
+def _check_half(dtype: torch.dtype, precision: str | None) -> None:
+    """Raise for a type of 16 bits that the CPU has no instructions for, in the words that it was asked for in."""
+    given, name, half = "dtype", f"{dtype}", "torch.bfloat16"
+    if precision is not None:
+        given, name, half = "precision", f"{precision!r}", "'bf16'"
+    if dtype == torch.float16:
+        remedy = f"take {half} or leave {given} out" if has_bfloat16() else f"leave {given} out"
+        raise ValueError(f"{given} {name} is slower than float32 on this CPU; {remedy}")
+    if not has_bfloat16():
+        raise ValueError(
+            f"{given} {name} would be slower: this CPU has no bfloat16 instructions (AMX, AVX512-BF16); leave {given} "
+            "out"
+        )
 
 
 def has_bfloat16() -> bool:
