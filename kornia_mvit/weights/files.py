@@ -24,6 +24,7 @@ from kornia_mvit.parsing import brief, is_file, is_folder, parse_json, reason_of
 
 __all__ = [
     "CARD_KEY",
+    "SUFFIXES",
     "CheckpointError",
     "checkpoint_in",
     "in_folder",
@@ -37,6 +38,8 @@ _HASH_KEY = "kornia_mvit.sha256"  # and a safetensors file, which has no checksu
 _HEADER = 30  # bytes of a local header, before the name
 _INFLATED = 20  # times the file's size that compressed entries may grow to; trained weights hardly shrink
 _INFLATED_LEAST = 2**26
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")  # of checkpoints, usually
+_EXPORTED = (".onnx", ".xml", ".pt2", ".pte", ".mlpackage")  # endings of what kornia-mvit export writes
 _REMEDY = "copy or download it again"
 
 
@@ -82,6 +85,11 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
     """
     check_local(path)
     path = checkpoint_in(path)
+    if path.suffix in _EXPORTED and path.exists():
+        raise CheckpointError(
+            f"{path} is an exported file, not a checkpoint; predict takes it, and all else the checkpoint that it was "
+            "made of"
+        )
     if not is_file(path):
         raise CheckpointError(
             f"{path} is a folder{in_folder(path)}" if is_folder(path) else f"no such checkpoint: {path}"

@@ -8,11 +8,12 @@ import torch
 
 from kornia_mvit.files import printable
 from kornia_mvit.models.mobilevitv2 import mode_width
+from kornia_mvit.parsing import is_file, is_folder
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.cards import GIVEN, Sketch, read_card, read_preprocess
 from kornia_mvit.weights.checkpoints import VERSIONS, read_native, read_weights
-from kornia_mvit.weights.files import CARD_KEY, read_checkpoint
-from kornia_mvit.weights.registry import WeightsRecord, find_weights, list_weights
+from kornia_mvit.weights.files import CARD_KEY, SUFFIXES, read_checkpoint
+from kornia_mvit.weights.registry import WeightsRecord, find_weights, list_weights, unknown_source
 
 __all__ = ["CheckpointInfo", "PackageInfo", "WeightsInfo", "info"]
 
@@ -144,6 +145,8 @@ def info(checkpoint: str | Path | None = None) -> PackageInfo | CheckpointInfo |
     name = str(checkpoint)
     if name in list_weights():
         return WeightsInfo(find_weights(name))
+    if not (is_file(name) or is_folder(name) or Path(name).suffix in SUFFIXES):
+        raise unknown_source(name)
     data = read_checkpoint(name)
     card = read_card(data, name) if CARD_KEY in data else {}
     known = card.get("model") or {}

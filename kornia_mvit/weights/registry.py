@@ -16,11 +16,18 @@ import torch
 
 from kornia_mvit.data.class_lists import class_names
 from kornia_mvit.files import printable, write_whole
-from kornia_mvit.parsing import brief, is_file, is_folder, read_json, read_text, reason_of
+from kornia_mvit.parsing import brief, cut, is_file, is_folder, read_json, read_text, reason_of
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.weights.cards import Model, build_model, from_card
 from kornia_mvit.weights.checkpoints import load_checkpoint, read_weights
-from kornia_mvit.weights.files import CARD_KEY, CheckpointError, checkpoint_in, in_folder, read_checkpoint
+from kornia_mvit.weights.files import (
+    CARD_KEY,
+    SUFFIXES,
+    CheckpointError,
+    checkpoint_in,
+    in_folder,
+    read_checkpoint,
+)
 from kornia_mvit.weights.hub import WEIGHTS_NAME, push_to_hub, save_pretrained
 from kornia_mvit.weights.records import PREPROCESSING, WeightsRecord, published_weights
 
@@ -33,6 +40,7 @@ __all__ = [
     "list_weights",
     "push_to_hub",
     "save_pretrained",
+    "unknown_source",
 ]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -61,9 +69,19 @@ def find_weights(name: str) -> WeightsRecord:
         ValueError: for an unknown name.
     """
     if name not in _RECORDS:
-        near = get_close_matches(name, _RECORDS, 3, 0.3)
-        raise ValueError(f"unknown weights {name!r}; nearest: {', '.join(near) or ', '.join(_RECORDS)}")
+        raise ValueError(f"unknown weights {brief(name)}; {_near(name)}")
     return _RECORDS[name]
+
+
+def unknown_source(source: str) -> CheckpointError:
+    """Make the error for what is neither a file, nor a folder, nor the name of published weights."""
+    return CheckpointError(f"no such file or folder, and no weights of that name: {cut(source)}; {_near(source)}")
+
+
+def _near(name: str) -> str:
+    """Return what an error says of a name that is none of published weights."""
+    near = get_close_matches(name, _RECORDS, 3)
+    return f"nearest: {', '.join(near)}" if near else "kornia_mvit.list_weights() lists those that are published"
 
 
 # ---------------------------------------------------------------------------------------------------------- building
@@ -159,7 +177,7 @@ def _locate(source: str | Path) -> _Spec:
     path = Path(source)
     if is_folder(path):
         return _read_folder(path)
-    if is_file(path) or isinstance(source, Path) or path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
+    if is_file(path) or isinstance(source, Path) or path.suffix in SUFFIXES:
         return _Spec(path)
     if source in _RECORDS:
         record = find_weights(source)
@@ -172,8 +190,7 @@ def _locate(source: str | Path) -> _Spec:
             hint = f"did you mean {path.parent / near[0]}? " if near else ""
             raise CheckpointError(f"no such checkpoint: {source}; {hint}(hf-hub:{source} would be one of the hub)")
         return _read_folder(_fetch_repository(repository))
-    find_weights(source)  # for its error
-    raise AssertionError(source)
+    raise unknown_source(source)
 
 
 def _read_folder(folder: Path) -> _Spec:

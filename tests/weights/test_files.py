@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from kornia_mvit import from_pretrained, info
+from kornia_mvit.inference.engines.exported import _OPENERS
 from kornia_mvit.weights.files import CARD_KEY, CheckpointError, read_checkpoint, write_checkpoint
 
 
@@ -58,6 +60,16 @@ class TestReadCheckpoint:
             read_checkpoint(path)
         assert message.format(path) in str(error.value)
         assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("suffix", [*_OPENERS, ".mlpackage"])
+    def test_an_exported_file(self, suffix, tmp_path):
+        path = tmp_path / f"a{suffix}"
+        with pytest.raises(CheckpointError, match="no such checkpoint: "):
+            read_checkpoint(path)
+        path.write_bytes(b"PK")
+        for read in (read_checkpoint, info, from_pretrained):
+            with pytest.raises(CheckpointError, match=f"a{suffix} is an exported file, .*; predict takes it"):
+                read(path)
 
     def test_a_zip_of_something_else(self, tmp_path):
         path = tmp_path / "a.ckpt"

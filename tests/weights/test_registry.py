@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_sample_image
 from torch import nn
 
-from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess
+from kornia_mvit import DeepLabV3, MobileViTClassifier, Preprocess, info
 from kornia_mvit.weights import registry
 from kornia_mvit.weights.cards import model_card
 from kornia_mvit.weights.checkpoints import save_checkpoint
@@ -88,8 +88,18 @@ class TestListWeights:
         assert model.preprocess == Preprocess(size=(512, 512))
 
     def test_exception(self):
-        with pytest.raises(ValueError, match=r"'mobilevit_m'; nearest: mobilevit_"):
+        with pytest.raises(ValueError, match="of that name: mobilevit_m; nearest: mobilevit_"):
             from_pretrained("mobilevit_m")
+        for name in ("nope", "nope" * 300):  # near to none: no list of all of them
+            for read in (from_pretrained, info):
+                with pytest.raises(CheckpointError, match=r"no such file .* that name: nope.*list_weights") as error:
+                    read(name)
+                assert len(str(error.value)) < 400
+            with pytest.raises(ValueError, match=r"unknown weights 'nope.*list_weights") as error:
+                find_weights(name)
+            assert len(str(error.value)) < 400
+        with pytest.raises(CheckpointError, match=r"no such checkpoint: nope.ckpt"):
+            info("nope.ckpt")
 
 
 class TestClassNames:
