@@ -11,8 +11,10 @@ from kornia_mvit import (
     DeepLabV3,
     MobileViT,
     MobileViTClassifier,
+    Preprocess,
     SSDLite,
     optimize,
+    predict,
     save_checkpoint,
 )
 from kornia_mvit.inference.engines.optimize import _Slices, has_bfloat16
@@ -173,6 +175,15 @@ class TestOptimize:
                 torch.testing.assert_close(optimize(given, x, engine="eager")(x), model(x), rtol=1e-4, atol=1e-4)
         with pytest.raises(CheckpointError, match=r"no such checkpoint: .*nope"):
             optimize(tmp_path / "nope", x)
+
+    def test_saved_whole(self, tmp_path):
+        """As docs/performance.rst shows; tests/inference/test_runtimes.py pickles the runtimes."""
+        model, photo = randomize(MobileViTClassifier(DEEP, 4)).eval(), torch.rand(3, 64, 64)
+        model.class_names, model.preprocess = tuple("abcd"), Preprocess((64, 64))
+        torch.save(optimize(model, torch.rand(1, 3, 64, 64), engine="eager"), tmp_path / "fast.pt")
+        result = predict(torch.load(tmp_path / "fast.pt", weights_only=False), photo)[0]
+        torch.testing.assert_close(result.probabilities, predict(model, photo)[0].probabilities, rtol=0, atol=1e-4)
+        assert set(dict(result.top)) <= set("abcd")
 
     def test_settings_of_the_compiler_are_told_of_what_it_compiled(self, monkeypatch):
         monkeypatch.setattr(torch, "compile", lambda network, **_: network)
