@@ -155,6 +155,13 @@ class TestOptimize:
         with pytest.raises(ValueError, match=message):
             optimize(MobileViT(DEEP), **({"example": torch.rand(1, 3, 64, 64)} | settings))
 
+    def test_a_module_that_prepares_images(self):
+        """May take uint8, where this package's models do not."""
+        model = torch.nn.Sequential(Preprocess((64, 64)).module(), MobileViTClassifier("xxs", 3)).eval()
+        image = torch.randint(0, 256, (1, 3, 80, 96), dtype=torch.uint8)
+        with torch.inference_mode():
+            torch.testing.assert_close(optimize(model, image, engine="eager")(image), model(image), rtol=0, atol=1e-4)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

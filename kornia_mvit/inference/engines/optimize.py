@@ -17,6 +17,7 @@ from kornia_mvit.inference.engines.timing import time_in_turn
 from kornia_mvit.models.fast import slice_size
 from kornia_mvit.models.staged import StagedBackbone
 from kornia_mvit.parsing import brief
+from kornia_mvit.weights.cards import Model
 
 __all__ = ["Optimized", "optimize"]
 
@@ -119,9 +120,9 @@ def optimize(
         CheckpointError: if the model cannot be read.
         TypeError: for what is no module, and an example that is no tensor.
         ValueError: for an unknown engine or precision, int8 without calibration images or by another engine,
-            ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W), not floating point, or on another
-            device, a dtype that the device has no instructions for, and a runtime that is asked for where it cannot
-            run: not on a CPU, not in float32, or for all sizes at once.
+            ``'reduce-overhead'`` without a GPU, an example that is not (B, C, H, W), not what the model takes, or on
+            another device, a dtype that the device has no instructions for, and a runtime that is asked for where it
+            cannot run: not on a CPU, not in float32, or for all sizes at once.
         ImportError: where the runtime that is asked for is not installed, naming what to install.
 
     Example:
@@ -282,7 +283,7 @@ def _check(
         raise ValueError(f"unknown engine {engine!r}; available: {', '.join(map(repr, ENGINES))}")
     if example.ndim != 4:
         raise ValueError(f"the example has shape {tuple(example.shape)}; give images of shape (B, C, H, W)")
-    if not example.is_floating_point():
+    if isinstance(model, Model | StagedBackbone) and not example.is_floating_point():
         raise ValueError(
             f"the example is {example.dtype}; give images as the model takes them, model.preprocess(image)"
         )
