@@ -28,6 +28,7 @@ from kornia_mvit.training.options import (
 )
 from kornia_mvit.training.recipe_cli import build_cli, quiet_lightning
 from kornia_mvit.training.resuming import Stopped
+from kornia_mvit.training.runs import deciding_loss
 from kornia_mvit.weights.cards import task_of
 from kornia_mvit.weights.registry import from_pretrained
 
@@ -136,21 +137,21 @@ class _BestScores(Callback):
     """Keeps the scores of each validation, by what the first ModelCheckpoint monitors."""
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, float]] = []
+        self.seen: list[tuple[dict[str, float], float]] = []  # the scores, and the loss that decides between equal ones
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the scores."""
         if not trainer.sanity_checking:
-            self.seen.append(_scores(trainer.callback_metrics, "val"))
+            self.seen.append((_scores(trainer.callback_metrics, "val"), deciding_loss(trainer)))
 
     def at(self, checkpoint: ModelCheckpoint | None) -> dict[str, float]:
         """Return the scores of the best validation, or of the last one where nothing is monitored."""
         if checkpoint is None or checkpoint.monitor is None:
-            return self.seen[-1] if self.seen else {}
+            return self.seen[-1][0] if self.seen else {}
         name = checkpoint.monitor.removeprefix("val/")
-        known = [scores for scores in self.seen if name in scores]
-        pick: Any = max if checkpoint.mode == "max" else min
-        best: dict[str, float] = pick(known, key=lambda scores: scores[name], default={})
+        known = [one for one in self.seen if name in one[0]]
+        sign = -1 if checkpoint.mode == "max" else 1
+        best, _ = min(known, key=lambda one: (sign * one[0][name], one[1]), default=({}, 0.0))
         kept = checkpoint.best_model_score
         if kept is not None and best.get(name) != float(kept):  # of before the run was resumed
             return {name: float(kept)}

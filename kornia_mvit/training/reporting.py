@@ -29,7 +29,7 @@ from kornia_mvit.training.lightning_names import (
 )
 from kornia_mvit.training.range_learning import range_values
 from kornia_mvit.training.resuming import LastCheckpoint, SaveOnSignal
-from kornia_mvit.training.runs import RunTable, first_step, run_folder
+from kornia_mvit.training.runs import RunTable, deciding_loss, first_step, run_folder
 
 __all__ = ["CSVLog", "LogPictures", "Report"]
 
@@ -108,7 +108,7 @@ class Report(_Collects):
         self.folder = folder
         self.worst = worst
         self._latest: BaseEvaluation | None = None
-        self._best: dict[str, Any] | None = None  # evaluation, epoch, monitor and score, as plain data
+        self._best: dict[str, Any] | None = None  # evaluation, epoch, monitor, score and loss, as plain data
         self._history: list[dict[str, float]] = []
         self._resumed_at = 0.0
 
@@ -267,13 +267,14 @@ class Report(_Collects):
             monitor, score = None, math.nan
         else:
             score = float(trainer.callback_metrics[monitor])
-        before = self._best
+        before, loss = self._best, deciding_loss(trainer)
         if before is not None and before["monitor"] == monitor and not math.isnan(before["score"]):
             assert isinstance(kept, ModelCheckpoint)
-            if not (score > before["score"] if kept.mode == "max" else score < before["score"]):
+            better = score > before["score"] if kept.mode == "max" else score < before["score"]
+            if not better and not (score == before["score"] and loss < before.get("loss", math.inf)):
                 return
         epoch = self._row(trainer)["epoch"]
-        self._best = {"evaluation": latest.to_dict(), "epoch": epoch, "monitor": monitor, "score": score}
+        self._best = {"evaluation": latest.to_dict(), "epoch": epoch, "monitor": monitor, "score": score, "loss": loss}
 
 
 class LogPictures(_Collects):

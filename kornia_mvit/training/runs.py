@@ -1,13 +1,17 @@
 """One run, one folder: where a run writes, and how it goes on there when it resumes."""
 
 import csv
+import math
 import os
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from kornia_mvit.files import printable, write_whole
 from kornia_mvit.training.lightning_adapter import (
@@ -28,9 +32,10 @@ from kornia_mvit.training.lightning_names import (
     save_hparams_to_yaml,
 )
 
-__all__ = ["RunFolder", "RunTable", "family_of", "first_step", "folder_of", "run_folder"]
+__all__ = ["RunFolder", "RunTable", "deciding_loss", "family_of", "first_step", "folder_of", "run_folder"]
 
 _UNNAMED = Path("runs", "run")  # in place of the working folder, which is Lightning's default
+_LOSS = "val/loss"
 _OLDER = "checkpoints"  # the folder below a run's that 0.1.0 and Lightning's loggers keep checkpoints in
 _TRACES = ("last*.ckpt", "best.ckpt", "config.yaml", "metrics.csv", "events.out.tfevents.*", _OLDER, "lightning_logs")
 
@@ -44,9 +49,10 @@ class RunFolder(pl.Callback):
     that each step stands once, and the best checkpoint is known though the folder was moved. All processes write into
     the folder that the first one chooses.
 
-    The first ModelCheckpoint with a monitor, and without a ``dirpath`` and a ``filename``, writes ``best.ckpt``; others
-    without a ``dirpath`` write into the folder under their own names. It stands before all other callbacks; the command
-    line puts it there. ``fast_dev_run``, and a ``default_root_dir`` that is an address, are left to Lightning.
+    The first ModelCheckpoint with a monitor, and without a ``dirpath`` and a ``filename``, writes ``best.ckpt``: of
+    epochs with the same score that with the lowest ``val/loss``, where it monitors another value of the validation.
+    Others without a ``dirpath`` write into the folder under their own names. It stands before all other callbacks; the
+    command line puts it there. ``fast_dev_run``, and a ``default_root_dir`` that is an address, are left to Lightning.
 
     Args:
         ckpt_path: what is given to ``Trainer.fit`` under this name, which callbacks learn too late.
@@ -63,6 +69,8 @@ class RunFolder(pl.Callback):
         self.ckpt_path = ckpt_path
         self.log = log
         self.folder: Path | None = None
+        self.best: ModelCheckpoint | None = None  # where the loss decides between equal scores
+        self._best_loss = math.inf
         self._loggers: list[Any] = []
         self._first: int | None = None  # the step that a resumed run starts with
 
@@ -86,6 +94,31 @@ class RunFolder(pl.Callback):
             if not named and callback.monitor is not None and callback.filename is None and callback.save_top_k == 1:
                 keep_one_file(callback, "best")
                 named = True
+                if callback.monitor.startswith("val") and callback.monitor != _LOSS:
+                    self.best = callback
+                    takes = partial(self._takes, callback.check_monitor_top_k)
+                    callback.check_monitor_top_k = takes  # type: ignore[method-assign]  # its class has to stay
+
+    def _takes(self, usual: Callable[..., bool], trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Return whether the best checkpoint is written anew: for a better score, or a lower loss at an equal one."""
+        assert self.best is not None
+        loss, before = _loss(trainer), self.best.best_model_score
+        lower = (
+            current is not None and before is not None and float(current) == float(before) and loss < self._best_loss
+        )
+        taken = usual(trainer, current) or trainer.strategy.reduce_boolean_decision(lower)
+        if taken:
+            self._best_loss = loss
+        return taken
+
+    def state_dict(self) -> dict[str, Any]:
+        """Keep the loss of the best checkpoint."""
+        return {"best_loss": self._best_loss} if math.isfinite(self._best_loss) else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume with the loss of the best checkpoint."""
+        loss = state_dict.get("best_loss")
+        self._best_loss = loss if isinstance(loss, float) else math.inf
 
     @property
     def checkpoints(self) -> Path:
@@ -195,6 +228,18 @@ def run_folder(trainer: pl.Trainer) -> Path:
     if any(isinstance(callback, RunFolder) and callback.folder for callback in own_callbacks(trainer)):
         return Path(trainer.default_root_dir)
     return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def deciding_loss(trainer: pl.Trainer) -> float:
+    """Return the loss that decides between equal scores of the trainer's best checkpoint; infinite where none does."""
+    kept = trainer.checkpoint_callback
+    deciding = [one.best for one in own_callbacks(trainer) if isinstance(one, RunFolder)]
+    return _loss(trainer) if kept is not None and kept in deciding else math.inf
+
+
+def _loss(trainer: pl.Trainer) -> float:
+    loss = float(trainer.callback_metrics.get(_LOSS, math.inf))
+    return math.inf if math.isnan(loss) else loss
 
 
 def first_step(checkpoint: Mapping[str, Any]) -> int:

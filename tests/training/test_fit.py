@@ -149,7 +149,8 @@ class TestFit:
 
     def test_scores_are_of_the_best_validation(self):
         scores = _BestScores()
-        scores.seen = [{"accuracy": 0.5, "loss": 2.0}, {"accuracy": 0.75, "loss": 1.0}, {"accuracy": 0.25, "loss": 3.0}]
+        told = ((0.5, 2.0), (0.75, 1.5), (0.75, 1.0), (0.75, 1.25), (0.25, 3.0))
+        scores.seen = [({"accuracy": accuracy, "loss": loss}, loss) for accuracy, loss in told]
 
         class Kept:
             monitor, mode, best_model_score = "val/accuracy", "max", torch.tensor(0.75)

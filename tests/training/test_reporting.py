@@ -23,6 +23,7 @@ from kornia_mvit.training import (
     LastCheckpoint,
     LogPictures,
     Report,
+    RunFolder,
     last_checkpoint,
     reporting,
 )
@@ -136,6 +137,19 @@ class TestReport:
             callback._keep_best(run, evaluation)
             kept.append(callback._best["evaluation"]["label"].tolist())
         assert kept == [[0, 1], [0, 0], [0, 0]]  # the first of equals, as ModelCheckpoint
+
+    def test_takes_the_lower_loss_of_equal_scores(self, tmp_path):
+        """As the run's folder has the best checkpoint of."""
+        keep, callback = ModelCheckpoint(monitor="val/accuracy", mode="max"), Report()
+        run = trainer(tmp_path, callbacks=[RunFolder(), keep, callback], enable_checkpointing=True)
+        run.callbacks[0].best = keep
+        evaluation, kept = Evaluation.from_logits(torch.eye(2), torch.tensor([0, 1])), []
+        for score, loss in ((0.5, 0.1), (0.75, 0.5), (0.75, 0.25), (0.75, float("nan")), (0.75, 0.375), (0.5, 0.125)):
+            metrics = {"val/accuracy": torch.tensor(score), "val/loss": torch.tensor(loss)}
+            run._logger_connector._callback_metrics.update(metrics)
+            callback._keep_best(run, evaluation)
+            kept.append((callback._best["score"], callback._best["loss"]))
+        assert kept == [(0.5, pytest.approx(0.1)), (0.75, 0.5), *[(0.75, 0.25)] * 4]
 
     def test_without_a_monitor_it_is_about_the_end(self, tmp_path):
         fit(tmp_path, Report(folder=str(tmp_path / "mine")), max_epochs=2)

@@ -1,6 +1,7 @@
 """One run, one folder: interrupted, resumed, moved, started again."""
 
 import csv
+import math
 import signal
 import warnings
 from pathlib import Path
@@ -22,6 +23,7 @@ from kornia_mvit.training import (
     RunFolder,
     SaveOnSignal,
     last_checkpoint,
+    runs,
 )
 from kornia_mvit.training.resuming import Stopped
 from kornia_mvit.training.runs import RunTable, family_of, folder_of
@@ -43,6 +45,16 @@ class Each(pl.Callback):
         module.log("number", float(trainer.global_step), on_step=True, on_epoch=False)
         if trainer.global_step == self.fails_after:
             raise RuntimeError("killed")
+
+
+class Same(pl.Callback):
+    """Log scores of epochs, 1 where nothing else is said."""
+
+    def __init__(self, scores=None):
+        self.scores = scores or {}
+
+    def on_validation_epoch_end(self, trainer, module):
+        module.log("val/same", self.scores.get(trainer.current_epoch, 1.0))
 
 
 def run(folder, *callbacks, resume=None, fails_after=None, log=True, checkpoint=None, every=5, **arguments):
@@ -131,6 +143,30 @@ class TestRunFolder:
         run(moved, resume=moved / "last.ckpt", max_epochs=3, checkpoint=keep)
         assert float(keep.best_model_score) > 0
         assert (moved / "best.ckpt").is_file()
+
+    def test_of_equal_scores_the_lowest_loss_is_kept(self, tmp_path, monkeypatch):
+        """Also where the run is stopped and resumed; without a loss the first stays, as Lightning has it."""
+        losses = [0.5, 0.25, math.inf, 0.375]
+        monkeypatch.setattr(runs, "_loss", lambda trainer: losses[trainer.current_epoch])
+
+        def best(name, epochs, resume=None):
+            keep = ModelCheckpoint(monitor="val/same", mode="max")
+            run(tmp_path / name, Same(), checkpoint=keep, max_epochs=epochs, resume=resume)
+            assert keep.best_model_path == str(tmp_path / name / "best.ckpt")
+            return torch.load(keep.best_model_path, weights_only=True)["epoch"]
+
+        assert best("whole", 4) == 1
+        last = tmp_path / "parts" / "last.ckpt"
+        assert [best("parts", 1), best("parts", 2, last), best("parts", 4, last)] == [0, 1, 1]
+        losses = [math.inf] * 3
+        assert best("none", 3) == 0
+
+    def test_a_better_score_wins_over_a_lower_loss(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(runs, "_loss", lambda trainer: [0.5, 0.75, 0.25][trainer.current_epoch])
+        keep = ModelCheckpoint(monitor="val/same", mode="min")
+        run(tmp_path, Same({1: 0.5}), checkpoint=keep)
+        assert float(keep.best_model_score) == 0.5
+        assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == 1
 
     def test_a_new_run_leaves_the_one_before(self, tmp_path, capsys):
         for _ in range(3):
