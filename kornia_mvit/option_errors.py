@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 
-__all__ = ["OptionError", "describe_option_error", "expected_types", "unknown_option"]
+__all__ = ["PRECISIONS", "OptionError", "describe_option_error", "expected_types", "innermost", "unknown_option"]
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")  # of the Trainer, that tasks support
 
 
 class OptionError(Exception):
@@ -34,9 +36,18 @@ def describe_option_error(message: str) -> str:
     if values and (nested := re.match(r"NestedArg\(key='([\w.]+)', val=(.*)\)$", values[0])):
         keys, values = [*keys, nested[1]], [nested[2].strip("'")]
     wanted = expected_types(message)
+    if keys == ["trainer.precision"]:
+        wanted = [*PRECISIONS]
     if keys and wanted and values:
         return f"--{'.'.join(keys)} is {values[0]}; expected {' or '.join(wanted)}"
     return " ".join(message.split())
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return the error that arose in building a class, which jsonargparse tells beside all that it was tried as."""
+    while "Does not validate against any of the Union" in str(error) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def expected_types(message: str) -> list[str]:

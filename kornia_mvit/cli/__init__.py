@@ -9,6 +9,7 @@ from importlib import import_module
 
 from kornia_mvit import __version__
 from kornia_mvit.files import printable
+from kornia_mvit.option_errors import innermost
 
 __all__ = ["COMMANDS", "main"]
 
@@ -95,8 +96,7 @@ def _one_line(error: BaseException) -> str:
     That of a loader's process stands at the end of a traceback, that of a class built from a recipe is the cause of
     jsonargparse's.
     """
-    while "Does not validate against any of the Union" in str(error) and error.__cause__ is not None:
-        error = error.__cause__
+    error = innermost(error)
     text = str(error) or type(error).__name__
     if "Original Traceback" in text:
         text = text.strip().splitlines()[-1].partition(": ")[2]

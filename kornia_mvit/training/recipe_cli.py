@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kornia_mvit.files import printable, write_whole
-from kornia_mvit.option_errors import OptionError, describe_option_error
+from kornia_mvit.option_errors import OptionError, describe_option_error, innermost
 from kornia_mvit.training import (
     AtomicCheckpointIO,
     ExactResume,
@@ -276,6 +276,11 @@ def _plain_errors() -> Iterator[None]:
         place = Path(error.filename)
         file = next((above for above in (place, *place.parents) if above.exists()), place)
         raise ValueError(f"{file} is a file, and a folder is needed there") from error
+    except (TypeError, ValueError) as error:
+        own = innermost(error)
+        if own is error:
+            raise
+        raise own from own.__cause__
 
 
 @contextmanager

@@ -236,7 +236,7 @@ class TestFit:
             (["a b"], "no such folder: a b"),
             (["a", "b"], "b is no option, and a is the folder already"),
             (["--epochs", "3"], "fit needs a folder of images or a recipe: kornia-mvit fit DIR"),
-            (["--config", "digits", "--trainer.precision", "x"], "--trainer.precision is x; expected int or "),
+            (["--config", "digits", "--trainer.precision", "x"], "--trainer.precision is x; expected 32-true or "),
             (["--config", "digits", "--checkpoint", "."], ". is a folder; give a file in it"),
             (["--config", "digits", "--checkpoint", "ftp://a/b"], "ftp://a/b is an address"),
             (["--config", "digits", "--trainer.default_root_dir", __file__], f"{__file__} is a file, and a folder is"),
