@@ -17,6 +17,7 @@ from kornia_mvit.augmentation.pipeline import AugmentationPipeline
 from kornia_mvit.batch import Batch
 from kornia_mvit.models.backbones import backbone_name
 from kornia_mvit.ops.seeds import multiscale_sizes
+from kornia_mvit.option_errors import PRECISIONS
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.callbacks import KeepMemory
 from kornia_mvit.training.keypoints import adopt_flip_pairs
@@ -29,7 +30,7 @@ from kornia_mvit.training.lightning_names import (
     warn_of_other_lightning,
 )
 from kornia_mvit.training.loading import check_progress, class_names_of, confine_paths, load_task
-from kornia_mvit.training.networks import compile_network, find_layers
+from kornia_mvit.training.networks import check_image_size, compile_network, find_layers
 from kornia_mvit.training.optimization import parameter_groups, warmup_schedule
 from kornia_mvit.training.range_learning import RangeLearning, range_groups
 from kornia_mvit.training.resuming import AtomicCheckpointIO
@@ -40,8 +41,6 @@ from kornia_mvit.weights.cards import Model, model_card
 from kornia_mvit.weights.checkpoints import CARD_KEY
 
 __all__ = ["ImageTask", "build_pipeline", "with_values_of"]
-
-_PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
 
 class ImageTask(RangeLearning):
@@ -139,6 +138,7 @@ class ImageTask(RangeLearning):
             network.requires_grad_(False)
             for parameter in find_layers(network)[-1].values():
                 parameter.requires_grad_(True)
+        check_image_size(network, h["image_size"])
         compile_network(network, h["compile"], dynamic=True if pipeline.multi_scale is not None else None)
         if isinstance(network, Model):
             h["backbone"] = backbone_name(network.backbone)  # for the task's checkpoints
@@ -195,8 +195,8 @@ class ImageTask(RangeLearning):
             ValueError: for a precision that tasks do not support, and for data of another number of classes.
         """
         strategy, precision = self.trainer.strategy, self.trainer.precision
-        if precision not in _PRECISIONS:
-            raise ValueError(f"a task does not support precision {precision!r}; use {', '.join(_PRECISIONS)}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"a task does not support precision {precision!r}; use {', '.join(PRECISIONS)}")
         if type(strategy.checkpoint_io) is TorchCheckpointIO:  # none was asked for
             strategy.checkpoint_io = AtomicCheckpointIO()
         transfer_in_module(self.trainer)

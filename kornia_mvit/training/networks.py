@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kornia_mvit.models.backbones import TIMM, TimmBackbone, as_backbone, backbone_name, check_timm_name, import_timm
+from kornia_mvit.models.layers import MIN_SIDE
 from kornia_mvit.models.mobilevit import TransformerLayer
 from kornia_mvit.models.mobilevitv2 import SeparableLayer
 from kornia_mvit.models.modes import find_mode
@@ -20,7 +21,29 @@ from kornia_mvit.weights.files import CheckpointError, checkpoint_in, read_check
 from kornia_mvit.weights.registry import from_pretrained
 from kornia_mvit.weights.settings import check_counts, constructor_types, plain_settings
 
-__all__ = ["Teacher", "compile_network", "find_backbone", "find_layers", "find_start", "find_teacher", "timm_network"]
+__all__ = [
+    "Teacher",
+    "check_image_size",
+    "compile_network",
+    "find_backbone",
+    "find_layers",
+    "find_start",
+    "find_teacher",
+    "timm_network",
+]
+
+
+def check_image_size(network: nn.Module, size: int | tuple[int, int]) -> None:
+    """Check that images of a side, or of a height and width, are not smaller than the network takes.
+
+    Raises:
+        ValueError: if they are.
+    """
+    if not isinstance(network, Model) or not isinstance(network.backbone, StagedBackbone):
+        return
+    least = min((size,) if isinstance(size, int) else size)
+    if least < MIN_SIDE:
+        raise ValueError(f"image_size {size} is smaller than the network takes; give at least {MIN_SIDE}")
 
 
 def compile_network(network: nn.Module, how: bool | str, dynamic: bool | None) -> None:

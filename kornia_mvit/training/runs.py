@@ -6,6 +6,7 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -37,6 +38,7 @@ __all__ = ["RunFolder", "RunTable", "deciding_loss", "family_of", "first_step", 
 _UNNAMED = Path("runs", "run")  # in place of the working folder, which is Lightning's default
 _LOSS = "val/loss"
 _OLDER = "checkpoints"  # the folder below a run's that 0.1.0 and Lightning's loggers keep checkpoints in
+_BEGUN = ("metrics.csv", "hparams.yaml", "config.yaml", "events.out.tfevents.*", "pictures", "pictures/epoch-*.png")
 _TRACES = ("last*.ckpt", "best.ckpt", "config.yaml", "metrics.csv", "events.out.tfevents.*", _OLDER, "lightning_logs")
 
 
@@ -47,7 +49,8 @@ class RunFolder(pl.Callback):
     does not touch a folder that holds a run: it takes the next free name, such as ``runs/folder-2``, and says so. A run
     that resumes goes on in the folder of its checkpoint: what was logged after the checkpoint's step is cut off, so
     that each step stands once, and the best checkpoint is known though the folder was moved. All processes write into
-    the folder that the first one chooses.
+    the folder that the first one chooses. A folder that a run has made is removed where the run fails before its first
+    step, unless there are other files than the run's in it.
 
     The first ModelCheckpoint with a monitor, and without a ``dirpath`` and a ``filename``, writes ``best.ckpt``: of
     epochs with the same score that with the lowest ``val/loss``, where it monitors another value of the validation.
@@ -71,6 +74,7 @@ class RunFolder(pl.Callback):
         self.folder: Path | None = None
         self.best: ModelCheckpoint | None = None  # where the loss decides between equal scores
         self._best_loss = math.inf
+        self._made = False  # the folder, by this run
         self._loggers: list[Any] = []
         self._first: int | None = None  # the step that a resumed run starts with
 
@@ -166,6 +170,16 @@ class RunFolder(pl.Callback):
             pass
         trainer.loggers = self._loggers
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remove the folder where nothing was trained, which would count as a run."""
+        if self.folder is None or not self._made or trainer.global_step:
+            return
+        if self._loggers and trainer.loggers == self._loggers:
+            for logger in self._loggers:
+                logger.finalize("failed")
+            trainer.loggers = []  # Lightning finalises them afterwards
+        _remove_begun(self.folder)
+
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say so where a finished run was resumed."""
         if self._first is None or trainer.global_step != self._first:
@@ -198,6 +212,7 @@ class RunFolder(pl.Callback):
             folder = asked.with_name(f"{asked.name}-{number}") if number > 1 else asked
             if _holds_run(folder):
                 continue
+            self._made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
             if self.log:
                 try:  # no other run that starts now takes it too
@@ -250,6 +265,16 @@ def first_step(checkpoint: Mapping[str, Any]) -> int:
 
 def _holds_run(folder: Path) -> bool:
     return any(True for trace in _TRACES for _ in folder.glob(trace))
+
+
+def _remove_begun(folder: Path) -> None:
+    """Remove a run's folder in which there is nothing but what runs write before their first step."""
+    own = [path for name in _BEGUN for path in folder.glob(name)]
+    if {*folder.rglob("*")} <= {*own}:
+        with suppress(OSError):  # what another process has written since stays
+            for path in reversed(own):
+                path.rmdir() if path.is_dir() else path.unlink()
+            folder.rmdir()
 
 
 def _find_files(state: Any, folder: str) -> None:

@@ -91,9 +91,7 @@ def read_checkpoint(path: str | Path, *, whole: bool = False) -> dict[str, Any]:
             "made of"
         )
     if not is_file(path):
-        raise CheckpointError(
-            f"{path} is a folder{in_folder(path)}" if is_folder(path) else f"no such checkpoint: {path}"
-        )
+        raise CheckpointError(in_folder(path) if is_folder(path) else f"no such checkpoint: {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -118,13 +116,23 @@ def checkpoint_in(path: str | Path) -> Path:
     return next((path / name for name in ("best.ckpt", "last.ckpt") if is_folder(path) and is_file(path / name)), path)
 
 
-def in_folder(folder: Path) -> str:
-    """Return what an error says of a folder in place of a checkpoint: the newest one in it, as that of a run."""
+def in_folder(folder: Path, found: str = "is a folder") -> str:
+    """Return what an error says of a folder in place of a checkpoint.
+
+    Args:
+        folder: the folder.
+        found: what is wrong with it, unless it is that of a run that has written no checkpoint.
+
+    Returns:
+        The error, with the newest checkpoint in the folder.
+    """
     # as runs have them, and as Lightning's loggers do
     places = ("*.ckpt", "*/*.ckpt", *(f"{'*/' * depth}checkpoints/*.ckpt" for depth in range(4)))
-    found = [path for place in places for path in folder.glob(place) if is_file(path)]
-    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
-    return "; give a file in it" + (f", such as {newest}" if newest else "")
+    known = [path for place in places for path in folder.glob(place) if is_file(path)]
+    newest = max(known, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None and any(is_file(folder / name) for name in ("config.yaml", "metrics.csv")):
+        return f"the run in {folder} has written no checkpoint; start it again, or give another folder"
+    return f"{folder} {found}; give a file in it" + (f", such as {newest}" if newest else "")
 
 
 def stored_bytes(data: Any) -> tuple[int, int]:

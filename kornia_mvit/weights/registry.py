@@ -209,7 +209,7 @@ def _read_folder(folder: Path) -> _Spec:
 def _weights_of(folder: Path) -> Path:
     path = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), checkpoint_in(folder))
     if path == folder:
-        raise CheckpointError(f"{folder} has none of {', '.join(_WEIGHT_FILES)}{in_folder(folder)}")
+        raise CheckpointError(in_folder(folder, f"has none of {', '.join(_WEIGHT_FILES)}"))
     return path
 
 

@@ -14,12 +14,14 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from kornia_mvit import from_pretrained
 from kornia_mvit.cli import main
 from kornia_mvit.training import (
     ClassificationTask,
     CSVLog,
     ExactResume,
     LastCheckpoint,
+    LogPictures,
     RunFolder,
     SaveOnSignal,
     last_checkpoint,
@@ -27,6 +29,7 @@ from kornia_mvit.training import (
 )
 from kornia_mvit.training.resuming import Stopped
 from kornia_mvit.training.runs import RunTable, family_of, folder_of
+from kornia_mvit.weights.files import CheckpointError, read_checkpoint
 from tests.data.test_datamodules import make_folder
 from tests.training.probes import SignalAt
 from tests.training.runs import fit, write_recipe
@@ -218,6 +221,41 @@ class TestRunFolder:
         assert files(tmp_path) == {"lightning_logs"}
         assert files(old / "checkpoints") == {"last.ckpt", Path(keep.best_model_path).name}
         assert float(keep.best_model_score) <= float(first.best_model_score)
+
+    @pytest.mark.parametrize("hook", ["setup", "on_fit_start", "on_sanity_check_start", "on_train_batch_start"])
+    def test_a_run_that_fails_before_its_first_step_leaves_nothing(self, hook, tmp_path):
+        def fail(*args, **how):
+            raise RuntimeError("failed")
+
+        fails, pictures = pl.Callback(), LogPictures()
+        setattr(fails, hook, fail)
+        with pytest.raises(RuntimeError, match="failed"):
+            run(tmp_path / "runs" / "run", pictures, fails)
+        assert files(tmp_path / "runs") == set()
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(RuntimeError, match="failed"):
+            run(tmp_path / "mine", fails)
+        assert "metrics.csv" in files(tmp_path / "mine")  # which it has not made
+
+    def test_a_run_that_fails_leaves_what_others_wrote(self, tmp_path):
+        def fail(*args, **how):
+            (tmp_path / "run" / "notes.txt").touch()
+            raise RuntimeError("failed")
+
+        fails = pl.Callback()
+        fails.on_train_start = fail
+        with pytest.raises(RuntimeError, match="failed"):
+            run(tmp_path / "run", fails)
+        assert {"notes.txt", "metrics.csv"} <= files(tmp_path / "run")
+        with pytest.raises(CheckpointError, match=r"run has written no checkpoint; start it again"):
+            read_checkpoint(tmp_path / "run")
+        with pytest.raises(CheckpointError, match=r"run has written no checkpoint; start it again"):
+            from_pretrained(tmp_path / "run")
+
+    def test_a_run_that_fails_after_a_step_stays(self, tmp_path):
+        with pytest.raises(RuntimeError, match="killed"):
+            run(tmp_path / "run", fails_after=1)
+        assert "metrics.csv" in files(tmp_path / "run")
 
     def test_fast_dev_run_touches_nothing(self, tmp_path):
         run(tmp_path, max_epochs=1, limit_train_batches=1)
