@@ -1,5 +1,6 @@
 """Networks by name, the weights they start from, teachers, and the order of a network's layers."""
 
+import inspect
 from collections.abc import Iterator, MutableMapping
 from copy import copy
 from pathlib import Path
@@ -31,6 +32,8 @@ __all__ = [
     "find_teacher",
     "timm_network",
 ]
+
+_GRAPHS = 64  # of all transformer layers in a process, by shape and mode; PyTorch's limit is 8
 
 
 def check_image_size(network: nn.Module, size: int | tuple[int, int]) -> None:
@@ -66,8 +69,9 @@ def compile_network(network: nn.Module, how: bool | str, dynamic: bool | None) -
     if not layers:
         kind = type(network).__name__
         raise ValueError(f"compile='blocks' is for MobileViT's transformer layers, and {kind} has none; give true")
+    limit = {"recompile_limit": _GRAPHS} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
     for layer in layers:
-        layer.compile(dynamic=dynamic)
+        layer.compile(dynamic=dynamic, **limit)
 
 
 def timm_network(name: str, num_classes: int, **arguments: Any) -> nn.Module:

@@ -441,11 +441,27 @@ class TestClassificationTask:
     def test_compiles_blocks(self, mode, monkeypatch):
         """Each transformer layer is compiled by itself, and nothing else."""
         compiled = []
-        monkeypatch.setattr(nn.Module, "compile", lambda module, dynamic: compiled.append((module, dynamic)))
+        monkeypatch.setattr(nn.Module, "compile", lambda module, dynamic, **how: compiled.append((module, dynamic)))
         task = ClassificationTask(mode, 2, image_size=32, compile="blocks", multi_scale=(32, 64, 2))
         layers = [m for m in task.network.modules() if type(m).__name__ in ("TransformerLayer", "SeparableLayer")]
         assert len(layers) == 9
         assert [(id(module), dynamic) for module, dynamic in compiled] == [(id(layer), True) for layer in layers]
+
+    @pytest.mark.long
+    @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile looks at it
+    def test_compiles_blocks_of_several_networks(self, monkeypatch):
+        """All transformer layers of a process share what PyTorch counts its limit by."""
+        plain = nn.Module.compile
+        monkeypatch.setattr(nn.Module, "compile", lambda module, **how: plain(module, backend="eager", **how))
+        torch._dynamo.reset()
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+            for mode, size in (("xxs", 64), ("xs", 96)):
+                task = ClassificationTask(mode, 2, image_size=size, compile="blocks")
+                for count in (4, 3):
+                    task.train()(torch.rand(count, 3, size, size)).sum().backward()
+                    with torch.no_grad():
+                        task.eval()(torch.rand(count, 3, size, size))
+        torch._dynamo.reset()
 
     @pytest.mark.long
     @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile looks at it
