@@ -12,6 +12,7 @@ from kornia_mvit.files import FileError, printable
 __all__ = [
     "brief",
     "check_truths",
+    "count_of",
     "cut",
     "either_case",
     "is_file",
@@ -68,6 +69,21 @@ def check_truths(**values: object) -> None:
         known = type(value).__name__ in ("bool", "bool_")  # numpy's, too
         if not known and not (isinstance(value, int) and value in (0, 1)):
             raise ValueError(f"{name}={brief(value)} is neither true nor false; give True or False")
+
+
+def count_of(number: int, one: str, more: str = "") -> str:
+    """Return a number of things in words.
+
+    Args:
+        number: how many there are.
+        one: what one of them is called.
+        more: what several are called, unless they end in an s.
+
+    Example:
+        >>> count_of(1, "image"), count_of(2000, "image"), count_of(0, "class", "classes")
+        ('1 image', '2,000 images', '0 classes')
+    """
+    return f"{number:,} {one if number == 1 else more or f'{one}s'}"
 
 
 def reason_of(error: BaseException) -> str:

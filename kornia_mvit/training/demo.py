@@ -45,14 +45,19 @@ class DemoRun:
 
     def __str__(self) -> str:
         wrong = round((1 - self.accuracy) * self.count)
+        told = {
+            self.folder / "augmented.png": "what the network saw while training",
+            self.folder / "predictions.png": "what it says of digits kept apart, wrong ones first, in red",
+            self.checkpoint: "the weights, with class names and preprocessing",
+            self.report: "curves, confusions and worst mistakes, for a browser",
+        }
+        files = {str(path): text for path, text in told.items() if path.is_file()}  # no report without an epoch
+        width = max(map(len, files), default=0)
         lines = [
             f"{self.accuracy:.1%} of {self.count} digits kept apart are right ({wrong} wrong), "
             f"after {self.seconds / 60:.1f} minutes.",
             "",
-            f"  {self.folder / 'augmented.png'}    what the network saw while training",
-            f"  {self.folder / 'predictions.png'}  what it says of digits kept apart, wrong ones first, in red",
-            f"  {self.checkpoint}       the weights, with class names and preprocessing",
-            f"  {self.report}  curves, confusions and worst mistakes, for a browser",
+            *(f"  {path:<{width}}  {text}" for path, text in files.items()),
         ]
         if self.epochs < 5:
             lines.insert(0, "The weights are averaged over the run; in fewer than five epochs the average lags behind.")

@@ -14,6 +14,7 @@ from kornia_mvit.data.loading.packing import PROGRESS, SampleEncoder, ShardPlan,
 from kornia_mvit.data.reading import DataError, FileSamples
 from kornia_mvit.files import printable
 from kornia_mvit.ops.seeds import combine_seed
+from kornia_mvit.parsing import count_of
 from kornia_mvit.training import datamodules
 from kornia_mvit.training.datamodules.base import ImageData
 from kornia_mvit.training.layouts import find_layout
@@ -42,8 +43,9 @@ class ShardSet:
         return sum(entry.bytes for entries in self.index.splits.values() for entry in entries)
 
     def __str__(self) -> str:
+        counts = {split: sum(entry.samples for entry in entries) for split, entries in self.index.splits.items()}
         parts = (
-            f"{sum(entry.samples for entry in entries):,} samples in {len(entries)} shards in {split}"
+            f"{count_of(counts[split], 'sample')} in {count_of(len(entries), 'shard')} in {split}"
             for split, entries in self.index.splits.items()
         )
         state = "; all are as their checksums say" if self.checked else ""
@@ -168,7 +170,7 @@ def _check_room(folder: Path, plans: list[ShardPlan]) -> None:
     """Tell how large the shards will be, and raise an OSError where the disk has less room."""
     needed = sum(plan.estimate() for plan in plans)
     count = sum(len(plan.order) for plan in plans)
-    rank_zero_info(f"{count:,} samples will take about {_told(needed)} in {printable(folder)}")
+    rank_zero_info(f"{count_of(count, 'sample')} will take about {_told(needed)} in {printable(folder)}")
     above = folder
     while not above.exists():
         above = above.parent

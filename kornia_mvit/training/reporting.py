@@ -16,6 +16,7 @@ from kornia_mvit.evaluation.detection import DetectionCollector
 from kornia_mvit.evaluation.report import write_report
 from kornia_mvit.evaluation.segmentation import SegmentationCollector
 from kornia_mvit.files import printable, write_whole
+from kornia_mvit.parsing import count_of
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.lightning_adapter import is_trial
 from kornia_mvit.training.lightning_names import (
@@ -189,7 +190,7 @@ class Report(_Collects):
         when = f"after epoch {best['epoch']:g} of {max(row['epoch'] for row in self._history):g}"
         if best["monitor"] is not None:
             when += f", where {best['monitor']} was best ({best['score']:.4f})"
-        about = [f"{len(evaluation):,} validation images, {_weights(trainer)} {when}."]
+        about = [f"{count_of(len(evaluation), 'validation image')}, {_weights(trainer)} {when}."]
         kept = trainer.checkpoint_callback
         if isinstance(kept, ModelCheckpoint) and kept.monitor is not None and kept.best_model_score is not None:
             if kept.monitor == best["monitor"] and float(kept.best_model_score) == best["score"]:

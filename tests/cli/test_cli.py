@@ -482,6 +482,14 @@ class TestDemo:
         status, out, _ = run(capsys, "info", tmp_path / "digits.ckpt")
         assert "10: 0, 1, 2" in out
 
+    def test_files_are_listed_where_there_are_any(self, tmp_path):
+        found = demo.DemoRun(tmp_path, 0.5, 10, 0, 6.0, tmp_path / "report" / "index.html")
+        (tmp_path / "augmented.png").touch()
+        (tmp_path / "digits.ckpt").touch()
+        first, second = str(found).splitlines()[-2:]
+        assert first == f"  {tmp_path / 'augmented.png'}  what the network saw while training"
+        assert second == f"  {tmp_path / 'digits.ckpt'}    the weights, with class names and preprocessing"
+
     @pytest.mark.long
     def test_fewer_right_than_promised_is_a_failure(self, tmp_path, capsys):
         """As CI's `make demo` relies on; with --epochs nothing is promised, as above."""

@@ -195,6 +195,12 @@ class TestEvaluate:
         assert "0 images in train" in caplog.text
         assert "evaluates on all" not in caplog.text
 
+    def test_without_a_test_split(self, run, photos, caplog):
+        """Nothing is told of a val split, which is not asked for."""
+        with caplog.at_level("INFO"), pytest.raises(DataError, match="no test split; add a folder named test"):
+            evaluate(run, photos, split="test", val_fraction=1, **QUIET)
+        assert "split off" not in caplog.text
+
     def test_leaves_the_model_alone(self, run, photos):
         before = {name: value.clone() for name, value in run.model.state_dict().items()}
         evaluate(run.model, photos, batch_size=3, **QUIET)

@@ -223,7 +223,7 @@ class TestShards:
     def test_command(self, tmp_path, capsys):
         photos = make_photos(tmp_path / "photos")
         assert main(["shards", str(photos), str(tmp_path / "a"), "--size", "8", "--processes", "1"]) == 0
-        assert "20 samples in 1 shards in train" in capsys.readouterr().out
+        assert "20 samples in 1 shard in train" in capsys.readouterr().out
         assert main(["shards", str(tmp_path / "a"), "--check"]) == 0
         assert "all are as their checksums say" in capsys.readouterr().out
         (tmp_path / "a" / "val-00000.tar").unlink()

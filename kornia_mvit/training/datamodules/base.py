@@ -17,6 +17,7 @@ from kornia_mvit.data.reading import DataError
 from kornia_mvit.data.splits import split_off
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
+from kornia_mvit.parsing import count_of
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.datamodules.settings import DataSettings, SplitSettings, check_choice, check_on_error
 from kornia_mvit.training.lightning_names import TrainerFn, pl, rank_zero_info
@@ -88,7 +89,7 @@ class ImageData(pl.LightningDataModule):
             if not 0 < self.val_fraction <= 1:
                 raise ValueError(f"val_fraction {self.val_fraction} is not between 0 and 1; 1 evaluates on all images")
         self.splits: dict[str, Dataset[dict[str, Any]]] = {}
-        self._is_split_off = False
+        self._split_note = ""  # where val is split off
         self._notes: list[str] = []  # what was found and what was left out, for the log
 
     @classmethod
@@ -186,16 +187,16 @@ class ImageData(pl.LightningDataModule):
 
     def _note_split(self, count: int) -> None:
         told = f"val_fraction {self.val_fraction}, seed {self.seed}"
-        self._notes.append(f"there is no val split: {count} of the train images are split off for it ({told})")
-        self._is_split_off = True
+        self._split_note = f"there is no val split: {count} of the train images are split off for it ({told})"
 
     def _tell(self, place: str | Path, counts: Iterable[str]) -> None:
         """Log the classes, the numbers of images in the splits, and the notes."""
         rank_zero_info(f"{printable(place)}: {list_classes(self.class_names)}, {', '.join(counts)}")
-        for note in self._notes:
-            rank_zero_info(printable(note))
-        evaluates = self.trainer is not None and self.trainer.state.fn == TrainerFn.VALIDATING
-        if evaluates and self._is_split_off and self.val_fraction < 1:
+        does = None if self.trainer is None else self.trainer.state.fn
+        for note in [self._split_note] * (does != TrainerFn.TESTING) + self._notes:
+            if note:
+                rank_zero_info(printable(note))
+        if does == TrainerFn.VALIDATING and self._split_note and self.val_fraction < 1:
             rank_zero_info("val_fraction 1 evaluates on all images of a folder, where none of them were trained on")
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -269,4 +270,4 @@ def list_classes(names: Sequence[str], limit: int = 20) -> str:
         '2 classes (cat, dog)'
     """
     more = f", and {len(names) - limit} more" if len(names) > limit else ""
-    return printable(f"{len(names)} classes ({', '.join(names[:limit])}{more})")
+    return printable(f"{count_of(len(names), 'class', 'classes')} ({', '.join(names[:limit])}{more})")

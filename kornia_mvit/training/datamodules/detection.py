@@ -17,7 +17,7 @@ from kornia_mvit.data.splits import find_places
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
 from kornia_mvit.ops.keypoints import Pairs, pairs_of_names
-from kornia_mvit.parsing import brief, cut, is_file, repeated
+from kornia_mvit.parsing import brief, count_of, cut, is_file, repeated
 from kornia_mvit.training.datamodules.base import STAGES, ImageData, Samples
 from kornia_mvit.training.datamodules.settings import RootSettings, check_choice
 from kornia_mvit.training.lightning_names import rank_zero_info
@@ -103,7 +103,11 @@ class BoxData(ImageData):
             self.splits[split] = BoxFiles(part.files, part.table, transform, image_ids=part.image_ids)
         parts = self._parts.items()
         self._tell(
-            self._place, (f"{len(p.files)} images with {len(p.table.labels)} boxes in {split}" for split, p in parts)
+            self._place,
+            (
+                f"{count_of(len(p.files), 'image')} with {count_of(len(p.table.labels), 'box', 'boxes')} in {split}"
+                for split, p in parts
+            ),
         )
         if self.bad_boxes:
             rank_zero_info(f"left out {len(self.bad_boxes)} boxes:\n{_list(self.bad_boxes)}")

@@ -8,6 +8,7 @@ from typing import Any
 from kornia_mvit.data.reading import DataError, ImageFiles, read_image
 from kornia_mvit.data.splits import split_off
 from kornia_mvit.files import printable
+from kornia_mvit.parsing import count_of
 from kornia_mvit.training.datamodules.base import ImageData
 from kornia_mvit.training.datamodules.settings import LabelledSettings, check_on_error
 from kornia_mvit.training.lightning_names import rank_zero_info
@@ -45,7 +46,7 @@ class LabelledFiles(ImageData):
             files = [file for images in classes.values() for file in images]
             labels = [label for label, images in enumerate(classes.values()) for _ in images]
             self.splits[split] = _Files(files, labels, self.storage(split))
-            counts.append(f"{len(files)} images in {split}")
+            counts.append(f"{count_of(len(files), 'image')} in {split}")
         self._tell(self._source, counts)
 
     def _split(self, splits: dict[str, Classes]) -> dict[str, Classes]:

@@ -12,7 +12,7 @@ from kornia_mvit.data.labels import find_values, look_at_labels
 from kornia_mvit.data.masks import MaskFiles
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.files import printable
-from kornia_mvit.parsing import cut, is_file
+from kornia_mvit.parsing import count_of, cut, is_file
 from kornia_mvit.training.datamodules.base import STAGES, ImageData
 from kornia_mvit.training.datamodules.settings import RootSettings
 from kornia_mvit.training.lightning_names import rank_zero_info, rank_zero_warn
@@ -78,7 +78,7 @@ class _MaskData(ImageData):
             )
             for wrong, message in look_at_labels(data, split, self.class_names) if pairs and split in used else ():
                 (rank_zero_warn if wrong else rank_zero_info)(printable(message))
-        self._tell(self.root, (f"{len(pairs)} images in {name}" for name, pairs in self._pairs.items()))
+        self._tell(self.root, (f"{count_of(len(pairs), 'image')} in {name}" for name, pairs in self._pairs.items()))
 
 
 @dataclass

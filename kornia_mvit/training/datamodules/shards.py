@@ -17,7 +17,7 @@ from kornia_mvit.data.loading.targets import TARGETS
 from kornia_mvit.data.reading import DataError
 from kornia_mvit.data.storage import StorageResize
 from kornia_mvit.files import printable
-from kornia_mvit.parsing import read_lines, repeated
+from kornia_mvit.parsing import count_of, read_lines, repeated
 from kornia_mvit.training.datamodules.base import ImageData, list_classes
 from kornia_mvit.training.datamodules.settings import DataSettings, check_choice, check_on_error
 from kornia_mvit.training.lightning_names import rank_zero_info, rank_zero_warn
@@ -204,7 +204,10 @@ class ShardData(ImageData):
                 on_bad_box=self._on_bad_box,
                 cache=self._cache,
             )
-        parts = (f"{sum(c.values())} images in {len(c)} shards in {split}" for split, c in self._counts.items())
+        parts = (
+            f"{count_of(sum(c.values()), 'image')} in {count_of(len(c), 'shard')} in {split}"
+            for split, c in self._counts.items()
+        )
         self._tell(next(iter(self._counts["train"])), parts)
         if self._broken:
             lines = "\n".join(f"  {printable(reason)}" for reason in self._broken)
