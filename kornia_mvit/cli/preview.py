@@ -10,8 +10,10 @@ __all__ = ["COMMAND", "main"]
 COMMAND = Command(
     name="preview",
     function=preview,
+    positional=("folder",),
     names={"recipe": "--config"},
     metavars={
+        "folder": "DIR",
         "recipe": "RECIPE",
         "data": "CLASS",
         "policy": "NAME",
@@ -25,7 +27,7 @@ COMMAND = Command(
     },
     defaults={"out": "preview.png"},
     hidden=("options",),
-    example="  kornia-mvit preview --config folder --data.root photos --out photos.png\n"
+    example="  kornia-mvit preview photos --out photos.png\n"
     "  writes photos.png: a row for each of 6 images, the image first, then 4 augmentations\n"
     "Options with a dot, such as --data.root, are those of the recipe or of the data.",
 )

@@ -15,7 +15,7 @@ from kornia_mvit.batch import Batch
 from kornia_mvit.files import FileError, check_local, printable, write_whole
 from kornia_mvit.ops.seeds import combine_seed
 from kornia_mvit.option_errors import describe_option_error
-from kornia_mvit.parsing import parse_yaml
+from kornia_mvit.parsing import count_of, parse_yaml
 from kornia_mvit.preprocess import Preprocess
 from kornia_mvit.training.keypoints import adopt_flip_pairs
 
@@ -51,7 +51,8 @@ class Preview:
     def __str__(self) -> str:
         where = "" if self.path is None else f"{printable(str(self.path))}: "
         columns = "".join(f"column {number}: {said}\n" for number, said in enumerate(self.ranges, 1))
-        return f"{self.pipeline.stack!r}\n{columns}{where}{self.count} images, each with {self.copies} augmentations"
+        drawn = f"{count_of(self.count, 'image')}, each with {count_of(self.copies, 'augmentation')}"
+        return f"{self.pipeline.stack!r}\n{columns}{where}{drawn}"
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -62,6 +63,7 @@ class Preview:
 def preview(
     recipe: str | Path | None = None,
     *,
+    folder: str | Path | None = None,
     data: Any = None,
     policy: "str | AugmentationPipeline | None" = None,
     policy_args: str | Mapping[str, Any] | None = None,
@@ -78,6 +80,7 @@ def preview(
 
     Args:
         recipe: a recipe or file, as for fit: its data and augmentation.
+        folder: a dataset, as for fit; its layout tells the recipe where none is given.
         data: instead of a recipe, a data module such as VOCData, by its name or built; with a policy.
         policy: a policy by its name, such as classification_strong, or a pipeline.
         policy_args: arguments of the policy, as a mapping or YAML such as '{jitter: 0.3}'.
@@ -101,19 +104,24 @@ def preview(
             raise ValueError(f"{name} {value} is not at least 1")
     if out is not None:
         _check_picture(str(out))
-    if recipe is not None:
+    if recipe is not None or folder is not None:
         if data is not None or policy is not None:
-            raise ValueError("give a recipe (--config), or data and a policy (--data, --policy), not both")
+            raise ValueError(
+                "give a folder or a recipe (--config), or data and a policy (--data, --policy), not both; "
+                "the policy of a recipe is --model.policy"
+            )
         if policy_args is not None:
             raise ValueError("policy_args is for a policy; with a recipe give the option --model.policy_args")
-        data, pipeline = _of_recipe(str(recipe), size, options)
+        data, pipeline = _of_recipe(_plan(folder, recipe, options), size)
     elif data is not None and policy is not None:
         side = _SIZE if size is None else size
         if isinstance(data, str):
             data = _data(data, options, side)
         pipeline = _pipeline(policy, policy_args, side, data) if isinstance(policy, str) else policy
     else:
-        raise ValueError("preview needs a recipe (--config RECIPE), or data and a policy (--data CLASS --policy NAME)")
+        raise ValueError(
+            "preview needs a folder, a recipe (--config RECIPE), or data and a policy (--data CLASS --policy NAME)"
+        )
     data.prepare_data()
     data.setup("fit")
     if split not in data.splits:
@@ -216,11 +224,25 @@ def _views(pipeline: AugmentationPipeline, batch: Batch, copies: int, seed: int,
         ranges.load_state_dict(kept)
 
 
-def _of_recipe(recipe: str, size: int | None, options: Sequence[str]) -> tuple[Any, AugmentationPipeline]:
+def _plan(folder: str | Path | None, recipe: str | Path | None, options: Sequence[str]) -> list[str]:
+    """Return the options of a recipe, and what a folder tells."""
+    if folder is None:
+        return [f"--config={recipe}", *options]
+    from kornia_mvit.training.options import plan_run
+
+    given = [option.partition("=")[0].removeprefix("--") for option in options if option.startswith("--")]
+    given = [name.replace(".init_args.", ".") for name in given]
+    if "data.root" in given:
+        raise ValueError(f"the images are {folder}, and --data.root is given too; give one of them")
+    name = None if recipe is None else str(recipe)
+    return [*plan_run(folder, {}, recipe=name, given=given, prefix="--"), *options]
+
+
+def _of_recipe(options: Sequence[str], size: int | None) -> tuple[Any, AugmentationPipeline]:
     from kornia_mvit.training.recipe_cli import build_cli
 
     sides = [] if size is None else ["--model.image_size", str(size)]
-    cli = build_cli(["--config", recipe, *sides, *options], run=False)
+    cli = build_cli([*options, *sides], run=False)
     data, pipeline = cli.datamodule, cli.model.pipeline
     if data.storage_size is None:
         output = pipeline.preprocess.size

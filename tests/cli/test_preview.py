@@ -37,6 +37,19 @@ class TestPreview:
         assert "1. RandomResizedCrop(size=(128, 128)" in said
         assert "3 images, each with 2 augmentations" in said
 
+    def test_of_a_folder(self, tmp_path, capsys):
+        """Its layout tells the recipe and the data, as for fit; options of the recipe go with it."""
+        make_folder(tmp_path / "photos")
+        make_yolo(tmp_path / "boxes")
+        for name, expected in (("photos", "classification_train"), ("boxes", "detection_train")):
+            out = tmp_path / f"{name}.png"
+            assert run(tmp_path / name, "--out", out, "--count", 1, "--copies=1", "--model.image_size", 64) == 0
+            said = capsys.readouterr().out
+            assert f"{expected}\n" in said
+            assert f"{out}: 1 image, each with 1 augmentation\n" in said
+        found = preview("folder", folder=tmp_path / "photos", options=["--model.image_size=64"], count=1, copies=1)
+        assert found.picture.size[0] > 0
+
     def test_pairs_of_keypoints_are_those_of_the_data(self, tmp_path):
         data = COCOData(
             str(make_coco_people(tmp_path)),
@@ -100,10 +113,10 @@ class TestPreview:
         ("arguments", "message"),
         [
             ([], "(--config RECIPE), or data and a policy (--data CLASS --policy NAME)"),
-            (["--data", "VOCData"], "preview needs a recipe (--config RECIPE)"),
+            (["--data", "VOCData"], "preview needs a folder, a recipe (--config RECIPE)"),
             (
                 ["--config", "folder", "--policy", "detection_train"],
-                "give a recipe (--config), or data and a policy (--data, --policy), not both",
+                "give a folder or a recipe (--config), or data and a policy (--data, --policy), not both",
             ),
             (["--data", "Voc", "--policy", "detection_train"], "unknown data 'Voc'; available: COCOData, DigitsData"),
             (["--data", "DigitsData", "--policy", "best"], "unknown policy 'best'; available: classification_learned"),
@@ -122,6 +135,8 @@ class TestPreview:
                 "no split 'dev'; they have train",
             ),
             (["--count", "0"], "count 0 is not at least 1"),
+            (["here", "--data.root", "there"], "the images are here, and --data.root is given too"),
+            (["here", "there"], "'there' is one argument too many"),
             (["--cell", "-1"], "cell -1 is not at least 1"),
             (["--config", "digits", "--foo", "1"], "there is no option --foo"),
             (["--config", "digits", "--policy-args", "{}"], "give the option --model.policy_args"),
