@@ -19,7 +19,7 @@ from kornia_mvit.models.backbones import backbone_name
 from kornia_mvit.ops.seeds import multiscale_sizes
 from kornia_mvit.option_errors import PRECISIONS
 from kornia_mvit.preprocess import Preprocess
-from kornia_mvit.training.callbacks import KeepMemory
+from kornia_mvit.training.callbacks import KeepMemory, RestoreLoaders
 from kornia_mvit.training.keypoints import adopt_flip_pairs
 from kornia_mvit.training.lightning_adapter import own_callbacks, trainer_of, transfer_in_module
 from kornia_mvit.training.lightning_names import (
@@ -183,8 +183,8 @@ class ImageTask(RangeLearning):
         return image.contiguous(memory_format=torch.channels_last) if self.hparams["channels_last"] else image
 
     def configure_callbacks(self) -> list[Callback]:
-        """Have what a step on a CPU frees kept for the next one."""
-        return [KeepMemory()]
+        """Have what a step on a CPU frees kept for the next one, and loaders left as they were after errors."""
+        return [KeepMemory(), RestoreLoaders()]
 
     def setup(self, stage: str) -> None:
         """Take class names and pairs of keypoints from the data, and let checkpoints be read as data.

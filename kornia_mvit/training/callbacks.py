@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from kornia_mvit.training.heap import keep_freed_memory, release_freed_memory
+from kornia_mvit.training.lightning_adapter import restore_loaders
 from kornia_mvit.training.lightning_names import Callback, TrainerFn, WeightAveraging, pl
 from kornia_mvit.training.range_learning import ranges_of
 
-__all__ = ["EMA", "KeepMemory"]
+__all__ = ["EMA", "KeepMemory", "RestoreLoaders"]
 
 
 class EMA(WeightAveraging):
@@ -73,6 +74,14 @@ class KeepMemory(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give it back."""
         release_freed_memory()
+
+
+class RestoreLoaders(Callback):
+    """After an error, leave PyTorch's loaders as they were."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Undo what Lightning has left."""
+        restore_loaders()
 
 
 @torch.no_grad()

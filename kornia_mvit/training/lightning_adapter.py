@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader
 from torchmetrics import Metric
 
 from kornia_mvit.training.lightning_names import (
@@ -38,6 +39,7 @@ __all__ = [
     "own_callbacks",
     "recount_batches",
     "requeue_signal",
+    "restore_loaders",
     "resume_averaging",
     "save_after_validation",
     "trainer_of",
@@ -73,6 +75,21 @@ def own_callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
 def is_trial(trainer: pl.Trainer) -> bool:
     """Return whether it is Lightning's ``fast_dev_run``, which is to leave no traces."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector
+
+
+def restore_loaders() -> None:
+    """Undo what Lightning changes in loaders and samplers while a hook makes some, which an error in the hook leaves.
+
+    With it, a loader of which the batch size was given by place cannot be predicted with.
+    """
+    classes: list[type] = [DataLoader, BatchSampler]
+    for kind in classes:
+        below: list[type] = type.__subclasses__(kind)
+        classes += [one for one in below if one not in classes]
+        for name in ("__setattr__", "__delattr__", "__init__"):
+            if f"__old{name}" in vars(kind):
+                setattr(kind, name, vars(kind)[f"__old{name}"])
+                delattr(kind, f"__old{name}")
 
 
 def move_run(trainer: pl.Trainer, folder: Path) -> None:

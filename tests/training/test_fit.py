@@ -100,7 +100,10 @@ class TestFit:
             ({"image_size": "large"}, "--model.image_size is large; expected int"),
             ({"image_size": 16}, "^image_size 16 .* at least 32$"),
             ({"compile": "block"}, "^compile='block' is not true, false or 'blocks'$"),
-            ({"weights": "mobilevit_xxs.timm_in2k"}, "^unknown weights .*timm_in2k'; nearest: [^\\n]*$"),
+            (
+                {"weights": "mobilevit_xxs.timm_in2k"},
+                "no weights of that name: mobilevit_xxs.timm_in2k; nearest: [^\\n]*$",
+            ),
             ({"precision": "int8"}, "precision is int8; expected 32-true or 16-mixed or bf16-mixed$"),
             ({"recipe": "no"}, "'no'.*digits"),
             ({"recipe": "camvid", "task": "detection"}, "camvid is for segmentation"),

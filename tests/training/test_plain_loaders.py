@@ -103,6 +103,21 @@ class TestFit:
 
 
 class TestPredict:
+    def test_after_an_error_of_another_loader(self, tmp_path):
+        """Lightning changes DataLoader while a hook makes one, and leaves it so where the hook fails."""
+
+        class Broken(pl.LightningDataModule):
+            def predict_dataloader(self):
+                raise OSError("no such folder")
+
+        before = DataLoader.__init__, DataLoader.__setattr__
+        for _ in range(2):
+            with pytest.raises(OSError, match="no such folder"):
+                trainer(tmp_path).predict(small(ClassificationTask), datamodule=Broken())
+            assert before == (DataLoader.__init__, DataLoader.__setattr__)
+        loader = DataLoader([image for image, _ in pairs(5)], 2)
+        assert len(torch.cat(trainer(tmp_path).predict(small(ClassificationTask), loader))) == 5
+
     """Each image's result, in its own pixels, whatever loads it."""
 
     @pytest.mark.parametrize("kind", ["alone", "labelled"])
